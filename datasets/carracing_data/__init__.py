@@ -1,0 +1,1 @@
+"""What the datasets of this project share: finding, reading and writing."""

@@ -1,0 +1,1 @@
+"""The `carracing_rollouts` dataset: CarRacing episodes in 32-step segments."""

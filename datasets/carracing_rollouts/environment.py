@@ -1,0 +1,126 @@
+"""CarRacing: seeds and actions flow in, 96×96 frames and rewards flow out.
+
+This is the only place that makes the simulator and that turns its frame into
+the 64×64 observation of the dataset.
+"""
+
+from collections.abc import Sequence
+import importlib.metadata
+import os
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+# pygame greets on stdout at import, which would break a command's output.
+os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
+import gymnasium
+
+FRAME_SIZE = 96  # Side of the simulator's square frame, in pixels.
+FRAME_ROWS = 84  # The rows below hold the dashboard: no part of the world.
+OBSERVATION_SIZE = 64
+ACTION_LOW = np.array([-1, 0, 0], np.float32)  # Steering, gas, brake.
+ACTION_HIGH = np.array([1, 1, 1], np.float32)
+
+
+class Transition(NamedTuple):
+  """What one step of a batch of B environments returns.
+
+  Attributes:
+    frame: uint8 [B, 96, 96, 3], 0..255.
+    reward: float32 [B]; −0.1 a step and 1000/tiles for every new track tile.
+    terminated: bool [B], the car finished the lap or left the playing field.
+    truncated: bool [B], the episode reached its step limit.
+  """
+
+  frame: np.ndarray
+  reward: np.ndarray
+  terminated: np.ndarray
+  truncated: np.ndarray
+
+
+def version(simulator: str) -> str:
+  """Returns the simulator's name and version, e.g. `gymnasium 1.4.0`."""
+  return f'{simulator} {importlib.metadata.version(simulator)}'
+
+
+def resize(frame: np.ndarray) -> np.ndarray:
+  """Returns the observation of the world above the dashboard.
+
+  The mean over each output pixel's exact area is a fraction with denominator
+  63, so it never falls half-way between two integers: its rounding, and with
+  it the dataset, is the same on every machine.
+
+  Args:
+    frame: uint8 [B, 96, 96, 3], 0..255.
+
+  Returns:
+    uint8 [B, 64, 64, 3], 0..255.
+  """
+  size = (OBSERVATION_SIZE, OBSERVATION_SIZE)
+  return np.stack([
+      cv2.resize(f[:FRAME_ROWS], size, interpolation=cv2.INTER_AREA)
+      for f in frame
+  ])
+
+
+class GymnasiumEnvironments:
+  """A batch of Gymnasium `CarRacing-v3` episodes, stepped together.
+
+  Every episode runs in a fresh simulator, so that nothing of an earlier one
+  (Box2D keeps the order of its internal lists) can reach it: an episode depends
+  on its seed and its actions alone.
+  """
+
+  def __init__(self, seeds: Sequence[int], max_steps: int):
+    """Prepares one episode for each seed, of at most `max_steps` steps."""
+    self._seeds = list(seeds)
+    self._environments = [
+        gymnasium.make(
+            'CarRacing-v3',
+            max_episode_steps=max_steps,
+            disable_env_checker=True,
+        )
+        for _ in self._seeds
+    ]
+    self._running = [True] * len(self._seeds)
+
+  def reset(self) -> np.ndarray:
+    """Starts every episode; returns the first frames, uint8 [B, 96, 96, 3]."""
+    return np.stack([
+        environment.reset(seed=seed)[0]
+        for environment, seed in zip(self._environments, self._seeds)
+    ])
+
+  def step(self, action: np.ndarray) -> Transition:
+    """Steps every episode that has not ended; the others return zeros.
+
+    Args:
+      action: float32 [B, 3]: steering −1..1, gas 0..1, brake 0..1.
+
+    Returns:
+      The transition of every episode.
+    """
+    batch = len(self._seeds)
+    transition = Transition(
+        np.zeros((batch, FRAME_SIZE, FRAME_SIZE, 3), np.uint8),
+        np.zeros(batch, np.float32),
+        np.zeros(batch, bool),
+        np.zeros(batch, bool),
+    )
+    for i, environment in enumerate(self._environments):
+      if self._running[i]:
+        frame, reward, terminated, truncated, _ = environment.step(action[i])
+        transition.frame[i] = frame
+        transition.reward[i] = reward
+        transition.terminated[i] = terminated
+        transition.truncated[i] = truncated
+        self._running[i] = not (terminated or truncated)
+    return transition
+
+  def close(self) -> None:
+    for environment in self._environments:
+      environment.close()
+
+
+SIMULATORS = {'gymnasium': GymnasiumEnvironments}

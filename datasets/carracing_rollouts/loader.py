@@ -1,0 +1,117 @@
+"""A prepared `carracing_rollouts` dataset → frames for training, or episodes.
+
+  from carracing_rollouts import loader
+  for frames in loader.frames('carracing_rollouts', batch_size=100): ...
+
+Needs the data directory only: neither TensorFlow, nor the builder, nor the
+simulator.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from carracing_data import batches
+from carracing_data import prepared
+from carracing_rollouts import rollout
+from carracing_rollouts import segments
+from etils import epath
+import grain
+import numpy as np
+
+_GROUP_SIZE = 50  # Segments that are shuffled together: 1,600 frames, 20 MB.
+
+
+def frames(
+    name: str = 'carracing_rollouts',
+    *,
+    split: str = 'train',
+    batch_size: int,
+    seed: int = 0,
+    num_epochs: int | None = None,
+    data_dir: epath.PathLike | None = None,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    num_threads: int = 2,
+) -> grain.IterDataset:
+  """Returns shuffled frames, every one of the split exactly once an epoch.
+
+  Args:
+    name: `dataset/config:version`, see `prepared.find`.
+    split: `train` or `validation`.
+    batch_size: frames in a batch.
+    seed: of the order.
+    num_epochs: passes over the data; endless if None.
+    data_dir: where the dataset lies, see `prepared.find`.
+    shard_index: which part of the split this host reads.
+    shard_count: how many hosts read the split.
+    num_threads: how many threads read ahead; has no influence on the order.
+
+  Returns:
+    A Grain dataset of uint8 [batch_size, 64, 64, 3], 0..255; only the last
+    batch of the last epoch may be smaller.
+
+  Raises:
+    errors.DatasetError: the dataset or the split is missing.
+  """
+  source = prepared.records(
+      prepared.find(name, data_dir), split, ['observation', 'length']
+  )
+  return batches.shuffled(
+      source,
+      _shuffled_frames,
+      batch_size=batch_size,
+      group_size=_GROUP_SIZE,
+      seed=seed,
+      num_epochs=num_epochs,
+      shard_index=shard_index,
+      shard_count=shard_count,
+      num_threads=num_threads,
+  )
+
+
+def episodes(
+    name: str = 'carracing_rollouts',
+    *,
+    split: str = 'train',
+    data_dir: epath.PathLike | None = None,
+) -> Sequence[rollout.Episode]:
+  """Returns the episodes of a split, in order, each read when it is asked for.
+
+  Args:
+    name: `dataset/config:version`, see `prepared.find`.
+    split: `train` or `validation`.
+    data_dir: where the dataset lies, see `prepared.find`.
+
+  Returns:
+    A Grain dataset: `len(...)`, `[i]`, slices and iteration.
+
+  Raises:
+    errors.DatasetError: the dataset or the split is missing.
+  """
+  builder = prepared.find(name, data_dir)
+  source = prepared.records(builder, split)
+  steps = builder.info.metadata['episode_steps'][split]
+  ends = np.cumsum([segments.count(n) for n in steps])
+  return grain.MapDataset.range(len(ends)).map(
+      _ReadEpisode(source, [0, *ends.tolist()])
+  )
+
+
+class _ReadEpisode(grain.transforms.Map):
+  """Reads and joins the segments of an episode, given its number."""
+
+  def __init__(self, source: Sequence[Any], bounds: Sequence[int]):
+    self._source = source
+    self._bounds = bounds
+
+  def map(self, element: int) -> rollout.Episode:
+    records = range(self._bounds[element], self._bounds[element + 1])
+    return segments.join([self._source[i] for i in records])
+
+
+def _shuffled_frames(
+    records: Sequence[Mapping[str, Any]], rng: np.random.Generator
+) -> np.ndarray:
+  valid = [record['observation'][: record['length']] for record in records]
+  joined = np.concatenate(valid)
+  return joined[rng.permutation(len(joined))]

@@ -1,0 +1,166 @@
+"""M, an MDN-RNN: (z, action) sequences → the distribution of the next z.
+
+Ha & Schmidhuber, "World Models" (2018), section 2.2 and appendix "MDN-RNN": an
+LSTM whose outputs are the parameters of a mixture of Gaussians.
+"""
+
+import math
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+# (cell, hidden), each float32 [B, H].
+Carry = tuple[jax.Array, jax.Array]
+
+# Bounds on the logarithm of a standard deviation, approached smoothly.
+_MAX_ABS_LOG_STD = 7.0
+# Differences beyond it would overflow float32 when they are squared.
+_MAX_ABS_DIFFERENCE = 1e15
+
+
+class Mixture(NamedTuple):
+  """Mixtures of K Gaussians over vectors of Z dimensions.
+
+  Attributes:
+    logits: float32 [..., K, 1] where one mixture describes the whole vector,
+      [..., K, Z] where each dimension has its own; normalised log weights.
+    mean: float32 [..., K, Z].
+    log_std: float32 [..., K, Z].
+  """
+
+  logits: jax.Array
+  mean: jax.Array
+  log_std: jax.Array
+
+  def log_prob(self, z: jax.Array) -> jax.Array:
+    """Returns the log density of vectors, in log space throughout.
+
+    It is finite, and so are its gradients, for every finite input.
+
+    Args:
+      z: float32 [..., Z].
+
+    Returns:
+      float32 [...], nats.
+    """
+    difference = jnp.clip(
+        z[..., None, :] - self.mean, -_MAX_ABS_DIFFERENCE, _MAX_ABS_DIFFERENCE
+    )
+    log_prob = (
+        -0.5 * (difference * jnp.exp(-self.log_std)) ** 2
+        - self.log_std
+        - 0.5 * math.log(2 * math.pi)
+    )
+    if self.logits.shape[-1] == 1:  # A component describes the whole vector.
+      log_prob = log_prob.sum(-1, keepdims=True)
+    return jax.nn.logsumexp(self.logits + log_prob, axis=-2).sum(-1)
+
+  def sample(self, key: jax.Array, temperature: float = 1.0) -> jax.Array:
+    """Draws vectors, float32 [..., Z].
+
+    Args:
+      key: random key.
+      temperature: divides the logits and multiplies the variances (section 2.2
+        of the paper): below 1 the dream is more certain than the model, above
+        it less.
+    """
+    component_key, noise_key = jax.random.split(key)
+    component = jax.random.categorical(
+        component_key, self.logits / temperature, axis=-2
+    )[..., None, :]
+    # A shared component has one index for all dimensions.
+    component = jnp.broadcast_to(
+        component, (*self.mean.shape[:-2], 1, self.mean.shape[-1])
+    )
+    mean, log_std = (
+        jnp.take_along_axis(x, component, axis=-2)[..., 0, :]
+        for x in (self.mean, self.log_std)
+    )
+    noise = jax.random.normal(noise_key, mean.shape)
+    return mean + jnp.exp(log_std) * math.sqrt(temperature) * noise
+
+
+class MDNRNN(nn.Module):
+  """LSTM and mixture density outputs.
+
+  Attributes:
+    latent_size: Z, numbers in a latent vector.
+    hidden_size: units of the LSTM.
+    num_mixtures: K, Gaussians in a mixture.
+    per_dimension: one mixture for each latent dimension (the paper's; 3·K·Z
+      outputs) instead of one over the whole vector (K·(2·Z+1) outputs).
+  """
+
+  latent_size: int = 32
+  hidden_size: int = 256
+  num_mixtures: int = 5
+  per_dimension: bool = False
+
+  def setup(self):
+    self.lstm = nn.RNN(
+        nn.OptimizedLSTMCell(self.hidden_size), return_carry=True
+    )
+    self.mixture = nn.Dense(sum(self._output_sizes()))
+
+  def _output_sizes(self) -> tuple[int, int, int]:
+    values = self.num_mixtures * self.latent_size
+    logits = values if self.per_dimension else self.num_mixtures
+    return logits, values, values
+
+  def initial_carry(self, batch_size: int) -> Carry:
+    """Returns the carry before the first step, zeros."""
+    zeros = jnp.zeros((batch_size, self.hidden_size))
+    return zeros, zeros
+
+  def __call__(self, inputs: jax.Array, carry: Carry) -> tuple[Mixture, Carry]:
+    """Predicts the next z after every step of a sequence.
+
+    A whole sequence in one call and its steps one by one give equal results.
+
+    Args:
+      inputs: float32 [B, T, Z + A], latent vectors and actions.
+      carry: `initial_carry`, or what the call before returned.
+
+    Returns:
+      The mixtures, [B, T, ...], and the carry after the last step.
+    """
+    carry, hidden = self.lstm(inputs, initial_carry=carry)
+    logits_size, values_size, _ = self._output_sizes()
+    logits, mean, log_std = jnp.split(
+        self.mixture(hidden), [logits_size, logits_size + values_size], axis=-1
+    )
+
+    def by_component(x: jax.Array) -> jax.Array:
+      return x.reshape(*x.shape[:-1], self.num_mixtures, -1)
+
+    bounded = _MAX_ABS_LOG_STD * jnp.tanh(log_std / _MAX_ABS_LOG_STD)
+    return (
+        Mixture(
+            logits=jax.nn.log_softmax(by_component(logits), axis=-2),
+            mean=by_component(mean),
+            log_std=by_component(bounded),
+        ),
+        carry,
+    )
+
+
+def nll(
+    mixture: Mixture, targets: jax.Array, mask: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns the negative log-likelihood of the latents that came next.
+
+  Args:
+    mixture: predictions for [B, T] steps.
+    targets: the next latent vectors, float32 [B, T, Z].
+    mask: bool [B, T], which steps count.
+
+  Returns:
+    The mean over the counted steps, in nats per latent dimension, and the
+    number of steps counted.
+  """
+  per_step = -mixture.log_prob(targets) / targets.shape[-1]
+  count = mask.sum()
+  total = jnp.where(mask, per_step, 0).sum()
+  return total / jnp.maximum(count, 1), count

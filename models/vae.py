@@ -1,0 +1,149 @@
+"""V, a convolutional VAE: 64×64 frames ⇄ latent vectors of 32 numbers.
+
+Ha & Schmidhuber, "World Models" (2018), appendix "Variational Autoencoder".
+"""
+
+from typing import NamedTuple
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Posterior(NamedTuple):
+  """A diagonal Gaussian over latent vectors, N(mean, exp(logvar)).
+
+  Attributes:
+    mean: float32 [..., Z].
+    logvar: float32 [..., Z].
+  """
+
+  mean: jax.Array
+  logvar: jax.Array
+
+  def sample(self, key: jax.Array) -> jax.Array:
+    """Draws one latent vector from each distribution, float32 [..., Z]."""
+    noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+    return self.mean + jnp.exp(self.logvar / 2) * noise
+
+  def kl(self) -> jax.Array:
+    """Returns KL(posterior || N(0, 1)) of each dimension, nats [..., Z]."""
+    return (jnp.exp(self.logvar) + self.mean**2 - 1 - self.logvar) / 2
+
+
+class Encoder(nn.Module):
+  """Float frames [B, 64, 64, 3] → the posterior of their latents [B, Z]."""
+
+  latent_size: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> Posterior:
+    for features in (32, 64, 128, 256):
+      x = nn.Conv(features, (4, 4), strides=2, padding='VALID')(x)
+      x = nn.relu(x)
+    x = x.reshape(len(x), 1024)
+    return Posterior(
+        mean=nn.Dense(self.latent_size, name='mean')(x),
+        logvar=nn.Dense(self.latent_size, name='logvar')(x),
+    )
+
+
+class Decoder(nn.Module):
+  """Latent vectors [B, Z] → float frames [B, 64, 64, 3] in 0..1."""
+
+  @nn.compact
+  def __call__(self, z: jax.Array) -> jax.Array:
+    x = nn.Dense(1024)(z).reshape(len(z), 1, 1, 1024)
+    for features, kernel in ((128, 5), (64, 5), (32, 6)):
+      x = nn.ConvTranspose(
+          features, (kernel, kernel), strides=(2, 2), padding='VALID'
+      )(x)
+      x = nn.relu(x)
+    x = nn.ConvTranspose(3, (6, 6), strides=(2, 2), padding='VALID')(x)
+    return nn.sigmoid(x)
+
+
+class VAE(nn.Module):
+  """Encoder and decoder of uint8 frames; 4,348,547 parameters with Z = 32."""
+
+  latent_size: int = 32
+
+  def setup(self):
+    self.encoder = Encoder(self.latent_size)
+    self.decoder = Decoder()
+
+  def encode(self, observation: jax.Array) -> Posterior:
+    """Encodes uint8 [B, 64, 64, 3], 0..255, to posteriors [B, Z]."""
+    return self.encoder(to_float(observation))
+
+  def decode(self, z: jax.Array) -> jax.Array:
+    """Decodes float32 [B, Z] to float32 [B, 64, 64, 3] in 0..1."""
+    return self.decoder(z)
+
+  def __call__(
+      self, observation: jax.Array, key: jax.Array
+  ) -> tuple[jax.Array, Posterior]:
+    """Reconstructs frames from latents that are drawn from their posterior.
+
+    Args:
+      observation: uint8 [B, 64, 64, 3], 0..255.
+      key: for the draw of the latents.
+
+    Returns:
+      The reconstruction, float32 [B, 64, 64, 3] in 0..1, and the posterior.
+    """
+    posterior = self.encode(observation)
+    return self.decode(posterior.sample(key)), posterior
+
+
+class Loss(NamedTuple):
+  """The loss of every frame and its two terms, each float32 [B].
+
+  Attributes:
+    total: `reconstruction` + max(`kl`, free bits).
+    reconstruction: squared error, summed over the frame's pixels in 0..1.
+    kl: KL(posterior || N(0, 1)), nats.
+  """
+
+  total: jax.Array
+  reconstruction: jax.Array
+  kl: jax.Array
+
+
+def loss(
+    reconstruction: jax.Array,
+    posterior: Posterior,
+    observation: jax.Array,
+    free_nats: float = 0.5,
+) -> Loss:
+  """Returns the loss of the reference implementation, for each frame.
+
+  Args:
+    reconstruction: float32 [B, 64, 64, 3] in 0..1.
+    posterior: of the latents, [B, Z].
+    observation: the true frames, uint8 [B, 64, 64, 3], 0..255.
+    free_nats: the KL is not pushed below so many nats a latent dimension
+      (0.5 in the reference implementation); it cannot collapse then.
+
+  Returns:
+    The loss and its terms.
+  """
+  squared_error = (reconstruction - to_float(observation)) ** 2
+  reconstruction_loss = squared_error.sum((1, 2, 3))
+  kl = posterior.kl().sum(-1)
+  free = free_nats * posterior.mean.shape[-1]
+  return Loss(
+      total=reconstruction_loss + jnp.maximum(kl, free),
+      reconstruction=reconstruction_loss,
+      kl=kl,
+  )
+
+
+def to_float(observation: jax.Array) -> jax.Array:
+  """Converts uint8 0..255 to float32 0..1."""
+  return observation.astype(jnp.float32) / 255
+
+
+def to_uint8(image: jax.Array) -> jax.Array:
+  """Converts float32 0..1 to uint8 0..255."""
+  return jnp.round(jnp.clip(image, 0, 1) * 255).astype(jnp.uint8)
