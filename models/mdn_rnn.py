@@ -146,21 +146,14 @@ class MDNRNN(nn.Module):
     )
 
 
-def nll(
-    mixture: Mixture, targets: jax.Array, mask: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Returns the negative log-likelihood of the latents that came next.
+def nll(mixture: Mixture, targets: jax.Array) -> jax.Array:
+  """Returns the negative log-likelihood of the latent vectors that came next.
 
   Args:
     mixture: predictions for [B, T] steps.
-    targets: the next latent vectors, float32 [B, T, Z].
-    mask: bool [B, T], which steps count.
+    targets: float32 [B, T, Z].
 
   Returns:
-    The mean over the counted steps, in nats per latent dimension, and the
-    number of steps counted.
+    float32 [B, T], nats per latent dimension.
   """
-  per_step = -mixture.log_prob(targets) / targets.shape[-1]
-  count = mask.sum()
-  total = jnp.where(mask, per_step, 0).sum()
-  return total / jnp.maximum(count, 1), count
+  return -mixture.log_prob(targets) / targets.shape[-1]

@@ -12,6 +12,7 @@ import shutil
 from typing import Any, NamedTuple
 
 from flax import traverse_util
+import jax
 from models import mdn_rnn
 from models import vae
 import safetensors
@@ -63,7 +64,8 @@ def save(
   shutil.rmtree(unfinished, ignore_errors=True)
   unfinished.mkdir(parents=True)
   safetensors.numpy.save_file(
-      traverse_util.flatten_dict(params, sep='/'), unfinished / _WEIGHTS
+      traverse_util.flatten_dict(jax.device_get(params), sep='/'),
+      unfinished / _WEIGHTS,
   )
   (unfinished / _CONFIG).write_text(
       json.dumps(

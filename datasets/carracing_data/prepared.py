@@ -26,6 +26,8 @@ class Records(Sequence[dict[str, Any]]):
     return len(self._serialized)
 
   def __getitem__(self, index: int) -> dict[str, Any]:
+    if not 0 <= index < len(self):
+      raise IndexError(index)
     return self._features.deserialize_example_np(self._serialized[index])
 
 

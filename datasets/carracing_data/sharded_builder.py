@@ -38,22 +38,16 @@ class Config(tfds.core.BuilderConfig):
   def __new__(cls, *unused_args: Any, **kwargs: Any):
     known = {field.name for field in dataclasses.fields(cls)}
     if unknown := sorted(set(kwargs) - known):
-      inherited = {f.name for f in dataclasses.fields(tfds.core.BuilderConfig)}
-      keys = ['name', *sorted(known - inherited)]
+      keys = ['name', *sorted(known - _inherited())]
       raise errors.DatasetError(
           f'unknown config key {", ".join(map(repr, unknown))}; the keys are'
           f' {", ".join(keys)}'
       )
     return super().__new__(cls)
 
-  def identity(self) -> dict[str, Any]:
-    """Returns everything in the config that shapes the data."""
-    inherited = {f.name for f in dataclasses.fields(tfds.core.BuilderConfig)}
-    return {
-        field.name: getattr(self, field.name)
-        for field in dataclasses.fields(self)
-        if field.name not in inherited
-    }
+
+def _inherited() -> set[str]:
+  return {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
 
 
 class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
@@ -70,6 +64,11 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     super().__init__(
         file_format=tfds.core.FileFormat.ARRAY_RECORD.value, **kwargs
     )
+
+  def _identity(self) -> Mapping[str, Any]:
+    """Returns everything that shapes the data, for the metadata."""
+    config = dataclasses.asdict(self.builder_config)
+    return {k: v for k, v in config.items() if k not in _inherited()}
 
   @abc.abstractmethod
   def _shards(self) -> Mapping[str, Sequence[Shard]]:
@@ -98,13 +97,11 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """
     config = kwargs.get('download_config') or tfds.download.DownloadConfig()
     if self.is_prepared() and not config.download_mode.overwrite_dataset:
-      assert self.builder_config is not None
-      prepared = (self.info.metadata or {}).get('config')
-      if prepared != self.builder_config.identity():
+      prepared, wanted = self.info.metadata.get('config'), self._identity()
+      if prepared != wanted:
         raise errors.DatasetError(
-            f'{self.data_dir} was built with {prepared}, not with'
-            f' {self.builder_config.identity()}; choose another name, or build'
-            ' it again with --overwrite'
+            f'{self.data_dir} was built with {prepared}, not with {wanted};'
+            ' choose another name, or build it again with --overwrite'
         )
     super().download_and_prepare(**kwargs)
 
@@ -114,7 +111,6 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       download_config: tfds.download.DownloadConfig | None = None,
   ) -> None:
     del dl_manager, download_config
-    assert self.builder_config is not None
     jobs, templates = {}, {}
     for split, shards in self._shards().items():
       templates[split] = self._get_filename_template(split)
@@ -148,7 +144,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         ])
     )
     self.info.metadata.update(
-        config=self.builder_config.identity(),
+        config=self._identity(),
         **self._metadata({
             split: [shard.summary for shard in shards]
             for split, shards in by_split.items()

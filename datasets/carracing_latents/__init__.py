@@ -1,0 +1,1 @@
+"""The `carracing_latents` dataset: rollouts, encoded by a VAE."""

@@ -1,0 +1,1 @@
+"""Default configs of the trainers, one file each."""

@@ -1,0 +1,148 @@
+"""A prepared `carracing_latents` dataset → windows for training, or episodes.
+
+  from carracing_latents import loader
+  for windows in loader.windows('carracing_latents', batch_size=32, ...): ...
+
+Needs the data directory only: neither TensorFlow, nor the builder.
+"""
+
+from collections.abc import Mapping, Sequence
+import functools
+from typing import Any, NamedTuple
+
+from carracing_data import batches
+from carracing_data import prepared
+from etils import epath
+import grain
+import numpy as np
+
+_GROUP_SIZE = 50  # Episodes whose windows are shuffled together: 13 MB.
+
+
+class Windows(NamedTuple):
+  """Windows of T consecutive transitions of one episode.
+
+  Attributes:
+    inputs: float32 [B, T, Z + 3], the latent vector and the action of a step.
+    targets: float32 [B, T, Z], the latent vector of the next step.
+    mask: bool [B, T], False after the window's last transition.
+  """
+
+  inputs: np.ndarray
+  targets: np.ndarray
+  mask: np.ndarray
+
+
+def windows(
+    name: str = 'carracing_latents',
+    *,
+    split: str = 'train',
+    batch_size: int,
+    window_steps: int,
+    sample: bool = True,
+    seed: int = 0,
+    num_epochs: int | None = None,
+    data_dir: epath.PathLike | None = None,
+    shard_index: int = 0,
+    shard_count: int = 1,
+    num_threads: int = 2,
+) -> grain.IterDataset:
+  """Returns shuffled windows, every transition exactly once an epoch.
+
+  An episode is cut at every `window_steps` transitions from an offset that is
+  drawn afresh in each epoch, so its first and last windows may be shorter.
+  Episodes that fit into one window are not cut.
+
+  Args:
+    name: `dataset/config:version`, see `prepared.find`.
+    split: `train` or `validation`.
+    batch_size: windows in a batch.
+    window_steps: T.
+    sample: draw the latent vectors from their posterior, afresh in each epoch;
+      else take its mean.
+    seed: of the order, the offsets and the samples.
+    num_epochs: passes over the data; endless if None.
+    data_dir: where the dataset lies, see `prepared.find`.
+    shard_index: which part of the split this host reads.
+    shard_count: how many hosts read the split.
+    num_threads: how many threads read ahead; has no influence on the order.
+
+  Returns:
+    A Grain dataset of `Windows`; only the last batch of the last epoch may be
+    smaller.
+
+  Raises:
+    errors.DatasetError: the dataset or the split is missing.
+  """
+  return batches.shuffled(
+      prepared.records(
+          prepared.find(name, data_dir), split, ['mean', 'logvar', 'action']
+      ),
+      functools.partial(_cut, window_steps=window_steps, sample=sample),
+      batch_size=batch_size,
+      group_size=_GROUP_SIZE,
+      seed=seed,
+      num_epochs=num_epochs,
+      shard_index=shard_index,
+      shard_count=shard_count,
+      num_threads=num_threads,
+  )
+
+
+def episodes(
+    name: str = 'carracing_latents',
+    *,
+    split: str = 'train',
+    data_dir: epath.PathLike | None = None,
+) -> Sequence[Mapping[str, Any]]:
+  """Returns the episodes of a split, in order, each read when it is asked for.
+
+  Args:
+    name: `dataset/config:version`, see `prepared.find`.
+    split: `train` or `validation`.
+    data_dir: where the dataset lies, see `prepared.find`.
+
+  Returns:
+    Records of [N+1, ...] steps, see the dataset's card.
+
+  Raises:
+    errors.DatasetError: the dataset or the split is missing.
+  """
+  return prepared.records(prepared.find(name, data_dir), split)
+
+
+def _cut(
+    records: Sequence[Mapping[str, Any]],
+    rng: np.random.Generator,
+    *,
+    window_steps: int,
+    sample: bool,
+) -> Windows:
+  """Cuts episodes into windows and shuffles them."""
+  pieces = []
+  for record in records:
+    z = record['mean']
+    if sample:
+      noise = rng.standard_normal(z.shape, np.float32)
+      z = z + np.exp(record['logvar'] / 2) * noise
+    inputs = np.concatenate([z, record['action']], axis=-1)
+    transitions = len(z) - 1
+    first = rng.integers(window_steps) + 1
+    cuts = range(first, transitions, window_steps)
+    if transitions <= window_steps:
+      cuts = []
+    for start, stop in zip([0, *cuts], [*cuts, transitions]):
+      pieces.append((inputs[start:stop], z[start + 1 : stop + 1]))
+
+  cut = Windows(
+      inputs=np.zeros((len(pieces), window_steps, inputs.shape[-1]), np.float32),
+      targets=np.zeros((len(pieces), window_steps, z.shape[-1]), np.float32),
+      mask=np.zeros((len(pieces), window_steps), bool),
+  )
+  for index, (piece_inputs, piece_targets) in zip(
+      rng.permutation(len(pieces)), pieces
+  ):
+    cut.inputs[index, : len(piece_inputs)] = piece_inputs
+    cut.targets[index, : len(piece_inputs)] = piece_targets
+    cut.mask[index, : len(piece_inputs)] = True
+  return cut
