@@ -4,8 +4,9 @@ Ha & Schmidhuber, "World Models" (2018), section 2.2 and appendix "MDN-RNN": an
 LSTM whose outputs are the parameters of a mixture of Gaussians.
 """
 
+from collections.abc import Mapping
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
@@ -157,3 +158,42 @@ def nll(mixture: Mixture, targets: jax.Array) -> jax.Array:
     float32 [B, T], nats per latent dimension.
   """
   return -mixture.log_prob(targets) / targets.shape[-1]
+
+
+def dream(
+    model: MDNRNN,
+    variables: Mapping[str, Any],
+    carry: Carry,
+    z: jax.Array,
+    action: jax.Array,
+    key: jax.Array,
+    temperature: float = 1.0,
+) -> jax.Array:
+  """Lets the model go on by itself: it is fed what it drew the step before.
+
+  Args:
+    model: the MDN-RNN.
+    variables: its weights, `{'params': ...}`.
+    carry: after the steps that were seen before `z`.
+    z: the latent vector to start from, float32 [B, Z].
+    action: what is done from `z` on, float32 [B, T, A].
+    key: for the draws.
+    temperature: see `Mixture.sample`.
+
+  Returns:
+    The latent vectors after each action, float32 [B, T, Z].
+  """
+
+  def step(state, action_and_key):
+    carry, z = state
+    action, key = action_and_key
+    inputs = jnp.concatenate([z, action], axis=-1)[:, None]
+    mixture, carry = model.apply(variables, inputs, carry)
+    z = mixture.sample(key, temperature)[:, 0]
+    return (carry, z), z
+
+  keys = jax.random.split(key, action.shape[1])
+  _, dreamt = jax.lax.scan(
+      step, (carry, z), (jnp.swapaxes(action, 0, 1), keys)
+  )
+  return jnp.swapaxes(dreamt, 0, 1)

@@ -1,0 +1,1 @@
+"""Binaries to look at datasets and models, and the demo."""

@@ -9,10 +9,41 @@ from absl import app
 from absl import flags
 from absl import logging
 from carracing_data import errors
+import ml_collections
+from ml_collections import config_flags
 from models import weights
 from trainers import loop
 
 _EXPECTED = (errors.DatasetError, weights.WeightsError, loop.RunError)
+
+
+def train(
+    train_and_export: Callable[
+        [ml_collections.ConfigDict, Path, str | None], None
+    ],
+    default_config: str,
+) -> None:
+  """Runs a trainer with the flags that all trainers have.
+
+  Args:
+    train_and_export: takes the config, the workdir and the data directory.
+    default_config: file of the config if `--config` is not given.
+  """
+  config = config_flags.DEFINE_config_file(
+      'config', default_config, 'File of the hyperparameters.'
+  )
+  workdir = flags.DEFINE_string(
+      'workdir', None, 'Folder of the run.', required=True
+  )
+  data_dir = flags.DEFINE_string(
+      'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
+  )
+
+  def main(argv: Sequence[str]) -> None:
+    del argv
+    train_and_export(config.value, Path(workdir.value), data_dir.value)
+
+  run(main)
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

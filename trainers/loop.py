@@ -133,7 +133,8 @@ def _write(
     writer: metric_writers.MetricWriter, step: int, evaluation: Evaluation
 ) -> None:
   writer.write_scalars(step, _prefixed('validation', evaluation.scalars))
-  writer.write_images(step, _prefixed('validation', evaluation.images))
+  if evaluation.images:
+    writer.write_images(step, _prefixed('validation', evaluation.images))
 
 
 def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-from absl import flags
 from carracing_data import prepared
 from carracing_latents import loader
 from clu import metrics
@@ -19,23 +18,12 @@ from flax.training import train_state
 import jax
 import jax.numpy as jnp
 import ml_collections
-from ml_collections import config_flags
 from models import mdn_rnn
 from models import weights
 import numpy as np
 import optax
 from trainers import commands
 from trainers import loop
-
-_CONFIG = config_flags.DEFINE_config_file(
-    'config', 'trainers/configs/mdn_rnn.py', 'Hyperparameters.'
-)
-_WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of the run.', required=True
-)
-_DATA_DIR = flags.DEFINE_string(
-    'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
-)
 
 
 @flax.struct.dataclass
@@ -175,10 +163,5 @@ def _references(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
   }
 
 
-def main(argv: Sequence[str]) -> None:
-  del argv
-  train_and_export(_CONFIG.value, Path(_WORKDIR.value), _DATA_DIR.value)
-
-
 if __name__ == '__main__':
-  commands.run(main)
+  commands.train(train_and_export, 'trainers/configs/mdn_rnn.py')

@@ -3,12 +3,10 @@
   python -m trainers.train_vae --config=trainers/configs/vae.py --workdir=runs/vae
 """
 
-from collections.abc import Sequence
 import functools
 import itertools
 from pathlib import Path
 
-from absl import flags
 from carracing_data import prepared
 from carracing_rollouts import loader
 from clu import metrics
@@ -17,7 +15,6 @@ from flax.training import train_state
 import jax
 import jax.numpy as jnp
 import ml_collections
-from ml_collections import config_flags
 from models import vae
 from models import weights
 import numpy as np
@@ -25,15 +22,6 @@ import optax
 from trainers import commands
 from trainers import loop
 
-_CONFIG = config_flags.DEFINE_config_file(
-    'config', 'trainers/configs/vae.py', 'Hyperparameters.'
-)
-_WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Folder of the run.', required=True
-)
-_DATA_DIR = flags.DEFINE_string(
-    'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
-)
 _IMAGES = 8  # Reconstructions to show.
 
 
@@ -161,10 +149,5 @@ def _mean_frame_error(frames: np.ndarray) -> float:
   return float((frames / np.float32(255)).var(axis=0).sum())
 
 
-def main(argv: Sequence[str]) -> None:
-  del argv
-  train_and_export(_CONFIG.value, Path(_WORKDIR.value), _DATA_DIR.value)
-
-
 if __name__ == '__main__':
-  commands.run(main)
+  commands.train(train_and_export, 'trainers/configs/vae.py')

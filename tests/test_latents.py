@@ -1,0 +1,194 @@
+import dataclasses
+import itertools
+
+from carracing_data import errors
+from carracing_latents import carracing_latents_dataset_builder as builder_lib
+from carracing_latents import loader
+from carracing_rollouts import loader as rollouts_loader
+from models import vae
+from models import weights
+import numpy as np
+import pytest
+
+NAME = 'carracing_latents/tiny'
+TRANSITIONS = 3 * 70  # Of the train split.
+
+
+def build(world, **config):
+  config = {
+      'rollouts': 'carracing_rollouts/tiny',
+      'vae': str(world.vae),
+      **config,
+  }
+  builder_lib.Builder(
+      data_dir=world.data_dir,
+      config=builder_lib.LatentsConfig(**{'name': 'other', **config}),
+  ).download_and_prepare()
+
+
+def windows(world, **kwargs):
+  return loader.windows(
+      NAME,
+      data_dir=world.data_dir,
+      **{'batch_size': 4, 'window_steps': 24, **kwargs},
+  )
+
+
+def transitions(batches):
+  """Returns (inputs, targets) of every valid transition, as bytes."""
+  return [
+      (x.tobytes(), y.tobytes())
+      for batch in batches
+      for x, y in zip(batch.inputs[batch.mask], batch.targets[batch.mask])
+  ]
+
+
+def mean_transitions(world):
+  return [
+      (np.concatenate([z, a]).tobytes(), z_next.tobytes())
+      for e in loader.episodes(NAME, data_dir=world.data_dir)
+      for z, a, z_next in zip(e['mean'], e['action'], e['mean'][1:])
+  ]
+
+
+def test_latents_are_the_encoded_frames(world):
+  loaded = weights.load(world.vae, 'vae')
+  for split in 'train', 'validation':
+    latents = loader.episodes(NAME, split=split, data_dir=world.data_dir)
+    rollouts = rollouts_loader.episodes(
+        'carracing_rollouts/tiny', split=split, data_dir=world.data_dir
+    )
+    assert len(latents) == len(rollouts)
+    for encoded, episode in zip(latents, rollouts):
+      posterior = loaded.model.apply(
+          loaded.variables, episode.observation, method=vae.VAE.encode
+      )
+      for name, value in posterior._asdict().items():
+        np.testing.assert_allclose(
+            encoded[name], value, rtol=1e-4, atol=1e-5
+        )
+      for field in dataclasses.fields(episode):
+        if field.name != 'observation':
+          np.testing.assert_array_equal(
+              encoded[field.name], getattr(episode, field.name)
+          )
+
+
+def test_metadata_says_what_was_encoded_with_what(world):
+  metadata = builder_lib.prepared.find(NAME, world.data_dir).info.metadata
+  assert metadata['config'] == {
+      'rollouts': 'carracing_rollouts/tiny:1.0.0',
+      'vae_sha256': weights.load(world.vae, 'vae').sha256,
+  }
+
+
+def test_missing_rollouts_name_the_command(world):
+  with pytest.raises(errors.DatasetError, match='tfds build carracing_rollout'):
+    build(world, rollouts='carracing_rollouts/none')
+
+
+def test_missing_vae_names_the_command(world, tmp_path):
+  with pytest.raises(weights.WeightsError, match=r'trainers\.train_vae'):
+    build(world, vae=str(tmp_path))
+
+
+def test_weights_of_another_model_are_refused(world):
+  with pytest.raises(weights.WeightsError, match='mdn_rnn, not of a vae'):
+    build(world, vae=str(world.mdn_rnn))
+
+
+def test_other_latent_size_names_the_key(world):
+  with pytest.raises(errors.DatasetError, match='"latent_size": 32'):
+    build(world, latent_size=16)
+
+
+def test_latents_of_another_vae_are_not_taken_for_these(world, tmp_path):
+  loaded = weights.load(world.vae, 'vae')
+  params = loaded.variables['params']
+  params['encoder']['mean']['bias'] = params['encoder']['mean']['bias'] + 1
+  weights.save(tmp_path / 'v', 'vae', {}, params, {})
+  with pytest.raises(errors.DatasetError, match='vae_sha256.*--overwrite'):
+    build(world, name='tiny', vae=str(tmp_path / 'v'))
+
+
+def test_every_transition_comes_exactly_once_an_epoch(world):
+  batches = list(windows(world, num_epochs=1, sample=False))
+  assert batches[0].inputs.shape == (4, 24, 35)
+  assert batches[0].targets.shape == (4, 24, 32)
+  assert sorted(transitions(batches)) == sorted(mean_transitions(world))
+
+
+def test_windows_never_cross_an_episode(world):
+  successors = dict(mean_transitions(world))
+  for batch in windows(world, num_epochs=1, sample=False):
+    for inputs, targets, mask in zip(*batch):
+      length = mask.sum()
+      assert length > 0 and mask[:length].all()
+      assert not inputs[length:].any() and not targets[length:].any()
+      # Within a window, the target of a step is the latent of the next one.
+      np.testing.assert_array_equal(
+          targets[: length - 1], inputs[1:length, :32]
+      )
+      for x, y in zip(inputs[:length], targets[:length]):
+        assert successors[x.tobytes()] == y.tobytes()
+
+
+def test_window_longer_than_the_episodes_holds_each_of_them(world):
+  batches = list(windows(world, num_epochs=1, window_steps=100))
+  lengths = [n for batch in batches for n in batch.mask.sum(1)]
+  assert lengths == [70, 70, 70]
+
+
+def test_epochs_have_other_offsets_and_samples(world):
+  stream = iter(windows(world, batch_size=1))
+  epochs = []
+  for _ in range(4):
+    epoch, seen = [], 0
+    while seen < TRANSITIONS:
+      epoch.append(next(stream))
+      seen += epoch[-1].mask.sum()
+    assert seen == TRANSITIONS  # Epochs do not overlap.
+    epochs.append(epoch)
+  lengths = {tuple(sorted(int(w.mask.sum()) for w in e)) for e in epochs}
+  assert len(lengths) > 1
+  assert not set(transitions(epochs[0])) & set(transitions(epochs[1]))
+
+
+def test_samples_follow_the_posterior(world):
+  record = loader.episodes(NAME, data_dir=world.data_dir)[0]
+  [z] = [
+      w.inputs[:, :70, :32]
+      for w in itertools.islice(
+          windows(world, window_steps=70, batch_size=900), 1
+      )
+  ]
+  # Episodes come in random order: keep the samples of this one.
+  distance = np.abs(z - record['mean'][:70]).mean((1, 2))
+  nearest = z[np.argsort(distance)[:300]]
+  std = np.exp(record['logvar'][:70] / 2)
+  standardised = (nearest - record['mean'][:70]) / std
+  np.testing.assert_allclose(standardised.mean(), 0, atol=0.01)
+  np.testing.assert_allclose(standardised.std(), 1, atol=0.01)
+
+
+def test_order_depends_on_the_seed_only(world):
+  def order(**kwargs):
+    return transitions(windows(world, num_epochs=1, **kwargs))
+
+  assert order(num_threads=0) == order(num_threads=3)
+  assert order(seed=1) != order(seed=2)
+
+
+def test_iterator_resumes_exactly(world):
+  iterator = iter(windows(world))
+  for _ in range(5):
+    next(iterator)
+  state = iterator.get_state()
+  expected = [next(iterator) for _ in range(8)]  # Over the epoch's end.
+
+  resumed = iter(windows(world))
+  resumed.set_state(state)
+
+  for batch in expected:
+    for x, y in zip(next(resumed), batch):
+      np.testing.assert_array_equal(x, y)

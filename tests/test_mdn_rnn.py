@@ -1,0 +1,187 @@
+import jax
+import jax.numpy as jnp
+from models import mdn_rnn
+import numpy as np
+import pytest
+from scipy import special
+from scipy import stats
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+def random_mixture(seed, *batch, components=5, size=3, per_dimension=False):
+  keys = jax.random.split(jax.random.key(seed), 3)
+  logits = jax.random.normal(
+      keys[0], (*batch, components, size if per_dimension else 1)
+  )
+  return mdn_rnn.Mixture(
+      logits=jax.nn.log_softmax(logits, axis=-2),
+      mean=jax.random.normal(keys[1], (*batch, components, size)),
+      log_std=0.5 * jax.random.normal(keys[2], (*batch, components, size)),
+  )
+
+
+@pytest.fixture(scope='module', params=[False, True])
+def model_and_variables(request):
+  model = mdn_rnn.MDNRNN(per_dimension=request.param)
+  inputs = jnp.zeros((1, 2, 35))
+  return model, model.init(
+      jax.random.key(0), inputs, model.initial_carry(1)
+  )
+
+
+@pytest.mark.parametrize(('per_dimension', 'outputs'), [(0, 325), (1, 480)])
+def test_number_of_outputs(per_dimension, outputs):
+  model = mdn_rnn.MDNRNN(per_dimension=bool(per_dimension))
+  variables = model.init(
+      jax.random.key(0), jnp.zeros((1, 1, 35)), model.initial_carry(1)
+  )
+  assert variables['params']['mixture']['bias'].shape == (outputs,)
+
+
+@pytest.mark.parametrize('per_dimension', [False, True])
+def test_density_integrates_to_one(per_dimension):
+  mixture = random_mixture(0, size=2, per_dimension=per_dimension)
+  axis = np.linspace(-12, 12, 601, dtype=np.float32)
+  grid = np.stack(np.meshgrid(axis, axis), axis=-1)
+  mixtures = jax.tree.map(lambda x: x[None, None], mixture)
+  density = np.exp(mixtures.log_prob(grid), dtype=np.float64)
+  cell = (axis[1] - axis[0]) ** 2
+  np.testing.assert_allclose(density.sum() * cell, 1, rtol=1e-4)
+
+
+def test_shared_density_equals_scipy():
+  mixture = random_mixture(1, 4)
+  z = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+  logits, mean, log_std = map(np.asarray, mixture)
+  expected = [
+      special.logsumexp([
+          logits[i, k, 0]
+          + stats.multivariate_normal(
+              mean[i, k], np.diag(np.exp(2 * log_std[i, k]))
+          ).logpdf(z[i])
+          for k in range(5)
+      ])
+      for i in range(4)
+  ]
+  np.testing.assert_allclose(mixture.log_prob(z), expected, rtol=1e-5)
+
+
+def test_per_dimension_density_equals_scipy():
+  mixture = random_mixture(2, 4, per_dimension=True)
+  z = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+  logits, mean, log_std = map(np.asarray, mixture)
+  components = stats.norm(mean, np.exp(log_std)).logpdf(z[:, None])
+  expected = special.logsumexp(logits + components, axis=1).sum(-1)
+  np.testing.assert_allclose(mixture.log_prob(z), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('scale', [0, 1e4, 1e20, FLOAT32_MAX])
+def test_nll_and_gradients_are_finite_for_every_finite_input(
+    model_and_variables, scale
+):
+  model, variables = model_and_variables
+  signs = jnp.sign(jax.random.normal(jax.random.key(0), (2, 3, 35)))
+
+  def mean_nll(variables, inputs, targets):
+    mixture, _ = model.apply(variables, inputs, model.initial_carry(2))
+    return mdn_rnn.nll(mixture, targets).mean()
+
+  value, gradients = jax.value_and_grad(mean_nll, argnums=(0, 1, 2))(
+      variables, scale * signs, -scale * signs[..., :32]
+  )
+  assert np.isfinite(value)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize('scale', [1e4, 1e20, FLOAT32_MAX])
+def test_extreme_outputs_of_the_network_are_finite(
+    model_and_variables, scale
+):
+  model, variables = model_and_variables
+  bias = variables['params']['mixture']['bias']
+
+  def mean_nll(bias):
+    params = {**variables['params']}
+    params['mixture'] = {**params['mixture'], 'bias': bias}
+    mixture, _ = model.apply(
+        {'params': params}, jnp.ones((1, 2, 35)), model.initial_carry(1)
+    )
+    return mdn_rnn.nll(mixture, jnp.ones((1, 2, 32))).mean()
+
+  extreme = scale * jnp.sign(jax.random.normal(jax.random.key(0), bias.shape))
+  value, gradient = jax.value_and_grad(mean_nll)(extreme)
+  assert np.isfinite(value)
+  assert np.isfinite(gradient).all()
+
+
+def test_sequence_equals_steps(model_and_variables):
+  model, variables = model_and_variables
+  inputs = jax.random.normal(jax.random.key(1), (2, 7, 35))
+  whole, final_carry = model.apply(variables, inputs, model.initial_carry(2))
+
+  carry = model.initial_carry(2)
+  for t in range(7):
+    step, carry = model.apply(variables, inputs[:, t : t + 1], carry)
+    for x, y in zip(step, whole):
+      np.testing.assert_allclose(x[:, 0], y[:, t], rtol=1e-5, atol=1e-6)
+
+  for x, y in zip(carry, final_carry):
+    np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('per_dimension', [False, True])
+def test_samples_have_the_moments_of_the_mixture(per_dimension):
+  mixture = random_mixture(3, per_dimension=per_dimension)
+  many = jax.tree.map(
+      lambda x: jnp.broadcast_to(x, (100_000, *x.shape)), mixture
+  )
+  z = np.asarray(many.sample(jax.random.key(0)))
+  weights = np.exp(mixture.logits)
+  mean = (weights * mixture.mean).sum(0)
+  second = (weights * (mixture.mean**2 + np.exp(2 * mixture.log_std))).sum(0)
+  np.testing.assert_allclose(z.mean(0), mean, atol=0.02)
+  np.testing.assert_allclose(z.var(0), second - mean**2, rtol=0.03)
+
+
+def test_shared_components_bind_the_dimensions_together():
+  mixture = mdn_rnn.Mixture(
+      logits=jnp.log(jnp.full((1000, 2, 1), 0.5)),
+      mean=jnp.broadcast_to(jnp.array([[-5.0, -5.0], [5.0, 5.0]]), (1000, 2, 2)),
+      log_std=jnp.full((1000, 2, 2), -3.0),
+  )
+  z = mixture.sample(jax.random.key(0))
+  np.testing.assert_array_equal(z[:, 0] > 0, z[:, 1] > 0)
+  assert 400 < (z[:, 0] > 0).sum() < 600
+
+
+def test_low_temperature_takes_the_mean_of_the_likeliest_component():
+  mixture = random_mixture(4, 6)
+  z = mixture.sample(jax.random.key(0), temperature=1e-6)
+  likeliest = mixture.logits.argmax(axis=-2)[:, 0]
+  np.testing.assert_allclose(
+      z, mixture.mean[np.arange(6), likeliest], atol=0.01
+  )
+
+
+def test_dream_goes_on_from_its_own_samples(model_and_variables):
+  model, variables = model_and_variables
+  action = jax.random.normal(jax.random.key(1), (2, 5, 3))
+  z = jax.random.normal(jax.random.key(2), (2, 32))
+
+  dreamt = mdn_rnn.dream(
+      model,
+      variables,
+      model.initial_carry(2),
+      z,
+      action,
+      jax.random.key(3),
+      temperature=1e-6,
+  )
+
+  carry = model.initial_carry(2)
+  for t in range(5):
+    inputs = jnp.concatenate([z, action[:, t]], axis=-1)[:, None]
+    mixture, carry = model.apply(variables, inputs, carry)
+    z = mixture.sample(jax.random.key(0), temperature=1e-6)[:, 0]
+    np.testing.assert_allclose(dreamt[:, t], z, atol=0.02)

@@ -1,0 +1,111 @@
+import itertools
+import subprocess
+import sys
+
+from carracing_data import errors
+from carracing_rollouts import loader
+import numpy as np
+import pytest
+
+NAME = 'carracing_rollouts/tiny'
+FRAMES = 3 * 71  # Of the train split.
+
+
+def digests(batches):
+  return [frame.tobytes() for batch in batches for frame in batch]
+
+
+@pytest.fixture
+def expected(data_dir):
+  """All frames of the train split, sorted."""
+  episodes = loader.episodes(NAME, data_dir=data_dir)
+  return sorted(digests(episode.observation for episode in episodes))
+
+
+def test_every_frame_comes_exactly_once_an_epoch(data_dir, expected):
+  batches = list(
+      loader.frames(NAME, batch_size=50, num_epochs=1, data_dir=data_dir)
+  )
+  # No padding: an episode has 71 steps, so its last segment is mostly padding.
+  assert [len(batch) for batch in batches] == [50, 50, 50, 50, 13]
+  assert batches[0].shape == (50, 64, 64, 3) and batches[0].dtype == np.uint8
+  assert sorted(digests(batches)) == expected
+
+
+def test_epochs_follow_each_other_in_new_orders(data_dir, expected):
+  frames = loader.frames(NAME, batch_size=10, data_dir=data_dir)
+  stream = digests(itertools.islice(frames, 2 * FRAMES // 10 + 1))
+  first, second = stream[:FRAMES], stream[FRAMES : 2 * FRAMES]
+  assert sorted(first) == sorted(second) == expected
+  assert first != second
+
+
+def test_order_depends_on_the_seed_only(data_dir):
+  def order(**kwargs):
+    return digests(
+        loader.frames(
+            NAME, batch_size=50, num_epochs=1, data_dir=data_dir, **kwargs
+        )
+    )
+
+  assert order(num_threads=0) == order(num_threads=3)
+  assert order(seed=1) != order(seed=2)
+
+
+def test_iterator_resumes_exactly(data_dir):
+  frames = loader.frames(NAME, batch_size=20, data_dir=data_dir)
+  iterator = iter(frames)
+  for _ in range(7):
+    next(iterator)
+  state = iterator.get_state()
+  expected = [next(iterator) for _ in range(10)]  # Over the epoch's end.
+
+  resumed = iter(frames)
+  resumed.set_state(state)
+
+  for batch in expected:
+    np.testing.assert_array_equal(next(resumed), batch)
+
+
+def test_shards_are_disjoint_and_complete(data_dir, expected):
+  shards = [
+      digests(
+          loader.frames(
+              NAME,
+              batch_size=20,
+              num_epochs=1,
+              data_dir=data_dir,
+              shard_index=index,
+              shard_count=2,
+          )
+      )
+      for index in range(2)
+  ]
+  assert sorted(shards[0] + shards[1]) == expected
+
+
+def test_reading_needs_neither_tensorflow_nor_the_simulator(data_dir):
+  code = f"""
+import sys
+from carracing_rollouts import loader
+batch = next(iter(loader.frames({NAME!r}, batch_size=8,
+                                data_dir={str(data_dir)!r})))
+assert len(batch) == 8
+print({{'tensorflow', 'gymnasium', 'jaxlib'}} & set(sys.modules))
+"""
+  done = subprocess.run(
+      [sys.executable, '-c', code], capture_output=True, text=True
+  )
+  assert done.stdout.strip() == 'set()', done.stderr
+
+
+def test_missing_dataset_names_the_command(tmp_path):
+  with pytest.raises(errors.DatasetError) as caught:
+    loader.frames('carracing_rollouts/big', batch_size=1, data_dir=tmp_path)
+  assert 'tfds build carracing_rollouts' in str(caught.value)
+  assert '"name": "big"' in str(caught.value)
+
+
+def test_missing_split_names_those_there_are(data_dir):
+  with pytest.raises(errors.DatasetError, match='only train, validation'):
+    loader.frames(NAME, split='test', batch_size=1, data_dir=data_dir)

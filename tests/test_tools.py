@@ -1,0 +1,87 @@
+import subprocess
+import sys
+
+import imageio.v3 as imageio
+import pytest
+
+
+def run(module, *flags):
+  return subprocess.run(
+      [sys.executable, '-m', module, *flags], capture_output=True, text=True
+  )
+
+
+def test_view_shows_both_sizes_of_an_episode(data_dir, tmp_path):
+  done = run(
+      'tools.view_rollouts',
+      '--dataset=carracing_rollouts/tiny',
+      f'--data_dir={data_dir}',
+      '--episode=2',
+      f'--output_dir={tmp_path}',
+  )
+  assert done.returncode == 0, done.stderr
+  assert 'left out' not in done.stderr  # The replay gave the same frames.
+  video = imageio.imread(tmp_path / 'train-2.mp4', plugin='pyav')
+  assert len(video) == 71
+  assert video.shape[2] == 2 * 384  # Both panels.
+  assert imageio.imread(tmp_path / 'train-2.png').shape[1] > 1000
+
+
+def test_view_names_the_episodes_there_are(data_dir, tmp_path):
+  done = run(
+      'tools.view_rollouts',
+      '--dataset=carracing_rollouts/tiny',
+      f'--data_dir={data_dir}',
+      '--episode=3',
+      f'--output_dir={tmp_path}',
+  )
+  assert done.returncode == 1
+  assert done.stderr.strip().endswith('there is no episode 3')
+  assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ('vae', 'mdn_rnn', 'message'),
+    [('mdn_rnn', 'mdn_rnn', 'not of a vae'), ('vae', 'vae', 'not of a mdn_rnn')],
+)
+def test_dream_refuses_weights_of_another_model(world, vae, mdn_rnn, message):
+  done = run(
+      'tools.dream',
+      f'--vae={getattr(world, vae)}',
+      f'--mdn_rnn={getattr(world, mdn_rnn)}',
+  )
+  assert done.returncode == 1
+  assert message in done.stderr
+
+
+def test_demo_goes_the_whole_way_and_skips_what_is_done(tmp_path):
+  flags = (
+      f'--output_dir={tmp_path}',
+      '--num_episodes=2',
+      '--max_steps=40',
+      '--vae_steps=2',
+      '--mdn_rnn_steps=2',
+  )
+  first = run('tools.demo', *flags)
+  assert first.returncode == 0, first.stdout + first.stderr
+  assert 'squared error' in first.stdout
+  assert (tmp_path / 'summary.txt').read_text() in first.stdout
+  pictures = tmp_path / 'pictures'
+  assert sorted(path.name for path in pictures.iterdir()) == [
+      'dream.mp4',
+      'dream.png',
+      'reconstructions.png',
+      'validation-0.mp4',
+      'validation-0.png',
+  ]
+  dream = imageio.imread(pictures / 'dream.mp4', plugin='pyav')
+  assert len(dream) == 41
+
+  second = run('tools.demo', *flags)
+  assert second.returncode == 0
+  assert second.stdout.count('done before') == 5
+  assert '$' not in second.stdout
+
+  other = run('tools.demo', *flags[:-1], '--mdn_rnn_steps=3')
+  assert other.returncode == 1
+  assert 'choose another --output_dir' in other.stderr

@@ -1,0 +1,236 @@
+"""The whole way once: simulator → rollouts → VAE → latents → MDN-RNN → dream.
+
+  python -m tools.demo --output_dir=demo
+
+Runs the commands that a user would type, and prints them. A second call skips
+what is done, and an interrupted one goes on where it was.
+"""
+
+from collections.abc import Sequence
+import json
+import os
+from pathlib import Path
+import shlex
+import subprocess
+import sys
+import time
+
+from absl import flags
+from trainers import commands
+from trainers import loop
+
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'demo', 'Where to.')
+_NUM_EPISODES = flags.DEFINE_integer('num_episodes', 20, 'To drive.')
+_MAX_STEPS = flags.DEFINE_integer('max_steps', 500, 'Of an episode.')
+_VAE_STEPS = flags.DEFINE_integer('vae_steps', 200, 'To train the VAE.')
+_MDN_RNN_STEPS = flags.DEFINE_integer(
+    'mdn_rnn_steps', 300, 'To train the MDN-RNN.'
+)
+_ROOT = Path(__file__).parents[1]
+
+
+def demo(
+    output_dir: Path,
+    num_episodes: int,
+    max_steps: int,
+    vae_steps: int,
+    mdn_rnn_steps: int,
+) -> str:
+  """Runs every stage that is not done yet.
+
+  Args:
+    output_dir: datasets, runs and pictures go there.
+    num_episodes: see `carracing_rollouts`.
+    max_steps: see `carracing_rollouts`.
+    vae_steps: training steps of the VAE.
+    mdn_rnn_steps: training steps of the MDN-RNN.
+
+  Returns:
+    A summary for the reader.
+
+  Raises:
+    loop.RunError: a stage failed, or the folder holds another demo.
+  """
+  _claim(
+      output_dir,
+      {
+          'num_episodes': num_episodes,
+          'max_steps': max_steps,
+          'vae_steps': vae_steps,
+          'mdn_rnn_steps': mdn_rnn_steps,
+      },
+  )
+  started = time.monotonic()
+  output_dir = output_dir.absolute()
+  data_dir = output_dir / 'data'
+  vae, mdn_rnn = output_dir / 'vae', output_dir / 'mdn_rnn'
+  pictures = output_dir / 'pictures'
+
+  _build(
+      '1/5 Drive: record episodes of a random policy',
+      data_dir,
+      'carracing_rollouts',
+      {'name': 'demo', 'num_episodes': num_episodes, 'max_steps': max_steps},
+  )
+  _train(
+      '2/5 V: learn to compress a frame to 32 numbers',
+      'vae',
+      vae,
+      data_dir,
+      dataset='carracing_rollouts/demo',
+      num_steps=vae_steps,
+      learning_rate=1e-3,  # Few steps: learn faster than the paper.
+      log_every_steps=max(1, vae_steps // 10),
+  )
+  _build(
+      '3/5 Encode: turn the episodes into latent sequences',
+      data_dir,
+      'carracing_latents',
+      {
+          'name': 'demo',
+          'rollouts': 'carracing_rollouts/demo',
+          'vae': str(vae / 'weights'),
+      },
+  )
+  _train(
+      '4/5 M: learn to predict the next latent vector',
+      'mdn_rnn',
+      mdn_rnn,
+      data_dir,
+      dataset='carracing_latents/demo',
+      num_steps=mdn_rnn_steps,
+      log_every_steps=max(1, mdn_rnn_steps // 10),
+  )
+
+  look = [f'--data_dir={data_dir}', f'--output_dir={pictures}']
+  _stage(
+      '5/5 Look: draw an episode, reconstructions and a dream',
+      pictures / 'dream.mp4',
+      [
+          *_python('tools.view_rollouts'), '--dataset=carracing_rollouts/demo',
+          '--split=validation', *look,
+      ],
+      [
+          *_python('tools.dream'), '--dataset=carracing_rollouts/demo',
+          f'--vae={vae / "weights"}', f'--mdn_rnn={mdn_rnn / "weights"}',
+          f'--seen_steps={min(80, max_steps // 2)}', *look,
+      ],
+  )  # fmt: skip
+  summary = _summary(output_dir, time.monotonic() - started)
+  (output_dir / 'summary.txt').write_text(summary)
+  return summary
+
+
+def _claim(output_dir: Path, settings: dict[str, int]) -> None:
+  """Notes the settings in a new folder, compares them with an old one's."""
+  path = output_dir / 'demo.json'
+  if path.exists() and (found := json.loads(path.read_text())) != settings:
+    raise loop.RunError(
+        f'{output_dir} holds a demo with {found}, not with {settings}; choose'
+        ' another --output_dir or delete that folder'
+    )
+  output_dir.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(settings) + '\n')
+
+
+def _build(
+    title: str, data_dir: Path, dataset: str, config: dict[str, str | int]
+) -> None:
+  _stage(
+      title,
+      data_dir / dataset / 'demo' / '1.0.0' / 'dataset_info.json',
+      [
+          'tfds', 'build', f'datasets/{dataset}', f'--data_dir={data_dir}',
+          f'--config={json.dumps(config)}',
+      ],
+  )  # fmt: skip
+
+
+def _train(
+    title: str, model: str, workdir: Path, data_dir: Path, **config: str | float
+) -> None:
+  _stage(
+      title,
+      workdir / 'weights' / 'config.json',
+      [
+          *_python(f'trainers.train_{model}'),
+          f'--config=trainers/configs/{model}.py',
+          f'--workdir={workdir}', f'--data_dir={data_dir}',
+          *(f'--config.{key}={value}' for key, value in config.items()),
+      ],
+  )  # fmt: skip
+
+
+def _python(module: str) -> list[str]:
+  return ['python', '-m', module]
+
+
+def _stage(title: str, product: Path, *steps: list[str]) -> None:
+  """Runs commands unless their product, which appears last, is there."""
+  if product.exists():
+    print(f'\n{title}: done before', flush=True)
+    return
+  print(f'\n{title}', flush=True)
+  started = time.monotonic()
+  for command in steps:
+    _run(command)
+  print(f'({time.monotonic() - started:.0f} s)', flush=True)
+
+
+def _run(command: list[str]) -> None:
+  """Runs a command with the programs that are installed beside this Python."""
+  print(f'$ {shlex.join(command)}', flush=True)
+  programs = Path(sys.executable).parent
+  environment = {
+      **os.environ,
+      'PATH': f'{programs}{os.pathsep}{os.environ["PATH"]}',
+  }
+  status = subprocess.run(command, cwd=_ROOT, env=environment).returncode
+  if status:
+    raise loop.RunError(
+        f'the command above failed with exit status {status}; the same demo'
+        ' command goes on from there'
+    )
+
+
+def _summary(output_dir: Path, seconds: float) -> str:
+  """Compares what was learnt with the simplest things that could be said."""
+  v, m = (
+      json.loads((output_dir / name / 'metrics.json').read_text())
+      for name in ('vae', 'mdn_rnn')
+  )
+  return f"""
+On the validation split, after {seconds / 60:.1f} minutes:
+
+V   squared error of a frame's reconstruction   {v['reconstruction']:8.2f}
+      of the best constant frame                {v['mean_frame_baseline']:8.2f}
+    KL, nats                                    {v['kl']:8.2f}
+
+M   NLL of the next z, nats per dimension       {m['nll']:8.3f}
+      if z did not change                       {m['nll_no_change']:8.3f}
+      floor: entropy of the VAE's posterior     {m['nll_floor']:8.3f}
+
+{output_dir}
+  data/      the datasets carracing_rollouts/demo and carracing_latents/demo
+  vae/       run of V: weights/, checkpoints, TensorBoard logs
+  mdn_rnn/   run of M, likewise
+  pictures/  reconstructions.png, dream.png, dream.mp4, validation-0.png, .mp4
+
+Logs: tensorboard --logdir={output_dir}
+"""
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  summary = demo(
+      Path(_OUTPUT_DIR.value),
+      _NUM_EPISODES.value,
+      _MAX_STEPS.value,
+      _VAE_STEPS.value,
+      _MDN_RNN_STEPS.value,
+  )
+  print(summary)
+
+
+if __name__ == '__main__':
+  commands.run(main)

@@ -1,0 +1,88 @@
+"""Rows of frames → pictures and videos."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import imageio.v3 as imageio
+from matplotlib import figure
+import numpy as np
+
+FRAMES_PER_SECOND = 50  # Real time in CarRacing.
+_CELL_INCHES = 1.1
+_PANEL_PIXELS = 384
+_CAPTION_PIXELS = 32
+
+
+def save_strip(
+    path: Path,
+    rows: Mapping[str, np.ndarray],
+    titles: Sequence[str],
+    heading: str,
+) -> None:
+  """Saves rows of frames, one below the other, as a PNG.
+
+  Args:
+    path: the file.
+    rows: N frames each, uint8 [N, H, W, 3], by the row's name.
+    titles: N, above the columns.
+    heading: above everything.
+  """
+  columns = len(titles)
+  picture = figure.Figure(
+      figsize=(_CELL_INCHES * columns + 1, _CELL_INCHES * len(rows) + 0.6),
+      layout='compressed',
+  )
+  axes = picture.subplots(len(rows), columns, squeeze=False)
+  for row_axes, (name, frames) in zip(axes, rows.items(), strict=True):
+    for axis, frame in zip(row_axes, frames, strict=True):
+      axis.imshow(frame, interpolation='nearest')
+      axis.set(xticks=[], yticks=[])
+    row_axes[0].set_ylabel(name.replace(' ', '\n'), fontsize=9)
+  for axis, title in zip(axes[0], titles):
+    axis.set_title(title, fontsize=9)
+  picture.suptitle(heading)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  picture.savefig(path, dpi=120)
+
+
+def save_video(
+    path: Path, panels: Mapping[str, np.ndarray], captions: Sequence[str]
+) -> None:
+  """Saves panels side by side as an MP4 in real time.
+
+  Args:
+    path: the file.
+    panels: T square frames each, uint8 [T, S, S, 3], by the panel's name.
+    captions: T, below the panels.
+  """
+  path.parent.mkdir(parents=True, exist_ok=True)
+  imageio.imwrite(
+      path,
+      np.stack([
+          _video_frame({k: v[i] for k, v in panels.items()}, caption)
+          for i, caption in enumerate(captions)
+      ]),
+      plugin='pyav',
+      codec='libx264',
+      fps=FRAMES_PER_SECOND,
+  )
+
+
+def _video_frame(panels: Mapping[str, np.ndarray], caption: str) -> np.ndarray:
+  size = (_PANEL_PIXELS, _PANEL_PIXELS)
+  images = []
+  for name, frame in panels.items():
+    image = cv2.resize(frame, size, interpolation=cv2.INTER_NEAREST)
+    images.append(np.concatenate([_text(name, _PANEL_PIXELS), image]))
+  body = np.concatenate(images, axis=1)
+  return np.concatenate([body, _text(caption, body.shape[1])])
+
+
+def _text(text: str, width: int) -> np.ndarray:
+  strip = np.full((_CAPTION_PIXELS, width, 3), 255, np.uint8)
+  cv2.putText(
+      strip, text, (8, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1,
+      cv2.LINE_AA,
+  )  # fmt: skip
+  return strip
