@@ -5,12 +5,11 @@ LSTM whose outputs are the parameters of a mixture of Gaussians.
 """
 
 from collections.abc import Mapping
-import math
-from typing import Any, NamedTuple
-
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+import math
+from typing import Any, NamedTuple
 
 # (cell, hidden), each float32 [B, H].
 Carry = tuple[jax.Array, jax.Array]
@@ -47,12 +46,12 @@ class Mixture(NamedTuple):
       float32 [...], nats.
     """
     difference = jnp.clip(
-        z[..., None, :] - self.mean, -_MAX_ABS_DIFFERENCE, _MAX_ABS_DIFFERENCE
+      z[..., None, :] - self.mean, -_MAX_ABS_DIFFERENCE, _MAX_ABS_DIFFERENCE
     )
     log_prob = (
-        -0.5 * (difference * jnp.exp(-self.log_std)) ** 2
-        - self.log_std
-        - 0.5 * math.log(2 * math.pi)
+      -0.5 * (difference * jnp.exp(-self.log_std)) ** 2
+      - self.log_std
+      - 0.5 * math.log(2 * math.pi)
     )
     if self.logits.shape[-1] == 1:  # A component describes the whole vector.
       log_prob = log_prob.sum(-1, keepdims=True)
@@ -69,15 +68,15 @@ class Mixture(NamedTuple):
     """
     component_key, noise_key = jax.random.split(key)
     component = jax.random.categorical(
-        component_key, self.logits / temperature, axis=-2
+      component_key, self.logits / temperature, axis=-2
     )[..., None, :]
     # A shared component has one index for all dimensions.
     component = jnp.broadcast_to(
-        component, (*self.mean.shape[:-2], 1, self.mean.shape[-1])
+      component, (*self.mean.shape[:-2], 1, self.mean.shape[-1])
     )
     mean, log_std = (
-        jnp.take_along_axis(x, component, axis=-2)[..., 0, :]
-        for x in (self.mean, self.log_std)
+      jnp.take_along_axis(x, component, axis=-2)[..., 0, :]
+      for x in (self.mean, self.log_std)
     )
     noise = jax.random.normal(noise_key, mean.shape)
     return mean + jnp.exp(log_std) * math.sqrt(temperature) * noise
@@ -101,7 +100,7 @@ class MDNRNN(nn.Module):
 
   def setup(self):
     self.lstm = nn.RNN(
-        nn.OptimizedLSTMCell(self.hidden_size), return_carry=True
+      nn.OptimizedLSTMCell(self.hidden_size), return_carry=True
     )
     self.mixture = nn.Dense(sum(self._output_sizes()))
 
@@ -130,7 +129,7 @@ class MDNRNN(nn.Module):
     carry, hidden = self.lstm(inputs, initial_carry=carry)
     logits_size, values_size, _ = self._output_sizes()
     logits, mean, log_std = jnp.split(
-        self.mixture(hidden), [logits_size, logits_size + values_size], axis=-1
+      self.mixture(hidden), [logits_size, logits_size + values_size], axis=-1
     )
 
     def by_component(x: jax.Array) -> jax.Array:
@@ -138,12 +137,12 @@ class MDNRNN(nn.Module):
 
     bounded = _MAX_ABS_LOG_STD * jnp.tanh(log_std / _MAX_ABS_LOG_STD)
     return (
-        Mixture(
-            logits=jax.nn.log_softmax(by_component(logits), axis=-2),
-            mean=by_component(mean),
-            log_std=by_component(bounded),
-        ),
-        carry,
+      Mixture(
+        logits=jax.nn.log_softmax(by_component(logits), axis=-2),
+        mean=by_component(mean),
+        log_std=by_component(bounded),
+      ),
+      carry,
     )
 
 
@@ -161,13 +160,13 @@ def nll(mixture: Mixture, targets: jax.Array) -> jax.Array:
 
 
 def dream(
-    model: MDNRNN,
-    variables: Mapping[str, Any],
-    carry: Carry,
-    z: jax.Array,
-    action: jax.Array,
-    key: jax.Array,
-    temperature: float = 1.0,
+  model: MDNRNN,
+  variables: Mapping[str, Any],
+  carry: Carry,
+  z: jax.Array,
+  action: jax.Array,
+  key: jax.Array,
+  temperature: float = 1.0,
 ) -> jax.Array:
   """Lets the model go on by itself: it is fed what it drew the step before.
 
@@ -193,7 +192,5 @@ def dream(
     return (carry, z), z
 
   keys = jax.random.split(key, action.shape[1])
-  _, dreamt = jax.lax.scan(
-      step, (carry, z), (jnp.swapaxes(action, 0, 1), keys)
-  )
+  _, dreamt = jax.lax.scan(step, (carry, z), (jnp.swapaxes(action, 0, 1), keys))
   return jnp.swapaxes(dreamt, 0, 1)

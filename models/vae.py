@@ -3,11 +3,10 @@
 Ha & Schmidhuber, "World Models" (2018), appendix "Variational Autoencoder".
 """
 
-from typing import NamedTuple
-
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from typing import NamedTuple
 
 
 class Posterior(NamedTuple):
@@ -43,8 +42,8 @@ class Encoder(nn.Module):
       x = nn.relu(x)
     x = x.reshape(len(x), 1024)
     return Posterior(
-        mean=nn.Dense(self.latent_size, name='mean')(x),
-        logvar=nn.Dense(self.latent_size, name='logvar')(x),
+      mean=nn.Dense(self.latent_size, name='mean')(x),
+      logvar=nn.Dense(self.latent_size, name='logvar')(x),
     )
 
 
@@ -56,7 +55,7 @@ class Decoder(nn.Module):
     x = nn.Dense(1024)(z).reshape(len(z), 1, 1, 1024)
     for features, kernel in ((128, 5), (64, 5), (32, 6)):
       x = nn.ConvTranspose(
-          features, (kernel, kernel), strides=(2, 2), padding='VALID'
+        features, (kernel, kernel), strides=(2, 2), padding='VALID'
       )(x)
       x = nn.relu(x)
     x = nn.ConvTranspose(3, (6, 6), strides=(2, 2), padding='VALID')(x)
@@ -81,7 +80,7 @@ class VAE(nn.Module):
     return self.decoder(z)
 
   def __call__(
-      self, observation: jax.Array, key: jax.Array
+    self, observation: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, Posterior]:
     """Reconstructs frames from latents that are drawn from their posterior.
 
@@ -111,10 +110,10 @@ class Loss(NamedTuple):
 
 
 def loss(
-    reconstruction: jax.Array,
-    posterior: Posterior,
-    observation: jax.Array,
-    free_nats: float = 0.5,
+  reconstruction: jax.Array,
+  posterior: Posterior,
+  observation: jax.Array,
+  free_nats: float = 0.5,
 ) -> Loss:
   """Returns the loss of the reference implementation, for each frame.
 
@@ -133,9 +132,9 @@ def loss(
   kl = posterior.kl().sum(-1)
   free = free_nats * posterior.mean.shape[-1]
   return Loss(
-      total=reconstruction_loss + jnp.maximum(kl, free),
-      reconstruction=reconstruction_loss,
-      kl=kl,
+    total=reconstruction_loss + jnp.maximum(kl, free),
+    reconstruction=reconstruction_loss,
+    kl=kl,
   )
 
 

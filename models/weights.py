@@ -4,19 +4,18 @@ The only file of `models` that touches the disk.
 """
 
 from collections.abc import Mapping
-import hashlib
-import json
-import os
-from pathlib import Path
-import shutil
-from typing import Any, NamedTuple
-
 from flax import traverse_util
+import hashlib
 import jax
+import json
 from models import mdn_rnn
 from models import vae
+import os
+from pathlib import Path
 import safetensors
 import safetensors.numpy
+import shutil
+from typing import Any, NamedTuple
 
 _MODELS = {'vae': vae.VAE, 'mdn_rnn': mdn_rnn.MDNRNN}
 _WEIGHTS = 'model.safetensors'
@@ -44,11 +43,11 @@ class Weights(NamedTuple):
 
 
 def save(
-    folder: str | os.PathLike[str],
-    name: str,
-    config: Mapping[str, Any],
-    params: Mapping[str, Any],
-    training: Mapping[str, Any],
+  folder: str | os.PathLike[str],
+  name: str,
+  config: Mapping[str, Any],
+  params: Mapping[str, Any],
+  training: Mapping[str, Any],
 ) -> None:
   """Exports weights; the folder appears only when it is complete.
 
@@ -63,16 +62,14 @@ def save(
   unfinished = folder.with_name(folder.name + '.unfinished')
   shutil.rmtree(unfinished, ignore_errors=True)
   unfinished.mkdir(parents=True)
-  safetensors.numpy.save_file(
-      traverse_util.flatten_dict(jax.device_get(params), sep='/'),
-      unfinished / _WEIGHTS,
-  )
+  arrays: Any = traverse_util.flatten_dict(jax.device_get(params), sep='/')
+  safetensors.numpy.save_file(arrays, unfinished / _WEIGHTS)
   (unfinished / _CONFIG).write_text(
-      json.dumps(
-          {'model': name, 'config': dict(config), 'training': dict(training)},
-          indent=2,
-      )
-      + '\n'
+    json.dumps(
+      {'model': name, 'config': dict(config), 'training': dict(training)},
+      indent=2,
+    )
+    + '\n'
   )
   shutil.rmtree(folder, ignore_errors=True)
   unfinished.rename(folder)
@@ -93,34 +90,34 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
   """
   folder = Path(folder).expanduser()
   command = (
-      f'train one with: python -m trainers.train_{name}'
-      f' --config=trainers/configs/{name}.py --workdir={folder.parent}'
+    f'train one with: python -m trainers.train_{name}'
+    f' --config=trainers/configs/{name}.py --workdir={folder.parent}'
   )
   try:
     description = json.loads((folder / _CONFIG).read_text())
     data = (folder / _WEIGHTS).read_bytes()
   except FileNotFoundError:
     raise WeightsError(
-        f'there are no exported weights of a {name} in {folder}; {command}'
+      f'there are no exported weights of a {name} in {folder}; {command}'
     ) from None
   except json.JSONDecodeError as error:
     raise WeightsError(
-        f'{folder / _CONFIG} is damaged ({error}); {command}'
+      f'{folder / _CONFIG} is damaged ({error}); {command}'
     ) from None
   if description['model'] != name:
     raise WeightsError(
-        f'{folder} holds the weights of a {description["model"]}, not of a'
-        f' {name}; {command}'
+      f'{folder} holds the weights of a {description["model"]}, not of a'
+      f' {name}; {command}'
     )
   try:
     params = safetensors.numpy.load(data)
   except safetensors.SafetensorError as error:
     raise WeightsError(
-        f'{folder / _WEIGHTS} is damaged ({error}); {command}'
+      f'{folder / _WEIGHTS} is damaged ({error}); {command}'
     ) from None
   return Weights(
-      model=_MODELS[name](**description['config']),
-      variables={'params': traverse_util.unflatten_dict(params, sep='/')},
-      training=description['training'],
-      sha256=hashlib.sha256(data).hexdigest(),
+    model=_MODELS[name](**description['config']),
+    variables={'params': traverse_util.unflatten_dict(params, sep='/')},
+    training=description['training'],
+    sha256=hashlib.sha256(data).hexdigest(),
   )

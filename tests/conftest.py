@@ -1,14 +1,15 @@
 """One tiny world for all tests: real episodes, a real VAE, real latents."""
 
-import dataclasses
-from pathlib import Path
-
-from carracing_latents import carracing_latents_dataset_builder as latents_builder
-from carracing_rollouts import (
-    carracing_rollouts_dataset_builder as rollouts_builder,
+from carracing_latents import (
+  carracing_latents_dataset_builder as latents_builder,
 )
+from carracing_rollouts import (
+  carracing_rollouts_dataset_builder as rollouts_builder,
+)
+import dataclasses
 import jax
 import ml_collections
+from pathlib import Path
 import pytest
 from trainers import train_mdn_rnn
 from trainers import train_vae
@@ -41,26 +42,26 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
   folder = tmp_path_factory.mktemp('data')
   config = rollouts_builder.RolloutsConfig(name='tiny', **ROLLOUTS)
   rollouts_builder.Builder(
-      data_dir=folder, config=config
+    data_dir=folder, config=config
   ).download_and_prepare()
   return folder
 
 
 @pytest.fixture(scope='session')
-def world(
-    data_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> World:
+def world(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
   """All stages after the rollouts, a few training steps each."""
   runs = tmp_path_factory.mktemp('runs')
   train_vae.train_and_export(tiny_vae_config(), runs / 'vae', str(data_dir))
   config = latents_builder.LatentsConfig(
-      name='tiny',
-      rollouts='carracing_rollouts/tiny',
-      vae=str(runs / 'vae' / 'weights'),
+    name='tiny',
+    rollouts='carracing_rollouts/tiny',
+    vae=str(runs / 'vae' / 'weights'),
   )
-  latents_builder.Builder(data_dir=data_dir, config=config).download_and_prepare()
+  latents_builder.Builder(
+    data_dir=data_dir, config=config
+  ).download_and_prepare()
   train_mdn_rnn.train_and_export(
-      tiny_mdn_rnn_config(), runs / 'mdn_rnn', str(data_dir)
+    tiny_mdn_rnn_config(), runs / 'mdn_rnn', str(data_dir)
   )
   return World(data_dir, runs / 'vae' / 'weights', runs / 'mdn_rnn' / 'weights')
 
@@ -68,13 +69,13 @@ def world(
 def tiny_vae_config() -> ml_collections.ConfigDict:
   config = vae_config.get_config()
   config.update(
-      dataset='carracing_rollouts/tiny',
-      batch_size=16,
-      num_steps=6,
-      log_every_steps=2,
-      eval_every_steps=3,
-      eval_batches=2,
-      checkpoint_every_steps=3,
+    dataset='carracing_rollouts/tiny',
+    batch_size=16,
+    num_steps=6,
+    log_every_steps=2,
+    eval_every_steps=3,
+    eval_batches=2,
+    checkpoint_every_steps=3,
   )
   return config
 
@@ -82,12 +83,12 @@ def tiny_vae_config() -> ml_collections.ConfigDict:
 def tiny_mdn_rnn_config() -> ml_collections.ConfigDict:
   config = mdn_rnn_config.get_config()
   config.update(
-      dataset='carracing_latents/tiny',
-      batch_size=4,
-      window_steps=24,
-      num_steps=6,
-      log_every_steps=2,
-      eval_every_steps=3,
-      checkpoint_every_steps=3,
+    dataset='carracing_latents/tiny',
+    batch_size=4,
+    window_steps=24,
+    num_steps=6,
+    log_every_steps=2,
+    eval_every_steps=3,
+    checkpoint_every_steps=3,
   )
   return config

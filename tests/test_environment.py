@@ -4,7 +4,7 @@ import numpy as np
 
 def test_resize_is_the_exact_area_mean():
   frame = np.random.default_rng(0).integers(
-      0, 256, (2, 96, 96, 3), dtype=np.uint8
+    0, 256, (2, 96, 96, 3), dtype=np.uint8
   )
   # In units of 1/16 row and 1/2 column, an output pixel is 21 × 3 units.
   units = frame[:, :84].astype(np.int64).repeat(16, 1).repeat(2, 2)
@@ -37,7 +37,7 @@ def test_truncates_after_max_steps():
   environments = environment.GymnasiumEnvironments([0], max_steps=3)
   environments.reset()
   truncated = [
-      environments.step(np.zeros((1, 3), np.float32)).truncated[0]
-      for _ in range(3)
+    environments.step(np.zeros((1, 3), np.float32)).truncated[0]
+    for _ in range(3)
   ]
   assert truncated == [False, False, True]

@@ -12,12 +12,12 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 def random_mixture(seed, *batch, components=5, size=3, per_dimension=False):
   keys = jax.random.split(jax.random.key(seed), 3)
   logits = jax.random.normal(
-      keys[0], (*batch, components, size if per_dimension else 1)
+    keys[0], (*batch, components, size if per_dimension else 1)
   )
   return mdn_rnn.Mixture(
-      logits=jax.nn.log_softmax(logits, axis=-2),
-      mean=jax.random.normal(keys[1], (*batch, components, size)),
-      log_std=0.5 * jax.random.normal(keys[2], (*batch, components, size)),
+    logits=jax.nn.log_softmax(logits, axis=-2),
+    mean=jax.random.normal(keys[1], (*batch, components, size)),
+    log_std=0.5 * jax.random.normal(keys[2], (*batch, components, size)),
   )
 
 
@@ -25,16 +25,14 @@ def random_mixture(seed, *batch, components=5, size=3, per_dimension=False):
 def model_and_variables(request):
   model = mdn_rnn.MDNRNN(per_dimension=request.param)
   inputs = jnp.zeros((1, 2, 35))
-  return model, model.init(
-      jax.random.key(0), inputs, model.initial_carry(1)
-  )
+  return model, model.init(jax.random.key(0), inputs, model.initial_carry(1))
 
 
 @pytest.mark.parametrize(('per_dimension', 'outputs'), [(0, 325), (1, 480)])
 def test_number_of_outputs(per_dimension, outputs):
   model = mdn_rnn.MDNRNN(per_dimension=bool(per_dimension))
   variables = model.init(
-      jax.random.key(0), jnp.zeros((1, 1, 35)), model.initial_carry(1)
+    jax.random.key(0), jnp.zeros((1, 1, 35)), model.initial_carry(1)
   )
   assert variables['params']['mixture']['bias'].shape == (outputs,)
 
@@ -55,14 +53,16 @@ def test_shared_density_equals_scipy():
   z = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
   logits, mean, log_std = map(np.asarray, mixture)
   expected = [
-      special.logsumexp([
-          logits[i, k, 0]
-          + stats.multivariate_normal(
-              mean[i, k], np.diag(np.exp(2 * log_std[i, k]))
-          ).logpdf(z[i])
-          for k in range(5)
-      ])
-      for i in range(4)
+    special.logsumexp(
+      [
+        logits[i, k, 0]
+        + stats.multivariate_normal(
+          mean[i, k], np.diag(np.exp(2 * log_std[i, k]))
+        ).logpdf(z[i])
+        for k in range(5)
+      ]
+    )
+    for i in range(4)
   ]
   np.testing.assert_allclose(mixture.log_prob(z), expected, rtol=1e-5)
 
@@ -78,7 +78,7 @@ def test_per_dimension_density_equals_scipy():
 
 @pytest.mark.parametrize('scale', [0, 1e4, 1e20, FLOAT32_MAX])
 def test_nll_and_gradients_are_finite_for_every_finite_input(
-    model_and_variables, scale
+  model_and_variables, scale
 ):
   model, variables = model_and_variables
   signs = jnp.sign(jax.random.normal(jax.random.key(0), (2, 3, 35)))
@@ -88,16 +88,14 @@ def test_nll_and_gradients_are_finite_for_every_finite_input(
     return mdn_rnn.nll(mixture, targets).mean()
 
   value, gradients = jax.value_and_grad(mean_nll, argnums=(0, 1, 2))(
-      variables, scale * signs, -scale * signs[..., :32]
+    variables, scale * signs, -scale * signs[..., :32]
   )
   assert np.isfinite(value)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
 
 
 @pytest.mark.parametrize('scale', [1e4, 1e20, FLOAT32_MAX])
-def test_extreme_outputs_of_the_network_are_finite(
-    model_and_variables, scale
-):
+def test_extreme_outputs_of_the_network_are_finite(model_and_variables, scale):
   model, variables = model_and_variables
   bias = variables['params']['mixture']['bias']
 
@@ -105,7 +103,7 @@ def test_extreme_outputs_of_the_network_are_finite(
     params = {**variables['params']}
     params['mixture'] = {**params['mixture'], 'bias': bias}
     mixture, _ = model.apply(
-        {'params': params}, jnp.ones((1, 2, 35)), model.initial_carry(1)
+      {'params': params}, jnp.ones((1, 2, 35)), model.initial_carry(1)
     )
     return mdn_rnn.nll(mixture, jnp.ones((1, 2, 32))).mean()
 
@@ -134,7 +132,7 @@ def test_sequence_equals_steps(model_and_variables):
 def test_samples_have_the_moments_of_the_mixture(per_dimension):
   mixture = random_mixture(3, per_dimension=per_dimension)
   many = jax.tree.map(
-      lambda x: jnp.broadcast_to(x, (100_000, *x.shape)), mixture
+    lambda x: jnp.broadcast_to(x, (100_000, *x.shape)), mixture
   )
   z = np.asarray(many.sample(jax.random.key(0)))
   weights = np.exp(mixture.logits)
@@ -146,9 +144,9 @@ def test_samples_have_the_moments_of_the_mixture(per_dimension):
 
 def test_shared_components_bind_the_dimensions_together():
   mixture = mdn_rnn.Mixture(
-      logits=jnp.log(jnp.full((1000, 2, 1), 0.5)),
-      mean=jnp.broadcast_to(jnp.array([[-5.0, -5.0], [5.0, 5.0]]), (1000, 2, 2)),
-      log_std=jnp.full((1000, 2, 2), -3.0),
+    logits=jnp.log(jnp.full((1000, 2, 1), 0.5)),
+    mean=jnp.broadcast_to(jnp.array([[-5.0, -5.0], [5.0, 5.0]]), (1000, 2, 2)),
+    log_std=jnp.full((1000, 2, 2), -3.0),
   )
   z = mixture.sample(jax.random.key(0))
   np.testing.assert_array_equal(z[:, 0] > 0, z[:, 1] > 0)
@@ -160,7 +158,7 @@ def test_low_temperature_takes_the_mean_of_the_likeliest_component():
   z = mixture.sample(jax.random.key(0), temperature=1e-6)
   likeliest = mixture.logits.argmax(axis=-2)[:, 0]
   np.testing.assert_allclose(
-      z, mixture.mean[np.arange(6), likeliest], atol=0.01
+    z, mixture.mean[np.arange(6), likeliest], atol=0.01
   )
 
 
@@ -170,13 +168,13 @@ def test_dream_goes_on_from_its_own_samples(model_and_variables):
   z = jax.random.normal(jax.random.key(2), (2, 32))
 
   dreamt = mdn_rnn.dream(
-      model,
-      variables,
-      model.initial_carry(2),
-      z,
-      action,
-      jax.random.key(3),
-      temperature=1e-6,
+    model,
+    variables,
+    model.initial_carry(2),
+    z,
+    action,
+    jax.random.key(3),
+    temperature=1e-6,
   )
 
   carry = model.initial_carry(2)

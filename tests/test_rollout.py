@@ -1,24 +1,24 @@
 from carracing_rollouts import environment
 from carracing_rollouts import rollout
-from carracing_rollouts import segments
+from carracing_rollouts import schema
 import numpy as np
 
 GENERATE = {
-    'seed': 0,
-    'policy': 'random_policy',
-    'simulator': 'gymnasium',
-    'max_steps': 40,
+  'seed': 0,
+  'policy': 'random_policy',
+  'simulator': 'gymnasium',
+  'max_steps': 40,
 }
 
 
-class FullGas:
-  """Leaves the road straight ahead, and in the end the playing field."""
+class StraightAhead:
+  """Leaves the road, and after some 285 steps the playing field."""
 
   def initial_carry(self, seeds):
     return len(seeds)
 
   def __call__(self, observation, carry):
-    return np.tile(np.float32([0, 1, 0]), (carry, 1)), carry
+    return np.tile(np.float32([0, 0.4, 0]), (carry, 1)), carry
 
 
 def test_truncated_episode_has_rlds_steps():
@@ -35,7 +35,7 @@ def test_truncated_episode_has_rlds_steps():
 def test_terminated_episode_has_rlds_steps():
   environments = environment.GymnasiumEnvironments([0], max_steps=1000)
   [episode] = rollout.rollout(
-      environments, FullGas(), [np.random.SeedSequence(0)]
+    environments, StraightAhead(), [np.random.SeedSequence(0)]
   )
   assert len(episode) < 1001
   np.testing.assert_array_equal(episode.is_terminal, episode.is_last)
@@ -47,11 +47,14 @@ def test_terminated_episode_has_rlds_steps():
 def test_episodes_of_a_batch_end_when_they_end():
   seeds = [np.random.SeedSequence(0)] * 2
   together = rollout.rollout(
-      environment.GymnasiumEnvironments([0, 1], 500), FullGas(), seeds
+    environment.GymnasiumEnvironments([0, 1], 400), StraightAhead(), seeds
   )
+  assert len(together[0]) != len(together[1])
   for track, episode in enumerate(together):
     [alone] = rollout.rollout(
-        environment.GymnasiumEnvironments([track], 500), FullGas(), seeds[:1]
+      environment.GymnasiumEnvironments([track], 400),
+      StraightAhead(),
+      seeds[:1],
     )
     np.testing.assert_array_equal(episode.observation, alone.observation)
     np.testing.assert_array_equal(episode.reward, alone.reward)
@@ -73,13 +76,13 @@ def test_generation_is_deterministic():
 
 def test_segments_join_to_the_episode_they_were_cut_from():
   episode = rollout.generate('train', 0, **GENERATE)
-  records = list(segments.cut(7, episode))
+  records = list(schema.cut(7, episode))
 
   assert [(r['first_step'], r['length']) for r in records] == [(0, 32), (32, 9)]
-  assert len(records) == segments.count(len(episode))
+  assert len(records) == schema.count_segments(len(episode))
   assert {r['episode_id'] for r in records} == {7}
   assert not records[1]['observation'][9:].any()
-  joined = segments.join(records)
+  joined = schema.join(records)
   np.testing.assert_array_equal(joined.observation, episode.observation)
   np.testing.assert_array_equal(joined.action, episode.action)
   np.testing.assert_array_equal(joined.is_last, episode.is_last)

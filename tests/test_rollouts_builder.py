@@ -1,24 +1,23 @@
-import filecmp
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 from carracing_data import errors
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import loader
 from carracing_rollouts import rollout
 from conftest import ROLLOUTS
+import filecmp
 import numpy as np
+import os
+from pathlib import Path
 import pytest
+import subprocess
+import sys
 
 DATASETS = Path(__file__).parents[1] / 'datasets'
 
 
 def build(data_dir, name='tiny', **config):
   builder = builder_lib.Builder(
-      data_dir=data_dir,
-      config=builder_lib.RolloutsConfig(name=name, **{**ROLLOUTS, **config}),
+    data_dir=data_dir,
+    config=builder_lib.RolloutsConfig(name=name, **{**ROLLOUTS, **config}),
   )
   builder.download_and_prepare()
   return builder
@@ -40,17 +39,17 @@ def tfds_build(data_dir, config):
 def test_dataset_holds_the_generated_episodes(data_dir):
   for split, size in ('train', 3), ('validation', 1):
     episodes = loader.episodes(
-        'carracing_rollouts/tiny', split=split, data_dir=data_dir
+      'carracing_rollouts/tiny', split=split, data_dir=data_dir
     )
     assert len(episodes) == size
     for episode_id, episode in enumerate(episodes):
       expected = rollout.generate(
-          split,
-          episode_id,
-          seed=ROLLOUTS['seed'],
-          policy='random_policy',
-          simulator='gymnasium',
-          max_steps=ROLLOUTS['max_steps'],
+        split,
+        episode_id,
+        seed=ROLLOUTS['seed'],
+        policy='random_policy',
+        simulator='gymnasium',
+        max_steps=ROLLOUTS['max_steps'],
       )
       np.testing.assert_array_equal(episode.observation, expected.observation)
       np.testing.assert_array_equal(episode.action, expected.action)
@@ -58,7 +57,7 @@ def test_dataset_holds_the_generated_episodes(data_dir):
 
 
 def test_number_of_workers_does_not_change_a_byte(
-    data_dir, tmp_path, monkeypatch
+  data_dir, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(builder_lib.Builder, '_num_workers', lambda self: 1)
   one = Path(build(tmp_path).data_dir)
@@ -70,14 +69,14 @@ def test_number_of_workers_does_not_change_a_byte(
 
 def test_tfds_command_builds_array_record(tmp_path):
   done = tfds_build(
-      tmp_path, '{"name": "two", "num_episodes": 2, "max_steps": 5}'
+    tmp_path, '{"name": "two", "num_episodes": 2, "max_steps": 5}'
   )
   assert done.returncode == 0, done.stderr
   assert '100%' in done.stderr  # The progress bar.
   folder = tmp_path / 'carracing_rollouts' / 'two' / '1.0.0'
   assert sorted(p.name for p in folder.glob('*.array_record-*')) == [
-      'carracing_rollouts-train.array_record-00000-of-00001',
-      'carracing_rollouts-validation.array_record-00000-of-00001',
+    'carracing_rollouts-train.array_record-00000-of-00001',
+    'carracing_rollouts-validation.array_record-00000-of-00001',
   ]
 
 
@@ -85,21 +84,21 @@ def test_tfds_command_names_the_unknown_key_in_one_line(tmp_path):
   done = tfds_build(tmp_path, '{"name": "x", "episodes": 2}')
   assert done.returncode == 1
   assert done.stderr.splitlines()[-1].startswith(
-      "Error: unknown config key 'episodes'; the keys are name, max_steps"
+    "Error: unknown config key 'episodes'; the keys are name, max_steps"
   )
   assert 'Traceback' not in done.stderr
 
 
 @pytest.mark.parametrize(
-    'config',
-    [
-        {'num_episodes': 1},
-        {'max_steps': 0},
-        {'max_steps': 1.5},
-        {'seed': -1},
-        {'policy': 'expert'},
-        {'simulator': 'torcs'},
-    ],
+  'config',
+  [
+    {'num_episodes': 1},
+    {'max_steps': 0},
+    {'max_steps': 1.5},
+    {'seed': -1},
+    {'policy': 'expert'},
+    {'simulator': 'torcs'},
+  ],
 )
 def test_bad_config_is_named(config):
   with pytest.raises(errors.DatasetError, match=next(iter(config))):

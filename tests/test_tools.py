@@ -1,23 +1,22 @@
-import subprocess
-import sys
-
 import imageio.v3 as imageio
 import pytest
+import subprocess
+import sys
 
 
 def run(module, *flags):
   return subprocess.run(
-      [sys.executable, '-m', module, *flags], capture_output=True, text=True
+    [sys.executable, '-m', module, *flags], capture_output=True, text=True
   )
 
 
 def test_view_shows_both_sizes_of_an_episode(data_dir, tmp_path):
   done = run(
-      'tools.view_rollouts',
-      '--dataset=carracing_rollouts/tiny',
-      f'--data_dir={data_dir}',
-      '--episode=2',
-      f'--output_dir={tmp_path}',
+    'tools.view_rollouts',
+    '--dataset=carracing_rollouts/tiny',
+    f'--data_dir={data_dir}',
+    '--episode=2',
+    f'--output_dir={tmp_path}',
   )
   assert done.returncode == 0, done.stderr
   assert 'left out' not in done.stderr  # The replay gave the same frames.
@@ -29,11 +28,11 @@ def test_view_shows_both_sizes_of_an_episode(data_dir, tmp_path):
 
 def test_view_names_the_episodes_there_are(data_dir, tmp_path):
   done = run(
-      'tools.view_rollouts',
-      '--dataset=carracing_rollouts/tiny',
-      f'--data_dir={data_dir}',
-      '--episode=3',
-      f'--output_dir={tmp_path}',
+    'tools.view_rollouts',
+    '--dataset=carracing_rollouts/tiny',
+    f'--data_dir={data_dir}',
+    '--episode=3',
+    f'--output_dir={tmp_path}',
   )
   assert done.returncode == 1
   assert done.stderr.strip().endswith('there is no episode 3')
@@ -41,14 +40,14 @@ def test_view_names_the_episodes_there_are(data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('vae', 'mdn_rnn', 'message'),
-    [('mdn_rnn', 'mdn_rnn', 'not of a vae'), ('vae', 'vae', 'not of a mdn_rnn')],
+  ('vae', 'mdn_rnn', 'message'),
+  [('mdn_rnn', 'mdn_rnn', 'not of a vae'), ('vae', 'vae', 'not of a mdn_rnn')],
 )
 def test_dream_refuses_weights_of_another_model(world, vae, mdn_rnn, message):
   done = run(
-      'tools.dream',
-      f'--vae={getattr(world, vae)}',
-      f'--mdn_rnn={getattr(world, mdn_rnn)}',
+    'tools.dream',
+    f'--vae={getattr(world, vae)}',
+    f'--mdn_rnn={getattr(world, mdn_rnn)}',
   )
   assert done.returncode == 1
   assert message in done.stderr
@@ -56,11 +55,11 @@ def test_dream_refuses_weights_of_another_model(world, vae, mdn_rnn, message):
 
 def test_demo_goes_the_whole_way_and_skips_what_is_done(tmp_path):
   flags = (
-      f'--output_dir={tmp_path}',
-      '--num_episodes=2',
-      '--max_steps=40',
-      '--vae_steps=2',
-      '--mdn_rnn_steps=2',
+    f'--output_dir={tmp_path}',
+    '--num_episodes=2',
+    '--max_steps=40',
+    '--vae_steps=2',
+    '--mdn_rnn_steps=2',
   )
   first = run('tools.demo', *flags)
   assert first.returncode == 0, first.stdout + first.stderr
@@ -68,11 +67,11 @@ def test_demo_goes_the_whole_way_and_skips_what_is_done(tmp_path):
   assert (tmp_path / 'summary.txt').read_text() in first.stdout
   pictures = tmp_path / 'pictures'
   assert sorted(path.name for path in pictures.iterdir()) == [
-      'dream.mp4',
-      'dream.png',
-      'reconstructions.png',
-      'validation-0.mp4',
-      'validation-0.png',
+    'dream.mp4',
+    'dream.png',
+    'reconstructions.png',
+    'validation-0.mp4',
+    'validation-0.png',
   ]
   dream = imageio.imread(pictures / 'dream.mp4', plugin='pyav')
   assert len(dream) == 41

@@ -1,20 +1,19 @@
-import json
-import subprocess
-import sys
-
 from conftest import tiny_mdn_rnn_config
 from conftest import tiny_vae_config
+import json
 import numpy as np
 import pytest
+import safetensors.numpy
+import subprocess
+import sys
 from tensorboard.backend.event_processing import event_accumulator
 from trainers import loop
 from trainers import train_mdn_rnn
 from trainers import train_vae
-import safetensors.numpy
 
 TRAINERS = {
-    'vae': (train_vae.train_and_export, tiny_vae_config),
-    'mdn_rnn': (train_mdn_rnn.train_and_export, tiny_mdn_rnn_config),
+  'vae': (train_vae.train_and_export, tiny_vae_config),
+  'mdn_rnn': (train_mdn_rnn.train_and_export, tiny_mdn_rnn_config),
 }
 
 
@@ -24,7 +23,7 @@ def weights_of(workdir):
 
 @pytest.mark.parametrize('name', TRAINERS)
 def test_interrupted_run_equals_uninterrupted_run(
-    name, world, tmp_path, monkeypatch
+  name, world, tmp_path, monkeypatch
 ):
   train, get_config = TRAINERS[name]
   config = get_config()
@@ -71,11 +70,11 @@ def test_tensorboard_shows_metrics_and_reconstructions(world):
   events.Reload()
   tags = events.Tags()['tensors']
   assert {
-      'train/loss',
-      'validation/reconstruction',
-      'validation/kl',
-      'validation/frames_above_reconstructions',
-      'steps_per_sec',
+    'train/loss',
+    'validation/reconstruction',
+    'validation/kl',
+    'validation/frames_above_reconstructions',
+    'steps_per_sec',
   } <= set(tags)
 
 
@@ -90,7 +89,7 @@ def test_no_change_baseline_and_floor_are_expectations():
   std = change.std(axis=(0, 1), mean=np.zeros((1, 1, 2)))
   no_change = 0.5 * (change / std) ** 2 + np.log(std * np.sqrt(2 * np.pi))
   np.testing.assert_allclose(
-      references['nll_no_change'], no_change.mean(), rtol=1e-3
+    references['nll_no_change'], no_change.mean(), rtol=1e-3
   )
   noise = (samples - mean)[:, 1:] / np.exp(logvar[1:] / 2)
   floor = 0.5 * noise**2 + logvar[1:] / 2 + 0.5 * np.log(2 * np.pi)
@@ -98,16 +97,16 @@ def test_no_change_baseline_and_floor_are_expectations():
 
 
 @pytest.mark.parametrize(
-    ('flags', 'message'),
-    [
-        (['--config.num_step=3'], 'Did you mean "num_steps"'),
-        (['--config.num_steps=many'], 'num_steps=many'),
-        (['--config.dataset=carracing_rollouts/none'], 'tfds build carracing_ro'),
-        (['--speed=3'], "Unknown command line flag 'speed'"),
-    ],
+  ('flags', 'message'),
+  [
+    (['--config.num_step=3'], 'Did you mean "num_steps"'),
+    (['--config.num_steps=many'], 'num_steps=many'),
+    (['--config.dataset=carracing_rollouts/none'], 'tfds build carracing_ro'),
+    (['--speed=3'], "Unknown command line flag 'speed'"),
+  ],
 )
 def test_command_names_what_is_wrong_without_a_traceback(
-    flags, message, data_dir, tmp_path
+  flags, message, data_dir, tmp_path
 ):
   done = subprocess.run(
       [

@@ -23,7 +23,7 @@ def test_has_the_parameters_of_the_paper(model_and_variables):
 def test_reconstructs_frames_of_the_same_shape(model_and_variables):
   model, variables = model_and_variables
   observation = jax.random.randint(
-      jax.random.key(1), (3, 64, 64, 3), 0, 256
+    jax.random.key(1), (3, 64, 64, 3), 0, 256
   ).astype(jnp.uint8)
   image, posterior = model.apply(variables, observation, jax.random.key(2))
   assert image.shape == (3, 64, 64, 3)
@@ -35,7 +35,7 @@ def test_kl_is_that_of_the_definition():
   posterior = vae.Posterior(jnp.array([0.7]), jnp.array([-1.2]))
   p, q = stats.norm(0.7, np.exp(-0.6)), stats.norm()
   expected, _ = integrate.quad(
-      lambda x: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), -10, 10
+    lambda x: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), -10, 10
   )
   np.testing.assert_allclose(posterior.kl(), [expected], rtol=1e-5)
 
@@ -51,16 +51,16 @@ def test_loss_is_the_sum_of_its_terms_above_the_free_nats():
   observation = jnp.zeros((2, 64, 64, 3), jnp.uint8).at[0].set(255)
   reconstruction = jnp.full((2, 64, 64, 3), 0.25)
   posterior = vae.Posterior(
-      jnp.stack([jnp.zeros(32), jnp.full(32, 2.0)]), jnp.zeros((2, 32))
+    jnp.stack([jnp.zeros(32), jnp.full(32, 2.0)]), jnp.zeros((2, 32))
   )
   loss = vae.loss(reconstruction, posterior, observation, free_nats=0.5)
   pixels = 64 * 64 * 3
   np.testing.assert_allclose(
-      loss.reconstruction, [pixels * 0.75**2, pixels * 0.25**2]
+    loss.reconstruction, [pixels * 0.75**2, pixels * 0.25**2]
   )
   np.testing.assert_allclose(loss.kl, [0, 64])
   np.testing.assert_allclose(
-      loss.total, loss.reconstruction + jnp.array([16, 64])
+    loss.total, loss.reconstruction + jnp.array([16, 64])
   )
 
 

@@ -1,7 +1,6 @@
-import json
-
 import jax
 import jax.numpy as jnp
+import json
 from models import mdn_rnn
 from models import weights
 import numpy as np
@@ -13,7 +12,7 @@ def saved(tmp_path):
   config = {'latent_size': 4, 'hidden_size': 8}
   model = mdn_rnn.MDNRNN(**config)
   variables = model.init(
-      jax.random.key(0), jnp.zeros((1, 1, 7)), model.initial_carry(1)
+    jax.random.key(0), jnp.zeros((1, 1, 7)), model.initial_carry(1)
   )
   folder = tmp_path / 'weights'
   weights.save(folder, 'mdn_rnn', config, variables['params'], {'step': 5})

@@ -6,6 +6,7 @@ Runs the commands that a user would type, and prints them. A second call skips
 what is done, and an interrupted one goes on where it was.
 """
 
+from absl import flags
 from collections.abc import Sequence
 import json
 import os
@@ -14,8 +15,6 @@ import shlex
 import subprocess
 import sys
 import time
-
-from absl import flags
 from trainers import commands
 from trainers import loop
 
@@ -24,17 +23,17 @@ _NUM_EPISODES = flags.DEFINE_integer('num_episodes', 20, 'To drive.')
 _MAX_STEPS = flags.DEFINE_integer('max_steps', 500, 'Of an episode.')
 _VAE_STEPS = flags.DEFINE_integer('vae_steps', 200, 'To train the VAE.')
 _MDN_RNN_STEPS = flags.DEFINE_integer(
-    'mdn_rnn_steps', 300, 'To train the MDN-RNN.'
+  'mdn_rnn_steps', 300, 'To train the MDN-RNN.'
 )
 _ROOT = Path(__file__).parents[1]
 
 
 def demo(
-    output_dir: Path,
-    num_episodes: int,
-    max_steps: int,
-    vae_steps: int,
-    mdn_rnn_steps: int,
+  output_dir: Path,
+  num_episodes: int,
+  max_steps: int,
+  vae_steps: int,
+  mdn_rnn_steps: int,
 ) -> str:
   """Runs every stage that is not done yet.
 
@@ -52,13 +51,13 @@ def demo(
     loop.RunError: a stage failed, or the folder holds another demo.
   """
   _claim(
-      output_dir,
-      {
-          'num_episodes': num_episodes,
-          'max_steps': max_steps,
-          'vae_steps': vae_steps,
-          'mdn_rnn_steps': mdn_rnn_steps,
-      },
+    output_dir,
+    {
+      'num_episodes': num_episodes,
+      'max_steps': max_steps,
+      'vae_steps': vae_steps,
+      'mdn_rnn_steps': mdn_rnn_steps,
+    },
   )
   started = time.monotonic()
   output_dir = output_dir.absolute()
@@ -67,39 +66,39 @@ def demo(
   pictures = output_dir / 'pictures'
 
   _build(
-      '1/5 Drive: record episodes of a random policy',
-      data_dir,
-      'carracing_rollouts',
-      {'name': 'demo', 'num_episodes': num_episodes, 'max_steps': max_steps},
+    '1/5 Drive: record episodes of a random policy',
+    data_dir,
+    'carracing_rollouts',
+    {'name': 'demo', 'num_episodes': num_episodes, 'max_steps': max_steps},
   )
   _train(
-      '2/5 V: learn to compress a frame to 32 numbers',
-      'vae',
-      vae,
-      data_dir,
-      dataset='carracing_rollouts/demo',
-      num_steps=vae_steps,
-      learning_rate=1e-3,  # Few steps: learn faster than the paper.
-      log_every_steps=max(1, vae_steps // 10),
+    '2/5 V: learn to compress a frame to 32 numbers',
+    'vae',
+    vae,
+    data_dir,
+    dataset='carracing_rollouts/demo',
+    num_steps=vae_steps,
+    learning_rate=1e-3,  # Few steps: learn faster than the paper.
+    log_every_steps=max(1, vae_steps // 10),
   )
   _build(
-      '3/5 Encode: turn the episodes into latent sequences',
-      data_dir,
-      'carracing_latents',
-      {
-          'name': 'demo',
-          'rollouts': 'carracing_rollouts/demo',
-          'vae': str(vae / 'weights'),
-      },
+    '3/5 Encode: turn the episodes into latent sequences',
+    data_dir,
+    'carracing_latents',
+    {
+      'name': 'demo',
+      'rollouts': 'carracing_rollouts/demo',
+      'vae': str(vae / 'weights'),
+    },
   )
   _train(
-      '4/5 M: learn to predict the next latent vector',
-      'mdn_rnn',
-      mdn_rnn,
-      data_dir,
-      dataset='carracing_latents/demo',
-      num_steps=mdn_rnn_steps,
-      log_every_steps=max(1, mdn_rnn_steps // 10),
+    '4/5 M: learn to predict the next latent vector',
+    'mdn_rnn',
+    mdn_rnn,
+    data_dir,
+    dataset='carracing_latents/demo',
+    num_steps=mdn_rnn_steps,
+    log_every_steps=max(1, mdn_rnn_steps // 10),
   )
 
   look = [f'--data_dir={data_dir}', f'--output_dir={pictures}']
@@ -126,15 +125,15 @@ def _claim(output_dir: Path, settings: dict[str, int]) -> None:
   path = output_dir / 'demo.json'
   if path.exists() and (found := json.loads(path.read_text())) != settings:
     raise loop.RunError(
-        f'{output_dir} holds a demo with {found}, not with {settings}; choose'
-        ' another --output_dir or delete that folder'
+      f'{output_dir} holds a demo with {found}, not with {settings}; choose'
+      ' another --output_dir or delete that folder'
     )
   output_dir.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(settings) + '\n')
 
 
 def _build(
-    title: str, data_dir: Path, dataset: str, config: dict[str, str | int]
+  title: str, data_dir: Path, dataset: str, config: dict[str, str | int]
 ) -> None:
   _stage(
       title,
@@ -147,7 +146,7 @@ def _build(
 
 
 def _train(
-    title: str, model: str, workdir: Path, data_dir: Path, **config: str | float
+  title: str, model: str, workdir: Path, data_dir: Path, **config: str | float
 ) -> None:
   _stage(
       title,
@@ -182,22 +181,22 @@ def _run(command: list[str]) -> None:
   print(f'$ {shlex.join(command)}', flush=True)
   programs = Path(sys.executable).parent
   environment = {
-      **os.environ,
-      'PATH': f'{programs}{os.pathsep}{os.environ["PATH"]}',
+    **os.environ,
+    'PATH': f'{programs}{os.pathsep}{os.environ["PATH"]}',
   }
   status = subprocess.run(command, cwd=_ROOT, env=environment).returncode
   if status:
     raise loop.RunError(
-        f'the command above failed with exit status {status}; the same demo'
-        ' command goes on from there'
+      f'the command above failed with exit status {status}; the same demo'
+      ' command goes on from there'
     )
 
 
 def _summary(output_dir: Path, seconds: float) -> str:
   """Compares what was learnt with the simplest things that could be said."""
   v, m = (
-      json.loads((output_dir / name / 'metrics.json').read_text())
-      for name in ('vae', 'mdn_rnn')
+    json.loads((output_dir / name / 'metrics.json').read_text())
+    for name in ('vae', 'mdn_rnn')
   )
   return f"""
 On the validation split, after {seconds / 60:.1f} minutes:
@@ -223,11 +222,11 @@ Logs: tensorboard --logdir={output_dir}
 def main(argv: Sequence[str]) -> None:
   del argv
   summary = demo(
-      Path(_OUTPUT_DIR.value),
-      _NUM_EPISODES.value,
-      _MAX_STEPS.value,
-      _VAE_STEPS.value,
-      _MDN_RNN_STEPS.value,
+    Path(_OUTPUT_DIR.value),
+    _NUM_EPISODES.value,
+    _MAX_STEPS.value,
+    _VAE_STEPS.value,
+    _MDN_RNN_STEPS.value,
   )
   print(summary)
 

@@ -7,59 +7,58 @@ itself: it is given the actions that were really taken, but instead of real
 frames its own predictions.
 """
 
-from collections.abc import Sequence
-import functools
-from pathlib import Path
-
 from absl import flags
 from absl import logging
 from carracing_data import errors
 from carracing_rollouts import loader
+from collections.abc import Sequence
+import functools
 import jax
 import jax.numpy as jnp
 from models import mdn_rnn
 from models import vae
 from models import weights
 import numpy as np
+from pathlib import Path
 from tools import pictures
 from trainers import commands
 
 _VAE = flags.DEFINE_string(
-    'vae', 'runs/vae/weights', 'Folder of exported weights.'
+  'vae', 'runs/vae/weights', 'Folder of exported weights.'
 )
 _MDN_RNN = flags.DEFINE_string(
-    'mdn_rnn', 'runs/mdn_rnn/weights', 'Folder of exported weights.'
+  'mdn_rnn', 'runs/mdn_rnn/weights', 'Folder of exported weights.'
 )
 _DATASET = flags.DEFINE_string(
-    'dataset', 'carracing_rollouts', 'Rollouts, dataset/config:version.'
+  'dataset', 'carracing_rollouts', 'Rollouts, dataset/config:version.'
 )
 _EPISODE = flags.DEFINE_integer('episode', 0, 'Which validation episode.')
 _SEEN_STEPS = flags.DEFINE_integer(
-    'seen_steps', 80, 'Steps to watch. The camera zooms in during the first 50.'
+  'seen_steps', 80, 'Steps to watch. The camera zooms in during the first 50.'
 )
 _DREAM_STEPS = flags.DEFINE_integer('dream_steps', 100, 'Steps to dream.')
 _TEMPERATURE = flags.DEFINE_float(
-    'temperature', 1.0, 'Below 1 the dream is more certain than the model.'
+  'temperature', 1.0, 'Below 1 the dream is more certain than the model.'
 )
 _SEED = flags.DEFINE_integer('seed', 0, "Of the dream's draws.")
 _DATA_DIR = flags.DEFINE_string(
-    'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
+  'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
 )
 _OUTPUT_DIR = flags.DEFINE_string('output_dir', 'dream', 'Where to.')
 _COLUMNS = 10
 
 
 def show(
-    vae_folder: str | Path,
-    mdn_rnn_folder: str | Path,
-    dataset: str,
-    episode_id: int,
-    seen_steps: int,
-    dream_steps: int,
-    temperature: float,
-    seed: int,
-    data_dir: str | None,
-    output_dir: Path,
+  vae_folder: str | Path,
+  mdn_rnn_folder: str | Path,
+  dataset: str,
+  episode_id: int,
+  seen_steps: int,
+  dream_steps: int,
+  temperature: float,
+  seed: int,
+  data_dir: str | None,
+  output_dir: Path,
 ) -> list[Path]:
   """Saves reconstructions (PNG) and a dream (PNG and MP4) of an episode.
 
@@ -88,79 +87,81 @@ def show(
   m = weights.load(mdn_rnn_folder, 'mdn_rnn')
   if m.training['vae_sha256'] != v.sha256:
     raise weights.WeightsError(
-        f'{mdn_rnn_folder} was trained on the latents of another VAE than'
-        f' {vae_folder}; rebuild carracing_latents with this one and train'
-        ' again'
+      f'{mdn_rnn_folder} was trained on the latents of another VAE than'
+      f' {vae_folder}; rebuild carracing_latents with this one and train'
+      ' again'
     )
   episodes = loader.episodes(dataset, split='validation', data_dir=data_dir)
   if not 0 <= episode_id < len(episodes):
     raise errors.DatasetError(
-        f'{dataset} has {len(episodes)} validation episodes, numbered from 0;'
-        f' there is no episode {episode_id}'
+      f'{dataset} has {len(episodes)} validation episodes, numbered from 0;'
+      f' there is no episode {episode_id}'
     )
   episode = episodes[episode_id]
   if not 1 <= seen_steps < len(episode) - 1:
     raise errors.DatasetError(
-        f'episode {episode_id} has {len(episode)} steps: too few to watch'
-        f' {seen_steps} and dream on; choose another --episode or --seen_steps'
+      f'episode {episode_id} has {len(episode)} steps: too few to watch'
+      f' {seen_steps} and dream on; choose another --episode or --seen_steps'
     )
   frames = episode.observation[: seen_steps + 1 + dream_steps]
   actions = jnp.asarray(episode.action[: len(frames)])
 
   encode, decode = (
-      jax.jit(functools.partial(v.model.apply, v.variables, method=method))
-      for method in (vae.VAE.encode, vae.VAE.decode)
+    jax.jit(functools.partial(v.model.apply, v.variables, method=method))
+    for method in (vae.VAE.encode, vae.VAE.decode)
   )
   z = encode(frames).mean
   reconstructions = np.asarray(vae.to_uint8(decode(z)))
   seen = jnp.concatenate([z, actions], axis=-1)[None, :seen_steps]
   _, carry = m.model.apply(m.variables, seen, m.model.initial_carry(1))
   dreamt = mdn_rnn.dream(
-      m.model,
-      m.variables,
-      carry,
-      z[None, seen_steps],
-      actions[None, seen_steps:-1],
-      jax.random.key(seed),
-      temperature,
+    m.model,
+    m.variables,
+    carry,
+    z[None, seen_steps],
+    actions[None, seen_steps:-1],
+    jax.random.key(seed),
+    temperature,
   )[0]
-  dream_frames = np.concatenate([
+  dream_frames = np.concatenate(
+    [
       reconstructions[: seen_steps + 1],
       np.asarray(vae.to_uint8(decode(dreamt))),
-  ])
+    ]
+  )
 
   def columns(first: int, last: int) -> np.ndarray:
     return np.linspace(first, last, _COLUMNS).round().astype(int)
 
   files = [
-      output_dir / name
-      for name in ('reconstructions.png', 'dream.png', 'dream.mp4')
+    output_dir / name
+    for name in ('reconstructions.png', 'dream.png', 'dream.mp4')
   ]
   shown = columns(0, len(frames) - 1)
   pictures.save_strip(
-      files[0],
-      {'frame': frames[shown], 'VAE': reconstructions[shown]},
-      [f'step {i}' for i in shown],
-      'Frames and their reconstructions from 32 numbers',
+    files[0],
+    {'frame': frames[shown], 'VAE': reconstructions[shown]},
+    [f'step {i}' for i in shown],
+    'Frames and their reconstructions from 32 numbers',
   )
   shown = columns(seen_steps, len(frames) - 1)
   pictures.save_strip(
-      files[1],
-      {
-          'frame': frames[shown],
-          'VAE': reconstructions[shown],
-          'dream': dream_frames[shown],
-      },
-      [f'+{i - seen_steps}' for i in shown],
-      f'Steps since the last frame that the MDN-RNN saw, step {seen_steps}',
+    files[1],
+    {
+      'frame': frames[shown],
+      'VAE': reconstructions[shown],
+      'dream': dream_frames[shown],
+    },
+    [f'+{i - seen_steps}' for i in shown],
+    f'Steps since the last frame that the MDN-RNN saw, step {seen_steps}',
   )
   pictures.save_video(
-      files[2],
-      {'frame': frames, 'VAE': reconstructions, 'dream': dream_frames},
-      [
-          f'step {i:4d}: ' + ('watching' if i <= seen_steps else 'dreaming')
-          for i in range(len(frames))
-      ],
+    files[2],
+    {'frame': frames, 'VAE': reconstructions, 'dream': dream_frames},
+    [
+      f'step {i:4d}: ' + ('watching' if i <= seen_steps else 'dreaming')
+      for i in range(len(frames))
+    ],
   )
   return files
 
@@ -168,16 +169,16 @@ def show(
 def main(argv: Sequence[str]) -> None:
   del argv
   files = show(
-      vae_folder=_VAE.value,
-      mdn_rnn_folder=_MDN_RNN.value,
-      dataset=_DATASET.value,
-      episode_id=_EPISODE.value,
-      seen_steps=_SEEN_STEPS.value,
-      dream_steps=_DREAM_STEPS.value,
-      temperature=_TEMPERATURE.value,
-      seed=_SEED.value,
-      data_dir=_DATA_DIR.value,
-      output_dir=Path(_OUTPUT_DIR.value),
+    vae_folder=_VAE.value,
+    mdn_rnn_folder=_MDN_RNN.value,
+    dataset=_DATASET.value,
+    episode_id=_EPISODE.value,
+    seen_steps=_SEEN_STEPS.value,
+    dream_steps=_DREAM_STEPS.value,
+    temperature=_TEMPERATURE.value,
+    seed=_SEED.value,
+    data_dir=_DATA_DIR.value,
+    output_dir=Path(_OUTPUT_DIR.value),
   )
   logging.info('Saved %s', ' and '.join(map(str, files)))
 

@@ -1,12 +1,11 @@
 """Rows of frames → pictures and videos."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
 import cv2
 import imageio.v3 as imageio
 from matplotlib import figure
 import numpy as np
+from pathlib import Path
 
 FRAMES_PER_SECOND = 50  # Real time in CarRacing.
 _CELL_INCHES = 1.1
@@ -15,10 +14,10 @@ _CAPTION_PIXELS = 32
 
 
 def save_strip(
-    path: Path,
-    rows: Mapping[str, np.ndarray],
-    titles: Sequence[str],
-    heading: str,
+  path: Path,
+  rows: Mapping[str, np.ndarray],
+  titles: Sequence[str],
+  heading: str,
 ) -> None:
   """Saves rows of frames, one below the other, as a PNG.
 
@@ -30,8 +29,8 @@ def save_strip(
   """
   columns = len(titles)
   picture = figure.Figure(
-      figsize=(_CELL_INCHES * columns + 1, _CELL_INCHES * len(rows) + 0.6),
-      layout='compressed',
+    figsize=(_CELL_INCHES * columns + 1, _CELL_INCHES * len(rows) + 0.6),
+    layout='compressed',
   )
   axes = picture.subplots(len(rows), columns, squeeze=False)
   for row_axes, (name, frames) in zip(axes, rows.items(), strict=True):
@@ -47,7 +46,7 @@ def save_strip(
 
 
 def save_video(
-    path: Path, panels: Mapping[str, np.ndarray], captions: Sequence[str]
+  path: Path, panels: Mapping[str, np.ndarray], captions: Sequence[str]
 ) -> None:
   """Saves panels side by side as an MP4 in real time.
 
@@ -58,14 +57,16 @@ def save_video(
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   imageio.imwrite(
-      path,
-      np.stack([
-          _video_frame({k: v[i] for k, v in panels.items()}, caption)
-          for i, caption in enumerate(captions)
-      ]),
-      plugin='pyav',
-      codec='libx264',
-      fps=FRAMES_PER_SECOND,
+    path,
+    np.stack(
+      [
+        _video_frame({k: v[i] for k, v in panels.items()}, caption)
+        for i, caption in enumerate(captions)
+      ]
+    ),
+    plugin='pyav',
+    codec='libx264',
+    fps=FRAMES_PER_SECOND,
   )
 
 

@@ -7,10 +7,6 @@ them come from driving the recorded actions again, which proves on the way that
 the episode can be reproduced.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
 from absl import flags
 from absl import logging
 from carracing_data import errors
@@ -18,28 +14,32 @@ from carracing_data import prepared
 from carracing_rollouts import environment
 from carracing_rollouts import loader
 from carracing_rollouts import rollout
+from carracing_rollouts import schema
+from collections.abc import Sequence
 import numpy as np
+from pathlib import Path
 from tools import pictures
 from trainers import commands
+from typing import Any
 
 _DATASET = flags.DEFINE_string(
-    'dataset', 'carracing_rollouts', 'dataset/config:version.'
+  'dataset', 'carracing_rollouts', 'dataset/config:version.'
 )
-_SPLIT = flags.DEFINE_enum('split', 'train', rollout.SPLITS, 'Which split.')
+_SPLIT = flags.DEFINE_enum('split', 'train', schema.SPLITS, 'Which split.')
 _EPISODE = flags.DEFINE_integer('episode', 0, 'Number of the episode.')
 _DATA_DIR = flags.DEFINE_string(
-    'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
+  'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
 )
 _OUTPUT_DIR = flags.DEFINE_string('output_dir', 'view', 'Where to.')
 _COLUMNS = 12
 
 
 def view(
-    dataset: str,
-    split: str,
-    episode_id: int,
-    data_dir: str | None,
-    output_dir: Path,
+  dataset: str,
+  split: str,
+  episode_id: int,
+  data_dir: str | None,
+  output_dir: Path,
 ) -> list[Path]:
   """Saves a contact sheet and a video of an episode.
 
@@ -61,8 +61,8 @@ def view(
   episodes = loader.episodes(name, split=split, data_dir=data_dir)
   if not 0 <= episode_id < len(episodes):
     raise errors.DatasetError(
-        f'{name} has {len(episodes)} {split} episodes, numbered from 0; there'
-        f' is no episode {episode_id}'
+      f'{name} has {len(episodes)} {split} episodes, numbered from 0; there'
+      f' is no episode {episode_id}'
     )
   episode = episodes[episode_id]
   panels = {'observation 64x64': episode.observation}
@@ -75,28 +75,28 @@ def view(
   stem = f'{split}-{episode_id}'
   sheet, video = output_dir / f'{stem}.png', output_dir / f'{stem}.mp4'
   pictures.save_strip(
-      sheet,
-      {title: frames[columns] for title, frames in panels.items()},
-      [f'step {i}\nreturn {returns[i]:.1f}' for i in columns],
-      f'{name}, {split} episode {episode_id}',
+    sheet,
+    {title: frames[columns] for title, frames in panels.items()},
+    [f'step {i}\nreturn {returns[i]:.1f}' for i in columns],
+    f'{name}, {split} episode {episode_id}',
   )
   pictures.save_video(
-      video,
-      panels,
-      [
-          f'step {i:4d}  steering {action[0]:+.2f}  gas {action[1]:.2f}  brake'
-          f' {action[2]:.2f}  return {returns[i]:.1f}'
-          for i, action in enumerate(episode.action)
-      ],
+    video,
+    panels,
+    [
+      f'step {i:4d}  steering {action[0]:+.2f}  gas {action[1]:.2f}  brake'
+      f' {action[2]:.2f}  return {returns[i]:.1f}'
+      for i, action in enumerate(episode.action)
+    ],
   )
   return [sheet, video]
 
 
 def _replay(
-    metadata: Mapping[str, Any],
-    split: str,
-    episode_id: int,
-    episode: rollout.Episode,
+  metadata: Any,
+  split: str,
+  episode_id: int,
+  episode: schema.Episode,
 ) -> np.ndarray | None:
   """Drives the recorded actions again.
 
@@ -114,7 +114,7 @@ def _replay(
   simulator = config['simulator']
   track_seed, _ = rollout.episode_seeds(config['seed'], split, episode_id)
   environments = environment.SIMULATORS[simulator](
-      [track_seed], config['max_steps']
+    [track_seed], config['max_steps']
   )
   frames = [environments.reset()]
   for action in episode.action[:-1]:
@@ -124,11 +124,11 @@ def _replay(
   same = (environment.resize(originals) == episode.observation).all((1, 2, 3))
   if not same.all():
     logging.warning(
-        'The simulator shows other frames from step %d on, so its pictures are'
-        ' left out: the episode was recorded with %s, %s is installed.',
-        same.argmin(),
-        metadata['simulator'],
-        environment.version(simulator),
+      'The simulator shows other frames from step %d on, so its pictures are'
+      ' left out: the episode was recorded with %s, %s is installed.',
+      same.argmin(),
+      metadata['simulator'],
+      environment.version(simulator),
     )
     return None
   return originals
@@ -137,11 +137,11 @@ def _replay(
 def main(argv: Sequence[str]) -> None:
   del argv
   files = view(
-      _DATASET.value,
-      _SPLIT.value,
-      _EPISODE.value,
-      _DATA_DIR.value,
-      Path(_OUTPUT_DIR.value),
+    _DATASET.value,
+    _SPLIT.value,
+    _EPISODE.value,
+    _DATA_DIR.value,
+    Path(_OUTPUT_DIR.value),
   )
   logging.info('Saved %s', ' and '.join(map(str, files)))
 

@@ -3,13 +3,10 @@
 The only file that knows Orbax.
 """
 
-from collections.abc import Iterator
-import os
-from pathlib import Path
-from typing import TypeVar
-
 import grain
 from orbax.checkpoint import v1 as ocp
+import os
+from typing import Any, TypeVar
 
 _State = TypeVar('_State')
 
@@ -19,12 +16,12 @@ class Checkpoints:
 
   def __init__(self, folder: str | os.PathLike[str]):
     self._checkpointer = ocp.training.Checkpointer(
-        Path(folder).absolute(),
-        preservation_policy=ocp.training.preservation_policies.LatestN(2),
+      os.path.abspath(folder),
+      preservation_policy=ocp.training.preservation_policies.LatestN(2),
     )
 
   def restore(
-      self, state: _State, iterator: grain.DatasetIterator
+    self, state: _State, iterator: grain.DatasetIterator
   ) -> tuple[_State, int]:
     """Restores the newest checkpoint, if there is one.
 
@@ -41,16 +38,16 @@ class Checkpoints:
     if latest is None:
       return state, 0
     loaded = self._checkpointer.load_checkpointables(
-        latest, {'state': state, 'data': iterator}
+      latest, {'state': state, 'data': iterator}
     )
     return loaded['state'], latest.step
 
   def save(
-      self, step: int, state: _State, iterator: grain.DatasetIterator
+    self, step: int, state: Any, iterator: grain.DatasetIterator
   ) -> None:
     """Starts to save; waits first if an earlier save is still under way."""
     self._checkpointer.save_checkpointables_async(
-        step, {'state': state, 'data': iterator}
+      step, {'state': state, 'data': iterator}
     )
 
   def close(self) -> None:

@@ -1,27 +1,26 @@
 """What the binaries of this project have in common on the command line."""
 
-from collections.abc import Callable, Sequence
-import logging as python_logging
-from pathlib import Path
-import sys
-
 from absl import app
 from absl import flags
 from absl import logging
 from carracing_data import errors
+from collections.abc import Callable, Sequence
+import logging as python_logging
 import ml_collections
 from ml_collections import config_flags
 from models import weights
+from pathlib import Path
+import sys
 from trainers import loop
 
 _EXPECTED = (errors.DatasetError, weights.WeightsError, loop.RunError)
 
 
 def train(
-    train_and_export: Callable[
-        [ml_collections.ConfigDict, Path, str | None], None
-    ],
-    default_config: str,
+  train_and_export: Callable[
+    [ml_collections.ConfigDict, Path, str | None], None
+  ],
+  default_config: str,
 ) -> None:
   """Runs a trainer with the flags that all trainers have.
 
@@ -30,13 +29,13 @@ def train(
     default_config: file of the config if `--config` is not given.
   """
   config = config_flags.DEFINE_config_file(
-      'config', default_config, 'File of the hyperparameters.'
+    'config', default_config, 'File of the hyperparameters.'
   )
   workdir = flags.DEFINE_string(
-      'workdir', None, 'Folder of the run.', required=True
+    'workdir', None, 'Folder of the run.', required=True
   )
   data_dir = flags.DEFINE_string(
-      'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
+    'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
   )
 
   def main(argv: Sequence[str]) -> None:
@@ -72,7 +71,7 @@ def _log_what_users_want() -> None:
   logging.use_absl_handler()
   handler = logging.get_absl_handler()
   handler.setFormatter(
-      python_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
+    python_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
   )
   handler.addFilter(wanted)
 

@@ -5,23 +5,21 @@ logs, and when it is finished the metrics and the exported weights. The same
 command continues an interrupted run.
 """
 
-from collections.abc import Callable, Mapping
-import contextlib
-import json
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-
 from absl import logging
 from clu import metric_writers
 from clu import metrics as clu_metrics
 from clu import parameter_overview
 from clu import periodic_actions
+from collections.abc import Callable, Mapping
+import contextlib
 from flax.training import train_state
 import grain
-import jax
+import json
 import ml_collections
 import numpy as np
+from pathlib import Path
 from trainers import checkpoints
+from typing import Any, NamedTuple, TypeVar
 
 Batch = TypeVar('Batch')
 
@@ -43,15 +41,15 @@ class Evaluation(NamedTuple):
 
 
 def train(
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    state: train_state.TrainState,
-    dataset: grain.IterDataset[Batch],
-    train_step: Callable[
-        [train_state.TrainState, Batch],
-        tuple[train_state.TrainState, clu_metrics.Collection],
-    ],
-    evaluate: Callable[[Any], Evaluation],
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  state: train_state.TrainState,
+  dataset: grain.IterDataset[Batch],
+  train_step: Callable[
+    [train_state.TrainState, Batch],
+    tuple[train_state.TrainState, clu_metrics.Collection],
+  ],
+  evaluate: Callable[[Any], Evaluation],
 ) -> tuple[train_state.TrainState, Mapping[str, float]]:
   """Trains until `config.num_steps`, from the newest checkpoint if any.
 
@@ -77,15 +75,15 @@ def train(
   saved = checkpoints.Checkpoints(workdir / 'checkpoints')
   writer = metric_writers.create_default_writer(str(workdir))
   with (
-      contextlib.closing(iterator),
-      contextlib.closing(saved),
-      metric_writers.ensure_flushes(writer),
+    contextlib.closing(iterator),
+    contextlib.closing(saved),
+    metric_writers.ensure_flushes(writer),
   ):
     state, first_step = saved.restore(state, iterator)
     if first_step:
       logging.info('Continuing from step %d.', first_step)
     progress = periodic_actions.ReportProgress(
-        num_train_steps=config.num_steps, writer=writer, every_secs=10
+      num_train_steps=config.num_steps, writer=writer, every_secs=10
     )
     collected = None
     for step in range(first_step + 1, config.num_steps + 1):
@@ -116,21 +114,21 @@ def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
     found = json.loads(path.read_text())
     # A run may be prolonged; anything else would make it another run.
     differences = [
-        f'{key} is {found.get(key)!r} there and {wanted.get(key)!r} here'
-        for key in sorted(found.keys() | wanted.keys())
-        if key != 'num_steps' and found.get(key) != wanted.get(key)
+      f'{key} is {found.get(key)!r} there and {wanted.get(key)!r} here'
+      for key in sorted(found.keys() | wanted.keys())
+      if key != 'num_steps' and found.get(key) != wanted.get(key)
     ]
     if differences:
       raise RunError(
-          f'{workdir} holds a run with another config ({"; ".join(differences)}'
-          '); choose another --workdir or delete that folder'
+        f'{workdir} holds a run with another config ({"; ".join(differences)}'
+        '); choose another --workdir or delete that folder'
       )
   workdir.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(wanted, indent=2) + '\n')
 
 
 def _write(
-    writer: metric_writers.MetricWriter, step: int, evaluation: Evaluation
+  writer: metric_writers.MetricWriter, step: int, evaluation: Evaluation
 ) -> None:
   writer.write_scalars(step, _prefixed('validation', evaluation.scalars))
   if evaluation.images:

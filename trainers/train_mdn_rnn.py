@@ -1,40 +1,39 @@
 """Trains M: `carracing_latents` → weights of an MDN-RNN.
 
-  python -m trainers.train_mdn_rnn --config=trainers/configs/mdn_rnn.py \
+python -m trainers.train_mdn_rnn --config=trainers/configs/mdn_rnn.py \
       --workdir=runs/mdn_rnn
 """
-
-from collections.abc import Mapping, Sequence
-import functools
-import math
-from pathlib import Path
-from typing import Any
 
 from carracing_data import prepared
 from carracing_latents import loader
 from clu import metrics
-import flax
+from collections.abc import Mapping, Sequence
+from flax import struct
 from flax.training import train_state
+import functools
 import jax
 import jax.numpy as jnp
+import math
 import ml_collections
 from models import mdn_rnn
 from models import weights
 import numpy as np
 import optax
+from pathlib import Path
 from trainers import commands
 from trainers import loop
+from typing import Any
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Metrics(metrics.Collection):
   """Means over transitions, in nats per latent dimension."""
 
-  nll: metrics.Average.from_output('nll')
+  nll: metrics.Average.from_output('nll')  # pyright: ignore
 
 
 def train_and_export(
-    config: ml_collections.ConfigDict, workdir: Path, data_dir: str | None
+  config: ml_collections.ConfigDict, workdir: Path, data_dir: str | None
 ) -> None:
   """Trains an MDN-RNN and exports its weights to `workdir/weights`.
 
@@ -50,23 +49,23 @@ def train_and_export(
   latents = prepared.find(config.dataset, data_dir)
   name = prepared.full_name(latents)
   windows = functools.partial(
-      loader.windows,
-      name,
-      batch_size=config.batch_size,
-      window_steps=config.window_steps,
-      seed=config.seed,
-      data_dir=data_dir,
+    loader.windows,
+    name,
+    batch_size=config.batch_size,
+    window_steps=config.window_steps,
+    seed=config.seed,
+    data_dir=data_dir,
   )
   validation_episodes = list(
-      loader.episodes(name, split='validation', data_dir=data_dir)
+    loader.episodes(name, split='validation', data_dir=data_dir)
   )
   references = _references(validation_episodes)
   validation = list(windows(split='validation', num_epochs=1))
   model_config = {
-      'latent_size': validation[0].targets.shape[-1],
-      'hidden_size': config.hidden_size,
-      'num_mixtures': config.num_mixtures,
-      'per_dimension': config.per_dimension,
+    'latent_size': validation[0].targets.shape[-1],
+    'hidden_size': config.hidden_size,
+    'num_mixtures': config.num_mixtures,
+    'per_dimension': config.per_dimension,
   }
   model = mdn_rnn.MDNRNN(**model_config)
 
@@ -74,15 +73,15 @@ def train_and_export(
   def init() -> train_state.TrainState:
     inputs = jnp.zeros_like(validation[0].inputs[:1])
     variables = model.init(
-        jax.random.key(config.seed), inputs, model.initial_carry(1)
+      jax.random.key(config.seed), inputs, model.initial_carry(1)
     )
     return train_state.TrainState.create(
-        apply_fn=model.apply,
-        params=variables['params'],
-        tx=optax.chain(
-            optax.clip_by_global_norm(config.max_gradient_norm),
-            optax.adam(config.learning_rate),
-        ),
+      apply_fn=model.apply,
+      params=variables['params'],
+      tx=optax.chain(
+        optax.clip_by_global_norm(config.max_gradient_norm),
+        optax.adam(config.learning_rate),
+      ),
     )
 
   def nll_of(params, batch: loader.Windows) -> jax.Array:
@@ -92,7 +91,7 @@ def train_and_export(
 
   def metrics_of(nll: jax.Array, batch: loader.Windows) -> Metrics:
     return Metrics.single_from_model_output(
-        nll=nll.ravel(), mask=batch.mask.ravel()
+      nll=nll.ravel(), mask=batch.mask.ravel()
     )
 
   @functools.partial(jax.jit, donate_argnums=0)
@@ -110,24 +109,24 @@ def train_and_export(
 
   def evaluate(params) -> loop.Evaluation:
     collected = functools.reduce(
-        Metrics.merge, (eval_step(params, batch) for batch in validation)
+      Metrics.merge, (eval_step(params, batch) for batch in validation)
     )
     return loop.Evaluation({**collected.compute(), **references}, images={})
 
   state, scalars = loop.train(
-      config, workdir, init(), windows(split='train'), train_step, evaluate
+    config, workdir, init(), windows(split='train'), train_step, evaluate
   )
   weights.save(
-      workdir / 'weights',
-      'mdn_rnn',
-      model_config,
-      state.params,
-      {
-          'dataset': name,
-          'vae_sha256': latents.info.metadata['config']['vae_sha256'],
-          'step': int(state.step),
-          'validation': scalars,
-      },
+    workdir / 'weights',
+    'mdn_rnn',
+    model_config,
+    state.params,
+    {
+      'dataset': name,
+      'vae_sha256': latents.info.metadata['config']['vae_sha256'],
+      'step': int(state.step),
+      'validation': scalars,
+    },
   )
 
 
@@ -147,19 +146,21 @@ def _references(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
   """
   target_logvar = np.concatenate([e['logvar'][1:] for e in episodes])
   # The expectation over the samples of both steps.
-  squared_change = np.concatenate([
+  squared_change = np.concatenate(
+    [
       np.diff(e['mean'], axis=0) ** 2
       + np.exp(e['logvar'][1:])
       + np.exp(e['logvar'][:-1])
       for e in episodes
-  ])
+    ]
+  )
   entropy_of_unit_gaussian = 0.5 * math.log(2 * math.pi * math.e)
   log_variance = np.log(squared_change.mean(axis=0))
   return {
-      'nll_floor': entropy_of_unit_gaussian + 0.5 * float(target_logvar.mean()),
-      'nll_no_change': (
-          entropy_of_unit_gaussian + 0.5 * float(log_variance.mean())
-      ),
+    'nll_floor': entropy_of_unit_gaussian + 0.5 * float(target_logvar.mean()),
+    'nll_no_change': (
+      entropy_of_unit_gaussian + 0.5 * float(log_variance.mean())
+    ),
   }
 
 

@@ -1,17 +1,15 @@
 """Trains V: `carracing_rollouts` → weights of a VAE.
 
-  python -m trainers.train_vae --config=trainers/configs/vae.py --workdir=runs/vae
+python -m trainers.train_vae --config=trainers/configs/vae.py --workdir=runs/vae
 """
-
-import functools
-import itertools
-from pathlib import Path
 
 from carracing_data import prepared
 from carracing_rollouts import loader
 from clu import metrics
-import flax
+from flax import struct
 from flax.training import train_state
+import functools
+import itertools
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -19,23 +17,24 @@ from models import vae
 from models import weights
 import numpy as np
 import optax
+from pathlib import Path
 from trainers import commands
 from trainers import loop
 
 _IMAGES = 8  # Reconstructions to show.
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class Metrics(metrics.Collection):
   """Means over frames; see `vae.Loss` for the units."""
 
-  loss: metrics.Average.from_output('total')
-  reconstruction: metrics.Average.from_output('reconstruction')
-  kl: metrics.Average.from_output('kl')
+  loss: metrics.Average.from_output('total')  # pyright: ignore
+  reconstruction: metrics.Average.from_output('reconstruction')  # pyright: ignore
+  kl: metrics.Average.from_output('kl')  # pyright: ignore
 
 
 def train_and_export(
-    config: ml_collections.ConfigDict, workdir: Path, data_dir: str | None
+  config: ml_collections.ConfigDict, workdir: Path, data_dir: str | None
 ) -> None:
   """Trains a VAE and exports its weights to `workdir/weights`.
 
@@ -50,11 +49,11 @@ def train_and_export(
   """
   rollouts = prepared.find(config.dataset, data_dir)
   frames = functools.partial(
-      loader.frames,
-      prepared.full_name(rollouts),
-      batch_size=config.batch_size,
-      seed=config.seed,
-      data_dir=data_dir,
+    loader.frames,
+    prepared.full_name(rollouts),
+    batch_size=config.batch_size,
+    seed=config.seed,
+    data_dir=data_dir,
   )
   model = vae.VAE(latent_size=config.latent_size)
   root_key = jax.random.key(config.seed)
@@ -64,14 +63,14 @@ def train_and_export(
     observation = jnp.zeros((1, 64, 64, 3), jnp.uint8)
     variables = model.init(root_key, observation, root_key)
     return train_state.TrainState.create(
-        apply_fn=model.apply,
-        params=variables['params'],
-        tx=optax.adam(config.learning_rate),
+      apply_fn=model.apply,
+      params=variables['params'],
+      tx=optax.adam(config.learning_rate),
     )
 
   def loss_of(params, observation: jax.Array, key: jax.Array) -> vae.Loss:
     reconstruction, posterior = model.apply(
-        {'params': params}, observation, key
+      {'params': params}, observation, key
     )
     return vae.loss(reconstruction, posterior, observation, config.free_nats)
 
@@ -84,14 +83,14 @@ def train_and_export(
 
     gradients, losses = jax.grad(mean_loss, has_aux=True)(state.params)
     return (
-        state.apply_gradients(grads=gradients),
-        Metrics.single_from_model_output(**losses._asdict()),
+      state.apply_gradients(grads=gradients),
+      Metrics.single_from_model_output(**losses._asdict()),
     )
 
   @jax.jit
   def eval_step(params, observation):
     return Metrics.single_from_model_output(
-        **loss_of(params, observation, root_key)._asdict()
+      **loss_of(params, observation, root_key)._asdict()
     )
 
   @jax.jit
@@ -102,37 +101,37 @@ def train_and_export(
     return vae.to_uint8(decoded)
 
   validation = list(
-      itertools.islice(
-          frames(split='validation', num_epochs=1), config.eval_batches
-      )
+    itertools.islice(
+      frames(split='validation', num_epochs=1), config.eval_batches
+    )
   )
   baseline = _mean_frame_error(np.concatenate(validation))
 
   def evaluate(params) -> loop.Evaluation:
     collected = functools.reduce(
-        Metrics.merge, (eval_step(params, batch) for batch in validation)
+      Metrics.merge, (eval_step(params, batch) for batch in validation)
     )
     shown = validation[0][:_IMAGES]
     pairs = np.stack([shown, reconstruct(params, shown)])  # [2, N, 64, 64, 3]
     grid = np.concatenate(np.concatenate(pairs, axis=1), axis=1)
     return loop.Evaluation(
-        scalars={**collected.compute(), 'mean_frame_baseline': baseline},
-        images={'frames_above_reconstructions': grid[None]},
+      scalars={**collected.compute(), 'mean_frame_baseline': baseline},
+      images={'frames_above_reconstructions': grid[None]},
     )
 
   state, scalars = loop.train(
-      config, workdir, init(), frames(split='train'), train_step, evaluate
+    config, workdir, init(), frames(split='train'), train_step, evaluate
   )
   weights.save(
-      workdir / 'weights',
-      'vae',
-      {'latent_size': config.latent_size},
-      state.params,
-      {
-          'dataset': prepared.full_name(rollouts),
-          'step': int(state.step),
-          'validation': scalars,
-      },
+    workdir / 'weights',
+    'vae',
+    {'latent_size': config.latent_size},
+    state.params,
+    {
+      'dataset': prepared.full_name(rollouts),
+      'step': int(state.step),
+      'validation': scalars,
+    },
   )
 
 

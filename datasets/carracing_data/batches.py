@@ -8,26 +8,25 @@ from one group after the other.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
 import grain
 import numpy as np
+from typing import Any
 
 # Cuts records into examples: a tree of arrays [N, ...]; draws from the rng.
 Cut = Callable[[Sequence[Any], np.random.Generator], Any]
 
 
 def shuffled(
-    source: Sequence[Any],
-    cut: Cut,
-    *,
-    batch_size: int,
-    group_size: int,
-    seed: int,
-    num_epochs: int | None,
-    shard_index: int,
-    shard_count: int,
-    num_threads: int,
+  source: grain.sources.RandomAccessDataSource,
+  cut: Cut,
+  *,
+  batch_size: int,
+  group_size: int,
+  seed: int,
+  num_epochs: int | None,
+  shard_index: int,
+  shard_count: int,
+  num_threads: int,
 ) -> grain.IterDataset:
   """Returns batches in which each example comes exactly once an epoch.
 
@@ -57,9 +56,9 @@ def shuffled(
   dataset = grain.MapDataset.range(shard_index, len(source), shard_count)
   dataset = dataset.seed(seed).shuffle().batch(group_size).repeat(num_epochs)
   dataset = dataset.random_map(read).to_iter_dataset(
-      grain.ReadOptions(
-          num_threads=num_threads, prefetch_buffer_size=2 * num_threads
-      )
+    grain.ReadOptions(
+      num_threads=num_threads, prefetch_buffer_size=2 * num_threads
+    )
   )
   return grain.experimental.RebatchIterDataset(dataset, batch_size)
 
@@ -67,7 +66,7 @@ def shuffled(
 class _ReadGroup(grain.transforms.RandomMap):
   """Reads the records of a group and cuts and shuffles them."""
 
-  def __init__(self, source: Sequence[Any], cut: Cut):
+  def __init__(self, source: grain.sources.RandomAccessDataSource, cut: Cut):
     self._source = source
     self._cut = cut
 

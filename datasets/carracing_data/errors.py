@@ -20,9 +20,9 @@ def show_without_traceback(error_class: type[Exception]) -> None:
   previous = sys.excepthook
 
   def hook(
-      kind: type[BaseException],
-      error: BaseException,
-      traceback: TracebackType | None,
+    kind: type[BaseException],
+    error: BaseException,
+    traceback: TracebackType | None,
   ) -> None:
     if isinstance(error, error_class):
       print(f'Error: {error}', file=sys.stderr)

@@ -4,20 +4,21 @@ Whoever has the data directory can read it: neither TensorFlow nor the code that
 built the dataset is imported.
 """
 
+from carracing_data import errors
 from collections.abc import Sequence
+from etils import epath
 import os
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import constants
+from tensorflow_datasets.core import read_only_builder
 from typing import Any
 
-from carracing_data import errors
-from etils import epath
-import tensorflow_datasets as tfds
 
-
-class Records(Sequence[dict[str, Any]]):
+class Records(Sequence[Any]):
   """The records of a split; decodes only the features that are wanted."""
 
   def __init__(
-      self, serialized: Sequence[bytes], features: tfds.features.FeaturesDict
+    self, serialized: Sequence[bytes], features: tfds.features.FeaturesDict
   ):
     self._serialized = serialized
     self._features = features
@@ -25,14 +26,14 @@ class Records(Sequence[dict[str, Any]]):
   def __len__(self) -> int:
     return len(self._serialized)
 
-  def __getitem__(self, index: int) -> dict[str, Any]:
+  def __getitem__(self, index: int) -> Any:  # pyright: ignore
     if not 0 <= index < len(self):
       raise IndexError(index)
     return self._features.deserialize_example_np(self._serialized[index])
 
 
 def find(
-    name: str, data_dir: epath.PathLike | None = None
+  name: str, data_dir: epath.PathLike | None = None
 ) -> tfds.core.DatasetBuilder:
   """Opens a prepared dataset.
 
@@ -50,30 +51,30 @@ def find(
   """
   data_dir = epath.Path(data_dir or default_data_dir()).expanduser()
   try:
-    return tfds.core.read_only_builder.builder_from_files(
-        name, data_dir=os.fspath(data_dir)
+    return read_only_builder.builder_from_files(
+      name, data_dir=os.fspath(data_dir)
     )
   except tfds.core.DatasetNotFoundError:
     dataset, _, config = name.partition(':')[0].partition('/')
     folder = data_dir / dataset
     others = sorted(
-        p.parent.relative_to(data_dir).as_posix()
-        for p in folder.glob('*/*/dataset_info.json')
+      p.parent.relative_to(data_dir).as_posix()
+      for p in folder.glob('*/*/dataset_info.json')
     )
     command = f'cd datasets && tfds build {dataset} --data_dir={data_dir}'
     if config not in ('', 'default'):
       command += f''' --config '{{"name": "{config}", ...}}\''''
     raise errors.DatasetError(
-        f'there is no prepared dataset {name!r} in {data_dir}'
-        + (f' (there are {", ".join(others)})' if others else '')
-        + f'. Build it with: {command}'
+      f'there is no prepared dataset {name!r} in {data_dir}'
+      + (f' (there are {", ".join(others)})' if others else '')
+      + f'. Build it with: {command}'
     ) from None
 
 
 def records(
-    builder: tfds.core.DatasetBuilder,
-    split: str,
-    features: Sequence[str] | None = None,
+  builder: tfds.core.DatasetBuilder,
+  split: str,
+  features: Sequence[str] | None = None,
 ) -> Records:
   """Returns the decoded records of a split, for random access.
 
@@ -87,23 +88,28 @@ def records(
   """
   if split not in builder.info.splits:
     raise errors.DatasetError(
-        f'{full_name(builder)} has no split {split!r}, only'
-        f' {", ".join(builder.info.splits)}'
+      f'{full_name(builder)} has no split {split!r}, only'
+      f' {", ".join(builder.info.splits)}'
     )
+  available = builder.info.features
+  assert isinstance(available, tfds.features.FeaturesDict)
   return Records(
-      builder.as_data_source(
-          split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
-      ),
-      tfds.features.FeaturesDict({
-          name: feature
-          for name, feature in builder.info.features.items()
-          if features is None or name in features
-      }),
+    builder.as_data_source(
+      split=split,  # pyright: ignore[reportCallIssue]
+      deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+    ),
+    tfds.features.FeaturesDict(
+      {
+        name: feature
+        for name, feature in available.items()
+        if features is None or name in features
+      }
+    ),
   )
 
 
 def default_data_dir() -> str:
-  return tfds.core.constants.get_default_data_dir()
+  return constants.get_default_data_dir()
 
 
 def full_name(builder: tfds.core.DatasetBuilder) -> str:

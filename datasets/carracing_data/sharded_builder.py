@@ -5,6 +5,8 @@ number of workers nor the order in which they finish can change the data.
 """
 
 import abc
+from array_record.python import array_record_module  # pyright: ignore
+from carracing_data import errors
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import contextlib
@@ -14,15 +16,12 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
-import types
-from typing import Any, NamedTuple
-
-from array_record.python import array_record_module
-from carracing_data import errors
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core.utils import tqdm_utils
+import threading
+import types
+from typing import Any, NamedTuple
 
 # Writes the records of one shard with the function it is given, in order, and
 # returns what the dataset's metadata needs to know of them.
@@ -40,8 +39,8 @@ class Config(tfds.core.BuilderConfig):
     if unknown := sorted(set(kwargs) - known):
       keys = ['name', *sorted(known - _inherited())]
       raise errors.DatasetError(
-          f'unknown config key {", ".join(map(repr, unknown))}; the keys are'
-          f' {", ".join(keys)}'
+        f'unknown config key {", ".join(map(repr, unknown))}; the keys are'
+        f' {", ".join(keys)}'
       )
     return super().__new__(cls)
 
@@ -59,14 +58,15 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   def __init__(self, *, file_format: str | None = None, **kwargs: Any):
     if file_format not in (None, tfds.core.FileFormat.ARRAY_RECORD.value):
       raise errors.DatasetError(
-          f'{self.name} is written in array_record only, not in {file_format}'
+        f'{self.name} is written in array_record only, not in {file_format}'
       )
     super().__init__(
-        file_format=tfds.core.FileFormat.ARRAY_RECORD.value, **kwargs
+      file_format=tfds.core.FileFormat.ARRAY_RECORD.value, **kwargs
     )
 
   def _identity(self) -> Mapping[str, Any]:
     """Returns everything that shapes the data, for the metadata."""
+    assert self.builder_config is not None
     config = dataclasses.asdict(self.builder_config)
     return {k: v for k, v in config.items() if k not in _inherited()}
 
@@ -76,7 +76,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   @abc.abstractmethod
   def _metadata(
-      self, summaries: Mapping[str, Sequence[Mapping[str, Any]]]
+    self, summaries: Mapping[str, Sequence[Mapping[str, Any]]]
   ) -> Mapping[str, Any]:
     """Turns what the shards of every split returned into metadata."""
 
@@ -86,7 +86,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
-  def download_and_prepare(self, **kwargs: Any) -> None:
+  def download_and_prepare(self, **kwargs: Any) -> None:  # pyright: ignore
     """Writes the dataset, or keeps it if the same one is prepared already.
 
     Args:
@@ -100,15 +100,15 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       prepared, wanted = self.info.metadata.get('config'), self._identity()
       if prepared != wanted:
         raise errors.DatasetError(
-            f'{self.data_dir} was built with {prepared}, not with {wanted};'
-            ' choose another name, or build it again with --overwrite'
+          f'{self.data_dir} was built with {prepared}, not with {wanted};'
+          ' choose another name, or build it again with --overwrite'
         )
     super().download_and_prepare(**kwargs)
 
   def _download_and_prepare(
-      self,
-      dl_manager: tfds.download.DownloadManager,
-      download_config: tfds.download.DownloadConfig | None = None,
+    self,
+    dl_manager: tfds.download.DownloadManager,
+    download_config: tfds.download.DownloadConfig | None = None,
   ) -> None:
     del dl_manager, download_config
     jobs, templates = {}, {}
@@ -116,10 +116,10 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       templates[split] = self._get_filename_template(split)
       for index, shard in enumerate(shards):
         path = templates[split].sharded_filepath(
-            shard_index=index, num_shards=len(shards)
+          shard_index=index, num_shards=len(shards)
         )
         jobs[split, index] = functools.partial(
-            _write_shard, shard, os.fspath(path), self.info.features
+          _write_shard, shard, os.fspath(path), self.info.features
         )
     results = {}
     progress = tqdm_utils.tqdm(total=len(jobs), unit=' shards', desc=self.name)
@@ -129,26 +129,30 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         progress.update()
 
     by_split = {
-        split: [results[s, i] for s, i in sorted(results) if s == split]
-        for split in templates
+      split: [results[s, i] for s, i in sorted(results) if s == split]
+      for split in templates
     }
     self.info.set_splits(
-        tfds.core.SplitDict([
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=[shard.num_examples for shard in shards],
-                num_bytes=sum(shard.num_bytes for shard in shards),
-                filename_template=templates[split],
-            )
-            for split, shards in by_split.items()
-        ])
+      tfds.core.SplitDict(
+        [
+          tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[shard.num_examples for shard in shards],
+            num_bytes=sum(shard.num_bytes for shard in shards),
+            filename_template=templates[split],
+          )
+          for split, shards in by_split.items()
+        ]
+      )
     )
     self.info.metadata.update(
-        config=self._identity(),
-        **self._metadata({
-            split: [shard.summary for shard in shards]
-            for split, shards in by_split.items()
-        }),
+      config=self._identity(),
+      **self._metadata(
+        {
+          split: [shard.summary for shard in shards]
+          for split, shards in by_split.items()
+        }
+      ),
     )
 
 
@@ -158,9 +162,7 @@ class _WrittenShard(NamedTuple):
   summary: Mapping[str, Any]
 
 
-def _write_shard(
-    shard: Shard, path: str, features: tfds.features.FeaturesDict
-) -> _WrittenShard:
+def _write_shard(shard: Shard, path: str, features: Any) -> _WrittenShard:
   """Writes one file; a pure function that any process can run."""
   serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
   # A group is what one read decompresses; records are large and read singly.
@@ -182,7 +184,7 @@ def _write_shard(
 
 
 def _run(
-    jobs: Mapping[Any, Callable[[], _WrittenShard]], num_workers: int
+  jobs: Mapping[Any, Callable[[], _WrittenShard]], num_workers: int
 ) -> Iterator[tuple[Any, _WrittenShard]]:
   """Runs jobs on several processes; yields results as they come."""
   if num_workers == 1:
@@ -190,9 +192,9 @@ def _run(
       yield key, job()
     return
   executor = concurrent.futures.ProcessPoolExecutor(
-      min(num_workers, len(jobs)),
-      mp_context=multiprocessing.get_context('spawn'),
-      initializer=_die_with_parent,
+    min(num_workers, len(jobs)),
+    mp_context=multiprocessing.get_context('spawn'),
+    initializer=_die_with_parent,
   )
   try:
     with _bare_main():

@@ -6,15 +6,14 @@
 Needs the data directory only: neither TensorFlow, nor the builder.
 """
 
-from collections.abc import Mapping, Sequence
-import functools
-from typing import Any, NamedTuple
-
 from carracing_data import batches
 from carracing_data import prepared
+from collections.abc import Mapping, Sequence
 from etils import epath
+import functools
 import grain
 import numpy as np
+from typing import Any, NamedTuple
 
 _GROUP_SIZE = 50  # Episodes whose windows are shuffled together: 13 MB.
 
@@ -34,18 +33,18 @@ class Windows(NamedTuple):
 
 
 def windows(
-    name: str = 'carracing_latents',
-    *,
-    split: str = 'train',
-    batch_size: int,
-    window_steps: int,
-    sample: bool = True,
-    seed: int = 0,
-    num_epochs: int | None = None,
-    data_dir: epath.PathLike | None = None,
-    shard_index: int = 0,
-    shard_count: int = 1,
-    num_threads: int = 2,
+  name: str = 'carracing_latents',
+  *,
+  split: str = 'train',
+  batch_size: int,
+  window_steps: int,
+  sample: bool = True,
+  seed: int = 0,
+  num_epochs: int | None = None,
+  data_dir: epath.PathLike | None = None,
+  shard_index: int = 0,
+  shard_count: int = 1,
+  num_threads: int = 2,
 ) -> grain.IterDataset:
   """Returns shuffled windows, every transition exactly once an epoch.
 
@@ -75,26 +74,26 @@ def windows(
     errors.DatasetError: the dataset or the split is missing.
   """
   return batches.shuffled(
-      prepared.records(
-          prepared.find(name, data_dir), split, ['mean', 'logvar', 'action']
-      ),
-      functools.partial(_cut, window_steps=window_steps, sample=sample),
-      batch_size=batch_size,
-      group_size=_GROUP_SIZE,
-      seed=seed,
-      num_epochs=num_epochs,
-      shard_index=shard_index,
-      shard_count=shard_count,
-      num_threads=num_threads,
+    prepared.records(
+      prepared.find(name, data_dir), split, ['mean', 'logvar', 'action']
+    ),
+    functools.partial(_cut, window_steps=window_steps, sample=sample),
+    batch_size=batch_size,
+    group_size=_GROUP_SIZE,
+    seed=seed,
+    num_epochs=num_epochs,
+    shard_index=shard_index,
+    shard_count=shard_count,
+    num_threads=num_threads,
   )
 
 
 def episodes(
-    name: str = 'carracing_latents',
-    *,
-    split: str = 'train',
-    data_dir: epath.PathLike | None = None,
-) -> Sequence[Mapping[str, Any]]:
+  name: str = 'carracing_latents',
+  *,
+  split: str = 'train',
+  data_dir: epath.PathLike | None = None,
+) -> prepared.Records:
   """Returns the episodes of a split, in order, each read when it is asked for.
 
   Args:
@@ -112,11 +111,11 @@ def episodes(
 
 
 def _cut(
-    records: Sequence[Mapping[str, Any]],
-    rng: np.random.Generator,
-    *,
-    window_steps: int,
-    sample: bool,
+  records: Sequence[Mapping[str, Any]],
+  rng: np.random.Generator,
+  *,
+  window_steps: int,
+  sample: bool,
 ) -> Windows:
   """Cuts episodes into windows and shuffles them."""
   pieces = []
@@ -134,13 +133,15 @@ def _cut(
     for start, stop in zip([0, *cuts], [*cuts, transitions]):
       pieces.append((inputs[start:stop], z[start + 1 : stop + 1]))
 
+  shape = len(pieces), window_steps
+  first_inputs, first_targets = pieces[0]
   cut = Windows(
-      inputs=np.zeros((len(pieces), window_steps, inputs.shape[-1]), np.float32),
-      targets=np.zeros((len(pieces), window_steps, z.shape[-1]), np.float32),
-      mask=np.zeros((len(pieces), window_steps), bool),
+    inputs=np.zeros((*shape, first_inputs.shape[-1]), np.float32),
+    targets=np.zeros((*shape, first_targets.shape[-1]), np.float32),
+    mask=np.zeros(shape, bool),
   )
   for index, (piece_inputs, piece_targets) in zip(
-      rng.permutation(len(pieces)), pieces
+    rng.permutation(len(pieces)), pieces
   ):
     cut.inputs[index, : len(piece_inputs)] = piece_inputs
     cut.targets[index, : len(piece_inputs)] = piece_targets

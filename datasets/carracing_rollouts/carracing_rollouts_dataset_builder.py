@@ -1,18 +1,17 @@
 """The `carracing_rollouts` dataset: `tfds build carracing_rollouts`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-import dataclasses
-import functools
-from typing import Any
-
 from carracing_data import errors
 from carracing_data import sharded_builder
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
-from carracing_rollouts import segments
+from carracing_rollouts import schema
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+import functools
 import numpy as np
 import tensorflow_datasets as tfds
+from typing import Any
 
 _MAX_SHARDS = 256  # Small datasets get one shard an episode: finest progress.
 
@@ -41,22 +40,24 @@ class RolloutsConfig(sharded_builder.Config):
       value = getattr(self, key)
       if type(value) is not int or value < least:
         raise errors.DatasetError(
-            f'{key} must be an integer of at least {least}, not {value!r}'
+          f'{key} must be an integer of at least {least}, not {value!r}'
         )
     for key, choices in (
-        ('policy', sorted(policies.POLICIES)),
-        ('simulator', sorted(environment.SIMULATORS)),
+      ('policy', sorted(policies.POLICIES)),
+      ('simulator', sorted(environment.SIMULATORS)),
     ):
       if getattr(self, key) not in choices:
         raise errors.DatasetError(
-            f'{key} must be one of {", ".join(choices)}, not'
-            f' {getattr(self, key)!r}'
+          f'{key} must be one of {", ".join(choices)}, not'
+          f' {getattr(self, key)!r}'
         )
 
   def split_sizes(self) -> dict[str, int]:
     """Returns how many episodes each split has."""
     validation = max(1, self.num_episodes // 10)
-    return dict(zip(rollout.SPLITS, (self.num_episodes - validation, validation)))
+    return dict(
+      zip(schema.SPLITS, (self.num_episodes - validation, validation))
+    )
 
 
 class Builder(sharded_builder.ShardedBuilder):
@@ -65,84 +66,90 @@ class Builder(sharded_builder.ShardedBuilder):
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'Initial release.'}
   BUILDER_CONFIGS = [
-      RolloutsConfig(
-          name='default', description='30 episodes of the random policy.'
-      )
+    RolloutsConfig(
+      name='default', description='30 episodes of the random policy.'
+    )
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:
-    steps = segments.STEPS
-    observation = (environment.OBSERVATION_SIZE, environment.OBSERVATION_SIZE, 3)
+    steps = schema.SEGMENT_STEPS
+    observation = (
+      environment.OBSERVATION_SIZE,
+      environment.OBSERVATION_SIZE,
+      3,
+    )
 
     def tensor(dtype: type, *shape: int) -> tfds.features.Tensor:
       return tfds.features.Tensor(
-          shape=(steps, *shape), dtype=dtype, encoding='bytes'
+        shape=(steps, *shape), dtype=dtype, encoding='bytes'
       )
 
     return self.dataset_info_from_configs(
-        features=tfds.features.FeaturesDict({
-            'episode_id': np.int64,
-            'first_step': np.int32,
-            'length': np.int32,
-            'observation': tensor(np.uint8, *observation),
-            'action': tensor(np.float32, 3),
-            'reward': tensor(np.float32),
-            'discount': tensor(np.float32),
-            'is_first': tensor(np.bool_),
-            'is_last': tensor(np.bool_),
-            'is_terminal': tensor(np.bool_),
-        }),
-        homepage='https://gymnasium.farama.org/environments/box2d/car_racing/',
-        disable_shuffling=True,  # Segments of an episode stay together.
-        metadata=tfds.core.MetadataDict(),
+      features=tfds.features.FeaturesDict(
+        {
+          'episode_id': np.int64,
+          'first_step': np.int32,
+          'length': np.int32,
+          'observation': tensor(np.uint8, *observation),
+          'action': tensor(np.float32, 3),
+          'reward': tensor(np.float32),
+          'discount': tensor(np.float32),
+          'is_first': tensor(np.bool_),
+          'is_last': tensor(np.bool_),
+          'is_terminal': tensor(np.bool_),
+        }
+      ),
+      homepage='https://gymnasium.farama.org/environments/box2d/car_racing/',
+      disable_shuffling=True,  # Segments of an episode stay together.
+      metadata=tfds.core.MetadataDict(),
     )
 
   def _shards(self) -> Mapping[str, Sequence[sharded_builder.Shard]]:
     config = self.builder_config
     generate = functools.partial(
-        rollout.generate,
-        seed=config.seed,
-        policy=config.policy,
-        simulator=config.simulator,
-        max_steps=config.max_steps,
+      rollout.generate,
+      seed=config.seed,
+      policy=config.policy,
+      simulator=config.simulator,
+      max_steps=config.max_steps,
     )
     return {
-        split: [
-            functools.partial(
-                _write_episodes,
-                generate=functools.partial(generate, split),
-                episode_ids=episode_ids.tolist(),
-            )
-            for episode_ids in np.array_split(
-                np.arange(size), min(size, _MAX_SHARDS)
-            )
-        ]
-        for split, size in config.split_sizes().items()
+      split: [
+        functools.partial(
+          _write_episodes,
+          generate=functools.partial(generate, split),
+          episode_ids=episode_ids.tolist(),
+        )
+        for episode_ids in np.array_split(
+          np.arange(size), min(size, _MAX_SHARDS)
+        )
+      ]
+      for split, size in config.split_sizes().items()
     }
 
   def _metadata(
-      self, summaries: Mapping[str, Sequence[Mapping[str, Any]]]
+    self, summaries: Mapping[str, Sequence[Mapping[str, Any]]]
   ) -> Mapping[str, Any]:
     return {
-        'simulator': environment.version(self.builder_config.simulator),
-        'episode_steps': {
-            split: [n for shard in shards for n in shard['episode_steps']]
-            for split, shards in summaries.items()
-        },
+      'simulator': environment.version(self.builder_config.simulator),
+      'episode_steps': {
+        split: [n for shard in shards for n in shard['episode_steps']]
+        for split, shards in summaries.items()
+      },
     }
 
 
 def _write_episodes(
-    write: Callable[[Mapping[str, Any]], None],
-    *,
-    generate: Callable[[int], rollout.Episode],
-    episode_ids: Iterable[int],
+  write: Callable[[Mapping[str, Any]], None],
+  *,
+  generate: Callable[[int], schema.Episode],
+  episode_ids: Iterable[int],
 ) -> Mapping[str, Any]:
   """Writes the segments of some episodes; returns the episodes' lengths."""
   episode_steps = []
   for episode_id in episode_ids:
     episode = generate(episode_id)
-    for record in segments.cut(episode_id, episode):
+    for record in schema.cut(episode_id, episode):
       write(record)
     episode_steps.append(len(episode))
   return {'episode_steps': episode_steps}

@@ -5,12 +5,11 @@ the 64×64 observation of the dataset.
 """
 
 from collections.abc import Sequence
+import cv2
 import importlib.metadata
+import numpy as np
 import os
 from typing import NamedTuple
-
-import cv2
-import numpy as np
 
 # pygame greets on stdout at import, which would break a command's output.
 os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
@@ -58,10 +57,12 @@ def resize(frame: np.ndarray) -> np.ndarray:
     uint8 [B, 64, 64, 3], 0..255.
   """
   size = (OBSERVATION_SIZE, OBSERVATION_SIZE)
-  return np.stack([
+  return np.stack(
+    [
       cv2.resize(f[:FRAME_ROWS], size, interpolation=cv2.INTER_AREA)
       for f in frame
-  ])
+    ]
+  )
 
 
 class GymnasiumEnvironments:
@@ -76,21 +77,23 @@ class GymnasiumEnvironments:
     """Prepares one episode for each seed, of at most `max_steps` steps."""
     self._seeds = list(seeds)
     self._environments = [
-        gymnasium.make(
-            'CarRacing-v3',
-            max_episode_steps=max_steps,
-            disable_env_checker=True,
-        )
-        for _ in self._seeds
+      gymnasium.make(
+        'CarRacing-v3',
+        max_episode_steps=max_steps,
+        disable_env_checker=True,
+      )
+      for _ in self._seeds
     ]
     self._running = [True] * len(self._seeds)
 
   def reset(self) -> np.ndarray:
     """Starts every episode; returns the first frames, uint8 [B, 96, 96, 3]."""
-    return np.stack([
+    return np.stack(
+      [
         environment.reset(seed=seed)[0]
         for environment, seed in zip(self._environments, self._seeds)
-    ])
+      ]
+    )
 
   def step(self, action: np.ndarray) -> Transition:
     """Steps every episode that has not ended; the others return zeros.
@@ -103,10 +106,10 @@ class GymnasiumEnvironments:
     """
     batch = len(self._seeds)
     transition = Transition(
-        np.zeros((batch, FRAME_SIZE, FRAME_SIZE, 3), np.uint8),
-        np.zeros(batch, np.float32),
-        np.zeros(batch, bool),
-        np.zeros(batch, bool),
+      np.zeros((batch, FRAME_SIZE, FRAME_SIZE, 3), np.uint8),
+      np.zeros(batch, np.float32),
+      np.zeros(batch, bool),
+      np.zeros(batch, bool),
     )
     for i, environment in enumerate(self._environments):
       if self._running[i]:

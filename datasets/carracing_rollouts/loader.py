@@ -7,31 +7,29 @@ Needs the data directory only: neither TensorFlow, nor the builder, nor the
 simulator.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from carracing_data import batches
 from carracing_data import prepared
-from carracing_rollouts import rollout
-from carracing_rollouts import segments
+from carracing_rollouts import schema
+from collections.abc import Mapping, Sequence
 from etils import epath
 import grain
 import numpy as np
+from typing import Any
 
 _GROUP_SIZE = 50  # Segments that are shuffled together: 1,600 frames, 20 MB.
 
 
 def frames(
-    name: str = 'carracing_rollouts',
-    *,
-    split: str = 'train',
-    batch_size: int,
-    seed: int = 0,
-    num_epochs: int | None = None,
-    data_dir: epath.PathLike | None = None,
-    shard_index: int = 0,
-    shard_count: int = 1,
-    num_threads: int = 2,
+  name: str = 'carracing_rollouts',
+  *,
+  split: str = 'train',
+  batch_size: int,
+  seed: int = 0,
+  num_epochs: int | None = None,
+  data_dir: epath.PathLike | None = None,
+  shard_index: int = 0,
+  shard_count: int = 1,
+  num_threads: int = 2,
 ) -> grain.IterDataset:
   """Returns shuffled frames, every one of the split exactly once an epoch.
 
@@ -54,27 +52,27 @@ def frames(
     errors.DatasetError: the dataset or the split is missing.
   """
   source = prepared.records(
-      prepared.find(name, data_dir), split, ['observation', 'length']
+    prepared.find(name, data_dir), split, ['observation', 'length']
   )
   return batches.shuffled(
-      source,
-      _shuffled_frames,
-      batch_size=batch_size,
-      group_size=_GROUP_SIZE,
-      seed=seed,
-      num_epochs=num_epochs,
-      shard_index=shard_index,
-      shard_count=shard_count,
-      num_threads=num_threads,
+    source,
+    _shuffled_frames,
+    batch_size=batch_size,
+    group_size=_GROUP_SIZE,
+    seed=seed,
+    num_epochs=num_epochs,
+    shard_index=shard_index,
+    shard_count=shard_count,
+    num_threads=num_threads,
   )
 
 
 def episodes(
-    name: str = 'carracing_rollouts',
-    *,
-    split: str = 'train',
-    data_dir: epath.PathLike | None = None,
-) -> Sequence[rollout.Episode]:
+  name: str = 'carracing_rollouts',
+  *,
+  split: str = 'train',
+  data_dir: epath.PathLike | None = None,
+) -> Sequence[schema.Episode]:
   """Returns the episodes of a split, in order, each read when it is asked for.
 
   Args:
@@ -91,26 +89,25 @@ def episodes(
   builder = prepared.find(name, data_dir)
   source = prepared.records(builder, split)
   steps = builder.info.metadata['episode_steps'][split]
-  ends = np.cumsum([segments.count(n) for n in steps])
-  return grain.MapDataset.range(len(ends)).map(
-      _ReadEpisode(source, [0, *ends.tolist()])
-  )
+  ends = np.cumsum([schema.count_segments(n) for n in steps])
+  read = _ReadEpisode(source, [0, *ends.tolist()])
+  return grain.MapDataset.range(len(ends)).map(read)  # pyright: ignore
 
 
 class _ReadEpisode(grain.transforms.Map):
   """Reads and joins the segments of an episode, given its number."""
 
-  def __init__(self, source: Sequence[Any], bounds: Sequence[int]):
+  def __init__(self, source: prepared.Records, bounds: Sequence[int]):
     self._source = source
     self._bounds = bounds
 
-  def map(self, element: int) -> rollout.Episode:
+  def map(self, element: int) -> schema.Episode:  # pyright: ignore
     records = range(self._bounds[element], self._bounds[element + 1])
-    return segments.join([self._source[i] for i in records])
+    return schema.join([self._source[i] for i in records])
 
 
 def _shuffled_frames(
-    records: Sequence[Mapping[str, Any]], rng: np.random.Generator
+  records: Sequence[Mapping[str, Any]], rng: np.random.Generator
 ) -> np.ndarray:
   valid = [record['observation'][: record['length']] for record in records]
   joined = np.concatenate(valid)

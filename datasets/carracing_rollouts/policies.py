@@ -10,11 +10,10 @@ float64 sums are exact in any order, and with operations that IEEE 754 rounds
 the same everywhere.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
-
 from carracing_rollouts import environment
+from collections.abc import Sequence
 import numpy as np
+from typing import Any, NamedTuple, Protocol
 
 _BLOCK = 8  # Side of the pixel blocks that `RandomPolicy` averages.
 _GRID = environment.OBSERVATION_SIZE // _BLOCK
@@ -34,7 +33,7 @@ class Policy(Protocol):
     ...
 
   def __call__(
-      self, observation: np.ndarray, carry: Any
+    self, observation: np.ndarray, carry: Any
   ) -> tuple[np.ndarray, Any]:
     """Chooses one action for each episode.
 
@@ -53,17 +52,17 @@ class UniformPolicy:
   """Every action is drawn uniformly from the action space."""
 
   def initial_carry(
-      self, seeds: Sequence[np.random.SeedSequence]
+    self, seeds: Sequence[np.random.SeedSequence]
   ) -> list[np.random.Generator]:
     return [np.random.default_rng(seed) for seed in seeds]
 
   def __call__(
-      self, observation: np.ndarray, carry: list[np.random.Generator]
+    self, observation: np.ndarray, carry: list[np.random.Generator]
   ) -> tuple[np.ndarray, list[np.random.Generator]]:
     del observation
     actions = [
-        rng.uniform(environment.ACTION_LOW, environment.ACTION_HIGH)
-        for rng in carry
+      rng.uniform(environment.ACTION_LOW, environment.ACTION_HIGH)
+      for rng in carry
     ]
     return np.stack(actions).astype(np.float32), carry
 
@@ -81,22 +80,22 @@ class BrownianPolicy:
   """
 
   def initial_carry(
-      self, seeds: Sequence[np.random.SeedSequence]
+    self, seeds: Sequence[np.random.SeedSequence]
   ) -> BrownianCarry:
     rngs = [np.random.default_rng(seed) for seed in seeds]
     low, high = environment.ACTION_LOW, environment.ACTION_HIGH
     return BrownianCarry(rngs, np.stack([r.uniform(low, high) for r in rngs]))
 
   def __call__(
-      self, observation: np.ndarray, carry: BrownianCarry
+    self, observation: np.ndarray, carry: BrownianCarry
   ) -> tuple[np.ndarray, BrownianCarry]:
     del observation
     action = carry.action.astype(np.float32)
     noise = np.stack([rng.standard_normal(3) for rng in carry.rng])
     walked = np.clip(
-        carry.action + np.sqrt(_STEP_SECONDS) * noise,
-        environment.ACTION_LOW,
-        environment.ACTION_HIGH,
+      carry.action + np.sqrt(_STEP_SECONDS) * noise,
+      environment.ACTION_LOW,
+      environment.ACTION_HIGH,
     )
     return action, carry._replace(action=walked)
 
@@ -119,24 +118,24 @@ class RandomPolicy:
   """
 
   def initial_carry(
-      self, seeds: Sequence[np.random.SeedSequence]
+    self, seeds: Sequence[np.random.SeedSequence]
   ) -> RandomPolicyCarry:
     rngs = [np.random.default_rng(seed) for seed in seeds]
 
     def draw(*shape: int, scale: float = 1.0) -> np.ndarray:
       return _quantize(
-          np.stack([scale * rng.standard_normal(shape) for rng in rngs])
+        np.stack([scale * rng.standard_normal(shape) for rng in rngs])
       )
 
     return RandomPolicyCarry(
-        rng=rngs,
-        hidden_kernel=draw(_FEATURES, _HIDDEN, scale=4 * _FEATURES**-0.5),
-        output_kernel=draw(_HIDDEN, 3),
-        output_bias=draw(3, scale=0.5) + [0, 0, _BRAKE_BIAS],
+      rng=rngs,
+      hidden_kernel=draw(_FEATURES, _HIDDEN, scale=4 * _FEATURES**-0.5),
+      output_kernel=draw(_HIDDEN, 3),
+      output_bias=draw(3, scale=0.5) + [0, 0, _BRAKE_BIAS],
     )
 
   def __call__(
-      self, observation: np.ndarray, carry: RandomPolicyCarry
+    self, observation: np.ndarray, carry: RandomPolicyCarry
   ) -> tuple[np.ndarray, RandomPolicyCarry]:
     features = _block_means(observation)
     hidden = _quantize(_softsign(features[:, None] @ carry.hidden_kernel))
@@ -171,7 +170,7 @@ def _quantize(x: np.ndarray) -> np.ndarray:
 
 
 POLICIES = {
-    'brownian': BrownianPolicy,
-    'random_policy': RandomPolicy,
-    'uniform': UniformPolicy,
+  'brownian': BrownianPolicy,
+  'random_policy': RandomPolicy,
+  'uniform': UniformPolicy,
 }

@@ -4,54 +4,22 @@ The one engine for everything that drives: data generation, control and
 evaluation. An episode is a pure function of the seed, its split and its number.
 """
 
-from collections.abc import Sequence
-import dataclasses
-
 from carracing_rollouts import environment
 from carracing_rollouts import policies
+from carracing_rollouts import schema
+from collections.abc import Sequence
 import numpy as np
-
-SPLITS = ('train', 'validation')
-
-
-@dataclasses.dataclass(frozen=True)
-class Episode:
-  """One episode of N transitions as N+1 steps, with the semantics of RLDS.
-
-  At the last step the observation is valid; action, reward and discount are
-  zero. The episode was truncated where `is_last & ~is_terminal`.
-
-  Attributes:
-    observation: uint8 [N+1, 64, 64, 3], 0..255.
-    action: float32 [N+1, 3]: steering −1..1, gas 0..1, brake 0..1.
-    reward: float32 [N+1].
-    discount: float32 [N+1]: 0 where the next state is terminal, else 1.
-    is_first: bool [N+1].
-    is_last: bool [N+1].
-    is_terminal: bool [N+1].
-  """
-
-  observation: np.ndarray
-  action: np.ndarray
-  reward: np.ndarray
-  discount: np.ndarray
-  is_first: np.ndarray
-  is_last: np.ndarray
-  is_terminal: np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.observation)
 
 
 def generate(
-    split: str,
-    episode_id: int,
-    *,
-    seed: int,
-    policy: str,
-    simulator: str,
-    max_steps: int,
-) -> Episode:
+  split: str,
+  episode_id: int,
+  *,
+  seed: int,
+  policy: str,
+  simulator: str,
+  max_steps: int,
+) -> schema.Episode:
   """Generates one episode of a dataset.
 
   Args:
@@ -73,19 +41,21 @@ def generate(
 
 
 def episode_seeds(
-    seed: int, split: str, episode_id: int
+  seed: int, split: str, episode_id: int
 ) -> tuple[int, np.random.SeedSequence]:
   """Returns an episode's seed for the track and its seed for the policy."""
-  sequence = np.random.SeedSequence([seed, SPLITS.index(split), episode_id])
+  sequence = np.random.SeedSequence(
+    [seed, schema.SPLITS.index(split), episode_id]
+  )
   track, policy = sequence.spawn(2)
   return int(track.generate_state(1)[0]), policy
 
 
 def rollout(
-    environments: environment.GymnasiumEnvironments,
-    policy: policies.Policy,
-    policy_seeds: Sequence[np.random.SeedSequence],
-) -> list[Episode]:
+  environments: environment.GymnasiumEnvironments,
+  policy: policies.Policy,
+  policy_seeds: Sequence[np.random.SeedSequence],
+) -> list[schema.Episode]:
   """Runs a batch of episodes from their first step to their last.
 
   Args:
@@ -114,29 +84,29 @@ def rollout(
     terminal |= running & transition.terminated
     running &= ~(transition.terminated | transition.truncated)
   return [
-      _episode(*map(np.stack, steps), ended)
-      for *steps, ended in zip(observations, actions, rewards, terminal)
+    _episode(np.stack(o), np.stack(a), np.stack(r), t)
+    for o, a, r, t in zip(observations, actions, rewards, terminal)
   ]
 
 
 def _episode(
-    observation: np.ndarray,
-    action: np.ndarray,
-    reward: np.ndarray,
-    terminal: bool,
-) -> Episode:
+  observation: np.ndarray,
+  action: np.ndarray,
+  reward: np.ndarray,
+  terminal: bool,
+) -> schema.Episode:
   """Assembles N+1 observations and N actions and rewards to N+1 RLDS steps."""
   steps = len(observation)
   is_first = np.arange(steps) == 0
   is_last = np.arange(steps) == steps - 1
   discount = np.ones(steps - 1, np.float32)
   discount[-1] = 0 if terminal else 1
-  return Episode(
-      observation=observation,
-      action=np.pad(action, ((0, 1), (0, 0))),
-      reward=np.pad(reward, (0, 1)),
-      discount=np.pad(discount, (0, 1)),
-      is_first=is_first,
-      is_last=is_last,
-      is_terminal=is_last & terminal,
+  return schema.Episode(
+    observation=observation,
+    action=np.pad(action, ((0, 1), (0, 0))),
+    reward=np.pad(reward, (0, 1)),
+    discount=np.pad(discount, (0, 1)),
+    is_first=is_first,
+    is_last=is_last,
+    is_terminal=is_last & terminal,
   )

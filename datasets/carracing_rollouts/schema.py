@@ -1,0 +1,87 @@
+"""Episodes, and the records they are kept in: segments of at most 32 steps.
+
+One record for each frame would make a random read cheap and a pass over the
+data slow; one for each episode the other way round. A segment is read whole,
+and a few dozen of them mix well.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import dataclasses
+import numpy as np
+from typing import Any
+
+SPLITS = ('train', 'validation')
+SEGMENT_STEPS = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+  """One episode of N transitions as N+1 steps, with the semantics of RLDS.
+
+  At the last step the observation is valid; action, reward and discount are
+  zero. The episode was truncated where `is_last & ~is_terminal`.
+
+  Attributes:
+    observation: uint8 [N+1, 64, 64, 3], 0..255.
+    action: float32 [N+1, 3]: steering −1..1, gas 0..1, brake 0..1.
+    reward: float32 [N+1].
+    discount: float32 [N+1]: 0 where the next state is terminal, else 1.
+    is_first: bool [N+1].
+    is_last: bool [N+1].
+    is_terminal: bool [N+1].
+  """
+
+  observation: np.ndarray
+  action: np.ndarray
+  reward: np.ndarray
+  discount: np.ndarray
+  is_first: np.ndarray
+  is_last: np.ndarray
+  is_terminal: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.observation)
+
+
+def count_segments(episode_steps: int) -> int:
+  """Returns how many segments an episode of so many steps fills."""
+  return -(-episode_steps // SEGMENT_STEPS)
+
+
+def cut(episode_id: int, episode: Episode) -> Iterator[dict[str, Any]]:
+  """Cuts an episode into records.
+
+  Args:
+    episode_id: number of the episode within its split.
+    episode: N+1 steps.
+
+  Yields:
+    Records with `episode_id`, `first_step`, `length` and the fields of the
+    episode, each [32, ...], zero after `length` steps.
+  """
+  fields = vars(episode)
+  for first_step in range(0, len(episode), SEGMENT_STEPS):
+    last_step = first_step + SEGMENT_STEPS
+    steps = {key: value[first_step:last_step] for key, value in fields.items()}
+    length = len(steps['is_first'])
+    padding = SEGMENT_STEPS - length
+    yield {
+      'episode_id': episode_id,
+      'first_step': first_step,
+      'length': length,
+      **{
+        key: np.pad(value, [(0, padding)] + [(0, 0)] * (value.ndim - 1))
+        for key, value in steps.items()
+      },
+    }
+
+
+def join(records: Sequence[Mapping[str, Any]]) -> Episode:
+  """Joins the records of one episode, in order, without their padding."""
+  names = [field.name for field in dataclasses.fields(Episode)]
+  return Episode(
+    **{
+      name: np.concatenate([r[name][: r['length']] for r in records])
+      for name in names
+    }
+  )
