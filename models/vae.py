@@ -6,6 +6,7 @@ Ha & Schmidhuber, "World Models" (2018), appendix "Variational Autoencoder".
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from models import strided
 from typing import NamedTuple
 
 
@@ -38,8 +39,7 @@ class Encoder(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> Posterior:
     for features in (32, 64, 128, 256):
-      x = nn.Conv(features, (4, 4), strides=2, padding='VALID')(x)
-      x = nn.relu(x)
+      x = nn.relu(strided.Conv(features, 4)(x))
     x = x.reshape(len(x), 1024)
     return Posterior(
       mean=nn.Dense(self.latent_size, name='mean')(x),
@@ -54,11 +54,8 @@ class Decoder(nn.Module):
   def __call__(self, z: jax.Array) -> jax.Array:
     x = nn.Dense(1024)(z).reshape(len(z), 1, 1, 1024)
     for features, kernel in ((128, 5), (64, 5), (32, 6)):
-      x = nn.ConvTranspose(
-        features, (kernel, kernel), strides=(2, 2), padding='VALID'
-      )(x)
-      x = nn.relu(x)
-    x = nn.ConvTranspose(3, (6, 6), strides=(2, 2), padding='VALID')(x)
+      x = nn.relu(strided.ConvTranspose(features, kernel)(x))
+    x = strided.ConvTranspose(3, 6)(x)
     return nn.sigmoid(x)
 
 

@@ -19,11 +19,11 @@ from trainers import commands
 from trainers import loop
 
 _OUTPUT_DIR = flags.DEFINE_string('output_dir', 'demo', 'Where to.')
-_NUM_EPISODES = flags.DEFINE_integer('num_episodes', 20, 'To drive.')
-_MAX_STEPS = flags.DEFINE_integer('max_steps', 500, 'Of an episode.')
-_VAE_STEPS = flags.DEFINE_integer('vae_steps', 200, 'To train the VAE.')
+_NUM_EPISODES = flags.DEFINE_integer('num_episodes', 30, 'To drive.')
+_MAX_STEPS = flags.DEFINE_integer('max_steps', 400, 'Of an episode.')
+_VAE_STEPS = flags.DEFINE_integer('vae_steps', 1500, 'To train the VAE.')
 _MDN_RNN_STEPS = flags.DEFINE_integer(
-  'mdn_rnn_steps', 300, 'To train the MDN-RNN.'
+  'mdn_rnn_steps', 800, 'To train the MDN-RNN.'
 )
 _ROOT = Path(__file__).parents[1]
 
@@ -78,7 +78,9 @@ def demo(
     data_dir,
     dataset='carracing_rollouts/demo',
     num_steps=vae_steps,
-    learning_rate=1e-3,  # Few steps: learn faster than the paper.
+    # Learns faster than the settings of the paper, which has more time.
+    batch_size=32,
+    learning_rate=1e-3,
     log_every_steps=max(1, vae_steps // 10),
   )
   _build(
@@ -112,7 +114,7 @@ def demo(
       [
           *_python('tools.dream'), '--dataset=carracing_rollouts/demo',
           f'--vae={vae / "weights"}', f'--mdn_rnn={mdn_rnn / "weights"}',
-          f'--seen_steps={min(80, max_steps // 2)}', *look,
+          f'--seen_steps={min(80, max_steps // 2)}', '--dream_steps=60', *look,
       ],
   )  # fmt: skip
   summary = _summary(output_dir, time.monotonic() - started)

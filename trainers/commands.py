@@ -10,9 +10,12 @@ import ml_collections
 from ml_collections import config_flags
 from models import weights
 from pathlib import Path
+import re
 import sys
 from trainers import loop
 
+# Messages of clu beside its line with steps/s and ETA.
+_SAID_BETTER = r'\[\d+\] (Got images|steps_per_sec|uptime)'
 _EXPECTED = (errors.DatasetError, weights.WeightsError, loop.RunError)
 
 
@@ -65,7 +68,10 @@ def _log_what_users_want() -> None:
 
   def wanted(record: python_logging.LogRecord) -> bool:
     ours = {'clu', 'tools', 'trainers'} & set(Path(record.pathname).parts)
-    return bool(ours) or record.levelno > python_logging.INFO
+    said_better = re.match(_SAID_BETTER, record.getMessage())
+    return (bool(ours) and not said_better) or (
+      record.levelno > python_logging.INFO
+    )
 
   logging.set_verbosity(logging.INFO)
   logging.use_absl_handler()

@@ -67,7 +67,7 @@ def train(
     `metrics.json` too.
 
   Raises:
-    RunError: the folder holds a run with another config.
+    RunError: the folder holds a run with another config or a longer one.
   """
   _claim(workdir, config)
   parameter_overview.log_parameter_overview(state.params)
@@ -80,6 +80,11 @@ def train(
     metric_writers.ensure_flushes(writer),
   ):
     state, first_step = saved.restore(state, iterator)
+    if first_step > config.num_steps:
+      raise RunError(
+        f'{workdir} has been trained for {first_step} steps already, more than'
+        f' {config.num_steps}; choose another --workdir or more num_steps'
+      )
     if first_step:
       logging.info('Continuing from step %d.', first_step)
     progress = periodic_actions.ReportProgress(
@@ -92,7 +97,8 @@ def train(
       progress(step)
       last = step == config.num_steps
       if last or step % config.log_every_steps == 0:
-        writer.write_scalars(step, _prefixed('train', collected.compute()))
+        scalars = _floats(collected.compute())
+        writer.write_scalars(step, _prefixed('train', scalars))
         collected = None
       if step % config.eval_every_steps == 0 and not last:
         with progress.timed('evaluation'):
@@ -101,7 +107,7 @@ def train(
         saved.save(step, state, iterator)
     evaluation = evaluate(state.params)
     _write(writer, config.num_steps, evaluation)
-  scalars = {name: float(value) for name, value in evaluation.scalars.items()}
+  scalars = _floats(evaluation.scalars)
   (workdir / 'metrics.json').write_text(json.dumps(scalars, indent=2) + '\n')
   return state, scalars
 
@@ -130,9 +136,14 @@ def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
 def _write(
   writer: metric_writers.MetricWriter, step: int, evaluation: Evaluation
 ) -> None:
-  writer.write_scalars(step, _prefixed('validation', evaluation.scalars))
+  scalars = _floats(evaluation.scalars)
+  writer.write_scalars(step, _prefixed('validation', scalars))
   if evaluation.images:
     writer.write_images(step, _prefixed('validation', evaluation.images))
+
+
+def _floats(scalars: Mapping[str, Any]) -> dict[str, float]:
+  return {name: float(value) for name, value in scalars.items()}
 
 
 def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:

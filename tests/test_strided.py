@@ -1,0 +1,70 @@
+import jax
+import jax.numpy as jnp
+from models import strided
+import numpy as np
+import pytest
+
+
+def value_and_gradients(function, x, kernel):
+  y, gradients = jax.vjp(function, x, kernel)
+  return y, *gradients(jnp.cos(jnp.arange(y.size)).reshape(y.shape))
+
+
+def assert_equal_up_to_rounding(found, expected):
+  for a, b in zip(found, expected, strict=True):
+    assert a.shape == b.shape
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize(
+  ('shape', 'size', 'outputs'),
+  [
+    ((2, 64, 64, 3), 4, 32),
+    ((2, 31, 31, 32), 4, 64),  # The last row and column are not reached.
+    ((2, 6, 6, 128), 4, 256),
+    ((3, 9, 12, 5), 6, 7),
+    ((1, 4, 4, 2), 2, 3),
+  ],
+)
+def test_conv_equals_lax(shape, size, outputs):
+  x = jax.random.normal(jax.random.key(0), shape)
+  kernel = jax.random.normal(
+    jax.random.key(1), (size, size, shape[-1], outputs)
+  )
+  assert_equal_up_to_rounding(
+    value_and_gradients(strided._conv, x, kernel),
+    value_and_gradients(strided.plain_conv, x, kernel),
+  )
+
+
+@pytest.mark.parametrize(
+  ('shape', 'size', 'outputs'),
+  [
+    ((2, 1, 1, 1024), 5, 128),
+    ((2, 5, 5, 128), 5, 64),
+    ((2, 13, 13, 64), 6, 32),
+    ((3, 4, 3, 5), 3, 7),
+    ((1, 2, 2, 2), 2, 3),
+  ],
+)
+def test_conv_transpose_equals_lax(shape, size, outputs):
+  x = jax.random.normal(jax.random.key(0), shape)
+  kernel = jax.random.normal(
+    jax.random.key(1), (size, size, outputs, shape[-1])
+  )
+  expected = value_and_gradients(strided.plain_conv_transpose, x, kernel)
+  for function in strided._conv_transpose, strided.conv_transpose:
+    assert_equal_up_to_rounding(
+      value_and_gradients(function, x, kernel), expected
+    )
+
+
+def test_conv_transpose_is_the_transpose_of_conv():
+  x = jax.random.normal(jax.random.key(0), (2, 10, 10, 3))
+  kernel = jax.random.normal(jax.random.key(1), (4, 4, 3, 5))
+  y = jax.random.normal(jax.random.key(2), (2, 4, 4, 5))
+  np.testing.assert_allclose(
+    jnp.vdot(strided.conv(x, kernel), y),
+    jnp.vdot(x, strided.conv_transpose(y, kernel)),
+    rtol=1e-4,
+  )
