@@ -1,4 +1,5 @@
 from carracing_data import errors
+from carracing_data import prepared
 from carracing_latents import carracing_latents_dataset_builder as builder_lib
 from carracing_latents import loader
 from carracing_rollouts import loader as rollouts_loader
@@ -71,9 +72,16 @@ def test_latents_are_the_encoded_frames(world):
 
 
 def test_metadata_says_what_was_encoded_with_what(world):
-  metadata = builder_lib.prepared.find(NAME, world.data_dir).info.metadata
+  metadata, rollouts = (
+    prepared.find(name, world.data_dir).info.metadata
+    for name in (NAME, 'carracing_rollouts/tiny')
+  )
   assert metadata['config'] == {
     'rollouts': 'carracing_rollouts/tiny:1.0.0',
+    'rollouts_content_sha256': {
+      split: rollouts['splits'][split]['content_sha256']
+      for split in ('train', 'validation')
+    },
     'vae_sha256': weights.load(world.vae, 'vae').sha256,
   }
 

@@ -16,6 +16,7 @@ from carracing_rollouts import loader
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 from collections.abc import Sequence
+import importlib.metadata
 import numpy as np
 from pathlib import Path
 from tools import pictures
@@ -125,10 +126,11 @@ def _replay(
   if not same.all():
     logging.warning(
       'The simulator shows other frames from step %d on, so its pictures are'
-      ' left out: the episode was recorded with %s, %s is installed.',
+      ' left out: the episode was recorded with %s %s, %s is installed.',
       same.argmin(),
-      metadata['simulator'],
-      environment.version(simulator),
+      simulator,
+      metadata['packages'][simulator],
+      importlib.metadata.version(simulator),
     )
     return None
   return originals

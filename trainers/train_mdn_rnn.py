@@ -47,17 +47,15 @@ def train_and_export(
     loop.RunError: the folder holds a run with another config.
   """
   latents = prepared.find(config.dataset, data_dir)
-  name = prepared.full_name(latents)
   windows = functools.partial(
     loader.windows,
-    name,
+    latents.data_dir,
     batch_size=config.batch_size,
     window_steps=config.window_steps,
     seed=config.seed,
-    data_dir=data_dir,
   )
   validation_episodes = list(
-    loader.episodes(name, split='validation', data_dir=data_dir)
+    loader.episodes(latents.data_dir, split='validation')
   )
   references = _references(validation_episodes)
   validation = list(windows(split='validation', num_epochs=1))
@@ -122,7 +120,7 @@ def train_and_export(
     model_config,
     state.params,
     {
-      'dataset': name,
+      'dataset': prepared.full_name(latents),
       'vae_sha256': latents.info.metadata['config']['vae_sha256'],
       'step': int(state.step),
       'validation': scalars,

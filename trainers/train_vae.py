@@ -50,10 +50,9 @@ def train_and_export(
   rollouts = prepared.find(config.dataset, data_dir)
   frames = functools.partial(
     loader.frames,
-    prepared.full_name(rollouts),
+    rollouts.data_dir,
     batch_size=config.batch_size,
     seed=config.seed,
-    data_dir=data_dir,
   )
   model = vae.VAE(latent_size=config.latent_size)
   root_key = jax.random.key(config.seed)

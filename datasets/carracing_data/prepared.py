@@ -18,10 +18,16 @@ class Records(Sequence[Any]):
   """The records of a split; decodes only the features that are wanted."""
 
   def __init__(
-    self, serialized: Sequence[bytes], features: tfds.features.FeaturesDict
+    self,
+    serialized: Sequence[bytes],
+    features: tfds.features.FeaturesDict,
+    folder: str,
+    split: str,
   ):
     self._serialized = serialized
     self._features = features
+    self._folder = folder
+    self._split = split
 
   def __len__(self) -> int:
     return len(self._serialized)
@@ -29,7 +35,14 @@ class Records(Sequence[Any]):
   def __getitem__(self, index: int) -> Any:  # pyright: ignore
     if not 0 <= index < len(self):
       raise IndexError(index)
-    return self._features.deserialize_example_np(self._serialized[index])
+    try:
+      return self._features.deserialize_example_np(self._serialized[index])
+    except (RuntimeError, ValueError) as error:
+      raise errors.DatasetError(
+        f'{self._split} record {index} of {self._folder} is damaged'
+        f' ({str(error)[:80]}); look closer with: python -m tools.verify'
+        f' --dataset={self._folder}'
+      ) from error
 
 
 def find(
@@ -38,8 +51,9 @@ def find(
   """Opens a prepared dataset.
 
   Args:
-    name: `dataset`, `dataset/config` or `dataset/config:version`; the default
-      config and the newest version where they are left out.
+    name: `dataset`, `dataset/config` or `dataset/config:version`, the default
+      config and the newest version where they are left out; or the folder of a
+      prepared dataset.
     data_dir: where datasets lie; by default `$TFDS_DATA_DIR`, else
       `~/tensorflow_datasets`.
 
@@ -49,6 +63,8 @@ def find(
   Raises:
     errors.DatasetError: no such dataset has been prepared there.
   """
+  if (epath.Path(name) / 'dataset_info.json').exists():
+    return tfds.builder_from_directory(name)
   data_dir = epath.Path(data_dir or default_data_dir()).expanduser()
   try:
     return read_only_builder.builder_from_files(
@@ -105,6 +121,8 @@ def records(
         if features is None or name in features
       }
     ),
+    folder=os.fspath(builder.data_dir),
+    split=split,
   )
 
 

@@ -1,31 +1,35 @@
-"""Writes a TFDS dataset shard by shard, on all cores.
+"""Writes a TFDS dataset shard by shard: parallel, resumable, reproducible.
 
 A shard is a pure function of the config and the shard's index, so neither the
-number of workers nor the order in which they finish can change the data.
+number of workers, nor where they run, nor interruptions can change a byte.
+Finished shards wait in a *staging* folder, whose name says what they depend on,
+until the last one is there; only then does the dataset appear.
 """
 
 import abc
-from array_record.python import array_record_module  # pyright: ignore
+from carracing_data import digests
 from carracing_data import errors
-from collections.abc import Callable, Iterator, Mapping, Sequence
-import concurrent.futures
+from carracing_data import runners
+from carracing_data import shards
+from carracing_data import verification
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import functools
-import multiprocessing
+import fcntl
+import hashlib
+import importlib.metadata
+import json
 import os
-import signal
-import sys
+from pathlib import Path
+import shutil
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core.utils import tqdm_utils
 import threading
-import types
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any
 
-# Writes the records of one shard with the function it is given, in order, and
-# returns what the dataset's metadata needs to know of them.
-Shard = Callable[[Callable[[Mapping[str, Any]], None]], Mapping[str, Any]]
+_POLL_SECONDS = 1.0
 
 errors.show_without_traceback(errors.DatasetError)
 
@@ -53,7 +57,13 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   """A TFDS builder whose subclasses say how to write each shard.
 
   Files are ArrayRecord, the format with fast random access.
+
+  Attributes:
+    CODE: modules whose source may shape the data; unfinished shards of other
+      code are not continued.
   """
+
+  CODE: Sequence[ModuleType]
 
   def __init__(self, *, file_format: str | None = None, **kwargs: Any):
     if file_format not in (None, tfds.core.FileFormat.ARRAY_RECORD.value):
@@ -64,27 +74,29 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       file_format=tfds.core.FileFormat.ARRAY_RECORD.value, **kwargs
     )
 
+  @abc.abstractmethod
+  def _shards(self) -> Mapping[str, Sequence[shards.Shard]]:
+    """Returns the shards of every split, picklable."""
+
+  @abc.abstractmethod
+  def _statistics(
+    self, summaries: Sequence[Mapping[str, Any]]
+  ) -> Mapping[str, Any]:
+    """Turns what the shards of a split returned into metadata of the split."""
+
+  @abc.abstractmethod
+  def _packages(self) -> Sequence[str]:
+    """Returns the packages whose version may shape the data."""
+
   def _identity(self) -> Mapping[str, Any]:
-    """Returns everything that shapes the data, for the metadata."""
+    """Returns everything that the user chose and that shapes the data."""
     assert self.builder_config is not None
     config = dataclasses.asdict(self.builder_config)
     return {k: v for k, v in config.items() if k not in _inherited()}
 
-  @abc.abstractmethod
-  def _shards(self) -> Mapping[str, Sequence[Shard]]:
-    """Returns the shards of every split; picklable if `_num_workers` > 1."""
-
-  @abc.abstractmethod
-  def _metadata(
-    self, summaries: Mapping[str, Sequence[Mapping[str, Any]]]
-  ) -> Mapping[str, Any]:
-    """Turns what the shards of every split returned into metadata."""
-
   def _num_workers(self) -> int:
-    """Returns how many processes write; 1 means this process."""
-    if hasattr(os, 'sched_getaffinity'):
-      return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Returns how many local processes write; 1 means this process."""
+    return runners.num_cores()
 
   def download_and_prepare(self, **kwargs: Any) -> None:  # pyright: ignore
     """Writes the dataset, or keeps it if the same one is prepared already.
@@ -93,7 +105,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       **kwargs: as `tfds.core.DatasetBuilder.download_and_prepare` takes.
 
     Raises:
-      errors.DatasetError: this name is taken by a dataset with another config.
+      errors.DatasetError: this name is taken by a dataset with another config,
+        another process is building it, or it cannot be written.
     """
     config = kwargs.get('download_config') or tfds.download.DownloadConfig()
     if self.is_prepared() and not config.download_mode.overwrite_dataset:
@@ -103,134 +116,178 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
           f'{self.data_dir} was built with {prepared}, not with {wanted};'
           ' choose another name, or build it again with --overwrite'
         )
-    super().download_and_prepare(**kwargs)
+    folder = Path(self.data_path).parent
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      with _locked(folder):
+        _remove_unfinished(folder)
+        super().download_and_prepare(**kwargs)
+        for staging in folder.glob(f'{_STAGING}*'):
+          shutil.rmtree(staging)
+    except OSError as error:
+      raise errors.DatasetError(
+        f'cannot write to {folder}: {error.strerror or error}'
+      ) from error
 
   def _download_and_prepare(
     self,
     dl_manager: tfds.download.DownloadManager,
     download_config: tfds.download.DownloadConfig | None = None,
   ) -> None:
-    del dl_manager, download_config
-    jobs, templates = {}, {}
-    for split, shards in self._shards().items():
-      templates[split] = self._get_filename_template(split)
-      for index, shard in enumerate(shards):
-        path = templates[split].sharded_filepath(
-          shard_index=index, num_shards=len(shards)
+    del dl_manager
+    staging = self._staging()
+    jobs = {
+      split: [
+        shards.Job(
+          name=f'{split}-{index:05d}',
+          shard=shard,
+          features=self.info.features,
+          staging=os.fspath(staging),
         )
-        jobs[split, index] = functools.partial(
-          _write_shard, shard, os.fspath(path), self.info.features
-        )
-    results = {}
-    progress = tqdm_utils.tqdm(total=len(jobs), unit=' shards', desc=self.name)
-    with progress:
-      for key, result in _run(jobs, self._num_workers()):
-        results[key] = result
-        progress.update()
-
-    by_split = {
-      split: [results[s, i] for s, i in sorted(results) if s == split]
-      for split in templates
+        for index, shard in enumerate(split_shards)
+      ]
+      for split, split_shards in self._shards().items()
     }
-    self.info.set_splits(
-      tfds.core.SplitDict(
-        [
-          tfds.core.SplitInfo(
-            name=split,
-            shard_lengths=[shard.num_examples for shard in shards],
-            num_bytes=sum(shard.num_bytes for shard in shards),
-            filename_template=templates[split],
+    todo = [job for split in jobs.values() for job in split]
+    try:
+      with _progress(self.name, staging, len(todo)):
+        if download_config and (
+          download_config.beam_runner or download_config.beam_options
+        ):
+          runners.run_with_beam(todo, download_config)
+        else:
+          unwritten = [job for job in todo if job.result() is None]
+          runners.run_locally(unwritten, self._num_workers())
+    finally:
+      _remove_temporary(staging)
+    self._collect(jobs)
+
+  def _staging(self) -> Path:
+    """Returns the folder for shards that depend on the very same things."""
+    depends_on = json.dumps(
+      {
+        'version': str(self.version),
+        'config': self._identity(),
+        'packages': self._versions(),
+        'code': digests.of_code([shards, digests, *self.CODE]),
+      },
+      sort_keys=True,
+    )
+    fingerprint = hashlib.sha256(depends_on.encode()).hexdigest()[:16]
+    parent = Path(self.data_path).parent
+    staging = parent / f'{_STAGING}{fingerprint}'
+    for other in parent.glob(f'{_STAGING}*'):
+      if other != staging:
+        shutil.rmtree(other)
+    staging.mkdir(exist_ok=True)
+    _remove_temporary(staging)
+    return staging
+
+  def _versions(self) -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in self._packages()}
+
+  def _collect(self, jobs: Mapping[str, Sequence[shards.Job]]) -> None:
+    """Moves the staged shards into the dataset and writes its metadata."""
+    split_infos, split_metadata, files = [], {}, {}
+    for split, split_jobs in jobs.items():
+      template = self._get_filename_template(split)
+      written = []
+      for index, job in enumerate(split_jobs):
+        result = job.result()
+        if result is None:
+          raise errors.DatasetError(
+            f'{job.path} was not written though its job ended; do all workers'
+            ' see the same file system?'
           )
-          for split, shards in by_split.items()
-        ]
+        path = Path(
+          template.sharded_filepath(
+            shard_index=index, num_shards=len(split_jobs)
+          )
+        )
+        # Linked, not moved: an interruption here must not undo a shard.
+        _link_or_copy(job.path, path)
+        files[path.name] = result.file_sha256
+        written.append(result)
+      split_infos.append(
+        tfds.core.SplitInfo(
+          name=split,
+          shard_lengths=[shard.num_examples for shard in written],
+          num_bytes=sum(shard.num_bytes for shard in written),
+          filename_template=template,
+        )
+      )
+      split_metadata[split] = {
+        'content_sha256': digests.of_split(
+          digest for shard in written for digest in shard.record_digests
+        ),
+        **self._statistics([shard.summary for shard in written]),
+      }
+    self.info.set_splits(tfds.core.SplitDict(split_infos))
+    self.info.metadata.update(
+      verification.sealed(
+        {
+          'config': self._identity(),
+          'packages': self._versions(),
+          'splits': split_metadata,
+          'files_sha256': files,
+        }
       )
     )
-    self.info.metadata.update(
-      config=self._identity(),
-      **self._metadata(
-        {
-          split: [shard.summary for shard in shards]
-          for split, shards in by_split.items()
-        }
-      ),
-    )
 
 
-class _WrittenShard(NamedTuple):
-  num_examples: int
-  num_bytes: int  # Serialized, before ArrayRecord's compression.
-  summary: Mapping[str, Any]
-
-
-def _write_shard(shard: Shard, path: str, features: Any) -> _WrittenShard:
-  """Writes one file; a pure function that any process can run."""
-  serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
-  # A group is what one read decompresses; records are large and read singly.
-  writer = array_record_module.ArrayRecordWriter(path, 'group_size:1')
-  sizes = []
-
-  def write(example: Mapping[str, Any]) -> None:
-    proto = serializer.get_tf_example(features.encode_example(example))
-    # Unlike `serialize_example`: map fields have no order of their own.
-    record = proto.SerializeToString(deterministic=True)
-    writer.write(record)
-    sizes.append(len(record))
-
-  try:
-    summary = shard(write)
-  finally:
-    writer.close()
-  return _WrittenShard(len(sizes), sum(sizes), summary)
-
-
-def _run(
-  jobs: Mapping[Any, Callable[[], _WrittenShard]], num_workers: int
-) -> Iterator[tuple[Any, _WrittenShard]]:
-  """Runs jobs on several processes; yields results as they come."""
-  if num_workers == 1:
-    for key, job in jobs.items():
-      yield key, job()
-    return
-  executor = concurrent.futures.ProcessPoolExecutor(
-    min(num_workers, len(jobs)),
-    mp_context=multiprocessing.get_context('spawn'),
-    initializer=_die_with_parent,
-  )
-  try:
-    with _bare_main():
-      futures = {executor.submit(job): key for key, job in jobs.items()}
-    for future in concurrent.futures.as_completed(futures):
-      yield futures[future], future.result()
-  except BaseException:
-    for worker in multiprocessing.active_children():
-      worker.terminate()
-    raise
-  finally:
-    executor.shutdown(cancel_futures=True)
+_STAGING = '.staging-'
 
 
 @contextlib.contextmanager
-def _bare_main() -> Iterator[None]:
-  """Spares spawned workers from importing `__main__`, as they else would.
-
-  It is the `tfds` command, which imports TensorFlow and Beam: 5 s a worker.
-  """
-  main = sys.modules['__main__']
-  sys.modules['__main__'] = types.ModuleType('__main__')
-  try:
+def _locked(folder: Path) -> Iterator[None]:
+  """Keeps other processes from building the same dataset meanwhile."""
+  with (folder / '.lock').open('w') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise errors.DatasetError(
+        f'another process is building in {folder}; wait for it or stop it'
+      ) from None
     yield
-  finally:
-    sys.modules['__main__'] = main
 
 
-def _die_with_parent() -> None:
-  """Ends this worker silently at Ctrl-C and when its parent is gone."""
-  signal.signal(signal.SIGINT, signal.SIG_DFL)
-  parent = multiprocessing.parent_process()
+def _remove_temporary(staging: Path) -> None:
+  for path in staging.glob('*.tmp'):
+    path.unlink(missing_ok=True)
 
-  def wait() -> None:
-    if parent is not None:
-      parent.join()
-      os._exit(1)
 
-  threading.Thread(target=wait, daemon=True).start()
+def _remove_unfinished(folder: Path) -> None:
+  """Removes what TFDS leaves behind if it is killed."""
+  for path in folder.glob('incomplete.*'):
+    shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _progress(name: str, staging: Path, total: int) -> Iterator[None]:
+  """Shows how many shards lie in the staging folder, whoever writes them."""
+  done = threading.Event()
+
+  def watch(progress: Any) -> None:
+    finished = False
+    while not finished:
+      finished = done.wait(_POLL_SECONDS)
+      progress.update(len(list(staging.glob('*.json'))) - progress.n)
+
+  found = len(list(staging.glob('*.json')))
+  with tqdm_utils.tqdm(
+    total=total, initial=found, unit=' shards', desc=name
+  ) as progress:
+    watcher = threading.Thread(target=watch, args=(progress,), daemon=True)
+    watcher.start()
+    try:
+      yield
+    finally:
+      done.set()
+      watcher.join()
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+  try:
+    os.link(source, target)
+  except OSError:  # This file system has no hard links.
+    shutil.copyfile(source, target)

@@ -3,15 +3,18 @@
 from carracing_data import errors
 from carracing_data import prepared
 from carracing_data import sharded_builder
+from carracing_data import shards
 from carracing_rollouts import loader as rollouts_loader
 from carracing_rollouts import schema
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import jax
+from models import strided
 from models import vae
 from models import weights
 import numpy as np
+import os
 import tensorflow_datasets as tfds
 from typing import Any
 
@@ -40,6 +43,7 @@ class LatentsConfig(sharded_builder.Config):
 class Builder(sharded_builder.ShardedBuilder):
   """Encodes every frame of a rollouts dataset with a trained VAE."""
 
+  CODE = (strided, vae)
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'Initial release.'}
   BUILDER_CONFIGS = [
@@ -74,10 +78,8 @@ class Builder(sharded_builder.ShardedBuilder):
     )
 
   @functools.cached_property
-  def _rollouts(self) -> str:
-    """Returns the full name of the rollouts."""
-    builder = prepared.find(self.builder_config.rollouts, self.data_dir_root)
-    return prepared.full_name(builder)
+  def _rollouts(self) -> tfds.core.DatasetBuilder:
+    return prepared.find(self.builder_config.rollouts, self.data_dir_root)
 
   @functools.cached_property
   def _vae(self) -> weights.Weights:
@@ -92,65 +94,64 @@ class Builder(sharded_builder.ShardedBuilder):
 
   def _identity(self) -> Mapping[str, Any]:
     # Not the folder of the weights: another may lie there tomorrow.
-    return {'rollouts': self._rollouts, 'vae_sha256': self._vae.sha256}
+    return {
+      'rollouts': prepared.full_name(self._rollouts),
+      'rollouts_content_sha256': {
+        split: metadata['content_sha256']
+        for split, metadata in self._rollouts.info.metadata['splits'].items()
+      },
+      'vae_sha256': self._vae.sha256,
+    }
+
+  def _packages(self) -> Sequence[str]:
+    return ('array_record', 'flax', 'jax', 'jaxlib', 'numpy')
 
   def _num_workers(self) -> int:
     return 1  # The encoder uses all cores, or a GPU, by itself.
 
-  def _shards(self) -> Mapping[str, Sequence[sharded_builder.Shard]]:
-    encode = functools.partial(_encode, _compiled_encoder(self._vae))
-    shards = {}
+  def _shards(self) -> Mapping[str, Sequence[shards.Shard]]:
+    rollouts = os.path.abspath(self._rollouts.data_dir)
+    folder = os.path.abspath(os.path.expanduser(self.builder_config.vae))
+    split_shards = {}
     for split in schema.SPLITS:
-      episodes = rollouts_loader.episodes(
-        self._rollouts, split=split, data_dir=self.data_dir_root
-      )
-      episode_ids = np.arange(len(episodes))
-      shards[split] = [
-        functools.partial(_write_episodes, episodes, ids.tolist(), encode)
-        for ids in np.array_split(episode_ids, min(len(episodes), _MAX_SHARDS))
+      size = len(rollouts_loader.episodes(rollouts, split=split))
+      split_shards[split] = [
+        functools.partial(
+          _write_episodes,
+          rollouts=rollouts,
+          split=split,
+          vae_folder=folder,
+          vae_sha256=self._vae.sha256,
+          episode_ids=ids.tolist(),
+        )
+        for ids in np.array_split(np.arange(size), min(size, _MAX_SHARDS))
       ]
-    return shards
+    return split_shards
 
-  def _metadata(
-    self, summaries: Mapping[str, Sequence[Mapping[str, Any]]]
+  def _statistics(
+    self, summaries: Sequence[Mapping[str, Any]]
   ) -> Mapping[str, Any]:
-    del summaries
-    return {'vae_training': self._vae.training}
-
-
-def _compiled_encoder(
-  loaded: weights.Weights,
-) -> Callable[[np.ndarray], vae.Posterior]:
-  return jax.jit(
-    functools.partial(
-      loaded.model.apply,
-      jax.device_put(loaded.variables),
-      method=vae.VAE.encode,
-    )
-  )
-
-
-def _encode(
-  encoder: Callable[[np.ndarray], vae.Posterior], observation: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """Encodes frames [N, 64, 64, 3] in batches of one size, compiled once."""
-  parts = []
-  for start in range(0, len(observation), _BATCH):
-    batch = observation[start : start + _BATCH]
-    padding = _BATCH - len(batch)
-    padded = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0)))
-    parts.append([np.asarray(x)[: len(batch)] for x in encoder(padded)])
-  mean, logvar = (np.concatenate(part) for part in zip(*parts))
-  return mean, logvar
+    steps = [n for summary in summaries for n in summary['episode_steps']]
+    return {
+      'num_episodes': len(steps),
+      'num_steps': sum(steps),
+      'episode_steps': steps,
+    }
 
 
 def _write_episodes(
-  episodes: Sequence[schema.Episode],
-  episode_ids: Iterable[int],
-  encode: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
   write: Callable[[Mapping[str, Any]], None],
+  *,
+  rollouts: str,
+  split: str,
+  vae_folder: str,
+  vae_sha256: str,
+  episode_ids: Iterable[int],
 ) -> Mapping[str, Any]:
   """Writes the latents of some episodes, one record each."""
+  encode = _encoder(vae_folder, vae_sha256)
+  episodes = rollouts_loader.episodes(rollouts, split=split)
+  steps = []
   for episode_id in episode_ids:
     episode = episodes[episode_id]
     mean, logvar = encode(episode.observation)
@@ -172,4 +173,35 @@ def _write_episodes(
         'is_terminal': episode.is_terminal,
       }
     )
-  return {}
+    steps.append(len(episode))
+  return {'episode_steps': steps}
+
+
+@functools.lru_cache(maxsize=1)  # Compiled once for all shards of a process.
+def _encoder(
+  folder: str, sha256: str
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+  """Returns a function from frames [N, 64, 64, 3] to mean and logvar [N, Z]."""
+  loaded = weights.load(folder, 'vae')
+  if loaded.sha256 != sha256:
+    raise errors.DatasetError(f'the weights in {folder} changed meanwhile')
+  compiled = jax.jit(
+    functools.partial(
+      loaded.model.apply,
+      jax.device_put(loaded.variables),
+      method=vae.VAE.encode,
+    )
+  )
+
+  def encode(observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    means, logvars = [], []
+    for start in range(0, len(observation), _BATCH):
+      batch = observation[start : start + _BATCH]
+      padding = _BATCH - len(batch)  # One size is compiled only.
+      padded = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0)))
+      mean, logvar = compiled(padded)
+      means.append(np.asarray(mean)[: len(batch)])
+      logvars.append(np.asarray(logvar)[: len(batch)])
+    return np.concatenate(means), np.concatenate(logvars)
+
+  return encode

@@ -2,6 +2,7 @@
 
 from carracing_data import errors
 from carracing_data import sharded_builder
+from carracing_data import shards
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
@@ -63,6 +64,7 @@ class RolloutsConfig(sharded_builder.Config):
 class Builder(sharded_builder.ShardedBuilder):
   """Rolls a policy out in CarRacing and records every step."""
 
+  CODE = (environment, policies, rollout, schema)
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'Initial release.'}
   BUILDER_CONFIGS = [
@@ -104,7 +106,16 @@ class Builder(sharded_builder.ShardedBuilder):
       metadata=tfds.core.MetadataDict(),
     )
 
-  def _shards(self) -> Mapping[str, Sequence[sharded_builder.Shard]]:
+  def _packages(self) -> Sequence[str]:
+    simulator = environment.SIMULATORS[self.builder_config.simulator]
+    return (
+      'array_record',
+      'numpy',
+      'opencv-python-headless',
+      *simulator.PACKAGES,
+    )
+
+  def _shards(self) -> Mapping[str, Sequence[shards.Shard]]:
     config = self.builder_config
     generate = functools.partial(
       rollout.generate,
@@ -127,15 +138,19 @@ class Builder(sharded_builder.ShardedBuilder):
       for split, size in config.split_sizes().items()
     }
 
-  def _metadata(
-    self, summaries: Mapping[str, Sequence[Mapping[str, Any]]]
+  def _statistics(
+    self, summaries: Sequence[Mapping[str, Any]]
   ) -> Mapping[str, Any]:
+    steps = [n for summary in summaries for n in summary['episode_steps']]
+    returns = [r for summary in summaries for r in summary['episode_returns']]
     return {
-      'simulator': environment.version(self.builder_config.simulator),
-      'episode_steps': {
-        split: [n for shard in shards for n in shard['episode_steps']]
-        for split, shards in summaries.items()
-      },
+      'num_episodes': len(steps),
+      'num_steps': sum(steps),
+      'return_mean': float(np.mean(returns)),
+      'return_std': float(np.std(returns)),
+      'return_min': min(returns),
+      'return_max': max(returns),
+      'episode_steps': steps,
     }
 
 
@@ -145,11 +160,12 @@ def _write_episodes(
   generate: Callable[[int], schema.Episode],
   episode_ids: Iterable[int],
 ) -> Mapping[str, Any]:
-  """Writes the segments of some episodes; returns the episodes' lengths."""
-  episode_steps = []
+  """Writes the segments of some episodes; returns their lengths and returns."""
+  steps, returns = [], []
   for episode_id in episode_ids:
     episode = generate(episode_id)
     for record in schema.cut(episode_id, episode):
       write(record)
-    episode_steps.append(len(episode))
-  return {'episode_steps': episode_steps}
+    steps.append(len(episode))
+    returns.append(float(episode.reward.sum(dtype=np.float64)))
+  return {'episode_steps': steps, 'episode_returns': returns}

@@ -4,12 +4,12 @@ This is the only place that makes the simulator and that turns its frame into
 the 64×64 observation of the dataset.
 """
 
+from carracing_data import errors
 from collections.abc import Sequence
 import cv2
-import importlib.metadata
 import numpy as np
 import os
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 # pygame greets on stdout at import, which would break a command's output.
 os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
@@ -38,11 +38,6 @@ class Transition(NamedTuple):
   truncated: np.ndarray
 
 
-def version(simulator: str) -> str:
-  """Returns the simulator's name and version, e.g. `gymnasium 1.4.0`."""
-  return f'{simulator} {importlib.metadata.version(simulator)}'
-
-
 def resize(frame: np.ndarray) -> np.ndarray:
   """Returns the observation of the world above the dashboard.
 
@@ -65,16 +60,50 @@ def resize(frame: np.ndarray) -> np.ndarray:
   )
 
 
+class Environments(Protocol):
+  """A batch of episodes, one for each seed, stepped together.
+
+  Attributes:
+    PACKAGES: whose versions shape the episodes.
+  """
+
+  PACKAGES: ClassVar[tuple[str, ...]]
+
+  def __init__(self, seeds: Sequence[int], max_steps: int):
+    """Prepares one episode for each seed, of at most `max_steps` steps."""
+    ...
+
+  def reset(self) -> np.ndarray:
+    """Starts every episode; returns the first frames, uint8 [B, 96, 96, 3]."""
+    ...
+
+  def step(self, action: np.ndarray) -> Transition:
+    """Steps every episode; what is returned of ended ones has no meaning.
+
+    Args:
+      action: float32 [B, 3]: steering −1..1, gas 0..1, brake 0..1.
+
+    Returns:
+      The transition of every episode.
+    """
+    ...
+
+  def close(self) -> None:
+    """Frees the simulators."""
+    ...
+
+
 class GymnasiumEnvironments:
-  """A batch of Gymnasium `CarRacing-v3` episodes, stepped together.
+  """Gymnasium's `CarRacing-v3`, the reference.
 
   Every episode runs in a fresh simulator, so that nothing of an earlier one
   (Box2D keeps the order of its internal lists) can reach it: an episode depends
   on its seed and its actions alone.
   """
 
+  PACKAGES: ClassVar[tuple[str, ...]] = ('box2d', 'gymnasium', 'pygame-ce')
+
   def __init__(self, seeds: Sequence[int], max_steps: int):
-    """Prepares one episode for each seed, of at most `max_steps` steps."""
     self._seeds = list(seeds)
     self._environments = [
       gymnasium.make(
@@ -87,7 +116,6 @@ class GymnasiumEnvironments:
     self._running = [True] * len(self._seeds)
 
   def reset(self) -> np.ndarray:
-    """Starts every episode; returns the first frames, uint8 [B, 96, 96, 3]."""
     return np.stack(
       [
         environment.reset(seed=seed)[0]
@@ -96,14 +124,6 @@ class GymnasiumEnvironments:
     )
 
   def step(self, action: np.ndarray) -> Transition:
-    """Steps every episode that has not ended; the others return zeros.
-
-    Args:
-      action: float32 [B, 3]: steering −1..1, gas 0..1, brake 0..1.
-
-    Returns:
-      The transition of every episode.
-    """
     batch = len(self._seeds)
     transition = Transition(
       np.zeros((batch, FRAME_SIZE, FRAME_SIZE, 3), np.uint8),
@@ -126,4 +146,46 @@ class GymnasiumEnvironments:
       environment.close()
 
 
-SIMULATORS = {'gymnasium': GymnasiumEnvironments}
+class EnvPoolEnvironments:
+  """EnvPool's `CarRacing-v3`: the game written again in C++, much faster.
+
+  Frames, physics and tracks are close to Gymnasium's but not the same.
+  """
+
+  PACKAGES: ClassVar[tuple[str, ...]] = ('envpool',)
+
+  def __init__(self, seeds: Sequence[int], max_steps: int):
+    try:
+      import envpool  # An optional dependency.
+    except ImportError:
+      raise errors.DatasetError(
+        'the simulator envpool is not installed; install it with: pip install'
+        " -c constraints.txt -e '.[envpool]'"
+      ) from None
+    self._environments = envpool.make(
+      'CarRacing-v3',
+      env_type='gymnasium',
+      num_envs=len(seeds),
+      num_threads=1,  # Processes are what builds run in parallel.
+      env_seed=list(seeds),
+      max_episode_steps=max_steps,
+    )
+
+  def reset(self) -> np.ndarray:
+    return self._environments.reset()[0]
+
+  def step(self, action: np.ndarray) -> Transition:
+    # Ended episodes start again by themselves; nobody looks at them.
+    frame, reward, terminated, truncated, _ = self._environments.step(action)
+    return Transition(
+      frame, reward.astype(np.float32), terminated, truncated & ~terminated
+    )
+
+  def close(self) -> None:
+    self._environments.close()
+
+
+SIMULATORS: dict[str, type[Environments]] = {
+  'envpool': EnvPoolEnvironments,
+  'gymnasium': GymnasiumEnvironments,
+}

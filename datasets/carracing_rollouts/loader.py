@@ -88,7 +88,7 @@ def episodes(
   """
   builder = prepared.find(name, data_dir)
   source = prepared.records(builder, split)
-  steps = builder.info.metadata['episode_steps'][split]
+  steps = builder.info.metadata['splits'][split]['episode_steps']
   ends = np.cumsum([schema.count_segments(n) for n in steps])
   read = _ReadEpisode(source, [0, *ends.tolist()])
   return grain.MapDataset.range(len(ends)).map(read)  # pyright: ignore

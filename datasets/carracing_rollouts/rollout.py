@@ -52,7 +52,7 @@ def episode_seeds(
 
 
 def rollout(
-  environments: environment.GymnasiumEnvironments,
+  environments: environment.Environments,
   policy: policies.Policy,
   policy_seeds: Sequence[np.random.SeedSequence],
 ) -> list[schema.Episode]:

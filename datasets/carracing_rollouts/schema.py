@@ -5,7 +5,8 @@ data slow; one for each episode the other way round. A segment is read whole,
 and a few dozen of them mix well.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from carracing_data import steps
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import numpy as np
 from typing import Any
@@ -43,6 +44,9 @@ class Episode:
     return len(self.observation)
 
 
+_STEP_FIELDS = [field.name for field in dataclasses.fields(Episode)]
+
+
 def count_segments(episode_steps: int) -> int:
   """Returns how many segments an episode of so many steps fills."""
   return -(-episode_steps // SEGMENT_STEPS)
@@ -78,10 +82,44 @@ def cut(episode_id: int, episode: Episode) -> Iterator[dict[str, Any]]:
 
 def join(records: Sequence[Mapping[str, Any]]) -> Episode:
   """Joins the records of one episode, in order, without their padding."""
-  names = [field.name for field in dataclasses.fields(Episode)]
   return Episode(
     **{
       name: np.concatenate([r[name][: r['length']] for r in records])
-      for name in names
+      for name in _STEP_FIELDS
     }
   )
+
+
+def broken_promises(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+  """Checks the records of a split, in order.
+
+  Args:
+    records: decoded.
+
+  Yields:
+    What is wrong; the record that shows it is the one read last.
+  """
+  pending: list[Mapping[str, Any]] = []
+  episode_id = 0
+  for record in records:
+    length = int(record['length'])
+    if not 1 <= length <= SEGMENT_STEPS:
+      yield f'its length is {length}'
+    if record['episode_id'] != episode_id:
+      yield (
+        f'it belongs to episode {record["episode_id"]}, not to {episode_id}'
+      )
+    expected = len(pending) * SEGMENT_STEPS
+    if record['first_step'] != expected:
+      yield f'it starts at step {record["first_step"]}, not at {expected}'
+    for name in _STEP_FIELDS:
+      if record[name][length:].any():
+        yield f'the padding of {name} is not zero'
+    pending.append(record)
+    if record['is_last'][:length].any():
+      yield from steps.broken_promises(vars(join(pending)))
+      pending, episode_id = [], episode_id + 1
+    elif length < SEGMENT_STEPS:
+      yield 'it is short though the episode goes on'
+  if pending:
+    yield 'the last episode has no last step'

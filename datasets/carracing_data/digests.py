@@ -1,0 +1,42 @@
+"""SHA-256 digests of datasets: of their content, not of how it is stored."""
+
+from collections.abc import Iterable, Mapping
+import hashlib
+import inspect
+import numpy as np
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+
+def of_record(record: Mapping[str, Any]) -> str:
+  """Returns the digest of a decoded record: names, types, shapes and values."""
+  digest = hashlib.sha256()
+  for name in sorted(record):
+    value = np.asarray(record[name])
+    digest.update(f'{name} {value.dtype.str} {value.shape}\n'.encode())
+    digest.update(np.ascontiguousarray(value).data)
+  return digest.hexdigest()
+
+
+def of_split(record_digests: Iterable[str]) -> str:
+  """Returns the digest of records in order, however they are sharded."""
+  digest = hashlib.sha256()
+  for record_digest in record_digests:
+    digest.update(bytes.fromhex(record_digest))
+  return digest.hexdigest()
+
+
+def of_file(path: str | os.PathLike[str]) -> str:
+  """Returns the digest of a file's bytes."""
+  with Path(path).open('rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def of_code(modules: Iterable[ModuleType]) -> str:
+  """Returns the digest of the source of modules."""
+  digest = hashlib.sha256()
+  for module in modules:
+    digest.update(inspect.getsource(module).encode())
+  return digest.hexdigest()

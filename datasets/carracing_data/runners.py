@@ -1,0 +1,109 @@
+"""Runs independent jobs: on the cores of this machine, or with Apache Beam."""
+
+from carracing_data import errors
+from collections.abc import Callable, Iterator, Sequence
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import tensorflow_datasets as tfds
+import threading
+import types
+
+Job = Callable[[], None]
+
+
+def num_cores() -> int:
+  """Returns how many cores this process may use (`taskset` limits them)."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
+  """Runs jobs on several processes.
+
+  Workers end with this process, however it ends.
+
+  Args:
+    jobs: picklable if `num_workers` > 1.
+    num_workers: how many processes; 1 means this one.
+
+  Raises:
+    errors.DatasetError: a worker was killed.
+  """
+  if num_workers == 1 or not jobs:
+    for job in jobs:
+      job()
+    return
+  executor = concurrent.futures.ProcessPoolExecutor(
+    min(num_workers, len(jobs)),
+    mp_context=multiprocessing.get_context('spawn'),
+    initializer=_end_with_parent,
+  )
+  try:
+    with _bare_main():
+      futures = [executor.submit(job) for job in jobs]
+    for future in concurrent.futures.as_completed(futures):
+      future.result()
+  except concurrent.futures.process.BrokenProcessPool:
+    raise errors.DatasetError(
+      'a worker process was killed (out of memory?); run the same command'
+      ' again, it keeps what is finished'
+    ) from None
+  finally:
+    # Does nothing after success; else the workers have lost their purpose.
+    for worker in multiprocessing.active_children():
+      worker.terminate()
+    executor.shutdown(cancel_futures=True)
+
+
+def run_with_beam(
+  jobs: Sequence[Job], config: tfds.download.DownloadConfig
+) -> None:
+  """Runs jobs on whatever the Beam options name.
+
+  Args:
+    jobs: picklable; they must see the same file system as this process.
+    config: with `beam_runner` or `beam_options`.
+  """
+  import apache_beam as beam  # Takes seconds, and few need it.
+
+  # One leaf: the Dask runner computes no other than the last.
+  with beam.Pipeline(
+    runner=config.beam_runner, options=config.beam_options
+  ) as pipeline:
+    _ = pipeline | beam.Create(list(jobs)) | beam.Reshuffle() | beam.Map(_call)
+
+
+def _call(job: Job) -> None:
+  job()
+
+
+@contextlib.contextmanager
+def _bare_main() -> Iterator[None]:
+  """Spares spawned workers from importing `__main__`, as they else would.
+
+  It is the `tfds` command, which imports TensorFlow and Beam: 5 s a worker.
+  """
+  main = sys.modules['__main__']
+  sys.modules['__main__'] = types.ModuleType('__main__')
+  try:
+    yield
+  finally:
+    sys.modules['__main__'] = main
+
+
+def _end_with_parent() -> None:
+  """Ends this worker silently at Ctrl-C and when its parent is gone."""
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  parent = multiprocessing.parent_process()
+
+  def wait() -> None:
+    if parent is not None:
+      parent.join()
+      os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()

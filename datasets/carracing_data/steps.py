@@ -1,0 +1,46 @@
+"""What every episode promises, whichever dataset it lies in."""
+
+from collections.abc import Iterator, Mapping
+import numpy as np
+
+_ACTION_LOW = (-1, 0, 0)  # Steering, gas, brake.
+_ACTION_HIGH = (1, 1, 1)
+
+
+def broken_promises(steps: Mapping[str, np.ndarray]) -> Iterator[str]:
+  """Checks the steps of one episode, N+1 of them with RLDS semantics.
+
+  Args:
+    steps: [N+1, ...] arrays: action, reward, discount, is_first, is_last,
+      is_terminal, and any others, which must be finite.
+
+  Yields:
+    What is wrong.
+  """
+  count = len(steps['is_first'])
+  index = np.arange(count)
+  last = index == count - 1
+  if count < 2:
+    yield f'it has {count} steps, the fewest are 2'
+  if not np.array_equal(steps['is_first'], index == 0):
+    yield 'is_first is not the first step alone'
+  if not np.array_equal(steps['is_last'], last):
+    yield 'is_last is not the last step alone'
+  if (steps['is_terminal'] & ~last).any():
+    yield 'is_terminal is set before the last step'
+  for name, value in steps.items():
+    if np.issubdtype(value.dtype, np.floating):
+      finite = np.isfinite(value).reshape(count, -1).all(axis=1)
+      if not finite.all():
+        yield f'{name} is not finite at step {finite.argmin()}'
+  action = steps['action']
+  inside = ((action >= _ACTION_LOW) & (action <= _ACTION_HIGH)).all(axis=1)
+  if not inside.all():
+    yield f'the action is out of range at step {inside.argmin()}'
+  for name in 'action', 'reward', 'discount':
+    if count and np.any(steps[name][-1]):
+      yield f'{name} is not zero at the last step'
+  expected = np.ones(max(count - 1, 0), np.float32)
+  expected[-1:] = 0 if steps['is_terminal'].any() else 1
+  if not np.array_equal(steps['discount'][:-1], expected):
+    yield 'discount does not agree with is_terminal'

@@ -1,0 +1,246 @@
+"""Builds are the same bytes, wherever they run and however they end."""
+
+from carracing_data import errors
+from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
+from carracing_rollouts import rollout
+import fcntl
+import filecmp
+import json
+from pathlib import Path
+import psutil
+import pytest
+import resource
+import signal
+import subprocess
+import sys
+
+CONFIG = {'name': 'faults', 'num_episodes': 8, 'max_steps': 90}
+DATASETS = Path(__file__).parents[1] / 'datasets'
+BUILD = """
+import json, sys
+from carracing_rollouts import carracing_rollouts_dataset_builder as b
+config = b.RolloutsConfig(**json.loads(sys.argv[2]))
+b.Builder(data_dir=sys.argv[1], config=config).download_and_prepare()
+"""
+
+
+def start_build(data_dir, **kwargs):
+  return subprocess.Popen(
+    [sys.executable, '-c', BUILD, str(data_dir), json.dumps(CONFIG)],
+    stderr=subprocess.PIPE,
+    text=True,
+    **kwargs,
+  )
+
+
+def build(data_dir, **config):
+  builder = builder_lib.Builder(
+    data_dir=data_dir, config=builder_lib.RolloutsConfig(**CONFIG | config)
+  )
+  builder.download_and_prepare()
+
+
+def folder(data_dir):
+  return Path(data_dir, 'carracing_rollouts', CONFIG['name'])
+
+
+def records_of_finished_shards(data_dir):
+  return list(folder(data_dir).glob('.staging-*/*.json'))
+
+
+def assert_same_bytes(one, other):
+  one, other = (folder(data_dir) / '1.0.0' for data_dir in (one, other))
+  names = sorted(path.name for path in one.iterdir())
+  assert names == sorted(path.name for path in other.iterdir())
+  same, different, unreadable = filecmp.cmpfiles(one, other, names, False)
+  assert (sorted(same), different, unreadable) == (names, [], [])
+
+
+@pytest.fixture(scope='module')
+def expected(tmp_path_factory):
+  """A build that nobody disturbed, on all cores."""
+  data_dir = tmp_path_factory.mktemp('expected')
+  build(data_dir)
+  return data_dir
+
+
+def test_one_worker_writes_the_same_bytes(expected, tmp_path, monkeypatch):
+  monkeypatch.setattr(builder_lib.Builder, '_num_workers', lambda self: 1)
+  build(tmp_path)
+  assert_same_bytes(tmp_path, expected)
+
+
+def test_beam_writes_the_same_bytes(expected, tmp_path):
+  tfds_build(
+    tmp_path,
+    'runner=DirectRunner,direct_running_mode=multi_processing'
+    ',direct_num_workers=2',
+  )
+  assert_same_bytes(tmp_path, expected)
+
+
+def test_dask_cluster_writes_the_same_bytes(expected, tmp_path):
+  dask = [Path(sys.executable).parent / 'dask']
+  file = tmp_path / 'scheduler.json'
+  local = ['--scheduler-file', str(file), '--no-dashboard']
+  scheduler = subprocess.Popen(
+    [*dask, 'scheduler', '--host', '127.0.0.1', '--port', '0', *local],
+    stderr=subprocess.DEVNULL,
+  )
+  workers = subprocess.Popen(
+    [*dask, 'worker', '--nworkers', '2', '--nthreads', '1', *local],
+    stderr=subprocess.DEVNULL,
+    cwd=tmp_path,
+  )
+  try:
+    wait_until(file.exists, scheduler)
+    address = json.loads(file.read_text())['address']
+    tfds_build(
+      tmp_path,
+      'runner=apache_beam.runners.dask.dask_runner.DaskRunner'
+      f',dask_client_address={address},dask_npartitions=4',
+    )
+  finally:
+    for process in workers, scheduler:
+      process.terminate()
+      process.wait()
+  assert_same_bytes(tmp_path, expected)
+
+
+def tfds_build(data_dir, beam_pipeline_options):
+  subprocess.run(
+    [
+      Path(sys.executable).parent / 'tfds', 'build', 'carracing_rollouts',
+      f'--data_dir={data_dir}', f'--config={json.dumps(CONFIG)}',
+      f'--beam_pipeline_options={beam_pipeline_options}',
+    ],
+    cwd=DATASETS,
+    check=True,
+  )  # fmt: skip
+
+
+def wait_until(condition, process):
+  while not condition():
+    try:
+      assert process.wait(timeout=0.02) is None, 'ended too early'
+    except subprocess.TimeoutExpired:
+      pass
+
+
+@pytest.mark.parametrize(
+  ('victim', 'number'),
+  [
+    ('main', signal.SIGKILL),
+    ('main', signal.SIGINT),
+    ('main', signal.SIGTERM),
+    ('worker', signal.SIGKILL),
+  ],
+)
+def test_killed_build_continues_to_the_same_bytes(
+  victim, number, expected, tmp_path
+):
+  process = start_build(tmp_path)
+  wait_until(lambda: records_of_finished_shards(tmp_path), process)
+  family = psutil.Process(process.pid).children(recursive=True)
+  if victim == 'main':
+    process.send_signal(number)
+  else:
+    workers = [p for p in family if 'spawn_main' in ' '.join(p.cmdline())]
+    workers[0].send_signal(number)
+  _, stderr = process.communicate()
+
+  assert process.returncode != 0
+  if victim == 'worker':
+    assert stderr.splitlines()[-1].startswith('Error: a worker process was')
+  psutil.wait_procs(family, timeout=30)
+  assert not [p for p in family if p.is_running()]
+  assert not (folder(tmp_path) / '1.0.0').exists()
+  finished = {
+    record.stem: record.with_suffix('').stat().st_ino
+    for record in records_of_finished_shards(tmp_path)
+  }
+  assert finished
+
+  build(tmp_path)
+
+  assert_same_bytes(tmp_path, expected)
+  assert not list(folder(tmp_path).glob('.staging-*'))
+  assert not list(folder(tmp_path).glob('incomplete.*'))
+  kept = {path.stat().st_ino for path in (folder(tmp_path) / '1.0.0').iterdir()}
+  assert kept >= set(finished.values())  # They were not written again.
+
+
+def interrupted_after_one_shard(data_dir, monkeypatch):
+  """Leaves one finished shard in the staging folder."""
+  generate = rollout.generate
+
+  def generate_one(split, episode_id, **kwargs):
+    if episode_id == 1:
+      raise KeyboardInterrupt
+    return generate(split, episode_id, **kwargs)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(builder_lib.Builder, '_num_workers', lambda self: 1)
+    patch.setattr(rollout, 'generate', generate_one)
+    with pytest.raises(KeyboardInterrupt):
+      build(data_dir)
+  [record] = records_of_finished_shards(data_dir)
+  return record
+
+
+@pytest.mark.parametrize('change', ['config', 'code'])
+def test_shards_of_other_configs_or_code_are_not_continued(
+  change, tmp_path, monkeypatch
+):
+  record = interrupted_after_one_shard(tmp_path, monkeypatch)
+  if change == 'code':
+    monkeypatch.setattr(
+      builder_lib.Builder, 'CODE', (*builder_lib.Builder.CODE, json)
+    )
+  record.with_suffix('').write_text('If this were taken, it would show.')
+  config = {'seed': 1} if change == 'config' else {}
+  build(tmp_path / 'fresh', **config)
+  build(tmp_path, **config)
+  assert_same_bytes(tmp_path, tmp_path / 'fresh')
+
+
+def test_overwrite_builds_again(expected, tmp_path):
+  build(tmp_path, seed=5)
+  done = subprocess.run(
+    [
+      Path(sys.executable).parent / 'tfds', 'build', 'carracing_rollouts',
+      f'--data_dir={tmp_path}', f'--config={json.dumps(CONFIG)}', '--overwrite',
+    ],
+    cwd=DATASETS,
+  )  # fmt: skip
+  assert done.returncode == 0
+  assert_same_bytes(tmp_path, expected)
+
+
+def test_two_builds_of_one_dataset_at_once_are_refused(tmp_path):
+  folder(tmp_path).mkdir(parents=True)
+  with (folder(tmp_path) / '.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(errors.DatasetError, match='another process is build'):
+      build(tmp_path)
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path):
+  (tmp_path / 'carracing_rollouts').write_text('a file')
+  with pytest.raises(errors.DatasetError, match='cannot write to .*tmp'):
+    build(tmp_path)
+
+
+def test_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
+  def no_space():
+    # A shard of 91 steps has more.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+  process = start_build(tmp_path, preexec_fn=no_space)
+  _, stderr = process.communicate()
+  assert process.returncode == 1
+  assert stderr.splitlines()[-1].startswith('Error: cannot write ')
+  assert 'File too large' in stderr.splitlines()[-1]
+  assert 'Traceback' not in stderr
+  left = [path for path in folder(tmp_path).rglob('*') if path.is_file()]
+  assert [path.name for path in left] == ['.lock']

@@ -1,0 +1,159 @@
+from carracing_data import errors
+from carracing_data import prepared
+from carracing_data import verification
+from carracing_latents import schema as latents_schema
+from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
+from carracing_rollouts import loader
+from carracing_rollouts import rollout
+from carracing_rollouts import schema
+from conftest import ROLLOUTS
+import json
+import numpy as np
+from pathlib import Path
+import pytest
+import shutil
+
+PROBLEMS_OF = {
+  'carracing_latents': latents_schema.broken_promises,
+  'carracing_rollouts': schema.broken_promises,
+}
+NAME = 'carracing_rollouts/tiny'
+SHARD = 'carracing_rollouts-train.array_record-00001-of-00003'
+
+
+def verify(folder):
+  verification.verify(prepared.find(str(folder)), PROBLEMS_OF)
+
+
+@pytest.fixture
+def copy(data_dir, tmp_path):
+  """A copy of carracing_rollouts/tiny to damage; 3 records a shard."""
+  source = Path(prepared.find(NAME, data_dir).data_dir)
+  return Path(shutil.copytree(source, tmp_path / '1.0.0'))
+
+
+def flip(path, position):
+  content = bytearray(path.read_bytes())
+  content[position] ^= 1
+  path.write_bytes(content)
+
+
+def test_intact_datasets_verify(world):
+  for name in NAME, 'carracing_latents/tiny':
+    verify(prepared.find(name, world.data_dir).data_dir)
+
+
+def test_flipped_byte_is_found_at_its_record(copy):
+  flip(copy / SHARD, 1000)
+  with pytest.raises(errors.DatasetError, match=f'train record 3, in {SHARD}'):
+    verify(copy)
+
+
+def test_reading_a_damaged_record_names_it_and_the_next_command(copy):
+  flip(copy / SHARD, 1000)
+  with pytest.raises(errors.DatasetError, match=r'record 3 .*tools\.verify'):
+    loader.episodes(str(copy))[1]
+
+
+def test_flipped_byte_of_no_record_is_found(copy):
+  flip(copy / SHARD, -10)
+  with pytest.raises(errors.DatasetError, match='a byte between records'):
+    verify(copy)
+
+
+def test_truncated_shard_is_found(copy):
+  content = (copy / SHARD).read_bytes()
+  (copy / SHARD).write_bytes(content[:-1000])
+  with pytest.raises(errors.DatasetError, match=r'train records 3\.\.5.*trunc'):
+    verify(copy)
+
+
+def test_missing_shard_is_found(copy):
+  (copy / SHARD).unlink()
+  with pytest.raises(errors.DatasetError, match=f'{SHARD} .* is missing'):
+    verify(copy)
+
+
+def test_shard_of_another_version_is_found(copy, tmp_path):
+  config = builder_lib.RolloutsConfig(name='tiny', **{**ROLLOUTS, 'seed': 2})
+  other = builder_lib.Builder(data_dir=tmp_path, config=config)
+  other.download_and_prepare()
+  shutil.copy(Path(other.data_dir) / SHARD, copy / SHARD)
+  with pytest.raises(errors.DatasetError, match='not the one that was written'):
+    verify(copy)
+  difference = verification.compare(
+    prepared.find(str(copy)), prepared.find(other.data_dir)
+  )
+  assert difference == 'train record 0 differs in action, observation, reward'
+
+
+@pytest.mark.parametrize('file', ['metadata.json', 'dataset_info.json'])
+def test_edited_metadata_is_found(file, copy):
+  path = copy / file
+  path.write_text(path.read_text().replace('71', '61').replace('00003', '0003'))
+  content = json.loads(path.read_text())
+  if file == 'dataset_info.json':
+    content['splits'][0]['shardLengths'] = ['3', '6']
+    path.write_text(json.dumps(content))
+  with pytest.raises(errors.DatasetError, match=f'{file} was edited'):
+    verify(copy)
+
+
+def test_compare_finds_no_difference_between_equal_datasets(copy, data_dir):
+  first, second = prepared.find(str(copy)), prepared.find(NAME, data_dir)
+  assert verification.compare(first, second) is None
+
+
+@pytest.fixture(scope='module')
+def records():
+  episodes = [
+    rollout.generate(
+      'train', i, seed=0, policy='uniform', simulator='gymnasium', max_steps=40
+    )
+    for i in range(2)
+  ]
+  return [r for i, e in enumerate(episodes) for r in schema.cut(i, e)]
+
+
+def test_generated_records_keep_their_promises(records):
+  assert not list(schema.broken_promises(records))
+
+
+@pytest.mark.parametrize(
+  ('index', 'name', 'value', 'problem'),
+  [
+    (1, 'episode_id', 4, 'belongs to episode 4, not to 0'),
+    (1, 'first_step', 64, 'starts at step 64, not at 32'),
+    (0, 'length', 0, 'its length is 0'),
+    (0, 'length', 20, 'short though the episode goes on'),
+    (1, 'reward', np.full(32, 1, np.float32), 'padding of reward'),
+    (0, 'reward', np.full(32, np.nan, np.float32), 'not finite at step 0'),
+    (0, 'action', np.full((32, 3), 2, np.float32), 'out of range at step 0'),
+    (0, 'is_first', np.zeros(32, bool), 'is_first'),
+    (0, 'is_terminal', np.ones(32, bool), 'is_terminal is set before'),
+    (0, 'discount', np.zeros(32, np.float32), 'does not agree'),
+  ],
+)
+def test_broken_promise_is_named(records, index, name, value, problem):
+  broken = [dict(record) for record in records]
+  broken[index][name] = value
+  assert problem in ' '.join(schema.broken_promises(broken))
+
+
+def test_unfinished_episode_is_named(records):
+  assert list(schema.broken_promises(records[:1])) == [
+    'the last episode has no last step'
+  ]
+
+
+def test_latents_promise_the_same(world):
+  source = prepared.find('carracing_latents/tiny', world.data_dir)
+  [record] = prepared.records(source, 'validation')
+  assert not list(latents_schema.broken_promises([record]))
+  logvar = record['logvar'].copy()
+  logvar[3] = np.inf
+  record = {**record, 'logvar': logvar}
+  assert list(latents_schema.broken_promises([record])) == [
+    'logvar is not finite at step 3'
+  ]
+  assert list(latents_schema.broken_promises([{**record, 'episode_id': 1}]))
