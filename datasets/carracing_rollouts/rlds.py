@@ -1,0 +1,116 @@
+"""A prepared `carracing_rollouts` dataset as RLDS code expects episodes.
+
+RLDS (Ramos et al., 2021) keeps an episode as a nested sequence of steps. That
+is convenient for whole episodes and slow for single frames, so it is a view
+here, and an export for code that reads nothing else.
+"""
+
+from carracing_data import errors
+from carracing_data import prepared
+from carracing_rollouts import loader
+from carracing_rollouts import schema
+from collections.abc import Iterator, Mapping
+from etils import epath
+import numpy as np
+import tensorflow_datasets as tfds
+from typing import Any
+
+
+def episodes(
+  name: str = 'carracing_rollouts',
+  *,
+  split: str = 'train',
+  data_dir: epath.PathLike | None = None,
+) -> Iterator[Mapping[str, Any]]:
+  """Yields the episodes of a split, in order, in the form of RLDS.
+
+  Args:
+    name: `dataset/config:version`, see `prepared.find`.
+    split: `train` or `validation`.
+    data_dir: where the dataset lies, see `prepared.find`.
+
+  Yields:
+    `episode_id`, and `steps`: a list of dictionaries with `observation`,
+    `action`, `reward`, `discount`, `is_first`, `is_last`, `is_terminal`.
+
+  Raises:
+    errors.DatasetError: the dataset or the split is missing.
+  """
+  source = loader.episodes(name, split=split, data_dir=data_dir)
+  for episode_id, episode in enumerate(source):
+    fields = vars(episode)
+    yield {
+      'episode_id': np.int64(episode_id),
+      'steps': [
+        {key: value[index] for key, value in fields.items()}
+        for index in range(len(episode))
+      ],
+    }
+
+
+def export(
+  name: str,
+  output_dir: epath.PathLike,
+  data_dir: epath.PathLike | None = None,
+) -> tfds.core.DatasetBuilder:
+  """Writes an RLDS dataset that `tfds.load('carracing_rlds/...')` reads.
+
+  Args:
+    name: `dataset/config:version`, see `prepared.find`.
+    output_dir: the data directory to write to.
+    data_dir: where the dataset lies, see `prepared.find`.
+
+  Returns:
+    The builder of the written dataset, TFRecord files.
+
+  Raises:
+    errors.DatasetError: the dataset is missing, or the export exists.
+  """
+  source = prepared.find(name, data_dir)
+  folder = epath.Path(output_dir) / 'carracing_rlds' / source.info.config_name
+  if (folder / str(source.version)).exists():
+    raise errors.DatasetError(
+      f'{folder / str(source.version)} exists; choose another --output_dir or'
+      ' delete it'
+    )
+  return tfds.dataset_builders.store_as_tfds_dataset(
+    name='carracing_rlds',
+    config=source.info.config_name,
+    version=str(source.version),
+    release_notes=source.info.release_notes,
+    features=_features(),
+    split_datasets={  # pyright: ignore[reportArgumentType]
+      split: (
+        (int(episode['episode_id']), episode)
+        for episode in episodes(str(source.data_dir), split=split)
+      )
+      for split in schema.SPLITS
+    },
+    data_dir=output_dir,
+    description=f'{prepared.full_name(source)} in the form of RLDS.',
+    homepage=source.info.homepage,
+    citation=source.info.citation,
+    disable_shuffling=True,
+  )
+
+
+def _features() -> tfds.features.FeaturesDict:
+  def tensor(dtype: type, *shape: int) -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding='bytes')
+
+  return tfds.features.FeaturesDict(
+    {
+      'episode_id': np.int64,
+      'steps': tfds.features.Dataset(
+        {
+          'observation': tensor(np.uint8, 64, 64, 3),
+          'action': tensor(np.float32, 3),
+          'reward': np.float32,
+          'discount': np.float32,
+          'is_first': np.bool_,
+          'is_last': np.bool_,
+          'is_terminal': np.bool_,
+        }
+      ),
+    }
+  )

@@ -1,0 +1,110 @@
+from carracing_rollouts import loader
+from carracing_rollouts import rlds
+import json
+import mlcroissant
+import numpy as np
+import pytest
+import subprocess
+import sys
+import tensorflow_datasets as tfds
+
+NAME = 'carracing_rollouts/tiny'
+
+
+def run_export(*flags):
+  return subprocess.run(
+    [sys.executable, '-m', 'tools.export', *flags],
+    capture_output=True,
+    text=True,
+  )
+
+
+def assert_steps_equal(steps, episode):
+  assert len(steps) == len(episode)
+  for name, values in vars(episode).items():
+    np.testing.assert_array_equal(
+      np.stack([step[name] for step in steps]), values
+    )
+
+
+def test_rlds_view_has_the_steps_of_the_episodes(data_dir):
+  view = list(rlds.episodes(NAME, data_dir=data_dir))
+  assert [episode['episode_id'] for episode in view] == [0, 1, 2]
+  for nested, episode in zip(view, loader.episodes(NAME, data_dir=data_dir)):
+    assert_steps_equal(nested['steps'], episode)
+
+
+def test_rlds_export_is_read_by_plain_tfds(data_dir, tmp_path):
+  flags = (
+    '--format=rlds', f'--dataset={NAME}', f'--data_dir={data_dir}',
+    f'--output_dir={tmp_path}',
+  )  # fmt: skip
+  done = run_export(*flags)
+  assert done.returncode == 0, done.stderr
+  reader = f"""
+import numpy as np
+import tensorflow_datasets as tfds
+dataset = tfds.load('carracing_rlds/tiny', split='train',
+                    data_dir={str(tmp_path)!r})
+for index, episode in enumerate(dataset):
+  steps = list(tfds.as_numpy(episode['steps']))
+  np.save({str(tmp_path)!r} + f'/{{index}}.npy', steps, allow_pickle=True)
+"""
+  subprocess.run([sys.executable, '-c', reader], check=True, cwd=tmp_path)
+  for index, episode in enumerate(loader.episodes(NAME, data_dir=data_dir)):
+    steps = np.load(tmp_path / f'{index}.npy', allow_pickle=True)
+    assert_steps_equal(list(steps), episode)
+
+  again = run_export(*flags)
+  assert again.returncode == 1
+  assert 'choose another --output_dir' in again.stderr
+
+
+@pytest.mark.parametrize('name', [NAME, 'carracing_latents/tiny'])
+def test_croissant_description_is_valid(name, world, tmp_path):
+  done = run_export(
+    '--format=croissant', f'--dataset={name}', f'--data_dir={world.data_dir}',
+    f'--output_dir={tmp_path}',
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  dataset = mlcroissant.Dataset(str(tmp_path / 'croissant.json'))
+  assert not dataset.metadata.issues.errors
+  assert [r.name for r in dataset.metadata.record_sets] == [
+    'train',
+    'validation',
+  ]
+  description = json.loads((tmp_path / 'croissant.json').read_text())
+  files = [d for d in description['distribution'] if 'sha256' in d]
+  assert len(files) == 4
+
+
+def test_datasets_are_read_without_tensorflow_and_this_project(world, tmp_path):
+  # An environment with all packages but these.
+  site = Path(tfds.__file__).parents[1]
+  for entry in site.iterdir():
+    name = entry.name.lower()
+    if name not in ('tensorflow', 'keras') and not name.endswith('.pth'):
+      (tmp_path / entry.name).symlink_to(entry)
+  reader = f"""
+import sys
+sys.path.append({str(tmp_path)!r})
+import tensorflow_datasets as tfds
+for name in 'carracing_rollouts', 'carracing_latents':
+  folder = {str(world.data_dir)!r} + f'/{{name}}/tiny/1.0.0'
+  source = tfds.builder_from_directory(folder).as_data_source(split='train')
+  print(name, len(source), source[0]['action'].shape)
+for name in 'tensorflow', 'carracing_data':
+  try:
+    __import__(name)
+  except ImportError:
+    print('no', name)
+"""
+  done = subprocess.run(
+    [sys.executable, '-I', '-S', '-c', reader], capture_output=True, text=True
+  )
+  assert done.stdout.splitlines() == [
+    'carracing_rollouts 9 (32, 3)',
+    'carracing_latents 3 (71, 3)',
+    'no tensorflow',
+    'no carracing_data',
+  ], done.stderr

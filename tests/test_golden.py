@@ -1,0 +1,54 @@
+"""The same version of a dataset means the same bytes.
+
+If one of these tests fails, the code shapes the data in a new way: raise
+`VERSION` (see "Versions" in the dataset's card), say so in `RELEASE_NOTES`, and
+replace the digests by what the failure shows.
+"""
+
+from carracing_data import digests
+from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
+from carracing_rollouts import rollout
+from carracing_rollouts import schema
+import importlib.metadata
+import pytest
+import tensorflow_datasets as tfds
+
+# By dataset version and simulator.
+GOLDEN = {
+  ('1.0.0', 'gymnasium 1.4.0', 'brownian'): (
+    '4ded447484aea71ddfa4bfcbb3f1d2af30dfa0e4a67a8ce74e188ed389a3a667'
+  ),
+  ('1.0.0', 'gymnasium 1.4.0', 'random_policy'): (
+    'cb1da84aba214b67395e4393ac2e75580e0b074d6348e61ea94ec1c46088e6f9'
+  ),
+  ('1.0.0', 'gymnasium 1.4.0', 'uniform'): (
+    'eb985c3024f7ca4dec1ed44ef35f14075021bedb26d2e4fde816e05126bd8b77'
+  ),
+  ('1.0.0', 'envpool 1.2.5', 'random_policy'): (
+    'de443b38002601c6c021eed811c04a888011b9c07f501587bd8a735ce8de44cb'
+  ),
+}
+
+
+@pytest.mark.parametrize('key', GOLDEN, ids=' '.join)
+def test_version_means_the_same_bytes(key):
+  version, simulator, policy = key
+  package, _, simulator_version = simulator.partition(' ')
+  pytest.importorskip(package)
+  if importlib.metadata.version(package) != simulator_version:
+    pytest.skip(f'the digest is for {simulator}')
+  if str(builder_lib.Builder.VERSION) != version:
+    pytest.fail(f'record the digests of version {builder_lib.Builder.VERSION}')
+  features = _features()
+  episode = rollout.generate(
+    'train', 1, seed=3, policy=policy, simulator=package, max_steps=50
+  )
+  records = [
+    features.deserialize_example_np(features.serialize_example(record))
+    for record in schema.cut(1, episode)
+  ]
+  assert digests.of_split(map(digests.of_record, records)) == GOLDEN[key]
+
+
+def _features() -> tfds.features.FeaturesDict:
+  return builder_lib.Builder(data_dir='/nonexistent').info.features

@@ -1,0 +1,47 @@
+"""Writes a prepared dataset in a form that others read.
+
+  python -m tools.export --format=croissant --dataset=carracing_rollouts
+  python -m tools.export --format=rlds --dataset=carracing_rollouts
+
+`croissant` describes any dataset in JSON-LD, `croissant.json` in the output
+folder. `rlds` writes the rollouts again as nested episodes, which
+`tfds.load('carracing_rlds/CONFIG', data_dir=OUTPUT_DIR)` reads.
+"""
+
+from absl import flags
+from absl import logging
+from carracing_data import croissant
+from carracing_data import prepared
+from carracing_rollouts import rlds
+from collections.abc import Sequence
+import json
+from pathlib import Path
+from trainers import commands
+
+_FORMAT = flags.DEFINE_enum(
+  'format', None, ['croissant', 'rlds'], 'Which form.', required=True
+)
+_DATASET = flags.DEFINE_string(
+  'dataset', 'carracing_rollouts', 'dataset/config:version, or its folder.'
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
+)
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'export', 'Where to.')
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  if _FORMAT.value == 'rlds':
+    builder = rlds.export(_DATASET.value, _OUTPUT_DIR.value, _DATA_DIR.value)
+    logging.info('Saved %s', builder.data_dir)
+    return
+  builder = prepared.find(_DATASET.value, _DATA_DIR.value)
+  path = Path(_OUTPUT_DIR.value) / 'croissant.json'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(croissant.describe(builder), indent=2) + '\n')
+  logging.info('Saved %s', path)
+
+
+if __name__ == '__main__':
+  commands.run(main)
