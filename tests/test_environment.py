@@ -1,5 +1,7 @@
 from carracing_rollouts import environment
+import gc
 import numpy as np
+import weakref
 
 
 def test_resize_is_the_exact_area_mean():
@@ -31,6 +33,19 @@ def test_an_episode_depends_on_its_seed_and_actions_alone():
   np.testing.assert_array_equal(drive([4, 3]), first[::-1])
   np.testing.assert_array_equal(drive([3]), first[:1])
   assert (first[0] != first[1]).any()
+
+
+def test_closed_environments_leave_nothing_behind():
+  environments = environment.GymnasiumEnvironments([0], max_steps=3)
+  environments.reset()
+  environments.step(np.zeros((1, 3), np.float32))
+  game = environments._environments[0].unwrapped
+  tile, game = weakref.ref(game.road[0].userData), weakref.ref(game)
+  environments.close()
+  del environments
+  gc.collect()
+  assert game() is None
+  assert tile() is None
 
 
 def test_truncates_after_max_steps():

@@ -3,6 +3,7 @@ from carracing_rollouts import rlds
 import json
 import mlcroissant
 import numpy as np
+from pathlib import Path
 import pytest
 import subprocess
 import sys

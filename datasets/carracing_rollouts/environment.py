@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import os
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 # pygame greets on stdout at import, which would break a command's output.
 os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
@@ -144,6 +144,22 @@ class GymnasiumEnvironments:
   def close(self) -> None:
     for environment in self._environments:
       environment.close()
+      _free(environment.unwrapped)
+
+
+def _free(game: Any) -> None:
+  """Breaks the references through Box2D, which garbage collection misses.
+
+  Without this, every episode would leave some 0.5 MB behind.
+
+  Args:
+    game: the unwrapped environment.
+  """
+  game.contactListener_keepref.env = None
+  game.world.contactListener = None
+  game.world.contactListener_bug_workaround = None
+  for body in game.world.bodies:
+    game.world.DestroyBody(body)
 
 
 class EnvPoolEnvironments:

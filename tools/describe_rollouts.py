@@ -1,0 +1,129 @@
+"""Computes the statistics of a rollouts dataset for its card.
+
+  python -m tools.describe_rollouts --dataset=carracing_rollouts
+
+Writes `statistics.md`, `statistics.png` (histograms, the mean frame) and
+`contact_sheet.png` (frames of several episodes).
+"""
+
+from absl import flags
+from absl import logging
+from carracing_data import prepared
+from carracing_rollouts import loader
+from carracing_rollouts import schema
+from collections.abc import Sequence
+from matplotlib import figure
+import numpy as np
+from pathlib import Path
+from tools import pictures
+import tqdm
+from trainers import commands
+
+_DATASET = flags.DEFINE_string(
+  'dataset', 'carracing_rollouts', 'dataset/config:version, or its folder.'
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
+)
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'description', 'Where to.')
+_SHEET_ROWS = 6
+_SHEET_COLUMNS = 10
+_BINS = 40
+_ACTIONS = ('steering', 'gas', 'brake')
+
+
+def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
+  """Reads a dataset once and writes its statistics.
+
+  Args:
+    dataset: see `prepared.find`.
+    data_dir: see `prepared.find`.
+    output_dir: where to.
+
+  Raises:
+    errors.DatasetError: there is no such dataset.
+  """
+  builder = prepared.find(dataset, data_dir)
+  name = prepared.full_name(builder)
+  lengths, returns, actions, rows = [], [], [], []
+  sheet = {}
+  frame_sum = np.zeros((64, 64, 3))
+  for split in schema.SPLITS:
+    episodes = loader.episodes(str(builder.data_dir), split=split)
+    for index in tqdm.tqdm(range(len(episodes)), desc=split, unit=' episodes'):
+      episode = episodes[index]
+      lengths.append(len(episode))
+      returns.append(episode.reward.sum(dtype=np.float64))
+      actions.append(episode.action[:-1])
+      frame_sum += episode.observation.sum(axis=0, dtype=np.float64)
+      if len(sheet) < _SHEET_ROWS:
+        steps = np.linspace(0, len(episode) - 1, _SHEET_COLUMNS).astype(int)
+        sheet[f'{split} {index}'] = episode.observation[steps]
+    split_returns = returns[-len(episodes) :]
+    rows.append(
+      f'| {split} | {len(episodes):,} | {sum(lengths[-len(episodes) :]):,} |'
+      f' {np.mean(split_returns):.1f} ± {np.std(split_returns):.1f} |'
+      f' {min(split_returns):.1f} | {max(split_returns):.1f} |'
+    )
+
+  output_dir.mkdir(parents=True, exist_ok=True)
+  all_actions = np.concatenate(actions)
+  table = [
+    f'Computed from `{name}` by `python -m tools.describe_rollouts`.',
+    '',
+    '| split | episodes | steps | return, mean ± std | lowest | highest |',
+    '|---|---|---|---|---|---|',
+    *rows,
+    '',
+    '| action | mean | std | 5% | median | 95% |',
+    '|---|---|---|---|---|---|',
+  ]
+  for title, values in zip(_ACTIONS, all_actions.T):
+    low, median, high = np.quantile(values, (0.05, 0.5, 0.95))
+    table.append(
+      f'| {title} | {values.mean():.2f} | {values.std():.2f} | {low:.2f} |'
+      f' {median:.2f} | {high:.2f} |'
+    )
+  (output_dir / 'statistics.md').write_text('\n'.join(table) + '\n')
+  _save_histograms(
+    output_dir / 'statistics.png',
+    name,
+    {
+      'steps of an episode': np.array(lengths),
+      'return of an episode': np.array(returns),
+      **dict(zip(_ACTIONS, all_actions.T)),
+    },
+    frame_sum / sum(lengths),
+  )
+  pictures.save_strip(
+    output_dir / 'contact_sheet.png',
+    sheet,
+    [f'{100 * i // (_SHEET_COLUMNS - 1)} %' for i in range(_SHEET_COLUMNS)],
+    f'{name}: episodes from start to end',
+  )
+
+
+def _save_histograms(
+  path: Path, name: str, values: dict[str, np.ndarray], mean_frame: np.ndarray
+) -> None:
+  picture = figure.Figure(figsize=(12, 6), layout='constrained')
+  axes = picture.subplots(2, 3).ravel()
+  for axis, (title, value) in zip(axes, values.items()):
+    lowest = 0 if title.startswith('steps') else value.min()
+    axis.hist(value, bins=_BINS, range=(lowest, value.max()))
+    axis.set(xlabel=title, ylabel='episodes' if 'episode' in title else 'steps')
+  axes[-1].imshow(mean_frame / 255)
+  axes[-1].set(title='mean frame', xticks=[], yticks=[])
+  picture.suptitle(name)
+  picture.savefig(path, dpi=100)
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  output_dir = Path(_OUTPUT_DIR.value)
+  describe(_DATASET.value, _DATA_DIR.value, output_dir)
+  logging.info('Saved %s', output_dir)
+
+
+if __name__ == '__main__':
+  commands.run(main)
