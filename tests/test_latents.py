@@ -4,10 +4,14 @@ from carracing_latents import carracing_latents_dataset_builder as builder_lib
 from carracing_latents import loader
 from carracing_rollouts import loader as rollouts_loader
 import dataclasses
+import filecmp
 from models import vae
 from models import weights
 import numpy as np
 import pytest
+import shutil
+import subprocess
+import sys
 
 NAME = 'carracing_latents/tiny'
 TRANSITIONS = 3 * 70  # Of the train split.
@@ -190,3 +194,27 @@ def test_iterator_resumes_exactly(world):
   for batch in expected:
     for x, y in zip(next(resumed), batch):
       np.testing.assert_array_equal(x, y)
+
+
+def test_number_of_cores_does_not_change_a_byte(world, tmp_path):
+  shutil.copytree(
+    world.data_dir / 'carracing_rollouts', tmp_path / 'carracing_rollouts'
+  )
+  build = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from carracing_latents import carracing_latents_dataset_builder as b
+rollouts = 'carracing_rollouts/tiny'
+config = b.LatentsConfig('tiny', rollouts=rollouts, vae=sys.argv[2])
+b.Builder(data_dir=sys.argv[1], config=config).download_and_prepare()
+"""
+  subprocess.run(
+    [sys.executable, '-c', build, str(tmp_path), str(world.vae)], check=True
+  )
+  expected, found = (
+    folder / 'carracing_latents' / 'tiny' / '1.0.0'
+    for folder in (world.data_dir, tmp_path)
+  )
+  names = sorted(path.name for path in expected.iterdir())
+  same, *rest = filecmp.cmpfiles(expected, found, names, shallow=False)
+  assert (sorted(same), rest) == (names, [[], []])
