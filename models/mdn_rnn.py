@@ -5,11 +5,12 @@ LSTM whose outputs are the parameters of a mixture of Gaussians.
 """
 
 from collections.abc import Mapping
+import math
+from typing import Any, NamedTuple
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-import math
-from typing import Any, NamedTuple
 
 # (cell, hidden), each float32 [B, H].
 Carry = tuple[jax.Array, jax.Array]

@@ -3,11 +3,12 @@
 Ha & Schmidhuber, "World Models" (2018), appendix "Variational Autoencoder".
 """
 
+from typing import NamedTuple
+
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from models import strided
-from typing import NamedTuple
 
 
 class Posterior(NamedTuple):

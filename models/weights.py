@@ -4,18 +4,19 @@ The only file of `models` that touches the disk.
 """
 
 from collections.abc import Mapping
-from flax import traverse_util
 import hashlib
-import jax
 import json
-from models import mdn_rnn
-from models import vae
 import os
 from pathlib import Path
-import safetensors
-import safetensors.numpy
 import shutil
 from typing import Any, NamedTuple
+
+from flax import traverse_util
+import jax
+from models import mdn_rnn
+from models import vae
+import safetensors
+import safetensors.numpy
 
 _MODELS = {'vae': vae.VAE, 'mdn_rnn': mdn_rnn.MDNRNN}
 _WEIGHTS = 'model.safetensors'

@@ -1,15 +1,16 @@
 """One tiny world for all tests: real episodes, a real VAE, real latents."""
 
+import dataclasses
+from pathlib import Path
+
 from carracing_latents import (
   carracing_latents_dataset_builder as latents_builder,
 )
 from carracing_rollouts import (
   carracing_rollouts_dataset_builder as rollouts_builder,
 )
-import dataclasses
 import jax
 import ml_collections
-from pathlib import Path
 import pytest
 from trainers import train_mdn_rnn
 from trainers import train_vae

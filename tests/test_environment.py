@@ -1,7 +1,8 @@
-from carracing_rollouts import environment
 import gc
-import numpy as np
 import weakref
+
+from carracing_rollouts import environment
+import numpy as np
 
 
 def test_resize_is_the_exact_area_mean():

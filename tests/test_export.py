@@ -1,12 +1,13 @@
-from carracing_rollouts import loader
-from carracing_rollouts import rlds
 import json
-import mlcroissant
-import numpy as np
 from pathlib import Path
-import pytest
 import subprocess
 import sys
+
+from carracing_rollouts import loader
+from carracing_rollouts import rlds
+import mlcroissant
+import numpy as np
+import pytest
 import tensorflow_datasets as tfds
 
 NAME = 'carracing_rollouts/tiny'

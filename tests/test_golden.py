@@ -5,11 +5,12 @@ If one of these tests fails, the code shapes the data in a new way: raise
 replace the digests by what the failure shows.
 """
 
+import importlib.metadata
+
 from carracing_data import digests
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
-import importlib.metadata
 import pytest
 import tensorflow_datasets as tfds
 

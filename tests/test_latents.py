@@ -1,17 +1,18 @@
+import dataclasses
+import filecmp
+import shutil
+import subprocess
+import sys
+
 from carracing_data import errors
 from carracing_data import prepared
 from carracing_latents import carracing_latents_dataset_builder as builder_lib
 from carracing_latents import loader
 from carracing_rollouts import loader as rollouts_loader
-import dataclasses
-import filecmp
 from models import vae
 from models import weights
 import numpy as np
 import pytest
-import shutil
-import subprocess
-import sys
 
 NAME = 'carracing_latents/tiny'
 TRANSITIONS = 3 * 70  # Of the train split.

@@ -1,15 +1,16 @@
+import filecmp
+import os
+from pathlib import Path
+import subprocess
+import sys
+
 from carracing_data import errors
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import loader
 from carracing_rollouts import rollout
 from conftest import ROLLOUTS
-import filecmp
 import numpy as np
-import os
-from pathlib import Path
 import pytest
-import subprocess
-import sys
 
 DATASETS = Path(__file__).parents[1] / 'datasets'
 

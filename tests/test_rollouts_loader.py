@@ -1,10 +1,11 @@
-from carracing_data import errors
-from carracing_rollouts import loader
 import itertools
-import numpy as np
-import pytest
 import subprocess
 import sys
+
+from carracing_data import errors
+from carracing_rollouts import loader
+import numpy as np
+import pytest
 
 NAME = 'carracing_rollouts/tiny'
 FRAMES = 3 * 71  # Of the train split.

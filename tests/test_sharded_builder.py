@@ -1,18 +1,19 @@
 """Builds are the same bytes, wherever they run and however they end."""
 
-from carracing_data import errors
-from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
-from carracing_rollouts import rollout
 import fcntl
 import filecmp
 import json
 from pathlib import Path
-import psutil
-import pytest
 import resource
 import signal
 import subprocess
 import sys
+
+from carracing_data import errors
+from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
+from carracing_rollouts import rollout
+import psutil
+import pytest
 
 CONFIG = {'name': 'faults', 'num_episodes': 8, 'max_steps': 90}
 DATASETS = Path(__file__).parents[1] / 'datasets'

@@ -1,7 +1,8 @@
-import imageio.v3 as imageio
-import pytest
 import subprocess
 import sys
+
+import imageio.v3 as imageio
+import pytest
 
 
 def run(module, *flags):

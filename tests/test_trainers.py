@@ -1,11 +1,12 @@
+import json
+import subprocess
+import sys
+
 from conftest import tiny_mdn_rnn_config
 from conftest import tiny_vae_config
-import json
 import numpy as np
 import pytest
 import safetensors.numpy
-import subprocess
-import sys
 from tensorboard.backend.event_processing import event_accumulator
 from trainers import loop
 from trainers import train_mdn_rnn

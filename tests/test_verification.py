@@ -1,3 +1,7 @@
+import json
+from pathlib import Path
+import shutil
+
 from carracing_data import errors
 from carracing_data import prepared
 from carracing_data import verification
@@ -7,11 +11,8 @@ from carracing_rollouts import loader
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 from conftest import ROLLOUTS
-import json
 import numpy as np
-from pathlib import Path
 import pytest
-import shutil
 
 PROBLEMS_OF = {
   'carracing_latents': latents_schema.broken_promises,
@@ -96,6 +97,16 @@ def test_edited_metadata_is_found(file, copy):
     content['splits'][0]['shardLengths'] = ['3', '6']
     path.write_text(json.dumps(content))
   with pytest.raises(errors.DatasetError, match=f'{file} was edited'):
+    verify(copy)
+
+
+def test_edited_shard_lengths_are_found(copy):
+  path = copy / 'dataset_info.json'
+  content = json.loads(path.read_text())
+  assert content['splits'][0]['shardLengths'] == ['3', '3', '3']
+  content['splits'][0]['shardLengths'] = ['2', '4', '3']
+  path.write_text(json.dumps(content))
+  with pytest.raises(errors.DatasetError, match='has 3 records: dataset_info'):
     verify(copy)
 
 

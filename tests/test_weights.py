@@ -1,6 +1,7 @@
+import json
+
 import jax
 import jax.numpy as jnp
-import json
 from models import mdn_rnn
 from models import weights
 import numpy as np

@@ -6,7 +6,6 @@ Runs the commands that a user would type, and prints them. A second call skips
 what is done, and an interrupted one goes on where it was.
 """
 
-from absl import flags
 from collections.abc import Sequence
 import json
 import os
@@ -15,6 +14,8 @@ import shlex
 import subprocess
 import sys
 import time
+
+from absl import flags
 from trainers import commands
 from trainers import loop
 

@@ -6,15 +6,16 @@ Writes `statistics.md`, `statistics.png` (histograms, the mean frame) and
 `contact_sheet.png` (frames of several episodes).
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from absl import flags
 from absl import logging
 from carracing_data import prepared
 from carracing_rollouts import loader
 from carracing_rollouts import schema
-from collections.abc import Sequence
 from matplotlib import figure
 import numpy as np
-from pathlib import Path
 from tools import pictures
 import tqdm
 from trainers import commands

@@ -7,19 +7,20 @@ itself: it is given the actions that were really taken, but instead of real
 frames its own predictions.
 """
 
+from collections.abc import Sequence
+import functools
+from pathlib import Path
+
 from absl import flags
 from absl import logging
 from carracing_data import errors
 from carracing_rollouts import loader
-from collections.abc import Sequence
-import functools
 import jax
 import jax.numpy as jnp
 from models import mdn_rnn
 from models import vae
 from models import weights
 import numpy as np
-from pathlib import Path
 from tools import pictures
 from trainers import commands
 

@@ -8,14 +8,15 @@ folder. `rlds` writes the rollouts again as nested episodes, which
 `tfds.load('carracing_rlds/CONFIG', data_dir=OUTPUT_DIR)` reads.
 """
 
+from collections.abc import Sequence
+import json
+from pathlib import Path
+
 from absl import flags
 from absl import logging
 from carracing_data import croissant
 from carracing_data import prepared
 from carracing_rollouts import rlds
-from collections.abc import Sequence
-import json
-from pathlib import Path
 from trainers import commands
 
 _FORMAT = flags.DEFINE_enum(

@@ -1,11 +1,12 @@
 """Rows of frames → pictures and videos."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import cv2
 import imageio.v3 as imageio
 from matplotlib import figure
 import numpy as np
-from pathlib import Path
 
 FRAMES_PER_SECOND = 50  # Real time in CarRacing.
 _CELL_INCHES = 1.1

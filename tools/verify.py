@@ -8,6 +8,8 @@ Reads everything: digests, structure and values. Says what is wrong first, and
 at which record, and exits with 1.
 """
 
+from collections.abc import Sequence
+
 from absl import flags
 from absl import logging
 from carracing_data import errors
@@ -15,7 +17,6 @@ from carracing_data import prepared
 from carracing_data import verification
 from carracing_latents import schema as latents_schema
 from carracing_rollouts import schema as rollouts_schema
-from collections.abc import Sequence
 import tqdm
 from trainers import commands
 

@@ -7,6 +7,11 @@ them come from driving the recorded actions again, which proves on the way that
 the episode can be reproduced.
 """
 
+from collections.abc import Sequence
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
 from absl import flags
 from absl import logging
 from carracing_data import errors
@@ -15,13 +20,9 @@ from carracing_rollouts import environment
 from carracing_rollouts import loader
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
-from collections.abc import Sequence
-import importlib.metadata
 import numpy as np
-from pathlib import Path
 from tools import pictures
 from trainers import commands
-from typing import Any
 
 _DATASET = flags.DEFINE_string(
   'dataset', 'carracing_rollouts', 'dataset/config:version.'

@@ -3,10 +3,11 @@
 The only file that knows Orbax.
 """
 
-import grain
-from orbax.checkpoint import v1 as ocp
 import os
 from typing import Any, TypeVar
+
+import grain
+from orbax.checkpoint import v1 as ocp
 
 _State = TypeVar('_State')
 

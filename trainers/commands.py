@@ -1,17 +1,18 @@
 """What the binaries of this project have in common on the command line."""
 
+from collections.abc import Callable, Sequence
+import logging as python_logging
+from pathlib import Path
+import re
+import sys
+
 from absl import app
 from absl import flags
 from absl import logging
 from carracing_data import errors
-from collections.abc import Callable, Sequence
-import logging as python_logging
 import ml_collections
 from ml_collections import config_flags
 from models import weights
-from pathlib import Path
-import re
-import sys
 from trainers import loop
 
 # Messages of clu beside its line with steps/s and ETA.

@@ -5,21 +5,22 @@ logs, and when it is finished the metrics and the exported weights. The same
 command continues an interrupted run.
 """
 
+from collections.abc import Callable, Mapping
+import contextlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
 from absl import logging
 from clu import metric_writers
 from clu import metrics as clu_metrics
 from clu import parameter_overview
 from clu import periodic_actions
-from collections.abc import Callable, Mapping
-import contextlib
 from flax.training import train_state
 import grain
-import json
 import ml_collections
 import numpy as np
-from pathlib import Path
 from trainers import checkpoints
-from typing import Any, NamedTuple, TypeVar
 
 Batch = TypeVar('Batch')
 

@@ -4,25 +4,26 @@ python -m trainers.train_mdn_rnn --config=trainers/configs/mdn_rnn.py \
       --workdir=runs/mdn_rnn
 """
 
+from collections.abc import Mapping, Sequence
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
 from carracing_data import prepared
 from carracing_latents import loader
 from clu import metrics
-from collections.abc import Mapping, Sequence
 from flax import struct
 from flax.training import train_state
-import functools
 import jax
 import jax.numpy as jnp
-import math
 import ml_collections
 from models import mdn_rnn
 from models import weights
 import numpy as np
 import optax
-from pathlib import Path
 from trainers import commands
 from trainers import loop
-from typing import Any
 
 
 @struct.dataclass

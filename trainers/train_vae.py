@@ -3,13 +3,15 @@
 python -m trainers.train_vae --config=trainers/configs/vae.py --workdir=runs/vae
 """
 
+import functools
+import itertools
+from pathlib import Path
+
 from carracing_data import prepared
 from carracing_rollouts import loader
 from clu import metrics
 from flax import struct
 from flax.training import train_state
-import functools
-import itertools
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -17,7 +19,6 @@ from models import vae
 from models import weights
 import numpy as np
 import optax
-from pathlib import Path
 from trainers import commands
 from trainers import loop
 

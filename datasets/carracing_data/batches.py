@@ -8,9 +8,10 @@ from one group after the other.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
+
 import grain
 import numpy as np
-from typing import Any
 
 # Cuts records into examples: a tree of arrays [N, ...]; draws from the rng.
 Cut = Callable[[Sequence[Any], np.random.Generator], Any]

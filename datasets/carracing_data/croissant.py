@@ -3,12 +3,13 @@
 https://docs.mlcommons.org/croissant/docs/croissant-spec.html
 """
 
+from typing import Any
+
 from carracing_data import errors
 from carracing_data import prepared
 import mlcroissant as mlc
 import numpy as np
 import tensorflow_datasets as tfds
-from typing import Any
 
 _RECORDS = 'application/octet-stream'  # ArrayRecord has no media type.
 

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping
 import hashlib
 import inspect
-import numpy as np
 import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 
 def of_record(record: Mapping[str, Any]) -> str:

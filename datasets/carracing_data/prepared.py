@@ -4,14 +4,15 @@ Whoever has the data directory can read it: neither TensorFlow nor the code that
 built the dataset is imported.
 """
 
-from carracing_data import errors
 from collections.abc import Sequence
-from etils import epath
 import os
+from typing import Any
+
+from carracing_data import errors
+from etils import epath
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 from tensorflow_datasets.core import read_only_builder
-from typing import Any
 
 
 class Records(Sequence[Any]):

@@ -1,6 +1,5 @@
 """Runs independent jobs: on the cores of this machine, or with Apache Beam."""
 
-from carracing_data import errors
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
@@ -8,9 +7,11 @@ import multiprocessing
 import os
 import signal
 import sys
-import tensorflow_datasets as tfds
 import threading
 import types
+
+from carracing_data import errors
+import tensorflow_datasets as tfds
 
 Job = Callable[[], None]
 

@@ -7,11 +7,6 @@ until the last one is there; only then does the dataset appear.
 """
 
 import abc
-from carracing_data import digests
-from carracing_data import errors
-from carracing_data import runners
-from carracing_data import shards
-from carracing_data import verification
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
@@ -22,14 +17,21 @@ import json
 import os
 from pathlib import Path
 import shutil
-import tensorflow_datasets as tfds
-from tensorflow_datasets.core import dataset_builder
-from tensorflow_datasets.core.utils import tqdm_utils
 import threading
 from types import ModuleType
 from typing import Any
 
+from carracing_data import digests
+from carracing_data import errors
+from carracing_data import runners
+from carracing_data import shards
+from carracing_data import verification
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_builder
+from tensorflow_datasets.core.utils import tqdm_utils
+
 _POLL_SECONDS = 1.0
+_STAGING = '.staging-'  # Prefix of the folder's name.
 
 errors.show_without_traceback(errors.DatasetError)
 
@@ -187,7 +189,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     return {name: importlib.metadata.version(name) for name in self._packages()}
 
   def _collect(self, jobs: Mapping[str, Sequence[shards.Job]]) -> None:
-    """Moves the staged shards into the dataset and writes its metadata."""
+    """Takes the staged shards into the dataset and sets its metadata."""
     split_infos, split_metadata, files = [], {}, {}
     for split, split_jobs in jobs.items():
       template = self._get_filename_template(split)
@@ -233,9 +235,6 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         }
       )
     )
-
-
-_STAGING = '.staging-'
 
 
 @contextlib.contextmanager

@@ -5,18 +5,19 @@ record of it (counts, digests, what the builder wants to know) appears beside it
 in the same way. A shard without its record has not been written.
 """
 
-from array_record.python import array_record_module  # pyright: ignore
-from carracing_data import digests
-from carracing_data import errors
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import json
 import os
 from pathlib import Path
-import tensorflow_datasets as tfds
 from typing import Any, NamedTuple
 import uuid
+
+from array_record.python import array_record_module  # pyright: ignore
+from carracing_data import digests
+from carracing_data import errors
+import tensorflow_datasets as tfds
 
 # Writes the records of one shard with the function it is given, in order, and
 # returns what the dataset's metadata needs to know of them.

@@ -1,6 +1,7 @@
 """What every episode promises, whichever dataset it lies in."""
 
 from collections.abc import Iterator, Mapping
+
 import numpy as np
 
 _ACTION_LOW = (-1, 0, 0)  # Steering, gas, brake.

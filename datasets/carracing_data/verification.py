@@ -1,16 +1,17 @@
 """Checks that a prepared dataset is what its metadata says it is."""
 
-from array_record.python import array_record_module  # pyright: ignore
-from carracing_data import digests
-from carracing_data import errors
-from carracing_data import prepared
 from collections.abc import Iterable, Iterator, Mapping
 import hashlib
 import itertools
 import json
 from pathlib import Path
-import tensorflow_datasets as tfds
 from typing import Any
+
+from array_record.python import array_record_module  # pyright: ignore
+from carracing_data import digests
+from carracing_data import errors
+from carracing_data import prepared
+import tensorflow_datasets as tfds
 
 Metadata = Mapping[str, Any]
 
@@ -111,6 +112,11 @@ def _read_shard(
   reader = array_record_module.ArrayRecordReader(str(path))
   if reader.num_records() == 0 and length:
     raise errors.DatasetError(f'{builder.data_dir}: shard {where} is truncated')
+  if reader.num_records() != length:
+    raise errors.DatasetError(
+      f'{builder.data_dir}: shard {where} has {reader.num_records()} records:'
+      ' dataset_info.json was edited, or the shard is of another version'
+    )
   intact = digests.of_file(path) == info.metadata['files_sha256'][path.name]
   for position in range(reader.num_records()):
     try:

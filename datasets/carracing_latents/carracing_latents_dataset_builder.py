@@ -1,22 +1,23 @@
 """The `carracing_latents` dataset: `tfds build carracing_latents`."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+import functools
+import os
+from typing import Any
+
 from carracing_data import errors
 from carracing_data import prepared
 from carracing_data import sharded_builder
 from carracing_data import shards
 from carracing_rollouts import loader as rollouts_loader
 from carracing_rollouts import schema
-from collections.abc import Callable, Iterable, Mapping, Sequence
-import dataclasses
-import functools
 import jax
 from models import strided
 from models import vae
 from models import weights
 import numpy as np
-import os
 import tensorflow_datasets as tfds
-from typing import Any
 
 _MAX_SHARDS = 256
 _BATCH = 256  # Frames that are encoded together.

@@ -6,14 +6,15 @@
 Needs the data directory only: neither TensorFlow, nor the builder.
 """
 
+from collections.abc import Mapping, Sequence
+import functools
+from typing import Any, NamedTuple
+
 from carracing_data import batches
 from carracing_data import prepared
-from collections.abc import Mapping, Sequence
 from etils import epath
-import functools
 import grain
 import numpy as np
-from typing import Any, NamedTuple
 
 _GROUP_SIZE = 50  # Episodes whose windows are shuffled together: 13 MB.
 

@@ -1,8 +1,9 @@
 """The records of `carracing_latents`: one episode each."""
 
-from carracing_data import steps
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from carracing_data import steps
 
 
 def broken_promises(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -1,5 +1,10 @@
 """The `carracing_rollouts` dataset: `tfds build carracing_rollouts`."""
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+import functools
+from typing import Any
+
 from carracing_data import errors
 from carracing_data import sharded_builder
 from carracing_data import shards
@@ -7,12 +12,8 @@ from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
-from collections.abc import Callable, Iterable, Mapping, Sequence
-import dataclasses
-import functools
 import numpy as np
 import tensorflow_datasets as tfds
-from typing import Any
 
 _MAX_SHARDS = 256  # Small datasets get one shard an episode: finest progress.
 

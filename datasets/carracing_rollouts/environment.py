@@ -4,12 +4,13 @@ This is the only place that makes the simulator and that turns its frame into
 the 64×64 observation of the dataset.
 """
 
-from carracing_data import errors
 from collections.abc import Sequence
-import cv2
-import numpy as np
 import os
 from typing import Any, ClassVar, NamedTuple, Protocol
+
+from carracing_data import errors
+import cv2
+import numpy as np
 
 # pygame greets on stdout at import, which would break a command's output.
 os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')

@@ -7,14 +7,15 @@ Needs the data directory only: neither TensorFlow, nor the builder, nor the
 simulator.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from carracing_data import batches
 from carracing_data import prepared
 from carracing_rollouts import schema
-from collections.abc import Mapping, Sequence
 from etils import epath
 import grain
 import numpy as np
-from typing import Any
 
 _GROUP_SIZE = 50  # Segments that are shuffled together: 1,600 frames, 20 MB.
 

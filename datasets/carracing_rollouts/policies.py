@@ -10,10 +10,11 @@ float64 sums are exact in any order, and with operations that IEEE 754 rounds
 the same everywhere.
 """
 
-from carracing_rollouts import environment
 from collections.abc import Sequence
-import numpy as np
 from typing import Any, NamedTuple, Protocol
+
+from carracing_rollouts import environment
+import numpy as np
 
 _BLOCK = 8  # Side of the pixel blocks that `RandomPolicy` averages.
 _GRID = environment.OBSERVATION_SIZE // _BLOCK

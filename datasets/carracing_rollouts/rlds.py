@@ -5,15 +5,16 @@ is convenient for whole episodes and slow for single frames, so it is a view
 here, and an export for code that reads nothing else.
 """
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from carracing_data import errors
 from carracing_data import prepared
 from carracing_rollouts import loader
 from carracing_rollouts import schema
-from collections.abc import Iterator, Mapping
 from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
-from typing import Any
 
 
 def episodes(

@@ -4,10 +4,11 @@ The one engine for everything that drives: data generation, control and
 evaluation. An episode is a pure function of the seed, its split and its number.
 """
 
+from collections.abc import Sequence
+
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import schema
-from collections.abc import Sequence
 import numpy as np
 
 

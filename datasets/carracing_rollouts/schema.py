@@ -5,11 +5,12 @@ data slow; one for each episode the other way round. A segment is read whole,
 and a few dozen of them mix well.
 """
 
-from carracing_data import steps
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
-import numpy as np
 from typing import Any
+
+from carracing_data import steps
+import numpy as np
 
 SPLITS = ('train', 'validation')
 SEGMENT_STEPS = 32
