@@ -11,7 +11,7 @@ demo: $(INSTALLED)  ## The whole way once, into demo/.
 	python -m tools.demo --output_dir=demo
 
 test: $(INSTALLED)  ## All tests.
-	python -m pytest
+	python -m pytest -n auto --dist loadfile
 
 lint: $(INSTALLED)  ## Formatting, lint and types.
 	ruff format --check .

@@ -4,7 +4,6 @@ import fcntl
 import filecmp
 import json
 from pathlib import Path
-import resource
 import signal
 import subprocess
 import sys
@@ -25,12 +24,11 @@ b.Builder(data_dir=sys.argv[1], config=config).download_and_prepare()
 """
 
 
-def start_build(data_dir, **kwargs):
+def start_build(data_dir, before=''):
   return subprocess.Popen(
-    [sys.executable, '-c', BUILD, str(data_dir), json.dumps(CONFIG)],
+    [sys.executable, '-c', before + BUILD, str(data_dir), json.dumps(CONFIG)],
     stderr=subprocess.PIPE,
     text=True,
-    **kwargs,
   )
 
 
@@ -233,11 +231,11 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
-  def no_space():
-    # A shard of 91 steps has more.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-
-  process = start_build(tmp_path, preexec_fn=no_space)
+  # A shard of 91 steps is larger.
+  limit = (
+    'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000,) * 2)'
+  )
+  process = start_build(tmp_path, before=limit)
   _, stderr = process.communicate()
   assert process.returncode == 1
   assert stderr.splitlines()[-1].startswith('Error: cannot write ')
