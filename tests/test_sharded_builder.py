@@ -224,6 +224,14 @@ def test_two_builds_of_one_dataset_at_once_are_refused(tmp_path):
       build(tmp_path)
 
 
+def test_prepared_dataset_is_reused_without_writing(expected):
+  with (folder(expected) / '.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    before = sorted(folder(expected).rglob('*'))
+    build(expected)
+  assert sorted(folder(expected).rglob('*')) == before
+
+
 def test_folder_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / 'carracing_rollouts').write_text('a file')
   with pytest.raises(errors.DatasetError, match='cannot write to .*tmp'):

@@ -202,7 +202,7 @@ def _summary(output_dir: Path, seconds: float) -> str:
     for name in ('vae', 'mdn_rnn')
   )
   return f"""
-On the validation split, after {seconds / 60:.1f} minutes:
+On the validation split (this call took {seconds / 60:.1f} minutes):
 
 V   squared error of a frame's reconstruction   {v['reconstruction']:8.2f}
       of the best constant frame                {v['mean_frame_baseline']:8.2f}

@@ -118,6 +118,9 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
           f'{self.data_dir} was built with {prepared}, not with {wanted};'
           ' choose another name, or build it again with --overwrite'
         )
+      # Needs no lock: shared data directories may be read-only.
+      super().download_and_prepare(**kwargs)
+      return
     folder = Path(self.data_path).parent
     try:
       folder.mkdir(parents=True, exist_ok=True)
