@@ -1,7 +1,6 @@
 """Trains M: `carracing_latents` → weights of an MDN-RNN.
 
-python -m trainers.train_mdn_rnn --config=trainers/configs/mdn_rnn.py \
-      --workdir=runs/mdn_rnn
+python -m trainers.train_mdn_rnn --workdir=runs/mdn_rnn
 """
 
 from collections.abc import Mapping, Sequence

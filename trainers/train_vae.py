@@ -1,6 +1,6 @@
 """Trains V: `carracing_rollouts` → weights of a VAE.
 
-python -m trainers.train_vae --config=trainers/configs/vae.py --workdir=runs/vae
+python -m trainers.train_vae --workdir=runs/vae
 """
 
 import functools

@@ -66,7 +66,9 @@ def find(
   """
   if (epath.Path(name) / 'dataset_info.json').exists():
     return tfds.builder_from_directory(name)
-  data_dir = epath.Path(data_dir or default_data_dir()).expanduser()
+  data_dir = epath.Path(
+    data_dir or constants.get_default_data_dir()
+  ).expanduser()
   try:
     return read_only_builder.builder_from_files(
       name, data_dir=os.fspath(data_dir)
@@ -125,10 +127,6 @@ def records(
     folder=os.fspath(builder.data_dir),
     split=split,
   )
-
-
-def default_data_dir() -> str:
-  return constants.get_default_data_dir()
 
 
 def full_name(builder: tfds.core.DatasetBuilder) -> str:

@@ -17,6 +17,7 @@ import json
 import os
 from pathlib import Path
 import shutil
+import sys
 import threading
 from types import ModuleType
 from typing import Any
@@ -26,10 +27,12 @@ from carracing_data import errors
 from carracing_data import runners
 from carracing_data import shards
 from carracing_data import verification
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core.utils import tqdm_utils
 
+_MAX_SHARDS = 256
 _POLL_SECONDS = 1.0
 _STAGING = '.staging-'  # Prefix of the folder's name.
 
@@ -51,6 +54,15 @@ class Config(tfds.core.BuilderConfig):
     return super().__new__(cls)
 
 
+def episodes_of_shards(num_episodes: int) -> list[list[int]]:
+  """Divides the episodes of a split among its shards, in order."""
+  # Small datasets get one shard an episode: the finest progress.
+  num_shards = min(num_episodes, _MAX_SHARDS)
+  return [
+    ids.tolist() for ids in np.array_split(np.arange(num_episodes), num_shards)
+  ]
+
+
 def _inherited() -> set[str]:
   return {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
 
@@ -61,8 +73,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   Files are ArrayRecord, the format with fast random access.
 
   Attributes:
-    CODE: modules whose source may shape the data; unfinished shards of other
-      code are not continued.
+    CODE: modules, beside the builder's own, whose source may shape the data;
+      unfinished shards of other code are not continued.
   """
 
   CODE: Sequence[ModuleType]
@@ -80,11 +92,16 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   def _shards(self) -> Mapping[str, Sequence[shards.Shard]]:
     """Returns the shards of every split, picklable."""
 
-  @abc.abstractmethod
   def _statistics(
     self, summaries: Sequence[Mapping[str, Any]]
   ) -> Mapping[str, Any]:
     """Turns what the shards of a split returned into metadata of the split."""
+    steps = [n for summary in summaries for n in summary['episode_steps']]
+    return {
+      'num_episodes': len(steps),
+      'num_steps': sum(steps),
+      'episode_steps': steps,
+    }
 
   @abc.abstractmethod
   def _packages(self) -> Sequence[str]:
@@ -174,7 +191,9 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         'version': str(self.version),
         'config': self._identity(),
         'packages': self._versions(),
-        'code': digests.of_code([shards, digests, *self.CODE]),
+        'code': digests.of_code(
+          [shards, digests, sys.modules[type(self).__module__], *self.CODE]
+        ),
       },
       sort_keys=True,
     )

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-_ACTION_LOW = (-1, 0, 0)  # Steering, gas, brake.
-_ACTION_HIGH = (1, 1, 1)
+ACTION_LOW = (-1, 0, 0)  # Steering, gas, brake.
+ACTION_HIGH = (1, 1, 1)
 
 
 def broken_promises(steps: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -35,7 +35,7 @@ def broken_promises(steps: Mapping[str, np.ndarray]) -> Iterator[str]:
       if not finite.all():
         yield f'{name} is not finite at step {finite.argmin()}'
   action = steps['action']
-  inside = ((action >= _ACTION_LOW) & (action <= _ACTION_HIGH)).all(axis=1)
+  inside = ((action >= ACTION_LOW) & (action <= ACTION_HIGH)).all(axis=1)
   if not inside.all():
     yield f'the action is out of range at step {inside.argmin()}'
   for name in 'action', 'reward', 'discount':

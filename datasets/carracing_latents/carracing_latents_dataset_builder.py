@@ -19,7 +19,6 @@ from models import weights
 import numpy as np
 import tensorflow_datasets as tfds
 
-_MAX_SHARDS = 256
 _BATCH = 256  # Frames that are encoded together.
 
 errors.show_without_traceback(weights.WeightsError)
@@ -44,7 +43,7 @@ class LatentsConfig(sharded_builder.Config):
 class Builder(sharded_builder.ShardedBuilder):
   """Encodes every frame of a rollouts dataset with a trained VAE."""
 
-  CODE = (strided, vae)
+  CODE = (rollouts_loader, schema, strided, vae)
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'Initial release.'}
   BUILDER_CONFIGS = [
@@ -123,21 +122,11 @@ class Builder(sharded_builder.ShardedBuilder):
           split=split,
           vae_folder=folder,
           vae_sha256=self._vae.sha256,
-          episode_ids=ids.tolist(),
+          episode_ids=episode_ids,
         )
-        for ids in np.array_split(np.arange(size), min(size, _MAX_SHARDS))
+        for episode_ids in sharded_builder.episodes_of_shards(size)
       ]
     return split_shards
-
-  def _statistics(
-    self, summaries: Sequence[Mapping[str, Any]]
-  ) -> Mapping[str, Any]:
-    steps = [n for summary in summaries for n in summary['episode_steps']]
-    return {
-      'num_episodes': len(steps),
-      'num_steps': sum(steps),
-      'episode_steps': steps,
-    }
 
 
 def _write_episodes(

@@ -8,14 +8,13 @@ from typing import Any
 from carracing_data import errors
 from carracing_data import sharded_builder
 from carracing_data import shards
+from carracing_data import steps
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 import numpy as np
 import tensorflow_datasets as tfds
-
-_MAX_SHARDS = 256  # Small datasets get one shard an episode: finest progress.
 
 
 @dataclasses.dataclass(eq=False)
@@ -65,7 +64,7 @@ class RolloutsConfig(sharded_builder.Config):
 class Builder(sharded_builder.ShardedBuilder):
   """Rolls a policy out in CarRacing and records every step."""
 
-  CODE = (environment, policies, rollout, schema)
+  CODE = (environment, policies, rollout, schema, steps)
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'Initial release.'}
   BUILDER_CONFIGS = [
@@ -75,7 +74,6 @@ class Builder(sharded_builder.ShardedBuilder):
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:
-    steps = schema.SEGMENT_STEPS
     observation = (
       environment.OBSERVATION_SIZE,
       environment.OBSERVATION_SIZE,
@@ -84,7 +82,7 @@ class Builder(sharded_builder.ShardedBuilder):
 
     def tensor(dtype: type, *shape: int) -> tfds.features.Tensor:
       return tfds.features.Tensor(
-        shape=(steps, *shape), dtype=dtype, encoding='bytes'
+        shape=(schema.SEGMENT_STEPS, *shape), dtype=dtype, encoding='bytes'
       )
 
     return self.dataset_info_from_configs(
@@ -130,11 +128,9 @@ class Builder(sharded_builder.ShardedBuilder):
         functools.partial(
           _write_episodes,
           generate=functools.partial(generate, split),
-          episode_ids=episode_ids.tolist(),
+          episode_ids=episode_ids,
         )
-        for episode_ids in np.array_split(
-          np.arange(size), min(size, _MAX_SHARDS)
-        )
+        for episode_ids in sharded_builder.episodes_of_shards(size)
       ]
       for split, size in config.split_sizes().items()
     }
@@ -142,16 +138,13 @@ class Builder(sharded_builder.ShardedBuilder):
   def _statistics(
     self, summaries: Sequence[Mapping[str, Any]]
   ) -> Mapping[str, Any]:
-    steps = [n for summary in summaries for n in summary['episode_steps']]
     returns = [r for summary in summaries for r in summary['episode_returns']]
     return {
-      'num_episodes': len(steps),
-      'num_steps': sum(steps),
+      **super()._statistics(summaries),
       'return_mean': float(np.mean(returns)),
       'return_std': float(np.std(returns)),
       'return_min': min(returns),
       'return_max': max(returns),
-      'episode_steps': steps,
     }
 
 
@@ -162,11 +155,11 @@ def _write_episodes(
   episode_ids: Iterable[int],
 ) -> Mapping[str, Any]:
   """Writes the segments of some episodes; returns their lengths and returns."""
-  steps, returns = [], []
+  lengths, returns = [], []
   for episode_id in episode_ids:
     episode = generate(episode_id)
     for record in schema.cut(episode_id, episode):
       write(record)
-    steps.append(len(episode))
+    lengths.append(len(episode))
     returns.append(float(episode.reward.sum(dtype=np.float64)))
-  return {'episode_steps': steps, 'episode_returns': returns}
+  return {'episode_steps': lengths, 'episode_returns': returns}

@@ -9,6 +9,7 @@ import os
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from carracing_data import errors
+from carracing_data import steps
 import cv2
 import numpy as np
 
@@ -19,8 +20,8 @@ import gymnasium
 FRAME_SIZE = 96  # Side of the simulator's square frame, in pixels.
 FRAME_ROWS = 84  # The rows below hold the dashboard: no part of the world.
 OBSERVATION_SIZE = 64
-ACTION_LOW = np.array([-1, 0, 0], np.float32)  # Steering, gas, brake.
-ACTION_HIGH = np.array([1, 1, 1], np.float32)
+ACTION_LOW = np.array(steps.ACTION_LOW, np.float32)
+ACTION_HIGH = np.array(steps.ACTION_HIGH, np.float32)
 
 
 class Transition(NamedTuple):

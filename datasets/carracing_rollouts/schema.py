@@ -67,8 +67,10 @@ def cut(episode_id: int, episode: Episode) -> Iterator[dict[str, Any]]:
   fields = vars(episode)
   for first_step in range(0, len(episode), SEGMENT_STEPS):
     last_step = first_step + SEGMENT_STEPS
-    steps = {key: value[first_step:last_step] for key, value in fields.items()}
-    length = len(steps['is_first'])
+    segment = {
+      key: value[first_step:last_step] for key, value in fields.items()
+    }
+    length = len(segment['is_first'])
     padding = SEGMENT_STEPS - length
     yield {
       'episode_id': episode_id,
@@ -76,7 +78,7 @@ def cut(episode_id: int, episode: Episode) -> Iterator[dict[str, Any]]:
       'length': length,
       **{
         key: np.pad(value, [(0, padding)] + [(0, 0)] * (value.ndim - 1))
-        for key, value in steps.items()
+        for key, value in segment.items()
       },
     }
 
