@@ -9,6 +9,7 @@ from carracing_data import errors
 from carracing_data import sharded_builder
 from carracing_data import shards
 from carracing_data import steps
+from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
@@ -64,7 +65,7 @@ class RolloutsConfig(sharded_builder.Config):
 class Builder(sharded_builder.ShardedBuilder):
   """Rolls a policy out in CarRacing and records every step."""
 
-  CODE = (environment, policies, rollout, schema, steps)
+  CODE = (culled_car_racing, environment, policies, rollout, schema, steps)
   VERSION = tfds.core.Version('1.0.0')
   RELEASE_NOTES = {'1.0.0': 'Initial release.'}
   BUILDER_CONFIGS = [

@@ -5,17 +5,14 @@ the 64×64 observation of the dataset.
 """
 
 from collections.abc import Sequence
-import os
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from carracing_data import errors
 from carracing_data import steps
+from carracing_rollouts import culled_car_racing
 import cv2
+from gymnasium import wrappers
 import numpy as np
-
-# pygame greets on stdout at import, which would break a command's output.
-os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
-import gymnasium
 
 FRAME_SIZE = 96  # Side of the simulator's square frame, in pixels.
 FRAME_ROWS = 84  # The rows below hold the dashboard: no part of the world.
@@ -108,11 +105,7 @@ class GymnasiumEnvironments:
   def __init__(self, seeds: Sequence[int], max_steps: int):
     self._seeds = list(seeds)
     self._environments = [
-      gymnasium.make(
-        'CarRacing-v3',
-        max_episode_steps=max_steps,
-        disable_env_checker=True,
-      )
+      wrappers.TimeLimit(culled_car_racing.CulledCarRacing(), max_steps)
       for _ in self._seeds
     ]
     self._running = [True] * len(self._seeds)
@@ -165,7 +158,7 @@ def _free(game: Any) -> None:
 
 
 class EnvPoolEnvironments:
-  """EnvPool's `CarRacing-v3`: the game written again in C++, much faster.
+  """EnvPool's `CarRacing-v3`: the game written again in C++, twice as fast.
 
   Frames, physics and tracks are close to Gymnasium's but not the same.
   """

@@ -154,10 +154,12 @@ def _block_means(observation: np.ndarray) -> np.ndarray:
     observation: uint8 [B, 64, 64, 3], 0..255.
 
   Returns:
-    float64 [B, 192], about −2..2; exact, because 128 is a power of two.
+    float64 [B, 192], about −2..2; exact, because 64 and 128 are powers of two.
   """
-  blocks = observation.reshape(-1, _GRID, _BLOCK, _GRID, _BLOCK, 3)
-  means = blocks.mean(axis=(2, 4), dtype=np.float64) - _GRASS
+  # Whole rows first: NumPy adds long runs of small integers much faster.
+  rows = observation.reshape(-1, _GRID, _BLOCK, _GRID * _BLOCK * 3)
+  rows = rows.sum(2, dtype=np.uint16).reshape(-1, _GRID, _GRID, _BLOCK, 3)
+  means = rows.sum(3, dtype=np.float64) / _BLOCK**2 - _GRASS
   return means.reshape(-1, _FEATURES) / 128
 
 

@@ -1,0 +1,69 @@
+"""Our simulator beside Gymnasium's own: not a bit may differ."""
+
+from carracing_rollouts import culled_car_racing
+from carracing_rollouts import environment
+import gymnasium
+from gymnasium.envs.box2d import car_racing
+import numpy as np
+
+
+def drive_both(seed, actions, max_steps=1000):
+  """Drives until the episode ends; returns the last transition."""
+  stock = gymnasium.make('CarRacing-v3', max_episode_steps=max_steps)
+  ours = environment.GymnasiumEnvironments([seed], max_steps)
+  np.testing.assert_array_equal(ours.reset()[0], stock.reset(seed=seed)[0])
+  transition = None
+  for action in np.asarray(actions, np.float32):
+    transition = ours.step(action[None])
+    frame, reward, terminated, truncated, _ = stock.step(action)
+    np.testing.assert_array_equal(transition.frame[0], frame)
+    assert transition.reward[0] == np.float32(reward)
+    assert transition.terminated[0] == terminated
+    assert transition.truncated[0] == truncated
+    if terminated or truncated:
+      break
+  ours.close()
+  stock.close()
+  return transition
+
+
+def random_actions(seed, steps):
+  low, high = environment.ACTION_LOW, environment.ACTION_HIGH
+  return np.random.default_rng(seed).uniform(low, high, (steps, 3))
+
+
+def test_while_the_view_zooms_in_and_after():
+  drive_both(0, random_actions(0, 90))
+
+
+def test_until_the_time_is_up():
+  assert drive_both(1, random_actions(1, 9), max_steps=7).truncated[0]
+
+
+def test_over_the_grass_and_out_of_the_field():
+  last = drive_both(2, [(0, 0.4, 0)] * 400)
+  assert last.terminated[0] and last.reward[0] == -100
+  assert (last.frame[0, :40] == 0).all(-1).any()  # Beyond it, all is black.
+
+
+def test_wherever_the_car_is_and_wherever_it_looks():
+  stock, ours = car_racing.CarRacing(), culled_car_racing.CulledCarRacing()
+  stock.reset(seed=3)
+  ours.reset(seed=3)
+  rng = np.random.default_rng(3)
+  bound = car_racing.PLAYFIELD
+  on_track = np.array(stock.track)[::8, 2:]
+  at_the_edge = rng.uniform(0.8, 1, (30, 2)) * rng.choice([-1, 1], (30, 2))
+  for place in [*on_track, *(bound * at_the_edge)]:
+    angle = rng.uniform(-9, 9)
+    for game in stock, ours:
+      game.t = 1.0  # The view has zoomed in.
+      offset = np.subtract(place, game.car.hull.position)
+      for body in game.car.hull, *game.car.wheels:
+        body.position += offset
+        body.angle = angle
+    action = rng.uniform(0, 1, 3).astype(np.float32)
+    frame, *others, _ = ours.step(action)
+    expected, *expected_others, _ = stock.step(action)
+    np.testing.assert_array_equal(frame, expected)
+    assert others == expected_others
