@@ -110,6 +110,12 @@ class _ReadEpisode(grain.transforms.Map):
 def _shuffled_frames(
   records: Sequence[Mapping[str, Any]], rng: np.random.Generator
 ) -> np.ndarray:
-  valid = [record['observation'][: record['length']] for record in records]
-  joined = np.concatenate(valid)
-  return joined[rng.permutation(len(joined))]
+  lengths = [int(record['length']) for record in records]
+  places = rng.permutation(sum(lengths))
+  shape = records[0]['observation'].shape[1:]
+  frames = np.empty((len(places), *shape), np.uint8)
+  # Straight to their places: one copy, where joining first would take two.
+  ends = np.cumsum(lengths)
+  for record, length, end in zip(records, lengths, ends):
+    frames[places[end - length : end]] = record['observation'][:length]
+  return frames
