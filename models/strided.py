@@ -2,20 +2,31 @@
 
 XLA for CPU computes the gradients of strided and transposed convolutions many
 times slower than the matrix products they come down to. On a CPU the functions
-here therefore gather patches, multiply, and add up overlaps, forward and
-backward; elsewhere they are the plain `lax` convolutions. Values and gradients
-are the same up to rounding.
+here are therefore such products; elsewhere they are the plain `lax`
+convolutions. Values and gradients are the same up to rounding.
 
-A kernel of K×K taps and stride 2 becomes one of ⌈K/2⌉×⌈K/2⌉ taps and stride 1
-when 2×2 neighbouring pixels are seen as one pixel with four times the channels
-(*space to depth*). Tap (2i + a, 2j + b) of the kernel belongs to the neighbour
-(i, j) and the channel group (a, b).
+What bounds the speed then is how much memory the products' operands take. A
+product with whole *patches* of K×K pixels reads every pixel K²/4 times, one
+with single *pixels* writes as many overlapping outputs. Half of each is cheaper
+than either: the columns of a window are gathered before the product, its rows
+are added up after it. With stride 2, rows come in pairs; row 2i + a of the
+kernel is row a of the pair i. Three products make it all:
+
+  conv:             y = add_rows(strips(x) · M)
+  conv_transpose:   x = add_columns(shifted_rows(y) · Mᵀ)
+  kernel gradient:  M = strips(x)ᵀ · shifted_rows(y)
+
+where M is the kernel as a matrix [2·K·C, ⌈K/2⌉·O], a row of it for every (a,
+column, input channel) and a column for every (i, output channel). `strips` and
+`add_columns`, `shifted_rows` and `add_rows` are each other's transposes.
 """
 
 from flax import linen as nn
+from flax.linen import dtypes
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
@@ -25,17 +36,20 @@ class Conv(nn.Module):
 
   Attributes:
     features: output channels.
-    kernel_size: K, even.
+    kernel_size: K.
+    dtype: of the computation; the parameters are float32.
   """
 
   features: int
   kernel_size: int
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
     kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    x, kernel, bias = dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
     return conv(x, kernel) + bias.reshape(1, 1, 1, -1)
 
 
@@ -45,10 +59,12 @@ class ConvTranspose(nn.Module):
   Attributes:
     features: output channels.
     kernel_size: K.
+    dtype: of the computation; the parameters are float32.
   """
 
   features: int
   kernel_size: int
+  dtype: DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -57,6 +73,7 @@ class ConvTranspose(nn.Module):
       'kernel', nn.initializers.lecun_normal(in_axis=-1, out_axis=-2), shape
     )
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    x, kernel, bias = dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
     return conv_transpose(x, kernel) + bias.reshape(1, 1, 1, -1)
 
 
@@ -65,7 +82,7 @@ def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
   Args:
     x: float [N, H, W, C].
-    kernel: float [K, K, C, O], K even.
+    kernel: float [K, K, C, O].
 
   Returns:
     float [N, (H − K) // 2 + 1, (W − K) // 2 + 1, O].
@@ -121,26 +138,18 @@ def _conv(x, kernel):
 
 
 def _conv_forward(x, kernel):
+  size, _, _, outputs = kernel.shape
+  strips = _strips(x, size)
+  y = _add_rows(strips @ _matrix(kernel), outputs)
   shape = jnp.zeros((*x.shape[1:3], 0))  # Residuals are arrays: keeps H and W.
-  taps = kernel.shape[0] // 2
-  # A last row or column that no stride reaches is left out.
-  x = _fit(x, *(n // 2 * 2 for n in x.shape[1:3]))
-  patches = _patches(_space_to_depth(x), taps)
-  y = patches @ _kernel_matrix(kernel)
-  return y, (patches, kernel, shape)
+  return y, (strips, kernel, shape)
 
 
 def _conv_backward(residuals, dy):
-  patches, kernel, shape = residuals
-  taps = kernel.shape[0] // 2
-  rows = patches.shape[-1]
-  dkernel = jnp.matmul(
-    patches.reshape(-1, rows).T, dy.reshape(-1, dy.shape[-1])
-  )
-  dpatches = dy @ _kernel_matrix(kernel).T
-  dx = _depth_to_space(_add_patches(dpatches, taps))
-  dx = _fit(dx, *shape.shape[:2])
-  return dx, _kernel_from_matrix(dkernel, kernel.shape)
+  strips, kernel, shape = residuals
+  rows = _shifted_rows(_computed_once(dy), kernel.shape[0])
+  dx = _add_columns(rows @ _matrix(kernel).T, kernel.shape, shape.shape[:2])
+  return dx, _kernel_gradient(strips, rows, kernel.shape)
 
 
 _conv.defvjp(_conv_forward, _conv_backward)
@@ -153,89 +162,111 @@ def _conv_transpose(x, kernel):
 
 def _conv_transpose_forward(x, kernel):
   size = kernel.shape[0]
-  matrix = _kernel_matrix(_even(kernel))  # [taps² · 4 · O, C]
-  added = _add_patches(x @ matrix.T, (size + 1) // 2)
-  y = _depth_to_space(added)
+  rows = _shifted_rows(x, size)
   height, width = (2 * n + size - 2 for n in x.shape[1:3])
-  return y[:, :height, :width], (x, kernel)
+  y = _add_columns(rows @ _matrix(kernel).T, kernel.shape, (height, width))
+  return y, (rows, kernel)
 
 
 def _conv_transpose_backward(residuals, dy):
-  x, kernel = residuals
-  even = _even(kernel)
-  matrix = _kernel_matrix(even)
-  dy = _fit(dy, *(n + n % 2 for n in dy.shape[1:3]))
-  patches = _patches(_space_to_depth(dy), even.shape[0] // 2)
-  dx = patches @ matrix
-  columns = patches.shape[-1]
-  dmatrix = patches.reshape(-1, columns).T @ x.reshape(-1, x.shape[-1])
-  size = kernel.shape[0]
-  return dx, _kernel_from_matrix(dmatrix, even.shape)[:size, :size]
+  rows, kernel = residuals
+  size, _, _, inputs = kernel.shape
+  strips = _strips(_computed_once(dy), size)
+  dx = _add_rows(strips @ _matrix(kernel), inputs)
+  return dx, _kernel_gradient(strips, rows, kernel.shape)
 
 
 _conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
 
 
-def _space_to_depth(x):
-  """[N, 2·H, 2·W, C] → [N, H, W, 4·C], channels ordered (a, b, c)."""
+def _strips(x, size):
+  """Gathers the columns of every window, for every pair of rows.
+
+  Args:
+    x: [N, H, W, C].
+    size: K, taps of the kernel.
+
+  Returns:
+    [N, pairs of rows, windows in a row, 2·K·C], ordered (row, column, channel).
+  """
   n, height, width, channels = x.shape
-  x = x.reshape(n, height // 2, 2, width // 2, 2, channels)
-  x = x.transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(n, height // 2, width // 2, 4 * channels)
+  pairs = (size + 1) // 2
+  rows, columns = ((length - size) // 2 + pairs for length in (height, width))
+  x = _fit(x, 2 * rows, 2 * columns)
+  x = x.reshape(n, rows, 2, columns, 2 * channels)
+  windows = columns - pairs + 1
+  strips = [
+    # The last column of an odd kernel is half of a pair.
+    x[:, :, row, pair : pair + windows, : (size - 2 * pair) * channels]
+    for row in range(2)
+    for pair in range(pairs)
+  ]
+  return jnp.concatenate(strips, axis=-1)
 
 
-def _depth_to_space(x):
-  """The inverse of `_space_to_depth`."""
-  n, height, width, channels = x.shape
-  x = x.reshape(n, height, width, 2, 2, channels // 4)
-  x = x.transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(n, 2 * height, 2 * width, channels // 4)
-
-
-def _patches(x, taps):
-  """[N, H, W, C] → [N, H − taps + 1, W − taps + 1, taps² · C]."""
-  height, width = (n - taps + 1 for n in x.shape[1:3])
-  return jnp.concatenate(
-    [
-      x[:, i : i + height, j : j + width]
-      for i in range(taps)
-      for j in range(taps)
-    ],
-    axis=-1,
-  )
-
-
-def _add_patches(patches, taps):
-  """The transpose of `_patches`: adds up what overlaps."""
-  parts = jnp.split(patches, taps * taps, axis=-1)
+def _add_columns(strips, kernel_shape, shape):
+  """Adds up what overlaps, to an image [N, *shape, C]."""
+  size, _, channels, _ = kernel_shape
+  n, rows, windows, _ = strips.shape
+  pairs = (size + 1) // 2
+  strips = strips.reshape(n, rows, windows, 2, size * channels)
+  odd = size % 2 * channels
+  strips = jnp.pad(strips, ((0, 0), (0, 0), (0, 0), (0, 0), (0, odd)))
   total = 0
-  for index, part in enumerate(parts):
-    i, j = divmod(index, taps)
-    before_after = ((0, 0), (i, taps - 1 - i), (j, taps - 1 - j), (0, 0))
-    total += jnp.pad(part, before_after)
-  return total
+  for pair, part in enumerate(jnp.split(strips, pairs, axis=-1)):
+    before_after = (pair, pairs - 1 - pair)
+    total += jnp.pad(part, ((0, 0), (0, 0), before_after, (0, 0), (0, 0)))
+  total = _computed_once(total).transpose(0, 1, 3, 2, 4)
+  return _fit(total.reshape(n, 2 * rows, -1, channels), *shape)
 
 
-def _even(kernel):
-  """Pads a kernel of odd size with zero taps."""
-  odd = kernel.shape[0] % 2
-  return jnp.pad(kernel, ((0, odd), (0, odd), (0, 0), (0, 0)))
+def _shifted_rows(y, size):
+  """[N, H, W, O] → [N, H + pairs − 1, W, pairs·O], the transpose of adding."""
+  pairs = (size + 1) // 2
+  shifted = [
+    jnp.pad(y, ((0, 0), (pair, pairs - 1 - pair), (0, 0), (0, 0)))
+    for pair in range(pairs)
+  ]
+  return jnp.concatenate(shifted, axis=-1)
 
 
-def _kernel_matrix(kernel):
-  """[2·I, 2·J, C, O] → [I·J·4·C, O], rows ordered as patches are."""
+def _add_rows(rows, outputs):
+  """[N, H, W, pairs·O] → [N, H − pairs + 1, W, O]."""
+  pairs = rows.shape[-1] // outputs
+  height = rows.shape[1] - pairs + 1
+  parts = jnp.split(rows, pairs, axis=-1)
+  total = sum(part[:, i : i + height] for i, part in enumerate(parts))
+  return _computed_once(total)
+
+
+def _matrix(kernel):
+  """[K, K, C, O] → [2·K·C, pairs·O]."""
   size, _, inputs, outputs = kernel.shape
-  taps = size // 2
-  kernel = kernel.reshape(taps, 2, taps, 2, inputs, outputs)
-  return kernel.transpose(0, 2, 1, 3, 4, 5).reshape(-1, outputs)
+  kernel = jnp.pad(kernel, ((0, size % 2), (0, 0), (0, 0), (0, 0)))
+  kernel = kernel.reshape(-1, 2, size, inputs, outputs)
+  return kernel.transpose(1, 2, 3, 0, 4).reshape(2 * size * inputs, -1)
 
 
-def _kernel_from_matrix(matrix, shape):
-  """The inverse of `_kernel_matrix`."""
+def _kernel_gradient(strips, rows, shape):
+  """Returns the product of both, as a kernel of the given shape."""
   size, _, inputs, outputs = shape
-  taps = size // 2
-  matrix = matrix.reshape(taps, taps, 2, 2, inputs, outputs)
-  return matrix.transpose(0, 2, 1, 3, 4, 5).reshape(shape)
+  matrix = jnp.matmul(
+    strips.reshape(-1, strips.shape[-1]).T, rows.reshape(-1, rows.shape[-1])
+  )
+  kernel = matrix.reshape(2, size, inputs, -1, outputs)
+  kernel = kernel.transpose(3, 0, 1, 2, 4).reshape(-1, *shape[1:])
+  return kernel[:size]
+
+
+def _computed_once(x):
+  """Returns x, bit for bit.
+
+  XLA for CPU repeats the computation of cheap elements in every operation that
+  reads them, here for each of the overlapping windows, and heeds no
+  `optimization_barrier`. A division is dear enough to be computed once; that
+  the divisor is always one, XLA cannot know.
+  """
+  return x / jnp.minimum(jnp.abs(x) + 1, 1)
 
 
 def _fit(x, height, width):

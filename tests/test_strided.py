@@ -24,6 +24,7 @@ def assert_equal_up_to_rounding(found, expected):
     ((2, 6, 6, 128), 4, 256),
     ((3, 9, 12, 5), 6, 7),
     ((1, 4, 4, 2), 2, 3),
+    ((2, 9, 8, 3), 5, 4),
   ],
 )
 def test_conv_equals_lax(shape, size, outputs):

@@ -14,6 +14,7 @@ import ml_collections
 from ml_collections import config_flags
 from models import weights
 from trainers import loop
+from trainers import runtime
 
 # Messages of clu beside its line with steps/s and ETA.
 _SAID_BETTER = r'\[\d+\] (Got images|steps_per_sec|uptime)'
@@ -56,6 +57,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     if len(argv) > 1:
       sys.exit(f'Error: unexpected argument {argv[1]!r}')
     _log_what_users_want()
+    runtime.prepare()
     try:
       main(argv)
     except _EXPECTED as error:

@@ -18,11 +18,14 @@ from clu import parameter_overview
 from clu import periodic_actions
 from flax.training import train_state
 import grain
+import jax
 import ml_collections
 import numpy as np
 from trainers import checkpoints
 
 Batch = TypeVar('Batch')
+
+FIRST_STEP = 'Took the first step.'  # What tells that compilation is over.
 
 
 class RunError(ValueError):
@@ -60,7 +63,7 @@ def train(
     workdir: the folder of the run.
     state: the initial state.
     dataset: endless batches.
-    train_step: compiled; its random draws derive from `state.step`.
+    train_step: is compiled here; its random draws derive from `state.step`.
     evaluate: takes the parameters.
 
   Returns:
@@ -71,6 +74,14 @@ def train(
     RunError: the folder holds a run with another config or a longer one.
   """
   _claim(workdir, config)
+  compiled_step = jax.jit(train_step, donate_argnums=0)
+  merge = jax.jit(lambda collected, metrics: collected.merge(metrics))
+  device = jax.devices()[0]
+  state = jax.device_put(state, device)
+  # Batches travel to the device while it works on those before.
+  dataset = grain.experimental.device_put(
+    dataset, device, cpu_buffer_size=1, device_buffer_size=1
+  )
   parameter_overview.log_parameter_overview(state.params)
   iterator = iter(dataset)
   saved = checkpoints.Checkpoints(workdir / 'checkpoints')
@@ -93,19 +104,27 @@ def train(
     )
     collected = None
     for step in range(first_step + 1, config.num_steps + 1):
-      state, metrics = train_step(state, next(iterator))
-      collected = metrics if collected is None else collected.merge(metrics)
+      state, metrics = compiled_step(state, next(iterator))
+      if collected is None:
+        collected = metrics
+      elif (step - 1) % config.log_every_steps == 0:
+        # A step late: the device is busy with this one while we wait.
+        _write_train(writer, step - 1, collected)
+        collected = metrics
+      else:
+        collected = merge(collected, metrics)
+      if step == first_step + 1:
+        jax.block_until_ready(metrics)
+        logging.info(FIRST_STEP)
       progress(step)
       last = step == config.num_steps
-      if last or step % config.log_every_steps == 0:
-        scalars = _floats(collected.compute())
-        writer.write_scalars(step, _prefixed('train', scalars))
-        collected = None
       if step % config.eval_every_steps == 0 and not last:
         with progress.timed('evaluation'):
           _write(writer, step, evaluate(state.params))
       if last or step % config.checkpoint_every_steps == 0:
         saved.save(step, state, iterator)
+    if collected is not None:
+      _write_train(writer, config.num_steps, collected)
     evaluation = evaluate(state.params)
     _write(writer, config.num_steps, evaluation)
   scalars = _floats(evaluation.scalars)
@@ -132,6 +151,15 @@ def _claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
       )
   workdir.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(wanted, indent=2) + '\n')
+
+
+def _write_train(
+  writer: metric_writers.MetricWriter,
+  step: int,
+  collected: clu_metrics.Collection,
+) -> None:
+  scalars = _floats(collected.compute())
+  writer.write_scalars(step, _prefixed('train', scalars))
 
 
 def _write(

@@ -3,9 +3,11 @@
 python -m trainers.train_vae --workdir=runs/vae
 """
 
+from collections.abc import Callable, Sequence
 import functools
 import itertools
 from pathlib import Path
+from typing import Any
 
 from carracing_data import prepared
 from carracing_rollouts import loader
@@ -55,43 +57,102 @@ def train_and_export(
     batch_size=config.batch_size,
     seed=config.seed,
   )
-  model = vae.VAE(latent_size=config.latent_size)
-  root_key = jax.random.key(config.seed)
+  validation = list(
+    itertools.islice(
+      frames(split='validation', num_epochs=1), config.eval_batches
+    )
+  )
+  state, scalars = loop.train(
+    config,
+    workdir,
+    create_state(config),
+    frames(split='train'),
+    functools.partial(train_step, config),
+    _evaluation(config, validation),
+  )
+  weights.save(
+    workdir / 'weights',
+    'vae',
+    {'latent_size': config.latent_size},
+    state.params,
+    {
+      'dataset': prepared.full_name(rollouts),
+      'step': int(state.step),
+      'validation': scalars,
+    },
+  )
+
+
+def create_state(config: ml_collections.ConfigDict) -> train_state.TrainState:
+  """Returns the state before the first step."""
+  model = _model(config)
 
   @jax.jit
-  def init() -> train_state.TrainState:
+  def create(key: jax.Array) -> train_state.TrainState:
     observation = jnp.zeros((1, 64, 64, 3), jnp.uint8)
-    variables = model.init(root_key, observation, root_key)
+    variables = model.init(key, observation, key)
     return train_state.TrainState.create(
       apply_fn=model.apply,
       params=variables['params'],
       tx=optax.adam(config.learning_rate),
     )
 
-  def loss_of(params, observation: jax.Array, key: jax.Array) -> vae.Loss:
-    reconstruction, posterior = model.apply(
-      {'params': params}, observation, key
-    )
-    return vae.loss(reconstruction, posterior, observation, config.free_nats)
+  return create(jax.random.key(config.seed))
 
-  @functools.partial(jax.jit, donate_argnums=0)
-  def train_step(state, observation):
-    def mean_loss(params):
-      key = jax.random.fold_in(root_key, state.step)
-      losses = loss_of(params, observation, key)
-      return losses.total.mean(), losses
 
-    gradients, losses = jax.grad(mean_loss, has_aux=True)(state.params)
-    return (
-      state.apply_gradients(grads=gradients),
-      Metrics.single_from_model_output(**losses._asdict()),
-    )
+def train_step(
+  config: ml_collections.ConfigDict,
+  state: train_state.TrainState,
+  observation: jax.Array,
+) -> tuple[train_state.TrainState, Metrics]:
+  """Takes one step of gradient descent.
+
+  Args:
+    config: see `trainers/configs/vae.py`.
+    state: before the step.
+    observation: uint8 [B, 64, 64, 3], 0..255.
+
+  Returns:
+    The state after the step, and the metrics of the parameters before it.
+  """
+  key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+
+  def mean_loss(params):
+    losses = _losses(config, params, observation, key)
+    return losses.total.mean(), losses
+
+  gradients, losses = jax.grad(mean_loss, has_aux=True)(state.params)
+  return (
+    state.apply_gradients(grads=gradients),
+    Metrics.single_from_model_output(**losses._asdict()),
+  )
+
+
+def _model(config: ml_collections.ConfigDict) -> vae.VAE:
+  return vae.VAE(latent_size=config.latent_size, dtype=config.dtype)
+
+
+def _losses(
+  config: ml_collections.ConfigDict, params, observation, key
+) -> vae.Loss:
+  reconstruction, posterior = _model(config).apply(
+    {'params': params}, observation, key
+  )
+  return vae.loss(reconstruction, posterior, observation, config.free_nats)
+
+
+def _evaluation(
+  config: ml_collections.ConfigDict, validation: Sequence[np.ndarray]
+) -> Callable[[Any], loop.Evaluation]:
+  """Returns the function that judges parameters by the validation batches."""
+  model = _model(config)
+  baseline = _mean_frame_error(np.concatenate(validation))
 
   @jax.jit
   def eval_step(params, observation):
-    return Metrics.single_from_model_output(
-      **loss_of(params, observation, root_key)._asdict()
-    )
+    key = jax.random.key(config.seed)
+    losses = _losses(config, params, observation, key)
+    return Metrics.single_from_model_output(**losses._asdict())
 
   @jax.jit
   def reconstruct(params, observation):
@@ -99,13 +160,6 @@ def train_and_export(
     posterior = model.apply(variables, observation, method=vae.VAE.encode)
     decoded = model.apply(variables, posterior.mean, method=vae.VAE.decode)
     return vae.to_uint8(decoded)
-
-  validation = list(
-    itertools.islice(
-      frames(split='validation', num_epochs=1), config.eval_batches
-    )
-  )
-  baseline = _mean_frame_error(np.concatenate(validation))
 
   def evaluate(params) -> loop.Evaluation:
     collected = functools.reduce(
@@ -119,20 +173,7 @@ def train_and_export(
       images={'frames_above_reconstructions': grid[None]},
     )
 
-  state, scalars = loop.train(
-    config, workdir, init(), frames(split='train'), train_step, evaluate
-  )
-  weights.save(
-    workdir / 'weights',
-    'vae',
-    {'latent_size': config.latent_size},
-    state.params,
-    {
-      'dataset': prepared.full_name(rollouts),
-      'step': int(state.step),
-      'validation': scalars,
-    },
-  )
+  return evaluate
 
 
 def _mean_frame_error(frames: np.ndarray) -> float:

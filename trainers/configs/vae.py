@@ -17,6 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Model and loss.
   config.latent_size = 32
   config.free_nats = 0.5  # Per latent dimension.
+  config.dtype = 'float32'  # Of the convolutions; bfloat16 for GPUs and TPUs.
 
   # Optimisation.
   config.learning_rate = 1e-4

@@ -1,0 +1,43 @@
+"""What the process is told before it computes anything."""
+
+import ctypes
+import os
+from pathlib import Path
+
+import jax
+
+# <malloc.h>
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+_NEVER = 2**31 - 1
+
+
+def prepare() -> None:
+  """Keeps compiled programs between runs and memory between steps."""
+  _keep_compiled_programs()
+  _keep_freed_memory()
+
+
+def _keep_compiled_programs() -> None:
+  """Sets up JAX's persistent compilation cache.
+
+  It lies in `$JAX_COMPILATION_CACHE_DIR`, else in the user's cache folder.
+  """
+  if jax.config.jax_compilation_cache_dir is None:
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    jax.config.update(
+      'jax_compilation_cache_dir', os.fspath(cache / 'carracing' / 'jax')
+    )
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+
+def _keep_freed_memory() -> None:
+  """Tells glibc to keep what is freed, for the next step to use.
+
+  By default it gives large blocks back to the system at once, and every
+  training step on a CPU waits for thousands of page faults.
+  """
+  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+  if mallopt is not None:  # Another C library has its own ways.
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, _NEVER)
