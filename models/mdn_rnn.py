@@ -5,15 +5,14 @@ LSTM whose outputs are the parameters of a mixture of Gaussians.
 """
 
 from collections.abc import Mapping
+import functools
 import math
 from typing import Any, NamedTuple
 
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-
-# (cell, hidden), each float32 [B, H].
-Carry = tuple[jax.Array, jax.Array]
+from models import recurrent
 
 # Bounds on the logarithm of a standard deviation, approached smoothly.
 _MAX_ABS_LOG_STD = 7.0
@@ -92,30 +91,38 @@ class MDNRNN(nn.Module):
     num_mixtures: K, Gaussians in a mixture.
     per_dimension: one mixture for each latent dimension (the paper's; 3·K·Z
       outputs) instead of one over the whole vector (K·(2·Z+1) outputs).
+    dtype: of the matrix products; parameters, carry and mixtures are float32.
   """
 
   latent_size: int = 32
   hidden_size: int = 256
   num_mixtures: int = 5
   per_dimension: bool = False
+  dtype: Any = jnp.float32
 
   def setup(self):
-    self.lstm = nn.RNN(
-      nn.OptimizedLSTMCell(self.hidden_size), return_carry=True
+    self.lstm = recurrent.LSTM(self.hidden_size, self.dtype)
+    self.mixture = nn.Dense(
+      sum(self._output_sizes()),
+      dtype=self.dtype,
+      dot_general=functools.partial(
+        jax.lax.dot_general, preferred_element_type=jnp.float32
+      ),
     )
-    self.mixture = nn.Dense(sum(self._output_sizes()))
 
   def _output_sizes(self) -> tuple[int, int, int]:
     values = self.num_mixtures * self.latent_size
     logits = values if self.per_dimension else self.num_mixtures
     return logits, values, values
 
-  def initial_carry(self, batch_size: int) -> Carry:
+  def initial_carry(self, batch_size: int) -> recurrent.Carry:
     """Returns the carry before the first step, zeros."""
     zeros = jnp.zeros((batch_size, self.hidden_size))
     return zeros, zeros
 
-  def __call__(self, inputs: jax.Array, carry: Carry) -> tuple[Mixture, Carry]:
+  def __call__(
+    self, inputs: jax.Array, carry: recurrent.Carry
+  ) -> tuple[Mixture, recurrent.Carry]:
     """Predicts the next z after every step of a sequence.
 
     A whole sequence in one call and its steps one by one give equal results.
@@ -127,7 +134,7 @@ class MDNRNN(nn.Module):
     Returns:
       The mixtures, [B, T, ...], and the carry after the last step.
     """
-    carry, hidden = self.lstm(inputs, initial_carry=carry)
+    carry, hidden = self.lstm(inputs, carry)
     logits_size, values_size, _ = self._output_sizes()
     logits, mean, log_std = jnp.split(
       self.mixture(hidden), [logits_size, logits_size + values_size], axis=-1
@@ -163,7 +170,7 @@ def nll(mixture: Mixture, targets: jax.Array) -> jax.Array:
 def dream(
   model: MDNRNN,
   variables: Mapping[str, Any],
-  carry: Carry,
+  carry: recurrent.Carry,
   z: jax.Array,
   action: jax.Array,
   key: jax.Array,

@@ -108,7 +108,7 @@ class Loss(NamedTuple):
   """The loss of every frame and its two terms, each float32 [B].
 
   Attributes:
-    total: `reconstruction` + max(`kl`, free bits).
+    total: what to minimise.
     reconstruction: squared error, summed over the frame's pixels in 0..1.
     kl: KL(posterior || N(0, 1)), nats.
   """
@@ -122,9 +122,12 @@ def loss(
   reconstruction: jax.Array,
   posterior: Posterior,
   observation: jax.Array,
+  *,
   free_nats: float = 0.5,
+  kl_weight: float | jax.Array = 1.0,
+  motion_weight: float = 0.0,
 ) -> Loss:
-  """Returns the loss of the reference implementation, for each frame.
+  """Returns the loss of each frame, by default the reference implementation's.
 
   Args:
     reconstruction: float32 [B, 64, 64, 3] in 0..1.
@@ -132,17 +135,25 @@ def loss(
     observation: the true frames, uint8 [B, 64, 64, 3], 0..255.
     free_nats: the KL is not pushed below so many nats a latent dimension
       (0.5 in the reference implementation); it cannot collapse then.
+    kl_weight: of the KL, the β of a β-VAE.
+    motion_weight: how much of a pixel's weight in `total` is its share of the
+      batch's variance, 0..1: what never moves counts less then.
 
   Returns:
     The loss and its terms.
   """
-  squared_error = (reconstruction - to_float(observation)) ** 2
-  reconstruction_loss = squared_error.sum((1, 2, 3))
+  observation = to_float(observation)
+  squared_error = (reconstruction - observation) ** 2
   kl = posterior.kl().sum(-1)
   free = free_nats * posterior.mean.shape[-1]
+  weighted_error = squared_error
+  if motion_weight:
+    variance = observation.var(axis=0, keepdims=True)
+    share = variance / jnp.maximum(variance.mean(), 1e-6)
+    weighted_error *= 1 - motion_weight + motion_weight * share
   return Loss(
-    total=reconstruction_loss + jnp.maximum(kl, free),
-    reconstruction=reconstruction_loss,
+    total=weighted_error.sum((1, 2, 3)) + kl_weight * jnp.maximum(kl, free),
+    reconstruction=squared_error.sum((1, 2, 3)),
     kl=kl,
   )
 

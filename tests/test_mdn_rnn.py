@@ -183,3 +183,22 @@ def test_dream_goes_on_from_its_own_samples(model_and_variables):
     mixture, carry = model.apply(variables, inputs, carry)
     z = mixture.sample(jax.random.key(0), temperature=1e-6)[:, 0]
     np.testing.assert_allclose(dreamt[:, t], z, atol=0.02)
+
+
+def test_bfloat16_is_close_to_float32(model_and_variables):
+  model, variables = model_and_variables
+  inputs = jax.random.normal(jax.random.key(1), (4, 30, 35))
+  targets = jax.random.normal(jax.random.key(2), (4, 30, 32))
+
+  def nll_and_gradients(model):
+    def mean_nll(variables):
+      mixture, carry = model.apply(variables, inputs, model.initial_carry(4))
+      assert {x.dtype for x in (*mixture, *carry)} == {jnp.dtype('float32')}
+      return mdn_rnn.nll(mixture, targets).mean()
+
+    return jax.tree.leaves(jax.jit(jax.value_and_grad(mean_nll))(variables))
+
+  half = nll_and_gradients(model.clone(dtype=jnp.bfloat16))
+  for x, y in zip(half, nll_and_gradients(model), strict=True):
+    assert x.dtype == jnp.float32
+    np.testing.assert_allclose(x, y, atol=0.03 * np.abs(y).max())

@@ -17,7 +17,7 @@ import time
 
 from absl import flags
 from trainers import commands
-from trainers import loop
+from trainers import run_folder
 
 _OUTPUT_DIR = flags.DEFINE_string('output_dir', 'demo', 'Where to.')
 _NUM_EPISODES = flags.DEFINE_integer('num_episodes', 30, 'To drive.')
@@ -49,7 +49,7 @@ def demo(
     A summary for the reader.
 
   Raises:
-    loop.RunError: a stage failed, or the folder holds another demo.
+    run_folder.RunError: a stage failed, or the folder holds another demo.
   """
   _claim(
     output_dir,
@@ -127,7 +127,7 @@ def _claim(output_dir: Path, settings: dict[str, int]) -> None:
   """Notes the settings in a new folder, compares them with an old one's."""
   path = output_dir / 'demo.json'
   if path.exists() and (found := json.loads(path.read_text())) != settings:
-    raise loop.RunError(
+    raise run_folder.RunError(
       f'{output_dir} holds a demo with {found}, not with {settings}; choose'
       ' another --output_dir or delete that folder'
     )
@@ -189,7 +189,7 @@ def _run(command: list[str]) -> None:
   }
   status = subprocess.run(command, cwd=_ROOT, env=environment).returncode
   if status:
-    raise loop.RunError(
+    raise run_folder.RunError(
       f'the command above failed with exit status {status}; the same demo'
       ' command goes on from there'
     )
@@ -198,7 +198,7 @@ def _run(command: list[str]) -> None:
 def _summary(output_dir: Path, seconds: float) -> str:
   """Compares what was learnt with the simplest things that could be said."""
   v, m = (
-    json.loads((output_dir / name / 'metrics.json').read_text())
+    run_folder.read_metrics(output_dir / name)['validation']
     for name in ('vae', 'mdn_rnn')
   )
   return f"""

@@ -1,6 +1,7 @@
 """What the process is told before it computes anything."""
 
 import ctypes
+import math
 import os
 from pathlib import Path
 
@@ -16,6 +17,23 @@ def prepare() -> None:
   """Keeps compiled programs between runs and memory between steps."""
   _keep_compiled_programs()
   _keep_freed_memory()
+
+
+def divide_cpu(batch_size: int) -> None:
+  """Makes JAX see as many CPU devices as there are cores to share a batch.
+
+  A recurrent network's steps are small. XLA spreads their products over all
+  cores but not what lies between, so cores that each take a part of the batch
+  are a fourth faster than cores that share every step.
+
+  Args:
+    batch_size: must be divisible by the number of devices.
+  """
+  if 'xla_force_host_platform_device_count' not in os.environ.get(
+    'XLA_FLAGS', ''
+  ):
+    cores = len(os.sched_getaffinity(0))
+    jax.config.update('jax_num_cpu_devices', math.gcd(batch_size, cores))
 
 
 def _keep_compiled_programs() -> None:

@@ -3,7 +3,7 @@
 python -m trainers.train_mdn_rnn --workdir=runs/mdn_rnn
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import math
 from pathlib import Path
@@ -12,28 +12,33 @@ from typing import Any
 from carracing_data import prepared
 from carracing_latents import loader
 from clu import metrics
-from flax import struct
-from flax.training import train_state
 import jax
 import jax.numpy as jnp
 import ml_collections
 from models import mdn_rnn
 from models import weights
 import numpy as np
-import optax
+from trainers import checks
 from trainers import commands
 from trainers import loop
+from trainers import state as train_state
+from trainers import training_log
+
+_EVAL_BATCH = 32  # The same for all configs, so that runs compare.
 
 
-@struct.dataclass
-class Metrics(metrics.Collection):
-  """Means over transitions, in nats per latent dimension."""
-
-  nll: metrics.Average.from_output('nll')  # pyright: ignore
+_OF_TRANSITIONS = {'nll': metrics.Average.from_output('nll')}
+Metrics = metrics.Collection.create(**_OF_TRANSITIONS)
+TrainingMetrics = metrics.Collection.create(
+  **_OF_TRANSITIONS, **train_state.METRICS
+)
 
 
 def train_and_export(
-  config: ml_collections.ConfigDict, workdir: Path, data_dir: str | None
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  data_dir: str | None,
+  profile_steps: int = 0,
 ) -> None:
   """Trains an MDN-RNN and exports its weights to `workdir/weights`.
 
@@ -41,91 +46,163 @@ def train_and_export(
     config: see `trainers/configs/mdn_rnn.py`.
     workdir: the folder of the run.
     data_dir: where datasets lie, see `prepared.find`.
+    profile_steps: how many steps to profile.
 
   Raises:
     errors.DatasetError: the latents are missing.
-    loop.RunError: the folder holds a run with another config.
+    run_folder.RunError: the config is impossible, or the folder holds a run
+      with another one.
   """
+  checks.check(config)
   latents = prepared.find(config.dataset, data_dir)
+  checks.check_window(config, latents)
   windows = functools.partial(
     loader.windows,
     latents.data_dir,
-    batch_size=config.batch_size,
     window_steps=config.window_steps,
+    sample=config.sample,
     seed=config.seed,
   )
-  validation_episodes = list(
-    loader.episodes(latents.data_dir, split='validation')
+  # Windows are sampled, whatever the training does: what is judged by must not
+  # depend on the config.
+  validation = list(
+    windows(
+      split='validation', batch_size=_EVAL_BATCH, sample=True, num_epochs=1
+    )
   )
-  references = _references(validation_episodes)
-  validation = list(windows(split='validation', num_epochs=1))
-  model_config = {
-    'latent_size': validation[0].targets.shape[-1],
+  references = _references(
+    list(loader.episodes(latents.data_dir, split='validation'))
+  )
+  latent_size = validation[0].targets.shape[-1]
+  trained = loop.train(
+    config,
+    workdir,
+    create_state(config, latent_size),
+    latents,
+    windows(
+      split='train',
+      batch_size=config.batch_size // jax.process_count(),
+      shard_index=jax.process_index(),
+      shard_count=jax.process_count(),
+    ),
+    functools.partial(train_step, config),
+    TrainingMetrics.empty(),
+    _evaluation(config, validation, references),
+    profile_steps,
+  )
+  if jax.process_index() == 0:
+    weights.save(
+      workdir / 'weights',
+      'mdn_rnn',
+      _model_config(config, latent_size),
+      trained.params,
+      {
+        'dataset': prepared.full_name(latents),
+        'vae_sha256': latents.info.metadata['config']['vae_sha256'],
+        'step': trained.step,
+        'validation': trained.scalars,
+      },
+    )
+
+
+def create_state(
+  config: ml_collections.ConfigDict, latent_size: int
+) -> train_state.TrainState:
+  """Returns the state before the first step."""
+  model = _model(config, latent_size)
+
+  @jax.jit
+  def create(key: jax.Array) -> train_state.TrainState:
+    inputs = jnp.zeros((1, 1, latent_size + 3))
+    variables = model.init(key, inputs, model.initial_carry(1))
+    return train_state.create(config, model.apply, variables['params'])
+
+  return create(jax.random.key(config.seed))
+
+
+def train_step(
+  config: ml_collections.ConfigDict,
+  state: train_state.TrainState,
+  batch: loader.Windows,
+) -> tuple[train_state.TrainState, metrics.Collection]:
+  """Takes one step of gradient descent.
+
+  Args:
+    config: see `trainers/configs/mdn_rnn.py`.
+    state: before the step.
+    batch: windows, [B, T, ...].
+
+  Returns:
+    The state after the step, and the metrics of the parameters before it.
+  """
+
+  def mean_nll(params):
+    nll = _nll(config, params, batch)
+    return jnp.mean(nll, where=batch.mask), nll
+
+  state, nll, of_step = train_state.take_step(config, state, mean_nll)
+  mask = batch.mask.ravel()
+  # clu applies the mask to all metrics, so all have its shape.
+  of_step = {
+    name: jnp.broadcast_to(value, mask.shape) for name, value in of_step.items()
+  }
+  return state, TrainingMetrics.single_from_model_output(
+    nll=nll.ravel(), mask=mask, **of_step
+  )
+
+
+def _model_config(
+  config: ml_collections.ConfigDict, latent_size: int
+) -> dict[str, Any]:
+  return {
+    'latent_size': latent_size,
     'hidden_size': config.hidden_size,
     'num_mixtures': config.num_mixtures,
     'per_dimension': config.per_dimension,
   }
-  model = mdn_rnn.MDNRNN(**model_config)
+
+
+def _model(
+  config: ml_collections.ConfigDict, latent_size: int
+) -> mdn_rnn.MDNRNN:
+  return mdn_rnn.MDNRNN(
+    **_model_config(config, latent_size), dtype=config.dtype
+  )
+
+
+def _nll(
+  config: ml_collections.ConfigDict, params, batch: loader.Windows
+) -> jax.Array:
+  model = _model(config, batch.targets.shape[-1])
+  carry = model.initial_carry(len(batch.inputs))
+  mixture, _ = model.apply({'params': params}, batch.inputs, carry)
+  return mdn_rnn.nll(mixture, batch.targets)
+
+
+def _evaluation(
+  config: ml_collections.ConfigDict,
+  validation: Sequence[loader.Windows],
+  references: Mapping[str, float],
+) -> Callable[[Any], training_log.Evaluation]:
+  """Returns the function that judges parameters by the validation windows."""
 
   @jax.jit
-  def init() -> train_state.TrainState:
-    inputs = jnp.zeros_like(validation[0].inputs[:1])
-    variables = model.init(
-      jax.random.key(config.seed), inputs, model.initial_carry(1)
-    )
-    return train_state.TrainState.create(
-      apply_fn=model.apply,
-      params=variables['params'],
-      tx=optax.chain(
-        optax.clip_by_global_norm(config.max_gradient_norm),
-        optax.adam(config.learning_rate),
-      ),
-    )
-
-  def nll_of(params, batch: loader.Windows) -> jax.Array:
-    carry = model.initial_carry(len(batch.inputs))
-    mixture, _ = model.apply({'params': params}, batch.inputs, carry)
-    return mdn_rnn.nll(mixture, batch.targets)
-
-  def metrics_of(nll: jax.Array, batch: loader.Windows) -> Metrics:
+  def eval_step(params, batch):
+    nll = _nll(config, params, batch)
     return Metrics.single_from_model_output(
       nll=nll.ravel(), mask=batch.mask.ravel()
     )
 
-  @functools.partial(jax.jit, donate_argnums=0)
-  def train_step(state, batch):
-    def mean_nll(params):
-      nll = nll_of(params, batch)
-      return jnp.mean(nll, where=batch.mask), nll
-
-    gradients, nll = jax.grad(mean_nll, has_aux=True)(state.params)
-    return state.apply_gradients(grads=gradients), metrics_of(nll, batch)
-
-  @jax.jit
-  def eval_step(params, batch):
-    return metrics_of(nll_of(params, batch), batch)
-
-  def evaluate(params) -> loop.Evaluation:
+  def evaluate(params) -> training_log.Evaluation:
     collected = functools.reduce(
       Metrics.merge, (eval_step(params, batch) for batch in validation)
     )
-    return loop.Evaluation({**collected.compute(), **references}, images={})
+    scalars = collected.compute()
+    return training_log.Evaluation(
+      float(scalars['nll']), {**scalars, **references}, images={}
+    )
 
-  state, scalars = loop.train(
-    config, workdir, init(), windows(split='train'), train_step, evaluate
-  )
-  weights.save(
-    workdir / 'weights',
-    'mdn_rnn',
-    model_config,
-    state.params,
-    {
-      'dataset': prepared.full_name(latents),
-      'vae_sha256': latents.info.metadata['config']['vae_sha256'],
-      'step': int(state.step),
-      'validation': scalars,
-    },
-  )
+  return evaluate
 
 
 def _references(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -163,4 +240,6 @@ def _references(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 if __name__ == '__main__':
-  commands.train(train_and_export, 'trainers/configs/mdn_rnn.py')
+  commands.train(
+    train_and_export, 'trainers/configs/mdn_rnn.py', divide_cpu=True
+  )

@@ -9,35 +9,41 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 from carracing_data import prepared
 from carracing_rollouts import loader
 from clu import metrics
-from flax import struct
-from flax.training import train_state
 import jax
 import jax.numpy as jnp
 import ml_collections
 from models import vae
 from models import weights
 import numpy as np
-import optax
+from trainers import checks
 from trainers import commands
 from trainers import loop
+from trainers import state as train_state
+from trainers import training_log
 
 _IMAGES = 8  # Reconstructions to show.
+_EVAL_BATCH = 100  # The same for all configs, so that runs compare.
+_COLLAPSED_NATS = 0.01  # Mean KL of a latent dimension that tells nothing.
 
 
-@struct.dataclass
-class Metrics(metrics.Collection):
-  """Means over frames; see `vae.Loss` for the units."""
-
-  loss: metrics.Average.from_output('total')  # pyright: ignore
-  reconstruction: metrics.Average.from_output('reconstruction')  # pyright: ignore
-  kl: metrics.Average.from_output('kl')  # pyright: ignore
+_OF_FRAMES = {
+  'loss': metrics.Average.from_output('total'),
+  'reconstruction': metrics.Average.from_output('reconstruction'),
+  'kl': metrics.Average.from_output('kl'),
+}
+Metrics = metrics.Collection.create(**_OF_FRAMES)
+TrainingMetrics = metrics.Collection.create(**_OF_FRAMES, **train_state.METRICS)
 
 
 def train_and_export(
-  config: ml_collections.ConfigDict, workdir: Path, data_dir: str | None
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  data_dir: str | None,
+  profile_steps: int = 0,
 ) -> None:
   """Trains a VAE and exports its weights to `workdir/weights`.
 
@@ -45,42 +51,50 @@ def train_and_export(
     config: see `trainers/configs/vae.py`.
     workdir: the folder of the run.
     data_dir: where datasets lie, see `prepared.find`.
+    profile_steps: how many steps to profile.
 
   Raises:
     errors.DatasetError: the rollouts are missing.
-    loop.RunError: the folder holds a run with another config.
+    run_folder.RunError: the config is impossible, or the folder holds a run
+      with another one.
   """
+  checks.check(config)
   rollouts = prepared.find(config.dataset, data_dir)
-  frames = functools.partial(
-    loader.frames,
-    rollouts.data_dir,
-    batch_size=config.batch_size,
-    seed=config.seed,
-  )
+  frames = functools.partial(loader.frames, rollouts.data_dir, seed=config.seed)
   validation = list(
     itertools.islice(
-      frames(split='validation', num_epochs=1), config.eval_batches
+      frames(split='validation', batch_size=_EVAL_BATCH, num_epochs=1),
+      config.eval_batches,
     )
   )
-  state, scalars = loop.train(
+  trained = loop.train(
     config,
     workdir,
     create_state(config),
-    frames(split='train'),
+    rollouts,
+    frames(
+      split='train',
+      batch_size=config.batch_size // jax.process_count(),
+      shard_index=jax.process_index(),
+      shard_count=jax.process_count(),
+    ),
     functools.partial(train_step, config),
+    TrainingMetrics.empty(),
     _evaluation(config, validation),
+    profile_steps,
   )
-  weights.save(
-    workdir / 'weights',
-    'vae',
-    {'latent_size': config.latent_size},
-    state.params,
-    {
-      'dataset': prepared.full_name(rollouts),
-      'step': int(state.step),
-      'validation': scalars,
-    },
-  )
+  if jax.process_index() == 0:
+    weights.save(
+      workdir / 'weights',
+      'vae',
+      {'latent_size': config.latent_size},
+      trained.params,
+      {
+        'dataset': prepared.full_name(rollouts),
+        'step': trained.step,
+        'validation': trained.scalars,
+      },
+    )
 
 
 def create_state(config: ml_collections.ConfigDict) -> train_state.TrainState:
@@ -91,11 +105,7 @@ def create_state(config: ml_collections.ConfigDict) -> train_state.TrainState:
   def create(key: jax.Array) -> train_state.TrainState:
     observation = jnp.zeros((1, 64, 64, 3), jnp.uint8)
     variables = model.init(key, observation, key)
-    return train_state.TrainState.create(
-      apply_fn=model.apply,
-      params=variables['params'],
-      tx=optax.adam(config.learning_rate),
-    )
+    return train_state.create(config, model.apply, variables['params'])
 
   return create(jax.random.key(config.seed))
 
@@ -104,7 +114,7 @@ def train_step(
   config: ml_collections.ConfigDict,
   state: train_state.TrainState,
   observation: jax.Array,
-) -> tuple[train_state.TrainState, Metrics]:
+) -> tuple[train_state.TrainState, metrics.Collection]:
   """Takes one step of gradient descent.
 
   Args:
@@ -116,15 +126,31 @@ def train_step(
     The state after the step, and the metrics of the parameters before it.
   """
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+  latent_key, flip_key = jax.random.split(key)
+  if config.random_flip:
+    flip = jax.random.bernoulli(flip_key, shape=(len(observation), 1, 1, 1))
+    observation = jnp.where(flip, observation[:, :, ::-1], observation)
+  kl_weight = config.kl_weight
+  if config.kl_warmup_steps:
+    kl_weight *= jnp.minimum(1, (state.step + 1) / config.kl_warmup_steps)
 
   def mean_loss(params):
-    losses = _losses(config, params, observation, key)
+    reconstruction, posterior = _model(config).apply(
+      {'params': params}, observation, latent_key
+    )
+    losses = vae.loss(
+      reconstruction,
+      posterior,
+      observation,
+      free_nats=config.free_nats,
+      kl_weight=kl_weight,
+      motion_weight=config.motion_weight,
+    )
     return losses.total.mean(), losses
 
-  gradients, losses = jax.grad(mean_loss, has_aux=True)(state.params)
-  return (
-    state.apply_gradients(grads=gradients),
-    Metrics.single_from_model_output(**losses._asdict()),
+  state, losses, of_step = train_state.take_step(config, state, mean_loss)
+  return state, TrainingMetrics.single_from_model_output(
+    **losses._asdict(), **of_step
   )
 
 
@@ -132,27 +158,23 @@ def _model(config: ml_collections.ConfigDict) -> vae.VAE:
   return vae.VAE(latent_size=config.latent_size, dtype=config.dtype)
 
 
-def _losses(
-  config: ml_collections.ConfigDict, params, observation, key
-) -> vae.Loss:
-  reconstruction, posterior = _model(config).apply(
-    {'params': params}, observation, key
-  )
-  return vae.loss(reconstruction, posterior, observation, config.free_nats)
-
-
 def _evaluation(
   config: ml_collections.ConfigDict, validation: Sequence[np.ndarray]
-) -> Callable[[Any], loop.Evaluation]:
-  """Returns the function that judges parameters by the validation batches."""
+) -> Callable[[Any], training_log.Evaluation]:
+  """Returns the function that judges parameters by the validation batches.
+
+  The loss is the plain one, the same for all configs: squared error + KL.
+  """
   model = _model(config)
   baseline = _mean_frame_error(np.concatenate(validation))
 
   @jax.jit
   def eval_step(params, observation):
     key = jax.random.key(config.seed)
-    losses = _losses(config, params, observation, key)
-    return Metrics.single_from_model_output(**losses._asdict())
+    variables = {'params': params}
+    reconstruction, posterior = model.apply(variables, observation, key)
+    losses = vae.loss(reconstruction, posterior, observation, free_nats=0.0)
+    return Metrics.single_from_model_output(**losses._asdict()), posterior
 
   @jax.jit
   def reconstruct(params, observation):
@@ -161,19 +183,55 @@ def _evaluation(
     decoded = model.apply(variables, posterior.mean, method=vae.VAE.decode)
     return vae.to_uint8(decoded)
 
-  def evaluate(params) -> loop.Evaluation:
-    collected = functools.reduce(
-      Metrics.merge, (eval_step(params, batch) for batch in validation)
+  def evaluate(params) -> training_log.Evaluation:
+    collected, posteriors = zip(
+      *(eval_step(params, batch) for batch in validation)
     )
+    scalars = functools.reduce(Metrics.merge, collected).compute()
     shown = validation[0][:_IMAGES]
     pairs = np.stack([shown, reconstruct(params, shown)])  # [2, N, 64, 64, 3]
     grid = np.concatenate(np.concatenate(pairs, axis=1), axis=1)
-    return loop.Evaluation(
-      scalars={**collected.compute(), 'mean_frame_baseline': baseline},
+    return training_log.Evaluation(
+      loss=float(scalars['loss']),
+      scalars={
+        **scalars,
+        **_posterior_statistics(posteriors),
+        'mean_frame_baseline': baseline,
+      },
       images={'frames_above_reconstructions': grid[None]},
     )
 
   return evaluate
+
+
+def _posterior_statistics(
+  posteriors: Sequence[vae.Posterior],
+) -> dict[str, float]:
+  """Tells how the latent vector is used; warns if most of it is not.
+
+  Args:
+    posteriors: of the validation batches.
+
+  Returns:
+    The number of dimensions whose mean KL is not near zero, the spread of the
+    posterior means over frames, and the mean of the posteriors' own standard
+    deviations; the last two are means over dimensions.
+  """
+  kl = np.concatenate([p.kl() for p in posteriors]).mean(axis=0)
+  mean = np.concatenate([p.mean for p in posteriors])
+  std = np.exp(np.concatenate([p.logvar for p in posteriors]) / 2)
+  active = int((kl > _COLLAPSED_NATS).sum())
+  if active < len(kl) / 2:
+    logging.warning(
+      'Only %d of %d latent dimensions tell anything about the frame.',
+      active,
+      len(kl),
+    )
+  return {
+    'active_dimensions': active,
+    'posterior_mean_spread': float(mean.std(axis=0).mean()),
+    'posterior_std': float(std.mean()),
+  }
 
 
 def _mean_frame_error(frames: np.ndarray) -> float:

@@ -288,13 +288,16 @@ def _progress(name: str, staging: Path, total: int) -> Iterator[None]:
   """Shows how many shards lie in the staging folder, whoever writes them."""
   done = threading.Event()
 
+  found = len(list(staging.glob('*.json')))
+
   def watch(progress: Any) -> None:
-    finished = False
+    shown, finished = found, False
     while not finished:
       finished = done.wait(_POLL_SECONDS)
-      progress.update(len(list(staging.glob('*.json'))) - progress.n)
+      now = len(list(staging.glob('*.json')))
+      progress.update(now - shown)
+      shown = now
 
-  found = len(list(staging.glob('*.json')))
   with tqdm_utils.tqdm(
     total=total, initial=found, unit=' shards', desc=name
   ) as progress:

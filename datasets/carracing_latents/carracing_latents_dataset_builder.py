@@ -19,7 +19,7 @@ from models import weights
 import numpy as np
 import tensorflow_datasets as tfds
 
-_BATCH = 256  # Frames that are encoded together.
+_BATCH = 50  # Frames that are encoded together; fits into a CPU's cache.
 
 errors.show_without_traceback(weights.WeightsError)
 

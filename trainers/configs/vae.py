@@ -14,18 +14,28 @@ def get_config() -> ml_collections.ConfigDict:
   config.dataset = 'carracing_rollouts/default'
   config.batch_size = 100  # Frames.
 
+  config.random_flip = False  # Mirrors every other frame.
+
   # Model and loss.
   config.latent_size = 32
   config.free_nats = 0.5  # Per latent dimension.
+  config.kl_weight = 1.0  # The β of a β-VAE.
+  config.kl_warmup_steps = 0  # In which the KL's weight grows from 0.
+  config.motion_weight = 0.0  # 0..1: what never moves counts less.
   config.dtype = 'float32'  # Of the convolutions; bfloat16 for GPUs and TPUs.
 
   # Optimisation.
   config.learning_rate = 1e-4
+  config.warmup_steps = 0  # In which the learning rate grows from 0.
+  config.cosine_decay = False  # Of the learning rate, to 0 in the last step.
+  config.max_gradient_norm = 0.0  # 0: gradients are not clipped.
+  config.ema_decay = 0.0  # Of the average that is exported; 0: no average.
   config.num_steps = 3000  # Ten epochs of the default dataset.
 
   # Cadence, in steps.
   config.log_every_steps = 50
   config.eval_every_steps = 500
-  config.eval_batches = 20
+  config.eval_batches = 20  # Of 100 frames.
   config.checkpoint_every_steps = 500
+  config.early_stop_evaluations = 0  # Without a better one; 0: never stop.
   return config

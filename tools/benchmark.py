@@ -1,0 +1,159 @@
+"""Measures the project beside what one would use instead.
+
+  python -m tools.benchmark --output_dir=benchmark
+
+Makes its own data. All contenders of a stage take turns in one run, and ratios
+are what counts; PyTorch takes part where it is installed (pip install torch).
+Writes benchmark.md and benchmark.json.
+"""
+
+from collections.abc import Mapping, Sequence
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+import platform
+import statistics
+
+from absl import flags
+from absl import logging
+import jax
+from tools import markdown
+from tools.benchmarks import contest
+from tools.benchmarks import data
+from tools.benchmarks import growth
+from tools.benchmarks import mdn_rnn
+from tools.benchmarks import simulator
+from tools.benchmarks import start
+from tools.benchmarks import vae
+from trainers import commands
+from trainers import run_folder
+
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'benchmark', 'Where to.')
+_ONLY = flags.DEFINE_list('only', [], 'Stages to measure; by default all.')
+_ROUNDS = flags.DEFINE_integer(
+  'rounds', 5, 'Turns of every contender.', lower_bound=1
+)
+_SECONDS = flags.DEFINE_float('seconds', 2, 'Length of a turn.')
+_TABLES = {'start': start.table, 'growth': growth.tables}
+
+
+def benchmark(
+  output_dir: Path, only: Sequence[str], rounds: int, seconds: float
+) -> str:
+  """Measures the stages.
+
+  Args:
+    output_dir: keeps the data, gets the results.
+    only: names of stages; all if empty.
+    rounds: turns of every contender.
+    seconds: how long a turn lasts at least.
+
+  Returns:
+    The results in Markdown.
+
+  Raises:
+    run_folder.RunError: there is no such stage.
+  """
+  data_dir = output_dir / 'data'
+  stages = {
+    stage.name: stage
+    for module in (data, simulator, vae, mdn_rnn)
+    for stage in module.stages(data_dir)
+  }
+  unknown = set(only) - stages.keys() - _TABLES.keys()
+  if unknown:
+    raise run_folder.RunError(
+      f'there is no stage {", ".join(sorted(unknown))}, only'
+      f' {", ".join([*stages, *_TABLES])}'
+    )
+  wanted = only or [*stages, *_TABLES]
+  data.make(data_dir)
+
+  results = {}
+  for name, stage in stages.items():
+    if name in wanted:
+      logging.info('Measuring %s.', name)
+      results[name] = contest.run(stage, rounds, seconds)
+  tables = []
+  for name, make_table in _TABLES.items():
+    if name in wanted:
+      logging.info('Measuring %s.', name)
+      tables.append(make_table(output_dir))
+
+  machine = _machine()
+  report = '\n\n'.join(
+    [
+      ', '.join(f'{key} {value}' for key, value in machine.items()),
+      _ratios([(stages[name], rates) for name, rates in results.items()]),
+      *tables,
+    ]
+  )
+  (output_dir / 'benchmark.md').write_text(report + '\n')
+  (output_dir / 'benchmark.json').write_text(
+    json.dumps({'machine': machine, 'rates': results}, indent=2) + '\n'
+  )
+  return report
+
+
+def _ratios(
+  results: Sequence[tuple[contest.Stage, Mapping[str, Sequence[float]]]],
+) -> str:
+  """Returns a table of our rates and how they compare with the others'."""
+  rows = []
+  for stage, rates in results:
+    ours = rates[stage.contenders[0].name]
+    for contender in stage.contenders[1:]:
+      theirs = rates[contender.name]
+      figures = ['not installed', '']
+      if theirs:
+        ratio = contest.compare(ours, theirs)
+        figures = [
+          f'{statistics.median(theirs):,.4g}',
+          f'**{ratio.median:.3g}** ({ratio.lowest:.3g} to {ratio.highest:.3g})',
+        ]
+      rows.append(
+        [
+          stage.title,
+          f'{statistics.median(ours):,.4g} {stage.unit}/s',
+          contender.name,
+          *figures,
+          f'≥ {contender.target:g}' if contender.target else '',
+        ]
+      )
+  head = ['stage', 'ours', 'against', 'theirs', 'ratio (range)', 'target']
+  return markdown.table(head, rows)
+
+
+def _machine() -> dict[str, str]:
+  """Returns what the figures depend on."""
+  packages = 'jax', 'jaxlib', 'grain', 'gymnasium', 'torch', 'envpool'
+  versions = {}
+  for package in packages:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      pass
+  return {
+    'platform': platform.machine(),
+    'cores': str(len(os.sched_getaffinity(0))),
+    'device': jax.devices()[0].device_kind,
+    'Python': platform.python_version(),
+    **versions,
+  }
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  print(
+    benchmark(
+      Path(_OUTPUT_DIR.value).absolute(),
+      _ONLY.value,
+      _ROUNDS.value,
+      _SECONDS.value,
+    )
+  )
+
+
+if __name__ == '__main__':
+  commands.run(main)

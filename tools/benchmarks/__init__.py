@@ -1,0 +1,1 @@
+"""What `tools.benchmark` measures, one module for each part of the project."""

@@ -1,0 +1,144 @@
+"""M: training steps and control steps."""
+
+import functools
+from pathlib import Path
+
+from carracing_latents import loader
+import jax
+import jax.numpy as jnp
+from models import mdn_rnn
+from models import vae
+import numpy as np
+from tools.benchmarks import contest
+from tools.benchmarks import vae as vae_benchmark
+from trainers import devices
+from trainers import runtime
+from trainers import train_mdn_rnn
+from trainers.configs import mdn_rnn as mdn_rnn_config
+
+_LATENT_SIZE = 32
+
+
+def stages(data_dir: Path) -> list[contest.Stage]:
+  """Returns the stages of M."""
+  del data_dir
+  steps = [
+    contest.Stage(
+      f'mdn_rnn_step_{batch_size}x{window_steps}',
+      f'MDN-RNN training step, [{batch_size}, {window_steps}], float32',
+      'transitions',
+      [
+        contest.Contender(
+          'ours', functools.partial(train_step, batch_size, window_steps)
+        ),
+        contest.Contender(
+          'PyTorch nn.LSTM',
+          functools.partial(pytorch_step, batch_size, window_steps),
+          target=1,
+        ),
+      ],
+    )
+    for batch_size, window_steps in ((100, 128), (32, 1000))
+  ]
+  controls = [
+    contest.Stage(
+      f'control_{batch_size}',
+      f'control step, batch {batch_size}: encode, act, predict',
+      'steps',
+      [
+        contest.Contender('ours', functools.partial(control, batch_size)),
+        contest.Contender(
+          'PyTorch', functools.partial(pytorch_control, batch_size), target=1
+        ),
+      ],
+    )
+    for batch_size in (1, 64)
+  ]
+  return [*steps, *controls]
+
+
+def train_step(batch_size: int, window_steps: int) -> contest.Work:
+  """Prepares training steps as the trainer takes them."""
+  runtime.prepare()
+  runtime.divide_cpu(batch_size)
+  step, state, batch = _step(batch_size, window_steps)
+
+  def work() -> float:
+    nonlocal state
+    state, metrics = step(state, batch)
+    jax.block_until_ready(metrics)
+    return batch_size * window_steps
+
+  return work
+
+
+def windows_consumed() -> contest.Work:
+  """Prepares training steps of the default size, counted in windows."""
+  config = mdn_rnn_config.get_config()
+  work = train_step(config.batch_size, config.window_steps)
+  return lambda: work() / config.window_steps
+
+
+def compiled_step(batch_size: int, window_steps: int) -> jax.stages.Compiled:
+  """Compiles a training step, to ask for its memory."""
+  step, state, batch = _step(batch_size, window_steps)
+  return step.lower(state, batch).compile()
+
+
+def control(batch_size: int) -> contest.Work:
+  """Prepares control steps: encode a frame, act on [z, h], predict."""
+  v, m = vae.VAE(), mdn_rnn.MDNRNN()
+  key = jax.random.key(0)
+  observation = vae_benchmark.frames(batch_size)
+  carry = m.initial_carry(batch_size)
+  v_variables = v.init(key, observation, key)
+  m_variables = m.init(key, jnp.zeros((batch_size, 1, 35)), carry)
+  controller = jax.random.normal(key, (_LATENT_SIZE + m.hidden_size, 3))
+
+  @jax.jit
+  def step(observation, carry):
+    z = v.apply(v_variables, observation, method=vae.VAE.encode).mean
+    action = jnp.tanh(jnp.concatenate([z, carry[1]], axis=-1) @ controller)
+    inputs = jnp.concatenate([z, action], axis=-1)[:, None]
+    _, carry = m.apply(m_variables, inputs, carry)
+    return action, carry
+
+  def work() -> float:
+    nonlocal carry
+    action, carry = step(observation, carry)
+    np.asarray(action)
+    return 1
+
+  return work
+
+
+def pytorch_step(batch_size: int, window_steps: int) -> contest.Work:
+  """Prepares the same training steps in PyTorch."""
+  from tools.benchmarks import pytorch  # Not a dependency.
+
+  return pytorch.mdn_rnn_step(batch_size, window_steps)
+
+
+def pytorch_control(batch_size: int) -> contest.Work:
+  """Prepares the same control steps in PyTorch."""
+  from tools.benchmarks import pytorch  # Not a dependency.
+
+  return pytorch.control(batch_size)
+
+
+def _step(batch_size: int, window_steps: int):
+  config = mdn_rnn_config.get_config()
+  step = jax.jit(
+    functools.partial(train_mdn_rnn.train_step, config),
+    donate_argnums=0,
+    out_shardings=devices.everywhere(),
+  )
+  rng = np.random.default_rng(0)
+  shape = batch_size, window_steps
+  batch = loader.Windows(
+    inputs=rng.standard_normal((*shape, _LATENT_SIZE + 3), np.float32),
+    targets=rng.standard_normal((*shape, _LATENT_SIZE), np.float32),
+    mask=np.ones(shape, bool),
+  )
+  state = train_mdn_rnn.create_state(config, _LATENT_SIZE)
+  return step, devices.put_everywhere(state), devices.send(batch)

@@ -1,0 +1,147 @@
+"""V: training steps and encodings."""
+
+import contextlib
+import functools
+from pathlib import Path
+import tempfile
+
+from absl import logging
+from carracing_data import prepared
+from carracing_latents import (
+  carracing_latents_dataset_builder as latents_builder,
+)
+import jax
+from models import strided
+import numpy as np
+import tensorflow_datasets as tfds
+from tools.benchmarks import contest
+from trainers import runtime
+from trainers import train_vae
+from trainers.configs import vae as vae_config
+
+_BATCH = 100
+
+
+def stages(data_dir: Path) -> list[contest.Stage]:
+  """Returns the stages of V.
+
+  Args:
+    data_dir: what `data.make` made.
+  """
+  return [
+    contest.Stage(
+      'vae_step',
+      f'VAE training step, batch {_BATCH}, float32',
+      'images',
+      [
+        contest.Contender('ours', train_step),
+        contest.Contender(
+          'PyTorch, channels_last',
+          functools.partial(pytorch_step, 'channels_last'),
+          target=1,
+        ),
+        contest.Contender(
+          'PyTorch, contiguous',
+          functools.partial(pytorch_step, 'contiguous_format'),
+          target=1,
+        ),
+        contest.Contender('lax convolutions, as in flax', plain_step, target=5),
+      ],
+    ),
+    contest.Stage(
+      'encoder',
+      'building carracing_latents',
+      'frames',
+      [
+        contest.Contender(
+          'ours, dataset to dataset', functools.partial(build_latents, data_dir)
+        ),
+        contest.Contender(
+          'PyTorch encoder alone, channels_last', pytorch_encoder, target=0.9
+        ),
+      ],
+    ),
+  ]
+
+
+def train_step(batch_size: int = _BATCH) -> contest.Work:
+  """Prepares training steps as the trainer takes them."""
+  runtime.prepare()
+  step, state, observation = _step(batch_size)
+
+  def work() -> float:
+    nonlocal state
+    state, metrics = step(state, observation)
+    jax.block_until_ready(metrics)
+    return batch_size
+
+  return work
+
+
+def compiled_step(batch_size: int) -> jax.stages.Compiled:
+  """Compiles a training step, to ask for its memory."""
+  step, state, observation = _step(batch_size)
+  return step.lower(state, observation).compile()
+
+
+def plain_step() -> contest.Work:
+  """Prepares the same steps with what flax's own layers call."""
+  strided.conv = strided.plain_conv
+  strided.conv_transpose = strided.plain_conv_transpose
+  return train_step()
+
+
+def pytorch_step(memory_format: str) -> contest.Work:
+  """Prepares the same steps in PyTorch."""
+  from tools.benchmarks import pytorch  # Not a dependency.
+
+  return pytorch.vae_step(_BATCH, memory_format)
+
+
+def build_latents(data_dir: Path) -> contest.Work:
+  """Prepares builds of the latents of the benchmark's rollouts."""
+  tfds.disable_progress_bar()
+  logging.set_verbosity(logging.ERROR)
+  rollouts = prepared.find('carracing_rollouts/benchmark', data_dir)
+  scratch = tempfile.TemporaryDirectory()
+
+  def work() -> float:
+    with (
+      tempfile.TemporaryDirectory(dir=scratch.name) as folder,
+      contextlib.redirect_stdout(None),
+    ):
+      config = latents_builder.LatentsConfig(
+        name='benchmark',
+        rollouts=str(rollouts.data_dir),
+        vae=str(data_dir / 'vae'),
+      )
+      latents_builder.Builder(
+        data_dir=folder, config=config
+      ).download_and_prepare()
+    return sum(
+      sum(split['episode_steps'])
+      for split in rollouts.info.metadata['splits'].values()
+    )
+
+  return work
+
+
+def pytorch_encoder() -> contest.Work:
+  """Prepares encodings in PyTorch."""
+  from tools.benchmarks import pytorch  # Not a dependency.
+
+  return pytorch.vae_encoder(_BATCH)
+
+
+def _step(batch_size: int):
+  config = vae_config.get_config()
+  step = jax.jit(
+    functools.partial(train_vae.train_step, config), donate_argnums=0
+  )
+  return step, train_vae.create_state(config), frames(batch_size)
+
+
+def frames(batch_size: int) -> np.ndarray:
+  """Returns random frames, uint8 [B, 64, 64, 3], 0..255."""
+  rng = np.random.default_rng(0)
+  return rng.integers(0, 256, (batch_size, 64, 64, 3), np.uint8)

@@ -1,0 +1,76 @@
+"""Folders of finished runs → a table: how they differ, what came out.
+
+python -m tools.compare_runs runs/vae runs/vae_warmup
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+from pathlib import Path
+import sys
+from typing import Any
+
+from tools import markdown
+from trainers import commands
+from trainers import run_folder
+
+
+def compare(workdirs: Sequence[Path]) -> str:
+  """Compares runs.
+
+  Args:
+    workdirs: folders of finished runs.
+
+  Returns:
+    A Markdown table with a row for each run: what differs between the configs
+    and the data, the step of the best parameters, and their evaluation.
+
+  Raises:
+    run_folder.RunError: a folder holds no finished run.
+  """
+  metrics = [run_folder.read_metrics(workdir) for workdir in workdirs]
+  settings = [_settings(workdir) for workdir in workdirs]
+  names = _keys(settings)
+  differing = [
+    name
+    for name in names
+    if len({json.dumps(run.get(name)) for run in settings}) > 1
+  ]
+  scalars = _keys([m['validation'] for m in metrics])
+  rows = []
+  for workdir, run, metric in zip(workdirs, settings, metrics, strict=True):
+    rows.append(
+      [
+        workdir,
+        *(run.get(name, '') for name in differing),
+        metric['step'],
+        *(_round(metric['validation'].get(name)) for name in scalars),
+      ]
+    )
+  return markdown.table(['run', *differing, 'best step', *scalars], rows)
+
+
+def _settings(workdir: Path) -> Mapping[str, Any]:
+  """Returns what a run was asked for, and the digest of its data."""
+  config = json.loads((workdir / 'config.json').read_text())
+  data = json.loads((workdir / 'run.json').read_text())['dataset']
+  digest = data['content_sha256']['train'][:8]
+  return {**config, 'dataset': f'{data["name"]} ({digest})'}
+
+
+def _keys(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
+  """Returns all keys, in the order in which they first come."""
+  return list(dict.fromkeys(key for mapping in mappings for key in mapping))
+
+
+def _round(value: float | None) -> str:
+  return '' if value is None else f'{value:.4g}'
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) < 2:
+    sys.exit('Error: name the folders of one or more runs')
+  print(compare([Path(folder) for folder in argv[1:]]))
+
+
+if __name__ == '__main__':
+  commands.run(main, takes_arguments=True)

@@ -1,0 +1,114 @@
+"""The state of a training run, and how a step changes it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from clu import metrics
+from flax.training import train_state
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+# Of steps; see `take_step`.
+METRICS = {
+  name: metrics.Average.from_output(name)
+  for name in ('gradient_norm', 'update_norm', 'learning_rate')
+}
+
+
+class TrainState(train_state.TrainState):
+  """Parameters and the state of the optimizer.
+
+  Attributes:
+    averaged_params: exponential moving average of the parameters; None if
+      `config.ema_decay` is 0.
+  """
+
+  averaged_params: Any = None
+
+  @property
+  def best_params(self) -> Any:
+    """The parameters to evaluate and to export."""
+    if self.averaged_params is None:
+      return self.params
+    return self.averaged_params
+
+
+def create(
+  config: ml_collections.ConfigDict, apply: Callable, params: Any
+) -> TrainState:
+  """Returns the state before the first step.
+
+  Args:
+    config: see `take_step`.
+    apply: the model's.
+    params: initial parameters.
+  """
+  clip = optax.identity()
+  if config.max_gradient_norm:
+    clip = optax.clip_by_global_norm(config.max_gradient_norm)
+  return TrainState.create(
+    apply_fn=apply,
+    params=params,
+    tx=optax.chain(clip, optax.adam(learning_rate(config))),
+    averaged_params=params if config.ema_decay else None,
+  )
+
+
+def take_step(
+  config: ml_collections.ConfigDict,
+  state: TrainState,
+  loss: Callable[[Any], tuple[jax.Array, Any]],
+) -> tuple[TrainState, Any, Mapping[str, jax.Array]]:
+  """Takes one step of gradient descent, by Adam.
+
+  Args:
+    config: with `learning_rate`, `warmup_steps`, `cosine_decay`, `num_steps`,
+      `max_gradient_norm` (0: gradients are not clipped) and `ema_decay` (0: no
+      average).
+    state: before the step.
+    loss: parameters → the loss, a scalar, and other outputs.
+
+  Returns:
+    The state after the step; the other outputs; and the norms of the gradient,
+    not clipped, and of the update, and the learning rate, scalars.
+  """
+  gradients, outputs = jax.grad(loss, has_aux=True)(state.params)
+  updates, opt_state = state.tx.update(gradients, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  averaged_params = None
+  if config.ema_decay:
+    # An average of few steps forgets the initial parameters sooner.
+    decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
+    averaged_params = optax.incremental_update(
+      params, state.averaged_params, 1 - decay
+    )
+  of_step = {
+    'gradient_norm': optax.global_norm(gradients),
+    'update_norm': optax.global_norm(updates),
+    'learning_rate': jnp.asarray(learning_rate(config)(state.step)),
+  }
+  state = state.replace(
+    step=state.step + 1,
+    params=params,
+    opt_state=opt_state,
+    averaged_params=averaged_params,
+  )
+  return state, outputs, of_step
+
+
+def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
+  """Returns the learning rate by step: warm-up, then constant or cosine."""
+  if config.cosine_decay:
+    return optax.warmup_cosine_decay_schedule(
+      init_value=0.0 if config.warmup_steps else config.learning_rate,
+      peak_value=config.learning_rate,
+      warmup_steps=config.warmup_steps,
+      decay_steps=config.num_steps,
+    )
+  return optax.warmup_constant_schedule(
+    init_value=0.0 if config.warmup_steps else config.learning_rate,
+    peak_value=config.learning_rate,
+    warmup_steps=config.warmup_steps,
+  )
