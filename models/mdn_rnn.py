@@ -82,6 +82,22 @@ class Mixture(NamedTuple):
     return mean + jnp.exp(log_std) * math.sqrt(temperature) * noise
 
 
+class Prediction(NamedTuple):
+  """What happens after a step, as far as the model can tell.
+
+  Attributes:
+    mixture: of the next z.
+    reward: the mean of the reward, float32 [B, T]; None if the model has not
+      got that output.
+    termination_logit: log odds that the episode terminates, float32 [B, T];
+      None likewise.
+  """
+
+  mixture: Mixture
+  reward: jax.Array | None = None
+  termination_logit: jax.Array | None = None
+
+
 class MDNRNN(nn.Module):
   """LSTM and mixture density outputs.
 
@@ -91,6 +107,8 @@ class MDNRNN(nn.Module):
     num_mixtures: K, Gaussians in a mixture.
     per_dimension: one mixture for each latent dimension (the paper's; 3·K·Z
       outputs) instead of one over the whole vector (K·(2·Z+1) outputs).
+    predict_outcomes: have outputs for reward and termination, which the paper
+      has for its dream environments (section 4).
     dtype: of the matrix products; parameters, carry and mixtures are float32.
   """
 
@@ -98,6 +116,7 @@ class MDNRNN(nn.Module):
   hidden_size: int = 256
   num_mixtures: int = 5
   per_dimension: bool = False
+  predict_outcomes: bool = False
   dtype: Any = jnp.float32
 
   def setup(self):
@@ -109,6 +128,9 @@ class MDNRNN(nn.Module):
         jax.lax.dot_general, preferred_element_type=jnp.float32
       ),
     )
+
+    if self.predict_outcomes:
+      self.outcomes = nn.Dense(2)
 
   def _output_sizes(self) -> tuple[int, int, int]:
     values = self.num_mixtures * self.latent_size
@@ -122,8 +144,8 @@ class MDNRNN(nn.Module):
 
   def __call__(
     self, inputs: jax.Array, carry: recurrent.Carry
-  ) -> tuple[Mixture, recurrent.Carry]:
-    """Predicts the next z after every step of a sequence.
+  ) -> tuple[Prediction, recurrent.Carry]:
+    """Predicts what comes after every step of a sequence.
 
     A whole sequence in one call and its steps one by one give equal results.
 
@@ -132,7 +154,7 @@ class MDNRNN(nn.Module):
       carry: `initial_carry`, or what the call before returned.
 
     Returns:
-      The mixtures, [B, T, ...], and the carry after the last step.
+      The predictions, [B, T, ...], and the carry after the last step.
     """
     carry, hidden = self.lstm(inputs, carry)
     logits_size, values_size, _ = self._output_sizes()
@@ -144,14 +166,15 @@ class MDNRNN(nn.Module):
       return x.reshape(*x.shape[:-1], self.num_mixtures, -1)
 
     bounded = _MAX_ABS_LOG_STD * jnp.tanh(log_std / _MAX_ABS_LOG_STD)
-    return (
-      Mixture(
-        logits=jax.nn.log_softmax(by_component(logits), axis=-2),
-        mean=by_component(mean),
-        log_std=by_component(bounded),
-      ),
-      carry,
+    mixture = Mixture(
+      logits=jax.nn.log_softmax(by_component(logits), axis=-2),
+      mean=by_component(mean),
+      log_std=by_component(bounded),
     )
+    if not self.predict_outcomes:
+      return Prediction(mixture), carry
+    reward, termination_logit = jnp.moveaxis(self.outcomes(hidden), -1, 0)
+    return Prediction(mixture, reward, termination_logit), carry
 
 
 def nll(mixture: Mixture, targets: jax.Array) -> jax.Array:
@@ -165,6 +188,49 @@ def nll(mixture: Mixture, targets: jax.Array) -> jax.Array:
     float32 [B, T], nats per latent dimension.
   """
   return -mixture.log_prob(targets) / targets.shape[-1]
+
+
+class Loss(NamedTuple):
+  """The loss of every step and its terms, each float32 [B, T].
+
+  Attributes:
+    total: what to minimise, the sum of the terms.
+    nll: of the next z, nats per latent dimension.
+    reward_error: squared error of the reward; None if it is not predicted.
+    termination_nll: of what was observed, nats; None likewise.
+  """
+
+  total: jax.Array
+  nll: jax.Array
+  reward_error: jax.Array | None
+  termination_nll: jax.Array | None
+
+
+def loss(
+  prediction: Prediction,
+  targets: jax.Array,
+  reward: jax.Array,
+  terminal: jax.Array,
+) -> Loss:
+  """Compares predictions with what happened.
+
+  Args:
+    prediction: for [B, T] steps.
+    targets: the latent vectors that came next, float32 [B, T, Z].
+    reward: of the actions, float32 [B, T].
+    terminal: whether the next step ended the task, bool [B, T].
+
+  Returns:
+    The loss and its terms.
+  """
+  of_z = nll(prediction.mixture, targets)
+  if prediction.reward is None or prediction.termination_logit is None:
+    return Loss(of_z, of_z, None, None)
+  reward_error = (prediction.reward - reward) ** 2
+  logit = prediction.termination_logit
+  termination_nll = jax.nn.softplus(jnp.where(terminal, -logit, logit))
+  total = of_z + reward_error + termination_nll
+  return Loss(total, of_z, reward_error, termination_nll)
 
 
 def dream(
@@ -195,8 +261,8 @@ def dream(
     carry, z = state
     action, key = action_and_key
     inputs = jnp.concatenate([z, action], axis=-1)[:, None]
-    mixture, carry = model.apply(variables, inputs, carry)
-    z = mixture.sample(key, temperature)[:, 0]
+    prediction, carry = model.apply(variables, inputs, carry)
+    z = prediction.mixture.sample(key, temperature)[:, 0]
     return (carry, z), z
 
   keys = jax.random.split(key, action.shape[1])

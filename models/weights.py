@@ -122,3 +122,21 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
     training=description['training'],
     sha256=hashlib.sha256(data).hexdigest(),
   )
+
+
+def load_world_model(
+  vae_folder: str | os.PathLike[str], mdn_rnn_folder: str | os.PathLike[str]
+) -> tuple[Weights, Weights]:
+  """Loads a VAE and an MDN-RNN that was trained on its latents.
+
+  Raises:
+    WeightsError: as `load`, or the two do not belong together.
+  """
+  v, m = load(vae_folder, 'vae'), load(mdn_rnn_folder, 'mdn_rnn')
+  if m.training['vae_sha256'] != v.sha256:
+    raise WeightsError(
+      f'{mdn_rnn_folder} was trained on the latents of another VAE than'
+      f' {vae_folder}; rebuild carracing_latents with this one and train'
+      ' again'
+    )
+  return v, m

@@ -12,12 +12,14 @@ from carracing_rollouts import (
 import jax
 import ml_collections
 import pytest
+from trainers import runtime
 from trainers import train_mdn_rnn
 from trainers import train_vae
 from trainers.configs import mdn_rnn as mdn_rnn_config
 from trainers.configs import vae as vae_config
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+runtime.prepare()  # Many tests compile the same step: kept as users have it.
 
 ROLLOUTS = {'num_episodes': 4, 'max_steps': 70, 'seed': 1}
 

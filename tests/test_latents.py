@@ -127,10 +127,33 @@ def test_every_transition_comes_exactly_once_an_epoch(world):
   assert sorted(transitions(batches)) == sorted(mean_transitions(world))
 
 
+def test_outcomes_are_those_of_the_transitions(world):
+  [episode] = loader.episodes(
+    'carracing_latents/tiny', split='validation', data_dir=world.data_dir
+  )
+  [batch] = loader.windows(
+    'carracing_latents/tiny',
+    split='validation',
+    data_dir=world.data_dir,
+    batch_size=8,
+    window_steps=100,
+    sample=False,
+    num_epochs=1,
+  )
+  [length] = batch.mask.sum(1)
+  np.testing.assert_array_equal(
+    batch.reward[0, :length], episode['reward'][:-1]
+  )
+  np.testing.assert_array_equal(
+    batch.terminal[0, :length], episode['is_terminal'][1:]
+  )
+  assert not batch.reward[0, length:].any()
+
+
 def test_windows_never_cross_an_episode(world):
   successors = dict(mean_transitions(world))
   for batch in windows(world, num_epochs=1, sample=False):
-    for inputs, targets, mask in zip(*batch):
+    for inputs, targets, mask in zip(batch.inputs, batch.targets, batch.mask):
       length = mask.sum()
       assert length > 0 and mask[:length].all()
       assert not inputs[length:].any() and not targets[length:].any()
@@ -219,3 +242,19 @@ b.Builder(data_dir=sys.argv[1], config=config).download_and_prepare()
   names = sorted(path.name for path in expected.iterdir())
   same, *rest = filecmp.cmpfiles(expected, found, names, shallow=False)
   assert (sorted(same), rest) == (names, [[], []])
+
+
+def test_latents_that_are_not_finite_are_refused(world):
+  [episode] = loader.episodes(
+    'carracing_latents/tiny', split='validation', data_dir=world.data_dir
+  )
+  episode['mean'] = episode['mean'].copy()
+  episode['mean'][3, 5] = np.nan
+  with pytest.raises(errors.DatasetError, match='a/b:1 holds latents that are'):
+    loader._cut(
+      [episode],
+      np.random.default_rng(0),
+      window_steps=10,
+      sample=True,
+      dataset='a/b:1',
+    )

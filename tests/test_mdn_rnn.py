@@ -84,8 +84,8 @@ def test_nll_and_gradients_are_finite_for_every_finite_input(
   signs = jnp.sign(jax.random.normal(jax.random.key(0), (2, 3, 35)))
 
   def mean_nll(variables, inputs, targets):
-    mixture, _ = model.apply(variables, inputs, model.initial_carry(2))
-    return mdn_rnn.nll(mixture, targets).mean()
+    prediction, _ = model.apply(variables, inputs, model.initial_carry(2))
+    return mdn_rnn.nll(prediction.mixture, targets).mean()
 
   value, gradients = jax.value_and_grad(mean_nll, argnums=(0, 1, 2))(
     variables, scale * signs, -scale * signs[..., :32]
@@ -102,7 +102,7 @@ def test_extreme_outputs_of_the_network_are_finite(model_and_variables, scale):
   def mean_nll(bias):
     params = {**variables['params']}
     params['mixture'] = {**params['mixture'], 'bias': bias}
-    mixture, _ = model.apply(
+    (mixture, *_), _ = model.apply(
       {'params': params}, jnp.ones((1, 2, 35)), model.initial_carry(1)
     )
     return mdn_rnn.nll(mixture, jnp.ones((1, 2, 32))).mean()
@@ -121,7 +121,7 @@ def test_sequence_equals_steps(model_and_variables):
   carry = model.initial_carry(2)
   for t in range(7):
     step, carry = model.apply(variables, inputs[:, t : t + 1], carry)
-    for x, y in zip(step, whole):
+    for x, y in zip(step.mixture, whole.mixture):
       np.testing.assert_allclose(x[:, 0], y[:, t], rtol=1e-5, atol=1e-6)
 
   for x, y in zip(carry, final_carry):
@@ -180,7 +180,7 @@ def test_dream_goes_on_from_its_own_samples(model_and_variables):
   carry = model.initial_carry(2)
   for t in range(5):
     inputs = jnp.concatenate([z, action[:, t]], axis=-1)[:, None]
-    mixture, carry = model.apply(variables, inputs, carry)
+    (mixture, *_), carry = model.apply(variables, inputs, carry)
     z = mixture.sample(jax.random.key(0), temperature=1e-6)[:, 0]
     np.testing.assert_allclose(dreamt[:, t], z, atol=0.02)
 
@@ -192,7 +192,9 @@ def test_bfloat16_is_close_to_float32(model_and_variables):
 
   def nll_and_gradients(model):
     def mean_nll(variables):
-      mixture, carry = model.apply(variables, inputs, model.initial_carry(4))
+      (mixture, *_), carry = model.apply(
+        variables, inputs, model.initial_carry(4)
+      )
       assert {x.dtype for x in (*mixture, *carry)} == {jnp.dtype('float32')}
       return mdn_rnn.nll(mixture, targets).mean()
 
@@ -202,3 +204,29 @@ def test_bfloat16_is_close_to_float32(model_and_variables):
   for x, y in zip(half, nll_and_gradients(model), strict=True):
     assert x.dtype == jnp.float32
     np.testing.assert_allclose(x, y, atol=0.03 * np.abs(y).max())
+
+
+def test_outcome_losses_are_those_of_their_distributions():
+  model = mdn_rnn.MDNRNN(predict_outcomes=True)
+  inputs = jax.random.normal(jax.random.key(1), (2, 5, 35))
+  targets = jax.random.normal(jax.random.key(2), (2, 5, 32))
+  reward = jax.random.normal(jax.random.key(3), (2, 5))
+  terminal = jnp.zeros((2, 5), bool).at[1, 4].set(True)
+  carry = model.initial_carry(2)
+  variables = model.init(jax.random.key(0), inputs, carry)
+  prediction, _ = model.apply(variables, inputs, carry)
+  loss = mdn_rnn.loss(prediction, targets, reward, terminal)
+
+  np.testing.assert_allclose(
+    loss.reward_error, (prediction.reward - reward) ** 2, rtol=1e-6
+  )
+  p = 1 / (1 + np.exp(-np.float64(prediction.termination_logit)))
+  np.testing.assert_allclose(
+    loss.termination_nll, -np.log(np.where(terminal, p, 1 - p)), rtol=1e-5
+  )
+  np.testing.assert_allclose(
+    loss.total, loss.nll + loss.reward_error + loss.termination_nll, rtol=1e-6
+  )
+  np.testing.assert_array_equal(
+    loss.nll, mdn_rnn.nll(prediction.mixture, targets)
+  )

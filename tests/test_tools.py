@@ -1,8 +1,13 @@
 import subprocess
 import sys
 
+from carracing_rollouts import loader
 import imageio.v3 as imageio
+from models import vae
+from models import weights
+import numpy as np
 import pytest
+from tools import dream_errors
 
 
 def run(module, *flags):
@@ -85,3 +90,48 @@ def test_demo_goes_the_whole_way_and_skips_what_is_done(tmp_path):
   other = run('tools.demo', *flags[:-1], '--mdn_rnn_steps=3')
   assert other.returncode == 1
   assert 'choose another --output_dir' in other.stderr
+
+
+def test_dream_errors_grow_from_the_error_of_the_vae(world, monkeypatch):
+  monkeypatch.setattr(dream_errors, 'HORIZONS', (1, 5))
+  monkeypatch.setattr(dream_errors, '_SEEN_STEPS', 20)
+  measured = dream_errors.measure(
+    world.vae, world.mdn_rnn, 'carracing_rollouts/tiny', 0, str(world.data_dir)
+  )
+  assert measured['VAE alone']['latent'] == [0, 0]
+  still = measured['nothing changes']
+  assert 0 < still['latent'][0] < still['latent'][1]
+
+  v = weights.load(world.vae, 'vae')
+  [episode] = loader.episodes(
+    'carracing_rollouts/tiny', split='validation', data_dir=world.data_dir
+  )
+  starts = np.arange(20, 71 - 5 - 1, 10)
+  z = v.model.apply(
+    v.variables, episode.observation, method=vae.VAE.encode
+  ).mean
+  np.testing.assert_allclose(
+    still['latent'],
+    [np.sqrt(((z[starts + n] - z[starts]) ** 2).mean()) for n in (1, 5)],
+    rtol=1e-4,
+  )
+  decoded = v.model.apply(v.variables, z[starts + 5], method=vae.VAE.decode)
+  error = (episode.observation[starts + 5] / 255 - decoded) ** 2
+  np.testing.assert_allclose(
+    measured['VAE alone']['frame'][1], error.sum((1, 2, 3)).mean(), rtol=1e-4
+  )
+  head, _, *rows = dream_errors.table(measured).splitlines()
+  assert head == '|  | z +1 | z +5 | frame +1 | frame +5 |'
+  assert len(rows) == 4
+
+
+def test_dream_errors_need_long_episodes(world):
+  done = run(
+    'tools.dream_errors',
+    f'--vae={world.vae}',
+    f'--mdn_rnn={world.mdn_rnn}',
+    '--dataset=carracing_rollouts/tiny',
+    f'--data_dir={world.data_dir}',
+  )
+  assert done.returncode == 1
+  assert 'has more than 131 steps' in done.stderr

@@ -67,3 +67,32 @@ def test_loss_is_the_sum_of_its_terms_above_the_free_nats():
 def test_uint8_survives_the_way_to_float_and_back():
   values = jnp.arange(256, dtype=jnp.uint8)
   np.testing.assert_array_equal(vae.to_uint8(vae.to_float(values)), values)
+
+
+def test_weights_of_the_loss():
+  rng = np.random.default_rng(0)
+  observation = rng.integers(0, 256, (8, 64, 64, 3), np.uint8)
+  observation[:, :32] = 7  # The upper half never moves.
+  reconstruction = rng.random((8, 64, 64, 3), np.float32)
+  posterior = vae.Posterior(jnp.ones((8, 4)), jnp.zeros((8, 4)))
+
+  def total(**weights):
+    return vae.loss(reconstruction, posterior, observation, **weights).total
+
+  plain = vae.loss(reconstruction, posterior, observation, free_nats=0.0)
+  kl = 4 * 0.5
+  np.testing.assert_allclose(plain.kl, kl)
+  np.testing.assert_allclose(plain.total, plain.reconstruction + kl, rtol=1e-6)
+  np.testing.assert_allclose(
+    total(kl_weight=3.0), plain.reconstruction + 3 * kl, rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    total(free_nats=1.0), plain.reconstruction + 4, rtol=1e-6
+  )
+  # Only what moves counts, and as much as the whole frame did.
+  difference = (reconstruction - observation / np.float32(255)) ** 2
+  np.testing.assert_allclose(
+    total(motion_weight=1.0, kl_weight=0.0),
+    2 * difference[:, 32:].sum((1, 2, 3)),
+    rtol=0.1,
+  )

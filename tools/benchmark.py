@@ -70,29 +70,26 @@ def benchmark(
   wanted = only or [*stages, *_TABLES]
   data.make(data_dir)
 
-  results = {}
-  for name, stage in stages.items():
-    if name in wanted:
-      logging.info('Measuring %s.', name)
-      results[name] = contest.run(stage, rounds, seconds)
-  tables = []
-  for name, make_table in _TABLES.items():
-    if name in wanted:
-      logging.info('Measuring %s.', name)
-      tables.append(make_table(output_dir))
-
   machine = _machine()
-  report = '\n\n'.join(
-    [
-      ', '.join(f'{key} {value}' for key, value in machine.items()),
-      _ratios([(stages[name], rates) for name, rates in results.items()]),
-      *tables,
-    ]
-  )
-  (output_dir / 'benchmark.md').write_text(report + '\n')
-  (output_dir / 'benchmark.json').write_text(
-    json.dumps({'machine': machine, 'rates': results}, indent=2) + '\n'
-  )
+  results, tables, report = {}, [], ''
+  for name in wanted:
+    logging.info('Measuring %s.', name)
+    if name in stages:
+      results[name] = contest.run(stages[name], rounds, seconds)
+    else:
+      tables.append(_TABLES[name](output_dir))
+    report = '\n\n'.join(
+      [
+        ', '.join(f'{key} {value}' for key, value in machine.items()),
+        _ratios([(stages[name], rates) for name, rates in results.items()]),
+        *tables,
+      ]
+    )
+    # Written after each stage: an interrupted benchmark is worth something.
+    (output_dir / 'benchmark.md').write_text(report + '\n')
+    (output_dir / 'benchmark.json').write_text(
+      json.dumps({'machine': machine, 'rates': results}, indent=2) + '\n'
+    )
   return report
 
 

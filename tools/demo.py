@@ -100,6 +100,7 @@ def demo(
     mdn_rnn,
     data_dir,
     dataset='carracing_latents/demo',
+    window_steps=min(128, max_steps),
     num_steps=mdn_rnn_steps,
     log_every_steps=max(1, mdn_rnn_steps // 10),
   )

@@ -84,14 +84,7 @@ def show(
     weights.WeightsError: weights are missing, or the MDN-RNN was trained on the
       latents of another VAE.
   """
-  v = weights.load(vae_folder, 'vae')
-  m = weights.load(mdn_rnn_folder, 'mdn_rnn')
-  if m.training['vae_sha256'] != v.sha256:
-    raise weights.WeightsError(
-      f'{mdn_rnn_folder} was trained on the latents of another VAE than'
-      f' {vae_folder}; rebuild carracing_latents with this one and train'
-      ' again'
-    )
+  v, m = weights.load_world_model(vae_folder, mdn_rnn_folder)
   episodes = loader.episodes(dataset, split='validation', data_dir=data_dir)
   if not 0 <= episode_id < len(episodes):
     raise errors.DatasetError(

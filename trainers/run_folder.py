@@ -19,14 +19,15 @@ import os
 from pathlib import Path
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from typing import Any
 
 from clu import parameter_overview
+import imageio.v3 as imageio
 import jax
 import ml_collections
-from PIL import Image
 import tensorflow_datasets as tfds
 
 _PACKAGES = (
@@ -129,11 +130,11 @@ def read_metrics(workdir: Path) -> dict[str, Any]:
 
 
 def write_pictures(workdir: Path, images: Mapping[str, Any]) -> None:
-  """Writes images, uint8 [N, H, W, 3], one PNG for each name, side by side."""
+  """Writes images, uint8 [N, H, W, 3], a PNG for each name, in a column."""
   for name, image in images.items():
     path = workdir / 'pictures' / f'{name}.png'
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(image.reshape(-1, *image.shape[2:])).save(path)
+    imageio.imwrite(path, image.reshape(-1, *image.shape[2:]))
 
 
 def _differences(
@@ -167,6 +168,8 @@ def _start() -> dict[str, Any]:
 
 def _git_revision() -> str | None:
   """Returns the commit of the code, and whether files differ from it."""
+  if shutil.which('git') is None:
+    return None
   done = subprocess.run(
     ['git', 'describe', '--always', '--dirty', '--abbrev=40'],
     cwd=Path(__file__).parent,

@@ -27,13 +27,6 @@ from trainers import training_log
 _EVAL_BATCH = 32  # The same for all configs, so that runs compare.
 
 
-_OF_TRANSITIONS = {'nll': metrics.Average.from_output('nll')}
-Metrics = metrics.Collection.create(**_OF_TRANSITIONS)
-TrainingMetrics = metrics.Collection.create(
-  **_OF_TRANSITIONS, **train_state.METRICS
-)
-
-
 def train_and_export(
   config: ml_collections.ConfigDict,
   workdir: Path,
@@ -70,9 +63,10 @@ def train_and_export(
       split='validation', batch_size=_EVAL_BATCH, sample=True, num_epochs=1
     )
   )
-  references = _references(
-    list(loader.episodes(latents.data_dir, split='validation'))
-  )
+  episodes = list(loader.episodes(latents.data_dir, split='validation'))
+  references = _references(episodes)
+  if config.predict_outcomes:
+    references |= _outcome_references(episodes)
   latent_size = validation[0].targets.shape[-1]
   trained = loop.train(
     config,
@@ -86,7 +80,7 @@ def train_and_export(
       shard_count=jax.process_count(),
     ),
     functools.partial(train_step, config),
-    TrainingMetrics.empty(),
+    _metrics(config, train_state.METRICS).empty(),
     _evaluation(config, validation, references),
     profile_steps,
   )
@@ -136,19 +130,18 @@ def train_step(
     The state after the step, and the metrics of the parameters before it.
   """
 
-  def mean_nll(params):
-    nll = _nll(config, params, batch)
-    return jnp.mean(nll, where=batch.mask), nll
+  def mean_loss(params):
+    losses = _losses(config, params, batch)
+    return jnp.mean(losses.total, where=batch.mask), losses
 
-  state, nll, of_step = train_state.take_step(config, state, mean_nll)
-  mask = batch.mask.ravel()
+  state, losses, of_step = train_state.take_step(config, state, mean_loss)
   # clu applies the mask to all metrics, so all have its shape.
   of_step = {
-    name: jnp.broadcast_to(value, mask.shape) for name, value in of_step.items()
+    name: jnp.broadcast_to(x, batch.mask.shape).ravel()
+    for name, x in of_step.items()
   }
-  return state, TrainingMetrics.single_from_model_output(
-    nll=nll.ravel(), mask=mask, **of_step
-  )
+  metrics_class = _metrics(config, train_state.METRICS)
+  return state, _measured(metrics_class, losses, batch, **of_step)
 
 
 def _model_config(
@@ -159,6 +152,7 @@ def _model_config(
     'hidden_size': config.hidden_size,
     'num_mixtures': config.num_mixtures,
     'per_dimension': config.per_dimension,
+    'predict_outcomes': config.predict_outcomes,
   }
 
 
@@ -170,13 +164,39 @@ def _model(
   )
 
 
-def _nll(
+def _losses(
   config: ml_collections.ConfigDict, params, batch: loader.Windows
-) -> jax.Array:
+) -> mdn_rnn.Loss:
   model = _model(config, batch.targets.shape[-1])
   carry = model.initial_carry(len(batch.inputs))
-  mixture, _ = model.apply({'params': params}, batch.inputs, carry)
-  return mdn_rnn.nll(mixture, batch.targets)
+  prediction, _ = model.apply({'params': params}, batch.inputs, carry)
+  return mdn_rnn.loss(prediction, batch.targets, batch.reward, batch.terminal)
+
+
+def _metrics(
+  config: ml_collections.ConfigDict,
+  others: Mapping[str, type[metrics.Metric]],
+) -> type[metrics.Collection]:
+  """Returns means over transitions; see `mdn_rnn.Loss` for the units."""
+  names = ['nll']
+  if config.predict_outcomes:
+    names += ['reward_error', 'termination_nll']
+  averages = {name: metrics.Average.from_output(name) for name in names}
+  return metrics.Collection.create(**averages, **others)
+
+
+def _measured(
+  metrics_class: type[metrics.Collection],
+  losses: mdn_rnn.Loss,
+  batch: loader.Windows,
+  **others: jax.Array,
+) -> metrics.Collection:
+  terms = {
+    name: x.ravel() for name, x in losses._asdict().items() if x is not None
+  }
+  return metrics_class.single_from_model_output(
+    **terms, **others, mask=batch.mask.ravel()
+  )
 
 
 def _evaluation(
@@ -185,17 +205,15 @@ def _evaluation(
   references: Mapping[str, float],
 ) -> Callable[[Any], training_log.Evaluation]:
   """Returns the function that judges parameters by the validation windows."""
+  metrics_class = _metrics(config, {})
 
   @jax.jit
   def eval_step(params, batch):
-    nll = _nll(config, params, batch)
-    return Metrics.single_from_model_output(
-      nll=nll.ravel(), mask=batch.mask.ravel()
-    )
+    return _measured(metrics_class, _losses(config, params, batch), batch)
 
   def evaluate(params) -> training_log.Evaluation:
     collected = functools.reduce(
-      Metrics.merge, (eval_step(params, batch) for batch in validation)
+      metrics_class.merge, (eval_step(params, batch) for batch in validation)
     )
     scalars = collected.compute()
     return training_log.Evaluation(
@@ -237,6 +255,23 @@ def _references(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
       entropy_of_unit_gaussian + 0.5 * float(log_variance.mean())
     ),
   }
+
+
+def _outcome_references(
+  episodes: Sequence[Mapping[str, Any]],
+) -> dict[str, float]:
+  """Returns the losses of predicting the same outcome at every step."""
+  reward = np.concatenate([e['reward'][:-1] for e in episodes])
+  rate = float(np.concatenate([e['is_terminal'][1:] for e in episodes]).mean())
+  return {
+    'reward_error_constant': float(reward.var()),
+    'termination_nll_constant': _entropy(rate),
+  }
+
+
+def _entropy(rate: float) -> float:
+  """Returns the entropy of what happens at this rate, nats."""
+  return float(jax.scipy.special.entr(jnp.array([rate, 1 - rate])).sum())
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ import functools
 from typing import Any, NamedTuple
 
 from carracing_data import batches
+from carracing_data import errors
 from carracing_data import prepared
 from etils import epath
 import grain
@@ -25,11 +26,15 @@ class Windows(NamedTuple):
   Attributes:
     inputs: float32 [B, T, Z + 3], the latent vector and the action of a step.
     targets: float32 [B, T, Z], the latent vector of the next step.
+    reward: float32 [B, T], of the action.
+    terminal: bool [B, T], whether the next step ends the task.
     mask: bool [B, T], False after the window's last transition.
   """
 
   inputs: np.ndarray
   targets: np.ndarray
+  reward: np.ndarray
+  terminal: np.ndarray
   mask: np.ndarray
 
 
@@ -72,13 +77,22 @@ def windows(
     smaller.
 
   Raises:
-    errors.DatasetError: the dataset or the split is missing.
+    errors.DatasetError: the dataset or the split is missing; or, when a
+      batch is read, latents are not finite.
   """
+  builder = prepared.find(name, data_dir)
   return batches.shuffled(
     prepared.records(
-      prepared.find(name, data_dir), split, ['mean', 'logvar', 'action']
+      builder,
+      split,
+      ['mean', 'logvar', 'action', 'reward', 'is_terminal'],
     ),
-    functools.partial(_cut, window_steps=window_steps, sample=sample),
+    functools.partial(
+      _cut,
+      window_steps=window_steps,
+      sample=sample,
+      dataset=prepared.full_name(builder),
+    ),
     batch_size=batch_size,
     group_size=_GROUP_SIZE,
     seed=seed,
@@ -117,6 +131,7 @@ def _cut(
   *,
   window_steps: int,
   sample: bool,
+  dataset: str,
 ) -> Windows:
   """Cuts episodes into windows and shuffles them."""
   pieces = []
@@ -126,25 +141,35 @@ def _cut(
       noise = rng.standard_normal(z.shape, np.float32)
       z = z + np.exp(record['logvar'] / 2) * noise
     inputs = np.concatenate([z, record['action']], axis=-1)
+    if not np.isfinite(inputs).all():
+      raise errors.DatasetError(
+        f'{dataset} holds latents that are NaN or infinite; train the VAE'
+        ' again, delete that dataset and build it again'
+      )
     transitions = len(z) - 1
     first = rng.integers(window_steps) + 1
     cuts = range(first, transitions, window_steps)
     if transitions <= window_steps:
       cuts = []
     for start, stop in zip([0, *cuts], [*cuts, transitions]):
-      pieces.append((inputs[start:stop], z[start + 1 : stop + 1]))
+      after = slice(start + 1, stop + 1)
+      pieces.append(
+        Windows(
+          inputs=inputs[start:stop],
+          targets=z[after],
+          reward=record['reward'][start:stop],
+          terminal=record['is_terminal'][after],
+          mask=np.ones(stop - start, bool),
+        )
+      )
 
-  shape = len(pieces), window_steps
-  first_inputs, first_targets = pieces[0]
   cut = Windows(
-    inputs=np.zeros((*shape, first_inputs.shape[-1]), np.float32),
-    targets=np.zeros((*shape, first_targets.shape[-1]), np.float32),
-    mask=np.zeros(shape, bool),
+    *(
+      np.zeros((len(pieces), window_steps, *x.shape[1:]), x.dtype)
+      for x in pieces[0]
+    )
   )
-  for index, (piece_inputs, piece_targets) in zip(
-    rng.permutation(len(pieces)), pieces
-  ):
-    cut.inputs[index, : len(piece_inputs)] = piece_inputs
-    cut.targets[index, : len(piece_inputs)] = piece_targets
-    cut.mask[index, : len(piece_inputs)] = True
+  for index, piece in zip(rng.permutation(len(pieces)), pieces):
+    for padded, values in zip(cut, piece, strict=True):
+      padded[index, : len(values)] = values
   return cut

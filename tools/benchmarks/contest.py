@@ -108,7 +108,7 @@ class _Rival:
     spawn = multiprocessing.get_context('spawn')
     self._connection, theirs = spawn.Pipe()
     self._process = spawn.Process(
-      target=_take_turns, args=(contender.prepare, theirs), daemon=True
+      target=_take_turns, args=(contender.prepare, theirs)
     )
     self._process.start()
     theirs.close()
@@ -148,7 +148,10 @@ def _take_turns(
   work()
   parent.send(True)
   while True:
-    seconds = parent.recv()
+    try:
+      seconds = parent.recv()
+    except EOFError:  # Nobody is left to work for.
+      return
     done, started = 0.0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds or not done:
       done += work()

@@ -5,7 +5,7 @@ import functools
 import importlib.util
 import multiprocessing
 from pathlib import Path
-import resource
+import re
 import time
 
 from carracing_rollouts import (
@@ -51,7 +51,7 @@ def _data_growth(data_dir: Path) -> str:
     builder = rollouts_builder.Builder(data_dir=data_dir, config=config)
     builder.download_and_prepare()
     frames, peak = _in_new_process(
-      functools.partial(data.frames, data_dir, name=builder.info.full_name)
+      functools.partial(data.frames, data_dir, name=str(builder.data_dir))
     )
     rows.append(
       [
@@ -119,5 +119,11 @@ def _measure(prepare: Callable) -> tuple[float, float]:
   done, started = 0.0, time.perf_counter()
   while (elapsed := time.perf_counter() - started) < _SECONDS:
     done += work()
-  kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  return done / elapsed, kilobytes / 1024
+  return done / elapsed, _peak_memory()
+
+
+def _peak_memory() -> float:
+  """Returns this process's own, MiB; `getrusage` would tell its parent's."""
+  status = Path('/proc/self/status').read_text()
+  [kilobytes] = re.findall(r'VmHWM:\s+(\d+) kB', status)
+  return int(kilobytes) / 1024

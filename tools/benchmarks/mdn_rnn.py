@@ -128,6 +128,7 @@ def pytorch_control(batch_size: int) -> contest.Work:
 
 def _step(batch_size: int, window_steps: int):
   config = mdn_rnn_config.get_config()
+  config.predict_outcomes = False  # As in the other implementation.
   step = jax.jit(
     functools.partial(train_mdn_rnn.train_step, config),
     donate_argnums=0,
@@ -138,6 +139,8 @@ def _step(batch_size: int, window_steps: int):
   batch = loader.Windows(
     inputs=rng.standard_normal((*shape, _LATENT_SIZE + 3), np.float32),
     targets=rng.standard_normal((*shape, _LATENT_SIZE), np.float32),
+    reward=np.zeros(shape, np.float32),
+    terminal=np.zeros(shape, bool),
     mask=np.ones(shape, bool),
   )
   state = train_mdn_rnn.create_state(config, _LATENT_SIZE)

@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.hidden_size = 256
   config.num_mixtures = 5
   config.per_dimension = False  # True: the paper's mixture for each dimension.
+  config.predict_outcomes = True  # Reward and termination, too.
   config.dtype = (
     'float32'  # Of the matrix products; bfloat16 for GPUs and TPUs.
   )

@@ -1,0 +1,34 @@
+"""M as in Ha & Schmidhuber, "World Models" (2018), and its reference code.
+
+Needs latents of the `paper` rollouts. Whole episodes in batches of 100; a
+mixture for each latent dimension; gradients are clipped by value there, by norm
+here.
+"""
+
+import ml_collections
+from trainers.configs import mdn_rnn
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = mdn_rnn.get_config()
+  config.dataset = 'carracing_latents/paper'
+  config.batch_size = 100
+  config.window_steps = 999
+  config.sample = True
+
+  config.hidden_size = 256
+  config.num_mixtures = 5
+  config.per_dimension = True
+  config.predict_outcomes = False
+
+  config.learning_rate = 1e-3
+  config.warmup_steps = 0
+  config.cosine_decay = False
+  config.max_gradient_norm = 1.0
+  config.ema_decay = 0.0
+  config.num_steps = 4000
+
+  config.log_every_steps = 20
+  config.eval_every_steps = 200
+  config.checkpoint_every_steps = 200
+  return config

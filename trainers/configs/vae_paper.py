@@ -1,0 +1,32 @@
+"""V as in Ha & Schmidhuber, "World Models" (2018), and its reference code.
+
+Needs the `paper` rollouts: 10,000 episodes. Ten epochs in batches of 100.
+"""
+
+import ml_collections
+from trainers.configs import vae
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = vae.get_config()
+  config.dataset = 'carracing_rollouts/paper'
+  config.batch_size = 100
+  config.random_flip = False
+
+  config.latent_size = 32
+  config.free_nats = 0.5
+  config.kl_weight = 1.0
+  config.kl_warmup_steps = 0
+  config.motion_weight = 0.0
+
+  config.learning_rate = 1e-4
+  config.warmup_steps = 0
+  config.cosine_decay = False
+  config.max_gradient_norm = 0.0
+  config.ema_decay = 0.0
+  config.num_steps = 1_000_000  # 10 epochs of 10 million frames.
+
+  config.log_every_steps = 100
+  config.eval_every_steps = 10_000
+  config.checkpoint_every_steps = 10_000
+  return config
