@@ -228,7 +228,7 @@ def test_run_folder_explains_itself(world):
     ('vae', {'batch_size': 0}, 'batch_size=0 cannot work: it must be at least'),
     ('vae', {'dtype': 'float16'}, 'dtype=float16 cannot work: it must be'),
     ('vae', {'motion_weight': 1.5}, 'it must be from 0 to 1'),
-    ('vae', {'cosine_decay': True, 'warmup_steps': 6}, 'warmup_steps=6'),
+    ('mdn_rnn', {'num_mixtures': 0}, 'num_mixtures=0'),
     ('mdn_rnn', {'learning_rate': -1.0}, 'learning_rate=-1.0'),
     ('mdn_rnn', {'window_steps': 71}, 'longest episode of .* 70 transitions'),
   ],

@@ -79,9 +79,6 @@ def demo(
     data_dir,
     dataset='carracing_rollouts/demo',
     num_steps=vae_steps,
-    # Learns faster than the settings of the paper, which has more time.
-    batch_size=32,
-    learning_rate=1e-3,
     log_every_steps=max(1, vae_steps // 10),
   )
   _build(

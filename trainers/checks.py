@@ -46,8 +46,6 @@ def check(config: ml_collections.ConfigDict) -> None:
     for key in keys:
       if key in config and not possible(config[key]):
         _refuse(key, config[key], f'it must be {wanted}')
-  if config.cosine_decay and config.warmup_steps >= config.num_steps:
-    _refuse('warmup_steps', config.warmup_steps, 'training is not longer')
   devices = jax.device_count()
   if config.batch_size % devices:
     _refuse(

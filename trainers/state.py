@@ -64,9 +64,9 @@ def take_step(
   """Takes one step of gradient descent, by Adam.
 
   Args:
-    config: with `learning_rate`, `warmup_steps`, `cosine_decay`, `num_steps`,
-      `max_gradient_norm` (0: gradients are not clipped) and `ema_decay` (0: no
-      average).
+    config: with `learning_rate`, `warmup_steps` (at most half of all count),
+      `cosine_decay`, `num_steps`, `max_gradient_norm` (0: gradients are not
+      clipped) and `ema_decay` (0: no average).
     state: before the step.
     loss: parameters → the loss, a scalar, and other outputs.
 
@@ -100,15 +100,12 @@ def take_step(
 
 def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
   """Returns the learning rate by step: warm-up, then constant or cosine."""
+  warmup_steps = min(config.warmup_steps, config.num_steps // 2)
+  start = 0.0 if warmup_steps else config.learning_rate
   if config.cosine_decay:
     return optax.warmup_cosine_decay_schedule(
-      init_value=0.0 if config.warmup_steps else config.learning_rate,
-      peak_value=config.learning_rate,
-      warmup_steps=config.warmup_steps,
-      decay_steps=config.num_steps,
+      start, config.learning_rate, warmup_steps, config.num_steps
     )
   return optax.warmup_constant_schedule(
-    init_value=0.0 if config.warmup_steps else config.learning_rate,
-    peak_value=config.learning_rate,
-    warmup_steps=config.warmup_steps,
+    start, config.learning_rate, warmup_steps
   )

@@ -1,7 +1,4 @@
-"""M on the latents of the default rollouts dataset.
-
-Ha & Schmidhuber, "World Models" (2018), and its reference implementation.
-"""
+"""M on the default latents; `mdn_rnn_paper.py` has the paper's settings."""
 
 import ml_collections
 
@@ -21,17 +18,15 @@ def get_config() -> ml_collections.ConfigDict:
   config.num_mixtures = 5
   config.per_dimension = False  # True: the paper's mixture for each dimension.
   config.predict_outcomes = True  # Reward and termination, too.
-  config.dtype = (
-    'float32'  # Of the matrix products; bfloat16 for GPUs and TPUs.
-  )
+  config.dtype = 'float32'  # Of matrix products; bfloat16 for GPUs and TPUs.
 
   # Optimisation.
-  config.learning_rate = 1e-3
-  config.warmup_steps = 0  # In which the learning rate grows from 0.
-  config.cosine_decay = False  # Of the learning rate, to 0 in the last step.
+  config.learning_rate = 3e-3
+  config.warmup_steps = 50  # In which the learning rate grows from 0.
+  config.cosine_decay = True  # Of the learning rate, to 0 in the last step.
   config.ema_decay = 0.0  # Of the average that is exported; 0: no average.
   config.max_gradient_norm = 1.0
-  config.num_steps = 2000
+  config.num_steps = 1000
 
   # Cadence, in steps.
   config.log_every_steps = 50

@@ -1,7 +1,4 @@
-"""V on the default rollouts dataset.
-
-Ha & Schmidhuber, "World Models" (2018), and its reference implementation.
-"""
+"""V on the default rollouts; `vae_paper.py` has the settings of the paper."""
 
 import ml_collections
 
@@ -12,8 +9,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   # Data.
   config.dataset = 'carracing_rollouts/default'
-  config.batch_size = 100  # Frames.
-
+  config.batch_size = 32  # Frames.
   config.random_flip = False  # Mirrors every other frame.
 
   # Model and loss.
@@ -25,12 +21,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.dtype = 'float32'  # Of the convolutions; bfloat16 for GPUs and TPUs.
 
   # Optimisation.
-  config.learning_rate = 1e-4
-  config.warmup_steps = 0  # In which the learning rate grows from 0.
-  config.cosine_decay = False  # Of the learning rate, to 0 in the last step.
+  config.learning_rate = 1e-3
+  config.warmup_steps = 50  # In which the learning rate grows from 0.
+  config.cosine_decay = True  # Of the learning rate, to 0 in the last step.
   config.max_gradient_norm = 0.0  # 0: gradients are not clipped.
   config.ema_decay = 0.0  # Of the average that is exported; 0: no average.
-  config.num_steps = 3000  # Ten epochs of the default dataset.
+  config.num_steps = 3000  # Three epochs of the default dataset.
 
   # Cadence, in steps.
   config.log_every_steps = 50
