@@ -1,3 +1,4 @@
+import functools
 import json
 import subprocess
 import sys
@@ -188,14 +189,14 @@ def test_averaged_parameters_are_what_is_exported(world, tmp_path):
     random_flip=True,
     motion_weight=0.5,
     kl_warmup_steps=4,
-    dtype='bfloat16',
   )
   train_vae.train_and_export(config, tmp_path, str(world.data_dir))
   state = train_vae.create_state(config)
-  batch = np.zeros((2, 64, 64, 3), np.uint8)
+  step = jax.jit(functools.partial(train_vae.train_step, config))
+  batch = np.zeros((16, 64, 64, 3), np.uint8)
   averages = [state.averaged_params]
   for _ in range(2):
-    state, _ = train_vae.train_step(config, state, batch)
+    state, _ = step(state, batch)
     averages.append(state.averaged_params)
   decay = 2 / 11  # (1 + step) / (10 + step) in step 1
   jax.tree.map(

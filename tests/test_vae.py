@@ -31,6 +31,20 @@ def test_reconstructs_frames_of_the_same_shape(model_and_variables):
   assert posterior.mean.shape == posterior.logvar.shape == (3, 32)
 
 
+def test_bfloat16_is_close_to_float32(model_and_variables):
+  model, variables = model_and_variables
+  observation = jax.random.randint(
+    jax.random.key(1), (2, 64, 64, 3), 0, 256
+  ).astype(jnp.uint8)
+  half = model.clone(dtype=jnp.bfloat16)
+  found, expected = (
+    m.apply(variables, observation, jax.random.key(2)) for m in (half, model)
+  )
+  for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
+    assert x.dtype == jnp.float32
+    np.testing.assert_allclose(x, y, atol=0.03)
+
+
 def test_kl_is_that_of_the_definition():
   posterior = vae.Posterior(jnp.array([0.7]), jnp.array([-1.2]))
   p, q = stats.norm(0.7, np.exp(-0.6)), stats.norm()
