@@ -194,7 +194,8 @@ class Loss(NamedTuple):
   """The loss of every step and its terms, each float32 [B, T].
 
   Attributes:
-    total: what to minimise, the sum of the terms.
+    total: what to minimise: the terms' sum, all per latent dimension. Otherwise
+      the reward would outweigh z, which suffers.
     nll: of the next z, nats per latent dimension.
     reward_error: squared error of the reward; None if it is not predicted.
     termination_nll: of what was observed, nats; None likewise.
@@ -229,7 +230,7 @@ def loss(
   reward_error = (prediction.reward - reward) ** 2
   logit = prediction.termination_logit
   termination_nll = jax.nn.softplus(jnp.where(terminal, -logit, logit))
-  total = of_z + reward_error + termination_nll
+  total = of_z + (reward_error + termination_nll) / targets.shape[-1]
   return Loss(total, of_z, reward_error, termination_nll)
 
 
