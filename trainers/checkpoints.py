@@ -109,7 +109,8 @@ class Checkpoints:
   def _verify(self, step: int) -> None:
     """Raises ValueError if a file has changed since it was saved."""
     # A run that was killed while it saved had no time to write the digest.
-    if self._known().get(str(step), self._digest(step)) != self._digest(step):
+    known = self._known().get(str(step))
+    if known is not None and known != self._digest(step):
       raise ValueError('its files have changed')
 
   def _known(self) -> dict[str, str]:

@@ -146,7 +146,7 @@ def train(
           first_profile=first_step + 10,
         )
       )
-    saved_step, unchecked = first_step, None
+    saved_step, unchecked, best_evaluation = first_step, None, None
     for step in range(first_step + 1, config.num_steps + 1):
       if signal := interrupted.before_step(step):
         _check(unchecked, workdir)
@@ -183,6 +183,8 @@ def train(
           evaluation = evaluate(run.state.best_params)
         log.write(step, evaluation)
         run = _remember_best(run, step, evaluation)
+        if run.best_step == step:
+          best_evaluation = evaluation
         last = last or _stops_early(config, step, int(run.best_step))
       if last or step % config.checkpoint_every_steps == 0:
         _check(unchecked, workdir)
@@ -192,11 +194,12 @@ def train(
         saved_step = step
       if last:
         break
-    evaluation = evaluate(run.best_params)
-  scalars = training_log.floats(evaluation.scalars)
+    if best_evaluation is None:  # It was before the run was continued.
+      best_evaluation = evaluate(run.best_params)
+  scalars = training_log.floats(best_evaluation.scalars)
   best_step = int(run.best_step)
   if jax.process_index() == 0:
-    run_folder.write_pictures(workdir, evaluation.images)
+    run_folder.write_pictures(workdir, best_evaluation.images)
     run_folder.finish(workdir, config, best_step, scalars)
   logging.info('The best parameters are those of step %d.', best_step)
   return Trained(run.best_params, best_step, scalars)

@@ -56,8 +56,7 @@ def train_and_export(
     sample=config.sample,
     seed=config.seed,
   )
-  # Windows are sampled, whatever the training does: what is judged by must not
-  # depend on the config.
+  # Judged by samples even if trained on means, so that NLLs compare.
   validation = list(
     windows(
       split='validation', batch_size=_EVAL_BATCH, sample=True, num_epochs=1
