@@ -57,19 +57,23 @@ class Mixture(NamedTuple):
       log_prob = log_prob.sum(-1, keepdims=True)
     return jax.nn.logsumexp(self.logits + log_prob, axis=-2).sum(-1)
 
-  def sample(self, key: jax.Array, temperature: float = 1.0) -> jax.Array:
+  def sample(
+    self, key: jax.Array, temperature: float | jax.Array = 1.0
+  ) -> jax.Array:
     """Draws vectors, float32 [..., Z].
 
     Args:
       key: random key.
-      temperature: divides the logits and multiplies the variances (section 2.2
-        of the paper): below 1 the dream is more certain than the model, above
-        it less.
+      temperature: at least 0; divides the logits and multiplies the variances
+        (section 2.2 of the paper): below 1 the dream is more certain than the
+        model, above it less; 0 takes the mean of the likeliest component.
     """
     component_key, noise_key = jax.random.split(key)
-    component = jax.random.categorical(
-      component_key, self.logits / temperature, axis=-2
-    )[..., None, :]
+    # Ordered like logits / temperature + gumbel, and defined at 0.
+    gumbel = jax.random.gumbel(component_key, self.logits.shape)
+    component = jnp.argmax(
+      self.logits + temperature * gumbel, axis=-2, keepdims=True
+    )
     # A shared component has one index for all dimensions.
     component = jnp.broadcast_to(
       component, (*self.mean.shape[:-2], 1, self.mean.shape[-1])
@@ -79,7 +83,7 @@ class Mixture(NamedTuple):
       for x in (self.mean, self.log_std)
     )
     noise = jax.random.normal(noise_key, mean.shape)
-    return mean + jnp.exp(log_std) * math.sqrt(temperature) * noise
+    return mean + jnp.exp(log_std) * jnp.sqrt(temperature) * noise
 
 
 class Prediction(NamedTuple):
@@ -87,8 +91,8 @@ class Prediction(NamedTuple):
 
   Attributes:
     mixture: of the next z.
-    reward: the mean of the reward, float32 [B, T]; None if the model has not
-      got that output.
+    reward: the mean of the reward, float32 [B, T]; None if the model has no
+      such output.
     termination_logit: log odds that the episode terminates, float32 [B, T];
       None likewise.
   """
@@ -194,8 +198,8 @@ class Loss(NamedTuple):
   """The loss of every step and its terms, each float32 [B, T].
 
   Attributes:
-    total: what to minimise: the terms' sum, all per latent dimension. Otherwise
-      the reward would outweigh z, which suffers.
+    total: what to minimise: the terms' sum, all per latent dimension. Unscaled,
+      the reward term dominates and hurts the prediction of z.
     nll: of the next z, nats per latent dimension.
     reward_error: squared error of the reward; None if it is not predicted.
     termination_nll: of what was observed, nats; None likewise.
@@ -241,7 +245,7 @@ def dream(
   z: jax.Array,
   action: jax.Array,
   key: jax.Array,
-  temperature: float = 1.0,
+  temperature: float | jax.Array = 1.0,
 ) -> jax.Array:
   """Lets the model go on by itself: it is fed what it drew the step before.
 

@@ -9,22 +9,83 @@ import json
 import os
 from pathlib import Path
 import shutil
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from flax import traverse_util
 import jax
+import jax.numpy as jnp
 from models import mdn_rnn
 from models import vae
-import safetensors
+import numpy as np
+import pydantic
 import safetensors.numpy
 
-_MODELS = {'vae': vae.VAE, 'mdn_rnn': mdn_rnn.MDNRNN}
-_WEIGHTS = 'model.safetensors'
+FILE = 'model.safetensors'
 _CONFIG = 'config.json'
+_FORMAT = 1
 
 
 class WeightsError(ValueError):
   """A folder does not hold the weights that were asked for."""
+
+
+class _Schema(pydantic.BaseModel):
+  model_config = pydantic.ConfigDict(
+    extra='forbid', strict=True, allow_inf_nan=False
+  )
+
+
+_Size = Annotated[int, pydantic.Field(ge=1, le=16_384)]
+
+
+class _VAEConfig(_Schema):
+  latent_size: _Size
+
+  def model(self) -> vae.VAE:
+    return vae.VAE(**self.model_dump())
+
+  def init(self, key: jax.Array) -> Any:
+    frames = jnp.zeros((1, 64, 64, 3), jnp.uint8)
+    return self.model().init(key, frames, key)
+
+
+class _MDNRNNConfig(_Schema):
+  latent_size: _Size
+  hidden_size: _Size
+  num_mixtures: Annotated[int, pydantic.Field(ge=1, le=1000)]
+  per_dimension: bool
+  predict_outcomes: bool
+
+  def model(self) -> mdn_rnn.MDNRNN:
+    return mdn_rnn.MDNRNN(**self.model_dump())
+
+  def init(self, key: jax.Array) -> Any:
+    model = self.model()
+    inputs = jnp.zeros((1, 1, self.latent_size + 3))
+    return model.init(key, inputs, model.initial_carry(1))
+
+
+_CONFIGS = {'vae': _VAEConfig, 'mdn_rnn': _MDNRNNConfig}
+
+
+class _Description(_Schema):
+  """All of `config.json`.
+
+  Attributes:
+    format: of the folder.
+    model: `vae` or `mdn_rnn`.
+    config: the arguments of the model's constructor.
+    training: what the weights came from.
+    weights_sha256: of the weights file.
+    description_sha256: of all of the above.
+  """
+
+  format: Literal[1]
+  model: Literal['vae', 'mdn_rnn']
+  config: dict[str, Any]
+  training: dict[str, Any]
+  weights_sha256: str
+  description_sha256: str
 
 
 class Weights(NamedTuple):
@@ -49,31 +110,61 @@ def save(
   config: Mapping[str, Any],
   params: Mapping[str, Any],
   training: Mapping[str, Any],
-) -> None:
+) -> str:
   """Exports weights; the folder appears only when it is complete.
 
   Args:
     folder: where to; replaced if it exists.
     name: `vae` or `mdn_rnn`.
     config: the arguments of the model's constructor.
-    params: its parameters.
-    training: what the weights came from, for the record.
+    params: its parameters, float32.
+    training: what the weights came from, for the record; JSON.
+
+  Returns:
+    The SHA-256 of the weights file.
+
+  Raises:
+    WeightsError: the parameters are not finite, not those of the model, or
+      cannot be written.
   """
   folder = Path(folder)
+  flat = _flatten(params)
+  _check_params(_CONFIGS[name](**config), flat, f'the {name} to export')
+  data = safetensors.numpy.save(flat)
+  sha256 = hashlib.sha256(data).hexdigest()
+  description = {
+    'format': _FORMAT,
+    'model': name,
+    'config': dict(config),
+    'training': dict(training),
+    'weights_sha256': sha256,
+  }
+  description['description_sha256'] = _seal(description)
   unfinished = folder.with_name(folder.name + '.unfinished')
-  shutil.rmtree(unfinished, ignore_errors=True)
-  unfinished.mkdir(parents=True)
-  arrays: Any = traverse_util.flatten_dict(jax.device_get(params), sep='/')
-  safetensors.numpy.save_file(arrays, unfinished / _WEIGHTS)
-  (unfinished / _CONFIG).write_text(
-    json.dumps(
-      {'model': name, 'config': dict(config), 'training': dict(training)},
-      indent=2,
-    )
-    + '\n'
-  )
-  shutil.rmtree(folder, ignore_errors=True)
-  unfinished.rename(folder)
+  replaced = folder.with_name(folder.name + '.replaced')
+  try:
+    for leftover in unfinished, replaced:
+      if leftover.exists():
+        shutil.rmtree(leftover)
+    unfinished.mkdir(parents=True)
+    _write(unfinished / FILE, data)
+    text = json.dumps(description, indent=2, allow_nan=False) + '\n'
+    _write(unfinished / _CONFIG, text.encode())
+    if folder.exists():
+      folder.rename(replaced)
+    unfinished.rename(folder)
+    if replaced.exists():
+      shutil.rmtree(replaced)
+  except OSError as error:
+    raise WeightsError(
+      f'cannot write weights to {folder}: {error.strerror}'
+    ) from error
+  return sha256
+
+
+def digest(params: Mapping[str, Any]) -> str:
+  """Returns the SHA-256 of the file that `save` would write."""
+  return hashlib.sha256(safetensors.numpy.save(_flatten(params))).hexdigest()
 
 
 def load(folder: str | os.PathLike[str], name: str) -> Weights:
@@ -92,36 +183,94 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
   folder = Path(folder).expanduser()
   command = (
     f'train one with: python -m trainers.train_{name}'
-    f' --config=trainers/configs/{name}.py --workdir={folder.parent}'
+    f' --config=trainers/configs/{name}.py --workdir=RUN'
   )
   try:
-    description = json.loads((folder / _CONFIG).read_text())
-    data = (folder / _WEIGHTS).read_bytes()
-  except FileNotFoundError:
+    text = (folder / _CONFIG).read_bytes()
+    data = (folder / FILE).read_bytes()
+  except (FileNotFoundError, NotADirectoryError):
+    # A run's own `config.json` is a file of that name, too.
+    if (folder / 'weights' / FILE).exists():
+      command = f'did you mean {folder / "weights"}?'
     raise WeightsError(
       f'there are no exported weights of a {name} in {folder}; {command}'
     ) from None
-  except json.JSONDecodeError as error:
+  except OSError as error:
     raise WeightsError(
-      f'{folder / _CONFIG} is damaged ({error}); {command}'
+      f'cannot read {error.filename}: {error.strerror}'
     ) from None
-  if description['model'] != name:
-    raise WeightsError(
-      f'{folder} holds the weights of a {description["model"]}, not of a'
-      f' {name}; {command}'
-    )
   try:
-    params = safetensors.numpy.load(data)
-  except safetensors.SafetensorError as error:
+    description = _Description.model_validate_json(text)
+    raw = json.loads(text)
+    if description.description_sha256 != _seal(raw):
+      raise ValueError('its content is not what was written')
+    config = _CONFIGS[description.model](**description.config)
+  except ValueError as error:
     raise WeightsError(
-      f'{folder / _WEIGHTS} is damaged ({error}); {command}'
+      f'{folder / _CONFIG} is damaged ({_explain(error)}); export the weights'
+      ' again, or copy them again from where they came'
     ) from None
+  if description.model != name:
+    raise WeightsError(
+      f'{folder} holds the weights of a {description.model}, not of a {name};'
+      f' {command}'
+    )
+  sha256 = hashlib.sha256(data).hexdigest()
+  if sha256 != description.weights_sha256:
+    raise WeightsError(
+      f'{folder / FILE} is damaged: it is not the file that was written; copy'
+      ' it again from where it came, or export it again'
+    )
+  params = safetensors.numpy.load(data)
+  _check_params(config, params, str(folder / FILE))
   return Weights(
-    model=_MODELS[name](**description['config']),
+    model=config.model(),
     variables={'params': traverse_util.unflatten_dict(params, sep='/')},
-    training=description['training'],
-    sha256=hashlib.sha256(data).hexdigest(),
+    training=description.training,
+    sha256=sha256,
   )
+
+
+def _flatten(params: Mapping[str, Any]) -> Any:
+  return traverse_util.flatten_dict(jax.device_get(params), sep='/')
+
+
+def _check_params(
+  config: _VAEConfig | _MDNRNNConfig, params: Mapping[str, Any], source: str
+) -> None:
+  """Raises WeightsError if parameters are not those of a model."""
+  shapes = jax.eval_shape(config.init, jax.random.key(0))['params']
+  expected: Any = traverse_util.flatten_dict(shapes, sep='/')
+  for path in sorted({*params, *expected}):
+    found, wanted = (
+      f'{x[path].dtype}{list(x[path].shape)}' if path in x else 'absent'
+      for x in (params, expected)
+    )
+    if found != wanted:
+      raise WeightsError(f'{source}: {path} is {found}, not {wanted}')
+    if not np.isfinite(params[path]).all():
+      raise WeightsError(f'{source}: {path} has NaN or infinite numbers')
+
+
+def _seal(description: Mapping[str, Any]) -> str:
+  content = {k: v for k, v in description.items() if k != 'description_sha256'}
+  text = json.dumps(content, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _explain(error: ValueError) -> str:
+  """Says in a line what was wrong with a document."""
+  if not isinstance(error, pydantic.ValidationError):
+    return str(error)
+  finding = error.errors(include_url=False)[0]
+  return f'{".".join(map(str, finding["loc"]))} {finding["msg"]}'.strip()
+
+
+def _write(path: Path, data: bytes) -> None:
+  with path.open('wb') as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def load_world_model(
@@ -133,10 +282,10 @@ def load_world_model(
     WeightsError: as `load`, or the two do not belong together.
   """
   v, m = load(vae_folder, 'vae'), load(mdn_rnn_folder, 'mdn_rnn')
-  if m.training['vae_sha256'] != v.sha256:
+  if m.training.get('vae_sha256') != v.sha256:
     raise WeightsError(
       f'{mdn_rnn_folder} was trained on the latents of another VAE than'
-      f' {vae_folder}; rebuild carracing_latents with this one and train'
-      ' again'
+      f' {vae_folder}; give the folder of that VAE, or build carracing_latents'
+      ' with this one and train an MDN-RNN on them'
     )
   return v, m

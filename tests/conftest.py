@@ -1,7 +1,13 @@
 """One tiny world for all tests: real episodes, a real VAE, real latents."""
 
+from collections.abc import Callable, Iterator
 import dataclasses
+import fcntl
+import json
+import os
 from pathlib import Path
+import subprocess
+import sys
 
 from carracing_latents import (
   carracing_latents_dataset_builder as latents_builder,
@@ -21,7 +27,15 @@ from trainers.configs import vae as vae_config
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 runtime.prepare()  # Many tests compile the same step: kept as users have it.
 
+PROJECT = Path(__file__).parents[1]
+VERSION = str(rollouts_builder.Builder.VERSION)
 ROLLOUTS = {'num_episodes': 4, 'max_steps': 70, 'seed': 1}
+# Leaves the playing field after 285 steps: the only data with terminations.
+STRAIGHT_AHEAD = {
+  'num_episodes': 2,
+  'max_steps': 400,
+  'policy': 'straight_ahead',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +43,7 @@ class World:
   """What the fixtures below made.
 
   Attributes:
-    data_dir: holds carracing_rollouts/tiny and carracing_latents/tiny.
+    data_dir: holds `tiny` and `straight_ahead` of both datasets.
     vae: exported weights.
     mdn_rnn: exported weights.
   """
@@ -39,34 +53,108 @@ class World:
   mdn_rnn: Path
 
 
+@dataclasses.dataclass(frozen=True)
+class Done:
+  """How a command ended.
+
+  Attributes:
+    status: exit status; None if it took too long.
+    stdout: what it printed.
+    stderr: likewise.
+  """
+
+  status: int | None
+  stdout: str
+  stderr: str
+
+
+def made_once(
+  tmp_path_factory: pytest.TempPathFactory,
+  name: str,
+  make: Callable[[Path], None],
+) -> Path:
+  """Returns a folder that one of the testing processes makes for all."""
+  root = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    root = root.parent
+  folder = root / name
+  with (root / f'{name}.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not (root / f'{name}.done').exists():
+      make(folder)
+      (root / f'{name}.done').touch()
+  return folder
+
+
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
   """Holds carracing_rollouts/tiny: 3 + 1 episodes of 71 steps."""
-  folder = tmp_path_factory.mktemp('data')
-  config = rollouts_builder.RolloutsConfig(name='tiny', **ROLLOUTS)
-  rollouts_builder.Builder(
-    data_dir=folder, config=config
-  ).download_and_prepare()
-  return folder
+
+  def make(folder: Path) -> None:
+    for name, config in ('tiny', ROLLOUTS), ('straight_ahead', STRAIGHT_AHEAD):
+      rollouts_builder.Builder(
+        data_dir=folder,
+        config=rollouts_builder.RolloutsConfig(name=name, **config),
+      ).download_and_prepare()
+
+  return made_once(tmp_path_factory, 'data', make)
 
 
 @pytest.fixture(scope='session')
 def world(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
   """All stages after the rollouts, a few training steps each."""
-  runs = tmp_path_factory.mktemp('runs')
-  train_vae.train_and_export(tiny_vae_config(), runs / 'vae', str(data_dir))
-  config = latents_builder.LatentsConfig(
-    name='tiny',
-    rollouts='carracing_rollouts/tiny',
-    vae=str(runs / 'vae' / 'weights'),
-  )
-  latents_builder.Builder(
-    data_dir=data_dir, config=config
-  ).download_and_prepare()
-  train_mdn_rnn.train_and_export(
-    tiny_mdn_rnn_config(), runs / 'mdn_rnn', str(data_dir)
-  )
+
+  def make(runs: Path) -> None:
+    train_vae.train_and_export(tiny_vae_config(), runs / 'vae', str(data_dir))
+    for name in 'tiny', 'straight_ahead':
+      config = latents_builder.LatentsConfig(
+        name=name,
+        rollouts=f'carracing_rollouts/{name}',
+        vae=str(runs / 'vae' / 'weights'),
+      )
+      latents_builder.Builder(
+        data_dir=data_dir, config=config
+      ).download_and_prepare()
+    train_mdn_rnn.train_and_export(
+      tiny_mdn_rnn_config(), runs / 'mdn_rnn', str(data_dir)
+    )
+
+  runs = made_once(tmp_path_factory, 'runs', make)
   return World(data_dir, runs / 'vae' / 'weights', runs / 'mdn_rnn' / 'weights')
+
+
+@pytest.fixture(scope='session')
+def command() -> Iterator[Callable[..., Done]]:
+  """Runs `python -m MODULE ARGUMENTS...`, or `tfds`, as a user would."""
+  server = subprocess.Popen(
+    [sys.executable, str(Path(__file__).with_name('command_server.py'))],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONPATH': str(PROJECT)},
+    text=True,
+  )
+  assert server.stdin and server.stdout
+  assert server.stdout.readline() == 'ready\n'
+
+  def run(
+    module: str,
+    *arguments: object,
+    cwd: Path = PROJECT,
+    seconds: float = 100,
+  ) -> Done:
+    request = {
+      'module': module,
+      'arguments': [str(argument) for argument in arguments],
+      'cwd': str(cwd),
+      'seconds': seconds,
+    }
+    print(json.dumps(request), file=server.stdin, flush=True)
+    return Done(**json.loads(server.stdout.readline()))
+
+  yield run
+  server.stdin.close()
+  server.wait()
 
 
 def tiny_vae_config() -> ml_collections.ConfigDict:
@@ -77,7 +165,7 @@ def tiny_vae_config() -> ml_collections.ConfigDict:
     num_steps=6,
     log_every_steps=2,
     eval_every_steps=3,
-    eval_batches=2,
+    eval_frames=40,
     checkpoint_every_steps=3,
   )
   return config

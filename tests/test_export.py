@@ -3,8 +3,10 @@ from pathlib import Path
 import subprocess
 import sys
 
+from carracing_data import prepared
 from carracing_rollouts import loader
 from carracing_rollouts import rlds
+from conftest import VERSION
 import mlcroissant
 import numpy as np
 import pytest
@@ -57,6 +59,12 @@ for index, episode in enumerate(dataset):
     steps = np.load(tmp_path / f'{index}.npy', allow_pickle=True)
     assert_steps_equal(list(steps), episode)
 
+  exported = tfds.builder_from_directory(
+    tmp_path / 'carracing_rlds' / 'tiny' / VERSION
+  )
+  source = prepared.find(NAME, data_dir)
+  assert dict(exported.info.metadata) == dict(source.info.metadata)
+
   again = run_export(*flags)
   assert again.returncode == 1
   assert 'choose another --output_dir' in again.stderr
@@ -71,10 +79,17 @@ def test_croissant_description_is_valid(name, world, tmp_path):
   assert done.returncode == 0, done.stderr
   dataset = mlcroissant.Dataset(str(tmp_path / 'croissant.json'))
   assert not dataset.metadata.issues.errors
-  assert [r.name for r in dataset.metadata.record_sets] == [
-    'train',
-    'validation',
-  ]
+  recorded = prepared.find(name, world.data_dir).info.metadata['splits']
+  splits = {row['splits/name']: row for row in dataset.records('splits')}
+  assert splits.keys() == {'train', 'validation'}
+  for split, row in splits.items():
+    for key in 'num_steps', 'num_terminated', 'content_sha256', 'return_mean':
+      assert row[f'splits/{key}'] == recorded[split][key]
+  shapes = {
+    row['features/name']: row['features/shape']
+    for row in dataset.records('features')
+  }
+  assert shapes['action'] in ('[32, 3]', '[None, 3]')
   description = json.loads((tmp_path / 'croissant.json').read_text())
   files = [d for d in description['distribution'] if 'sha256' in d]
   assert len(files) == 4
@@ -92,7 +107,7 @@ import sys
 sys.path.append({str(tmp_path)!r})
 import tensorflow_datasets as tfds
 for name in 'carracing_rollouts', 'carracing_latents':
-  folder = {str(world.data_dir)!r} + f'/{{name}}/tiny/1.0.0'
+  folder = {str(world.data_dir)!r} + f'/{{name}}/tiny/{VERSION}'
   source = tfds.builder_from_directory(folder).as_data_source(split='train')
   print(name, len(source), source[0]['action'].shape)
 for name in 'tensorflow', 'carracing_data':

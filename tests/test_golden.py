@@ -16,16 +16,16 @@ import tensorflow_datasets as tfds
 
 # By dataset version and simulator.
 GOLDEN = {
-  ('1.0.0', 'gymnasium 1.4.0', 'brownian'): (
+  ('1.0.1', 'gymnasium 1.4.0', 'brownian'): (
     '4ded447484aea71ddfa4bfcbb3f1d2af30dfa0e4a67a8ce74e188ed389a3a667'
   ),
-  ('1.0.0', 'gymnasium 1.4.0', 'random_policy'): (
+  ('1.0.1', 'gymnasium 1.4.0', 'random_policy'): (
     'cb1da84aba214b67395e4393ac2e75580e0b074d6348e61ea94ec1c46088e6f9'
   ),
-  ('1.0.0', 'gymnasium 1.4.0', 'uniform'): (
+  ('1.0.1', 'gymnasium 1.4.0', 'uniform'): (
     'eb985c3024f7ca4dec1ed44ef35f14075021bedb26d2e4fde816e05126bd8b77'
   ),
-  ('1.0.0', 'envpool 1.2.5', 'random_policy'): (
+  ('1.0.1', 'envpool 1.2.5', 'random_policy'): (
     'de443b38002601c6c021eed811c04a888011b9c07f501587bd8a735ce8de44cb'
   ),
 }

@@ -9,6 +9,7 @@ from carracing_data import prepared
 from carracing_latents import carracing_latents_dataset_builder as builder_lib
 from carracing_latents import loader
 from carracing_rollouts import loader as rollouts_loader
+from conftest import VERSION
 from models import vae
 from models import weights
 import numpy as np
@@ -82,7 +83,7 @@ def test_metadata_says_what_was_encoded_with_what(world):
     for name in (NAME, 'carracing_rollouts/tiny')
   )
   assert metadata['config'] == {
-    'rollouts': 'carracing_rollouts/tiny:1.0.0',
+    'rollouts': f'carracing_rollouts/tiny:{VERSION}',
     'rollouts_content_sha256': {
       split: rollouts['splits'][split]['content_sha256']
       for split in ('train', 'validation')
@@ -115,7 +116,7 @@ def test_latents_of_another_vae_are_not_taken_for_these(world, tmp_path):
   loaded = weights.load(world.vae, 'vae')
   params = loaded.variables['params']
   params['encoder']['mean']['bias'] = params['encoder']['mean']['bias'] + 1
-  weights.save(tmp_path / 'v', 'vae', {}, params, {})
+  weights.save(tmp_path / 'v', 'vae', {'latent_size': 32}, params, {})
   with pytest.raises(errors.DatasetError, match='vae_sha256.*--overwrite'):
     build(world, name='tiny', vae=str(tmp_path / 'v'))
 
@@ -128,26 +129,40 @@ def test_every_transition_comes_exactly_once_an_epoch(world):
 
 
 def test_outcomes_are_those_of_the_transitions(world):
-  [episode] = loader.episodes(
-    'carracing_latents/tiny', split='validation', data_dir=world.data_dir
-  )
+  name = 'carracing_latents/straight_ahead'  # Its episodes leave the field.
+  kwargs = {'split': 'validation', 'data_dir': world.data_dir}
+  [episode] = loader.episodes(name, **kwargs)
   [batch] = loader.windows(
-    'carracing_latents/tiny',
-    split='validation',
-    data_dir=world.data_dir,
+    name,
     batch_size=8,
-    window_steps=100,
+    window_steps=400,
     sample=False,
     num_epochs=1,
+    **kwargs,
   )
   [length] = batch.mask.sum(1)
+  assert batch.reward[0, length - 1] == -100
   np.testing.assert_array_equal(
     batch.reward[0, :length], episode['reward'][:-1]
   )
-  np.testing.assert_array_equal(
-    batch.terminal[0, :length], episode['is_terminal'][1:]
-  )
+  terminal = np.arange(400) == length - 1
+  np.testing.assert_array_equal(batch.terminal[0], terminal)
   assert not batch.reward[0, length:].any()
+
+
+def test_hosts_read_other_episodes_and_draw_other_noise(world):
+  noises = []
+  for host, record in enumerate(loader.episodes(NAME, data_dir=world.data_dir)):
+    [batch] = windows(
+      world, window_steps=70, num_epochs=1, shard_index=host, shard_count=3
+    )
+    [z] = batch.inputs[..., :32]  # One episode a host.
+    std = np.exp(record['logvar'][:70] / 2)
+    noises.append((z - record['mean'][:70]) / std)
+  for host, noise in enumerate(noises):
+    np.testing.assert_allclose(noise.std(), 1, atol=0.05)
+    others = noises[:host] + noises[host + 1 :]
+    assert all(np.abs(noise - other).max() > 1 for other in others)
 
 
 def test_windows_never_cross_an_episode(world):
@@ -236,7 +251,7 @@ b.Builder(data_dir=sys.argv[1], config=config).download_and_prepare()
     [sys.executable, '-c', build, str(tmp_path), str(world.vae)], check=True
   )
   expected, found = (
-    folder / 'carracing_latents' / 'tiny' / '1.0.0'
+    folder / 'carracing_latents' / 'tiny' / VERSION
     for folder in (world.data_dir, tmp_path)
   )
   names = sorted(path.name for path in expected.iterdir())

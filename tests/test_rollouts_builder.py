@@ -9,6 +9,7 @@ from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import loader
 from carracing_rollouts import rollout
 from conftest import ROLLOUTS
+from conftest import VERSION
 import numpy as np
 import pytest
 
@@ -74,7 +75,7 @@ def test_tfds_command_builds_array_record(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   assert '100%' in done.stderr  # The progress bar.
-  folder = tmp_path / 'carracing_rollouts' / 'two' / '1.0.0'
+  folder = tmp_path / 'carracing_rollouts' / 'two' / VERSION
   assert sorted(p.name for p in folder.glob('*.array_record-*')) == [
     'carracing_rollouts-train.array_record-00000-of-00001',
     'carracing_rollouts-validation.array_record-00000-of-00001',

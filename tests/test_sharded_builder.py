@@ -4,6 +4,7 @@ import fcntl
 import filecmp
 import json
 from pathlib import Path
+import resource
 import signal
 import subprocess
 import sys
@@ -11,25 +12,26 @@ import sys
 from carracing_data import errors
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import rollout
+from conftest import VERSION
 import psutil
 import pytest
 
 CONFIG = {'name': 'faults', 'num_episodes': 8, 'max_steps': 90}
 DATASETS = Path(__file__).parents[1] / 'datasets'
-BUILD = """
-import json, sys
-from carracing_rollouts import carracing_rollouts_dataset_builder as b
-config = b.RolloutsConfig(**json.loads(sys.argv[2]))
-b.Builder(data_dir=sys.argv[1], config=config).download_and_prepare()
-"""
 
 
-def start_build(data_dir, before=''):
+def start_build(data_dir, **kwargs):
   return subprocess.Popen(
-    [sys.executable, '-c', before + BUILD, str(data_dir), json.dumps(CONFIG)],
+    [
+      Path(sys.executable).parent / 'tfds', 'build', 'carracing_rollouts',
+      f'--data_dir={data_dir}', f'--config={json.dumps(CONFIG)}',
+    ],
+    cwd=DATASETS,
+    stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,
-  )
+    **kwargs,
+  )  # fmt: skip
 
 
 def build(data_dir, **config):
@@ -44,11 +46,15 @@ def folder(data_dir):
 
 
 def records_of_finished_shards(data_dir):
-  return list(folder(data_dir).glob('.staging-*/*.json'))
+  return list(folder(data_dir).glob('.staging-*/*.record.json'))
+
+
+def shard_of(record):
+  return record.with_name(record.name.removesuffix('.record.json'))
 
 
 def assert_same_bytes(one, other):
-  one, other = (folder(data_dir) / '1.0.0' for data_dir in (one, other))
+  one, other = (folder(data_dir) / VERSION for data_dir in (one, other))
   names = sorted(path.name for path in one.iterdir())
   assert names == sorted(path.name for path in other.iterdir())
   same, different, unreadable = filecmp.cmpfiles(one, other, names, False)
@@ -153,9 +159,9 @@ def test_killed_build_continues_to_the_same_bytes(
     assert stderr.splitlines()[-1].startswith('Error: a worker process was')
   psutil.wait_procs(family, timeout=30)
   assert not [p for p in family if p.is_running()]
-  assert not (folder(tmp_path) / '1.0.0').exists()
+  assert not (folder(tmp_path) / VERSION).exists()
   finished = {
-    record.stem: record.with_suffix('').stat().st_ino
+    record.name: shard_of(record).stat().st_ino
     for record in records_of_finished_shards(tmp_path)
   }
   assert finished
@@ -165,7 +171,7 @@ def test_killed_build_continues_to_the_same_bytes(
   assert_same_bytes(tmp_path, expected)
   assert not list(folder(tmp_path).glob('.staging-*'))
   assert not list(folder(tmp_path).glob('incomplete.*'))
-  kept = {path.stat().st_ino for path in (folder(tmp_path) / '1.0.0').iterdir()}
+  kept = {path.stat().st_ino for path in (folder(tmp_path) / VERSION).iterdir()}
   assert kept >= set(finished.values())  # They were not written again.
 
 
@@ -196,7 +202,7 @@ def test_shards_of_other_configs_or_code_are_not_continued(
     monkeypatch.setattr(
       builder_lib.Builder, 'CODE', (*builder_lib.Builder.CODE, json)
     )
-  record.with_suffix('').write_text('If this were taken, it would show.')
+  shard_of(record).write_text('If this were taken, it would show.')
   config = {'seed': 1} if change == 'config' else {}
   build(tmp_path / 'fresh', **config)
   build(tmp_path, **config)
@@ -220,7 +226,7 @@ def test_two_builds_of_one_dataset_at_once_are_refused(tmp_path):
   folder(tmp_path).mkdir(parents=True)
   with (folder(tmp_path) / '.lock').open('w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
-    with pytest.raises(errors.DatasetError, match='another process is build'):
+    with pytest.raises(errors.PlaceError, match='another process is writing'):
       build(tmp_path)
 
 
@@ -234,20 +240,20 @@ def test_prepared_dataset_is_reused_without_writing(expected):
 
 def test_folder_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / 'carracing_rollouts').write_text('a file')
-  with pytest.raises(errors.DatasetError, match='cannot write to .*tmp'):
+  with pytest.raises(errors.PlaceError, match='cannot write .*tmp'):
     build(tmp_path)
 
 
 def test_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
   # A shard of 91 steps is larger.
-  limit = (
-    'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000,) * 2)'
-  )
-  process = start_build(tmp_path, before=limit)
+  def limit():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+  process = start_build(tmp_path, preexec_fn=limit)
   _, stderr = process.communicate()
   assert process.returncode == 1
   assert stderr.splitlines()[-1].startswith('Error: cannot write ')
   assert 'File too large' in stderr.splitlines()[-1]
   assert 'Traceback' not in stderr
   left = [path for path in folder(tmp_path).rglob('*') if path.is_file()]
-  assert [path.name for path in left] == ['.lock']
+  assert sorted(path.name for path in left) == ['.lock', 'depends_on.json']

@@ -3,8 +3,10 @@ from pathlib import Path
 import shutil
 
 from carracing_data import errors
+from carracing_data import metadata
 from carracing_data import prepared
 from carracing_data import verification
+from carracing_latents import provenance
 from carracing_latents import schema as latents_schema
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import loader
@@ -14,16 +16,22 @@ from conftest import ROLLOUTS
 import numpy as np
 import pytest
 
-PROBLEMS_OF = {
-  'carracing_latents': latents_schema.broken_promises,
-  'carracing_rollouts': schema.broken_promises,
+MODULES = {
+  'carracing_latents': latents_schema,
+  'carracing_rollouts': schema,
 }
 NAME = 'carracing_rollouts/tiny'
 SHARD = 'carracing_rollouts-train.array_record-00001-of-00003'
 
 
 def verify(folder):
-  verification.verify(prepared.find(str(folder)), PROBLEMS_OF)
+  kinds = [module.KIND for module in MODULES.values()]
+  builder = prepared.find(str(folder), None, *kinds)
+  verification.verify(builder, MODULES[builder.name].broken_promises)
+
+
+def problems(module, records):
+  return list(module.broken_promises(records, []))
 
 
 @pytest.fixture
@@ -71,7 +79,7 @@ def test_truncated_shard_is_found(copy):
 
 def test_missing_shard_is_found(copy):
   (copy / SHARD).unlink()
-  with pytest.raises(errors.DatasetError, match=f'{SHARD} .* is missing'):
+  with pytest.raises(errors.DatasetError, match=f'{SHARD} is missing'):
     verify(copy)
 
 
@@ -88,25 +96,72 @@ def test_shard_of_another_version_is_found(copy, tmp_path):
   assert difference == 'train record 0 differs in action, observation, reward'
 
 
-@pytest.mark.parametrize('file', ['metadata.json', 'dataset_info.json'])
-def test_edited_metadata_is_found(file, copy):
-  path = copy / file
-  path.write_text(path.read_text().replace('71', '61').replace('00003', '0003'))
+def edit(path, change):
   content = json.loads(path.read_text())
-  if file == 'dataset_info.json':
-    content['splits'][0]['shardLengths'] = ['3', '6']
-    path.write_text(json.dumps(content))
-  with pytest.raises(errors.DatasetError, match=f'{file} was edited'):
+  change(content)
+  path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize('key', ['num_steps', 'return_max', 'num_terminated'])
+def test_statistics_are_those_of_the_records(key, copy):
+  def change(content):
+    content['splits']['train'][key] += 1
+    content.update(metadata.sealed(content))
+
+  edit(copy / 'metadata.json', change)
+  with pytest.raises(errors.DatasetError, match=f'{key} of train is not that'):
+    verify(copy)
+
+
+def test_edited_metadata_is_found(copy):
+  edit(copy / 'metadata.json', lambda c: c['config'].update(seed=2))
+  with pytest.raises(errors.DatasetError, match='metadata.json was edited'):
     verify(copy)
 
 
 def test_edited_shard_lengths_are_found(copy):
-  path = copy / 'dataset_info.json'
-  content = json.loads(path.read_text())
-  assert content['splits'][0]['shardLengths'] == ['3', '3', '3']
-  content['splits'][0]['shardLengths'] = ['2', '4', '3']
-  path.write_text(json.dumps(content))
-  with pytest.raises(errors.DatasetError, match='has 3 records: dataset_info'):
+  def change(content):
+    assert content['splits'][0]['shardLengths'] == ['3', '3', '3']
+    content['splits'][0]['shardLengths'] = ['2', '4', '3']
+
+  edit(copy / 'dataset_info.json', change)
+  with pytest.raises(errors.DatasetError, match='dataset_info.json was edited'):
+    verify(copy)
+
+
+def test_latents_are_those_of_their_rollouts(world, tmp_path):
+  names = (
+    ('carracing_rollouts/tiny', schema),
+    (
+      'carracing_latents/tiny',
+      latents_schema,
+    ),
+  )
+  rollouts, latents = (
+    prepared.find(name, world.data_dir, module.KIND) for name, module in names
+  )
+  assert not list(provenance.differences(latents, rollouts))
+  other = builder_lib.Builder(
+    data_dir=tmp_path,
+    config=builder_lib.RolloutsConfig(name='tiny', **{**ROLLOUTS, 'seed': 2}),
+  )
+  other.download_and_prepare()
+  differences = provenance.differences(latents, other)
+  assert next(differences) == 'action of train episode 0 differs'
+
+
+def test_code_that_foreign_metadata_name_is_not_run(
+  copy, tmp_path, monkeypatch
+):
+  (tmp_path / 'malice.py').write_text('raise SystemExit("malice was run")')
+  monkeypatch.syspath_prepend(tmp_path)
+
+  def change(content):
+    features = content['featuresDict']['features']
+    features['action']['pythonClassName'] = 'malice.Feature'
+
+  edit(copy / 'features.json', change)
+  with pytest.raises(errors.DatasetError, match='action.pythonClassName'):
     verify(copy)
 
 
@@ -127,7 +182,7 @@ def records():
 
 
 def test_generated_records_keep_their_promises(records):
-  assert not list(schema.broken_promises(records))
+  assert not problems(schema, records)
 
 
 @pytest.mark.parametrize(
@@ -148,23 +203,21 @@ def test_generated_records_keep_their_promises(records):
 def test_broken_promise_is_named(records, index, name, value, problem):
   broken = [dict(record) for record in records]
   broken[index][name] = value
-  assert problem in ' '.join(schema.broken_promises(broken))
+  assert problem in ' '.join(problems(schema, broken))
 
 
 def test_unfinished_episode_is_named(records):
-  assert list(schema.broken_promises(records[:1])) == [
-    'the last episode has no last step'
-  ]
+  assert problems(schema, records[:1]) == ['the last episode has no last step']
 
 
 def test_latents_promise_the_same(world):
   source = prepared.find('carracing_latents/tiny', world.data_dir)
   [record] = prepared.records(source, 'validation')
-  assert not list(latents_schema.broken_promises([record]))
+  assert not problems(latents_schema, [record])
   logvar = record['logvar'].copy()
   logvar[3] = np.inf
   record = {**record, 'logvar': logvar}
-  assert list(latents_schema.broken_promises([record])) == [
+  assert problems(latents_schema, [record]) == [
     'logvar is not finite at step 3'
   ]
-  assert list(latents_schema.broken_promises([{**record, 'episode_id': 1}]))
+  assert problems(latents_schema, [{**record, 'episode_id': 1}])

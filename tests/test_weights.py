@@ -7,10 +7,18 @@ from models import weights
 import numpy as np
 import pytest
 
+CONFIG = {
+  'latent_size': 4,
+  'hidden_size': 8,
+  'num_mixtures': 5,
+  'per_dimension': False,
+  'predict_outcomes': False,
+}
+
 
 @pytest.fixture
 def saved(tmp_path):
-  config = {'latent_size': 4, 'hidden_size': 8}
+  config = CONFIG
   model = mdn_rnn.MDNRNN(**config)
   variables = model.init(
     jax.random.key(0), jnp.zeros((1, 1, 7)), model.initial_carry(1)
@@ -30,7 +38,7 @@ def test_loaded_weights_equal_the_saved_ones(saved):
 
 def test_same_weights_have_the_same_digest(saved, tmp_path):
   folder, variables = saved
-  weights.save(tmp_path / 'b', 'mdn_rnn', {}, variables['params'], {})
+  weights.save(tmp_path / 'b', 'mdn_rnn', CONFIG, variables['params'], {})
   again = weights.load(tmp_path / 'b', 'mdn_rnn').sha256
   assert again == weights.load(folder, 'mdn_rnn').sha256
 
@@ -45,15 +53,84 @@ def test_weights_of_another_model_are_refused(saved):
     weights.load(saved[0], 'vae')
 
 
-def test_damaged_weights_are_refused(saved):
+@pytest.mark.parametrize('position', [100, 3000, -1])
+def test_flipped_bit_is_found(saved, position):
   path = saved[0] / 'model.safetensors'
-  path.write_bytes(path.read_bytes()[:-100])
-  with pytest.raises(weights.WeightsError, match='is damaged'):
+  content = bytearray(path.read_bytes())
+  content[position] ^= 1
+  path.write_bytes(content)
+  with pytest.raises(
+    weights.WeightsError, match='model.safetensors is damaged'
+  ):
     weights.load(saved[0], 'mdn_rnn')
 
 
-def test_damaged_config_is_refused(saved):
+def resealed(description):
+  return {**description, 'description_sha256': weights._seal(description)}
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda d: d['training'].update(step=6), 'is not what was written'),
+    (lambda d: d['config'].update(latent_size=5), 'is not what was written'),
+    (lambda d: d.pop('training'), 'training Field required'),
+    (lambda d: d.update(model='gan'), 'model Input should be'),
+  ],
+)
+def test_edited_description_is_refused(saved, change, message):
   path = saved[0] / 'config.json'
-  path.write_text(json.dumps({'model': 'mdn_rnn'})[:-3])
-  with pytest.raises(weights.WeightsError, match='is damaged'):
+  description = json.loads(path.read_text())
+  change(description)
+  path.write_text(json.dumps(description))
+  with pytest.raises(weights.WeightsError, match=message):
     weights.load(saved[0], 'mdn_rnn')
+
+
+@pytest.mark.parametrize(
+  ('config', 'message'),
+  [
+    ({**CONFIG, 'hidden_size': 9}, r'lstm/bias is float32\[32\], not .*36'),
+    ({**CONFIG, 'num_mixtures': 0}, 'num_mixtures Input should be greater'),
+    ({**CONFIG, 'num_mixtures': True}, 'num_mixtures Input should be a valid'),
+    ({'latent_size': 4}, 'hidden_size Field required'),
+  ],
+)
+def test_config_that_is_not_that_of_the_weights_is_refused(
+  saved, config, message
+):
+  path = saved[0] / 'config.json'
+  description = json.loads(path.read_text())
+  path.write_text(json.dumps(resealed({**description, 'config': config})))
+  with pytest.raises(weights.WeightsError, match=message):
+    weights.load(saved[0], 'mdn_rnn')
+
+
+@pytest.mark.parametrize(
+  ('value', 'message'),
+  [
+    (np.full(32, np.nan, np.float32), 'lstm/bias has NaN or infinite numbers'),
+    (np.zeros(32, np.float16), r'lstm/bias is float16\[32\], not float32'),
+    (np.zeros(31, np.float32), r'lstm/bias is float32\[31\]'),
+  ],
+)
+def test_parameters_of_no_such_model_are_not_saved(
+  saved, value, message, tmp_path
+):
+  params = {**saved[1]['params']}
+  params['lstm'] = {**params['lstm'], 'bias': value}
+  with pytest.raises(weights.WeightsError, match=message):
+    weights.save(tmp_path / 'b', 'mdn_rnn', CONFIG, params, {})
+  assert not (tmp_path / 'b').exists()
+
+
+def test_folder_of_the_run_is_told_from_that_of_the_weights(saved):
+  with pytest.raises(weights.WeightsError, match='did you mean .*/weights?'):
+    weights.load(saved[0].parent, 'mdn_rnn')
+
+
+def test_saving_replaces_what_was_there(saved):
+  folder, variables = saved
+  weights.save(folder, 'mdn_rnn', CONFIG, variables['params'], {'step': 7})
+  assert weights.load(folder, 'mdn_rnn').training == {'step': 7}
+  assert [path.name for path in folder.parent.iterdir()] == ['weights']

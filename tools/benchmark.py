@@ -9,14 +9,15 @@ Writes benchmark.md and benchmark.json.
 
 from collections.abc import Mapping, Sequence
 import importlib.metadata
-import json
-import os
 from pathlib import Path
 import platform
 import statistics
 
 from absl import flags
 from absl import logging
+from carracing_data import documents
+from carracing_data import places
+from carracing_data import runners
 import jax
 from tools import markdown
 from tools.benchmarks import contest
@@ -29,12 +30,16 @@ from tools.benchmarks import vae
 from trainers import commands
 from trainers import run_folder
 
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'benchmark', 'Where to.')
+_OUTPUT_DIR = flags.DEFINE_string(
+  'output_dir', 'benchmark', 'Output directory.'
+)
 _ONLY = flags.DEFINE_list('only', [], 'Stages to measure; by default all.')
 _ROUNDS = flags.DEFINE_integer(
   'rounds', 5, 'Turns of every contender.', lower_bound=1
 )
-_SECONDS = flags.DEFINE_float('seconds', 2, 'Length of a turn.')
+_SECONDS = flags.DEFINE_float(
+  'seconds', 2, 'Length of a turn.', lower_bound=0, upper_bound=3600
+)
 _TABLES = {'start': start.table, 'growth': growth.tables}
 
 
@@ -55,7 +60,7 @@ def benchmark(
   Raises:
     run_folder.RunError: there is no such stage.
   """
-  data_dir = output_dir / 'data'
+  data_dir = places.claim_folder(output_dir / 'data')
   stages = {
     stage.name: stage
     for module in (data, simulator, vae, mdn_rnn)
@@ -87,8 +92,8 @@ def benchmark(
     )
     # Written after each stage: an interrupted benchmark is worth something.
     (output_dir / 'benchmark.md').write_text(report + '\n')
-    (output_dir / 'benchmark.json').write_text(
-      json.dumps({'machine': machine, 'rates': results}, indent=2) + '\n'
+    documents.write(
+      output_dir / 'benchmark.json', {'machine': machine, 'rates': results}
     )
   return report
 
@@ -133,7 +138,7 @@ def _machine() -> dict[str, str]:
       pass
   return {
     'platform': platform.machine(),
-    'cores': str(len(os.sched_getaffinity(0))),
+    'cores': str(runners.num_cores()),
     'device': jax.devices()[0].device_kind,
     'Python': platform.python_version(),
     **versions,

@@ -35,15 +35,15 @@ def compare(workdirs: Sequence[Path]) -> str:
     for name in names
     if len({json.dumps(run.get(name)) for run in settings}) > 1
   ]
-  scalars = _keys([m['validation'] for m in metrics])
+  scalars = _keys([m.validation for m in metrics])
   rows = []
   for workdir, run, metric in zip(workdirs, settings, metrics, strict=True):
     rows.append(
       [
         workdir,
         *(run.get(name, '') for name in differing),
-        metric['step'],
-        *(_round(metric['validation'].get(name)) for name in scalars),
+        metric.step,
+        *(_round(metric.validation.get(name)) for name in scalars),
       ]
     )
   return markdown.table(['run', *differing, 'best step', *scalars], rows)
@@ -51,10 +51,13 @@ def compare(workdirs: Sequence[Path]) -> str:
 
 def _settings(workdir: Path) -> Mapping[str, Any]:
   """Returns what a run was asked for, and the digest of its data."""
-  config = json.loads((workdir / 'config.json').read_text())
-  data = json.loads((workdir / 'run.json').read_text())['dataset']
-  digest = data['content_sha256']['train'][:8]
-  return {**config, 'dataset': f'{data["name"]} ({digest})'}
+  config, run = run_folder.read_config(workdir), run_folder.read_run(workdir)
+  if config is None or run is None:
+    raise run_folder.RunError(
+      f'{workdir} holds no run: config.json or run.json is missing'
+    )
+  digest = run.dataset.content_sha256['train'][:8]
+  return {**config, 'dataset': f'{run.dataset.name} ({digest})'}
 
 
 def _keys(mappings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -16,34 +16,55 @@ import sys
 import time
 
 from absl import flags
+from carracing_data import documents
+from carracing_data import errors
+from carracing_data import places
+from carracing_data import prepared
 from trainers import commands
 from trainers import run_folder
 
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'demo', 'Where to.')
-_NUM_EPISODES = flags.DEFINE_integer('num_episodes', 30, 'To drive.')
-_MAX_STEPS = flags.DEFINE_integer('max_steps', 400, 'Of an episode.')
-_VAE_STEPS = flags.DEFINE_integer('vae_steps', 1500, 'To train the VAE.')
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'demo', 'Output directory.')
+_NUM_EPISODES = flags.DEFINE_integer(
+  'num_episodes', 30, 'Number of episodes.', 2, 100_000
+)
+_MAX_STEPS = flags.DEFINE_integer(
+  'max_steps', 400, 'Maximum steps per episode.', 4, 100_000
+)
+_VAE_STEPS = flags.DEFINE_integer(
+  'vae_steps', 1500, 'Number of training steps of the VAE.', 1, 10_000_000
+)
 _MDN_RNN_STEPS = flags.DEFINE_integer(
-  'mdn_rnn_steps', 800, 'To train the MDN-RNN.'
+  'mdn_rnn_steps',
+  800,
+  'Number of training steps of the MDN-RNN.',
+  1,
+  10_000_000,
 )
 _ROOT = Path(__file__).parents[1]
 
 
-def demo(
-  output_dir: Path,
-  num_episodes: int,
-  max_steps: int,
-  vae_steps: int,
-  mdn_rnn_steps: int,
-) -> str:
-  """Runs every stage that is not done yet.
+class Settings(documents.Document):
+  """What a demo is made with.
 
-  Args:
-    output_dir: datasets, runs and pictures go there.
+  Attributes:
     num_episodes: see `carracing_rollouts`.
     max_steps: see `carracing_rollouts`.
     vae_steps: training steps of the VAE.
     mdn_rnn_steps: training steps of the MDN-RNN.
+  """
+
+  num_episodes: int
+  max_steps: int
+  vae_steps: int
+  mdn_rnn_steps: int
+
+
+def demo(output_dir: Path, settings: Settings) -> str:
+  """Runs every stage that is not done yet.
+
+  Args:
+    output_dir: datasets, runs and pictures go there.
+    settings: sizes and lengths.
 
   Returns:
     A summary for the reader.
@@ -51,26 +72,23 @@ def demo(
   Raises:
     run_folder.RunError: a stage failed, or the folder holds another demo.
   """
-  _claim(
-    output_dir,
-    {
-      'num_episodes': num_episodes,
-      'max_steps': max_steps,
-      'vae_steps': vae_steps,
-      'mdn_rnn_steps': mdn_rnn_steps,
-    },
-  )
+  _claim(output_dir, settings)
   started = time.monotonic()
   output_dir = output_dir.absolute()
   data_dir = output_dir / 'data'
   vae, mdn_rnn = output_dir / 'vae', output_dir / 'mdn_rnn'
   pictures = output_dir / 'pictures'
+  seen_steps = min(80, settings.max_steps // 2)
 
   _build(
     '1/5 Drive: record episodes of a random policy',
     data_dir,
     'carracing_rollouts',
-    {'name': 'demo', 'num_episodes': num_episodes, 'max_steps': max_steps},
+    {
+      'name': 'demo',
+      'num_episodes': settings.num_episodes,
+      'max_steps': settings.max_steps,
+    },
   )
   _train(
     '2/5 V: learn to compress a frame to 32 numbers',
@@ -78,8 +96,8 @@ def demo(
     vae,
     data_dir,
     dataset='carracing_rollouts/demo',
-    num_steps=vae_steps,
-    log_every_steps=max(1, vae_steps // 10),
+    num_steps=settings.vae_steps,
+    log_every_steps=max(1, settings.vae_steps // 10),
   )
   _build(
     '3/5 Encode: turn the episodes into latent sequences',
@@ -97,15 +115,15 @@ def demo(
     mdn_rnn,
     data_dir,
     dataset='carracing_latents/demo',
-    window_steps=min(128, max_steps),
-    num_steps=mdn_rnn_steps,
-    log_every_steps=max(1, mdn_rnn_steps // 10),
+    window_steps=min(128, settings.max_steps),
+    num_steps=settings.mdn_rnn_steps,
+    log_every_steps=max(1, settings.mdn_rnn_steps // 10),
   )
 
   look = [f'--data_dir={data_dir}', f'--output_dir={pictures}']
   _stage(
       '5/5 Look: draw an episode, reconstructions and a dream',
-      pictures / 'dream.mp4',
+      (pictures / 'dream.mp4').exists(),
       [
           *_python('tools.view_rollouts'), '--dataset=carracing_rollouts/demo',
           '--split=validation', *look,
@@ -113,32 +131,41 @@ def demo(
       [
           *_python('tools.dream'), '--dataset=carracing_rollouts/demo',
           f'--vae={vae / "weights"}', f'--mdn_rnn={mdn_rnn / "weights"}',
-          f'--seen_steps={min(80, max_steps // 2)}', '--dream_steps=60', *look,
+          f'--seen_steps={seen_steps}', '--dream_steps=60', *look,
       ],
   )  # fmt: skip
   summary = _summary(output_dir, time.monotonic() - started)
-  (output_dir / 'summary.txt').write_text(summary)
+  with places.write_errors(output_dir):
+    (output_dir / 'summary.txt').write_text(summary)
   return summary
 
 
-def _claim(output_dir: Path, settings: dict[str, int]) -> None:
+def _claim(output_dir: Path, settings: Settings) -> None:
   """Notes the settings in a new folder, compares them with an old one's."""
-  path = output_dir / 'demo.json'
-  if path.exists() and (found := json.loads(path.read_text())) != settings:
+  path = places.claim_folder(output_dir) / 'demo.json'
+  try:
+    found = documents.read(path, Settings)
+  except FileNotFoundError:
+    documents.write(path, settings.model_dump())
+    return
+  if found != settings:
     raise run_folder.RunError(
       f'{output_dir} holds a demo with {found}, not with {settings}; choose'
       ' another --output_dir or delete that folder'
     )
-  output_dir.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(settings) + '\n')
 
 
 def _build(
   title: str, data_dir: Path, dataset: str, config: dict[str, str | int]
 ) -> None:
+  try:
+    prepared.find(f'{dataset}/demo', data_dir)
+    done = True
+  except errors.DatasetError:  # Missing or incomplete.
+    done = False
   _stage(
       title,
-      data_dir / dataset / 'demo' / '1.0.0' / 'dataset_info.json',
+      done,
       [
           'tfds', 'build', f'datasets/{dataset}', f'--data_dir={data_dir}',
           f'--config={json.dumps(config)}',
@@ -151,7 +178,7 @@ def _train(
 ) -> None:
   _stage(
       title,
-      workdir / 'weights' / 'config.json',
+      (workdir / 'metrics.json').exists() and (workdir / 'weights').exists(),
       [
           *_python(f'trainers.train_{model}'),
           f'--config=trainers/configs/{model}.py',
@@ -165,9 +192,9 @@ def _python(module: str) -> list[str]:
   return ['python', '-m', module]
 
 
-def _stage(title: str, product: Path, *steps: list[str]) -> None:
-  """Runs commands unless their product, which appears last, is there."""
-  if product.exists():
+def _stage(title: str, done: bool, *steps: list[str]) -> None:
+  """Runs commands unless what they make last is there."""
+  if done:
     print(f'\n{title}: done before', flush=True)
     return
   print(f'\n{title}', flush=True)
@@ -184,6 +211,7 @@ def _run(command: list[str]) -> None:
   environment = {
     **os.environ,
     'PATH': f'{programs}{os.pathsep}{os.environ["PATH"]}',
+    'TF_CPP_MIN_LOG_LEVEL': '3',  # TensorFlow greets every command.
   }
   status = subprocess.run(command, cwd=_ROOT, env=environment).returncode
   if status:
@@ -196,7 +224,7 @@ def _run(command: list[str]) -> None:
 def _summary(output_dir: Path, seconds: float) -> str:
   """Compares what was learnt with the simplest things that could be said."""
   v, m = (
-    run_folder.read_metrics(output_dir / name)['validation']
+    run_folder.read_metrics(output_dir / name).validation
     for name in ('vae', 'mdn_rnn')
   )
   return f"""
@@ -222,13 +250,13 @@ Logs: tensorboard --logdir={output_dir}
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  summary = demo(
-    Path(_OUTPUT_DIR.value),
-    _NUM_EPISODES.value,
-    _MAX_STEPS.value,
-    _VAE_STEPS.value,
-    _MDN_RNN_STEPS.value,
+  settings = Settings(
+    num_episodes=_NUM_EPISODES.value,
+    max_steps=_MAX_STEPS.value,
+    vae_steps=_VAE_STEPS.value,
+    mdn_rnn_steps=_MDN_RNN_STEPS.value,
   )
+  summary = demo(Path(_OUTPUT_DIR.value), settings)
   print(summary)
 
 

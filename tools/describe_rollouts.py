@@ -11,6 +11,7 @@ from pathlib import Path
 
 from absl import flags
 from absl import logging
+from carracing_data import places
 from carracing_data import prepared
 from carracing_rollouts import loader
 from carracing_rollouts import schema
@@ -26,7 +27,9 @@ _DATASET = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
 )
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'description', 'Where to.')
+_OUTPUT_DIR = flags.DEFINE_string(
+  'output_dir', 'description', 'Output directory.'
+)
 _SHEET_ROWS = 6
 _SHEET_COLUMNS = 10
 _BINS = 40
@@ -43,8 +46,10 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
 
   Raises:
     errors.DatasetError: there is no such dataset.
+    errors.PlaceError: the output cannot be written.
   """
-  builder = prepared.find(dataset, data_dir)
+  builder = prepared.find(dataset, data_dir, schema.KIND)
+  places.claim_folder(output_dir)
   name = prepared.full_name(builder)
   lengths, returns, actions, rows = [], [], [], []
   sheet = {}
@@ -60,20 +65,21 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
       if len(sheet) < _SHEET_ROWS:
         steps = np.linspace(0, len(episode) - 1, _SHEET_COLUMNS).astype(int)
         sheet[f'{split} {index}'] = episode.observation[steps]
-    split_returns = returns[-len(episodes) :]
+    recorded = builder.info.metadata['splits'][split]
     rows.append(
-      f'| {split} | {len(episodes):,} | {sum(lengths[-len(episodes) :]):,} |'
-      f' {np.mean(split_returns):.1f} ± {np.std(split_returns):.1f} |'
-      f' {min(split_returns):.1f} | {max(split_returns):.1f} |'
+      f'| {split} | {len(episodes):,} | {recorded["num_terminated"]:,} |'
+      f' {recorded["num_steps"]:,} | {recorded["return_mean"]:.1f} ±'
+      f' {recorded["return_std"]:.1f} | {recorded["return_min"]:.1f} |'
+      f' {recorded["return_max"]:.1f} |'
     )
 
-  output_dir.mkdir(parents=True, exist_ok=True)
   all_actions = np.concatenate(actions)
   table = [
     f'Computed from `{name}` by `python -m tools.describe_rollouts`.',
     '',
-    '| split | episodes | steps | return, mean ± std | lowest | highest |',
-    '|---|---|---|---|---|---|',
+    '| split | episodes | terminated | steps | return, mean ± std | lowest |'
+    ' highest |',
+    '|---|---|---|---|---|---|---|',
     *rows,
     '',
     '| action | mean | std | 5% | median | 95% |',

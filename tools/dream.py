@@ -14,6 +14,7 @@ from pathlib import Path
 from absl import flags
 from absl import logging
 from carracing_data import errors
+from carracing_data import places
 from carracing_rollouts import loader
 import jax
 import jax.numpy as jnp
@@ -33,19 +34,32 @@ _MDN_RNN = flags.DEFINE_string(
 _DATASET = flags.DEFINE_string(
   'dataset', 'carracing_rollouts', 'Rollouts, dataset/config:version.'
 )
-_EPISODE = flags.DEFINE_integer('episode', 0, 'Which validation episode.')
+_EPISODE = flags.DEFINE_integer(
+  'episode', 0, 'Number of the validation episode.', lower_bound=0
+)
 _SEEN_STEPS = flags.DEFINE_integer(
-  'seen_steps', 80, 'Steps to watch. The camera zooms in during the first 50.'
+  'seen_steps',
+  80,
+  'Number of steps to watch. The camera zooms in during the first 50.',
+  lower_bound=1,
 )
-_DREAM_STEPS = flags.DEFINE_integer('dream_steps', 100, 'Steps to dream.')
+_DREAM_STEPS = flags.DEFINE_integer(
+  'dream_steps', 100, 'Number of steps to dream.', lower_bound=1
+)
 _TEMPERATURE = flags.DEFINE_float(
-  'temperature', 1.0, 'Below 1 the dream is more certain than the model.'
+  'temperature',
+  1.0,
+  'Below 1 the dream is more certain than the model; 0 is the likeliest one.',
+  lower_bound=0,
+  upper_bound=100,
 )
-_SEED = flags.DEFINE_integer('seed', 0, "Of the dream's draws.")
+_SEED = flags.DEFINE_integer(
+  'seed', 0, "Seed of the dream's draws.", lower_bound=0, upper_bound=2**32 - 1
+)
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
 )
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'dream', 'Where to.')
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'dream', 'Output directory.')
 _COLUMNS = 10
 
 
@@ -81,6 +95,7 @@ def show(
   Raises:
     errors.DatasetError: there is no such dataset or episode, or it is shorter
       than `seen_steps`.
+    errors.PlaceError: the output cannot be written.
     weights.WeightsError: weights are missing, or the MDN-RNN was trained on the
       latents of another VAE.
   """
@@ -91,6 +106,7 @@ def show(
       f'{dataset} has {len(episodes)} validation episodes, numbered from 0;'
       f' there is no episode {episode_id}'
     )
+  places.claim_folder(output_dir)
   episode = episodes[episode_id]
   if not 1 <= seen_steps < len(episode) - 1:
     raise errors.DatasetError(

@@ -9,12 +9,13 @@ actions that were really taken. What it dreams is compared with what came.
 
 from collections.abc import Mapping, Sequence
 import functools
-import json
 from pathlib import Path
 
 from absl import flags
 from absl import logging
+from carracing_data import documents
 from carracing_data import errors
+from carracing_data import places
 from carracing_rollouts import loader
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,9 @@ _DATASET = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
 )
-_SEED = flags.DEFINE_integer('seed', 0, "Of the dreams' draws.")
+_SEED = flags.DEFINE_integer(
+  'seed', 0, "Seed of the dreams' draws.", lower_bound=0, upper_bound=2**32 - 1
+)
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write, if any.')
 
 HORIZONS = (1, 5, 15, 50)  # Steps; 50 are a second.
@@ -82,10 +85,7 @@ def measure(
     for method in (vae.VAE.encode, vae.VAE.decode)
   )
   watch = jax.jit(functools.partial(m.model.apply, m.variables))
-  dream = jax.jit(
-    functools.partial(mdn_rnn.dream, m.model, m.variables),
-    static_argnames='temperature',
-  )
+  dream = jax.jit(functools.partial(mdn_rnn.dream, m.model, m.variables))
   key = jax.random.key(seed)
   found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 
@@ -164,13 +164,16 @@ def table(measured: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  output = None
+  if _OUTPUT.value is not None:
+    output = places.claim_file(_OUTPUT.value)
   measured = measure(
     _VAE.value, _MDN_RNN.value, _DATASET.value, _SEED.value, _DATA_DIR.value
   )
   print(table(measured))
-  if _OUTPUT.value:
-    Path(_OUTPUT.value).write_text(json.dumps(measured, indent=2) + '\n')
-    logging.info('Saved %s', _OUTPUT.value)
+  if output is not None:
+    documents.write(output, measured)
+    logging.info('Saved %s', output)
 
 
 if __name__ == '__main__':

@@ -3,20 +3,24 @@
   python -m tools.export --format=croissant --dataset=carracing_rollouts
   python -m tools.export --format=rlds --dataset=carracing_rollouts
 
-`croissant` describes any dataset in JSON-LD, `croissant.json` in the output
-folder. `rlds` writes the rollouts again as nested episodes, which
+`croissant` describes a dataset in JSON-LD, `croissant.json` in the output
+folder; its splits and features are what Croissant loaders read. `rlds` writes
+the rollouts again as nested episodes, which
 `tfds.load('carracing_rlds/CONFIG', data_dir=OUTPUT_DIR)` reads.
 """
 
 from collections.abc import Sequence
-import json
 from pathlib import Path
 
 from absl import flags
 from absl import logging
 from carracing_data import croissant
+from carracing_data import documents
+from carracing_data import places
 from carracing_data import prepared
+from carracing_latents import schema as latents_schema
 from carracing_rollouts import rlds
+from carracing_rollouts import schema as rollouts_schema
 from trainers import commands
 
 _FORMAT = flags.DEFINE_enum(
@@ -28,7 +32,7 @@ _DATASET = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
 )
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'export', 'Where to.')
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'export', 'Output directory.')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -37,10 +41,11 @@ def main(argv: Sequence[str]) -> None:
     builder = rlds.export(_DATASET.value, _OUTPUT_DIR.value, _DATA_DIR.value)
     logging.info('Saved %s', builder.data_dir)
     return
-  builder = prepared.find(_DATASET.value, _DATA_DIR.value)
-  path = Path(_OUTPUT_DIR.value) / 'croissant.json'
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(croissant.describe(builder), indent=2) + '\n')
+  builder = prepared.find(
+    _DATASET.value, _DATA_DIR.value, latents_schema.KIND, rollouts_schema.KIND
+  )
+  path = places.claim_file(Path(_OUTPUT_DIR.value) / 'croissant.json')
+  documents.write(path, croissant.describe(builder))
   logging.info('Saved %s', path)
 
 

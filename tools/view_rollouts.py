@@ -15,6 +15,7 @@ from typing import Any
 from absl import flags
 from absl import logging
 from carracing_data import errors
+from carracing_data import places
 from carracing_data import prepared
 from carracing_rollouts import environment
 from carracing_rollouts import loader
@@ -28,11 +29,13 @@ _DATASET = flags.DEFINE_string(
   'dataset', 'carracing_rollouts', 'dataset/config:version.'
 )
 _SPLIT = flags.DEFINE_enum('split', 'train', schema.SPLITS, 'Which split.')
-_EPISODE = flags.DEFINE_integer('episode', 0, 'Number of the episode.')
+_EPISODE = flags.DEFINE_integer(
+  'episode', 0, 'Number of the episode.', lower_bound=0
+)
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
 )
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'view', 'Where to.')
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'view', 'Output directory.')
 _COLUMNS = 12
 
 
@@ -57,15 +60,17 @@ def view(
 
   Raises:
     errors.DatasetError: there is no such dataset or episode.
+    errors.PlaceError: the output cannot be written.
   """
-  builder = prepared.find(dataset, data_dir)
+  builder = prepared.find(dataset, data_dir, schema.KIND)
   name = prepared.full_name(builder)
-  episodes = loader.episodes(name, split=split, data_dir=data_dir)
+  episodes = loader.episodes(str(builder.data_dir), split=split)
   if not 0 <= episode_id < len(episodes):
     raise errors.DatasetError(
       f'{name} has {len(episodes)} {split} episodes, numbered from 0; there'
       f' is no episode {episode_id}'
     )
+  places.claim_folder(output_dir)
   episode = episodes[episode_id]
   panels = {'observation 64x64': episode.observation}
   originals = _replay(builder.info.metadata, split, episode_id, episode)

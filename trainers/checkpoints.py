@@ -3,27 +3,54 @@
 The only file that knows Orbax.
 """
 
-import hashlib
-import json
+from collections.abc import Iterator, Mapping
+import concurrent.futures
 import os
 from pathlib import Path
-import shutil
 from typing import Any, TypeVar
 
 from absl import logging
 from carracing_data import digests
+from carracing_data import documents
+from carracing_data import errors
+from carracing_data import places
 import grain
 import jax
 from orbax.checkpoint import v1 as ocp
+from trainers import devices
+from trainers import run_folder
 
 _State = TypeVar('_State')
+_RECORD = 'record.json'  # In the checkpoint's folder, written last.
+_SHOWN = 3  # Differences to show.
+
+
+class _File(documents.Document):
+  num_bytes: int
+  sha256: documents.Sha256
+
+
+class _Record(documents.Document):
+  """What is recorded of a checkpoint.
+
+  Attributes:
+    processes: how many hosts divide the data.
+    structure: dtype and shape of every array of the state, by its path.
+    files: by their path in the checkpoint's folder.
+  """
+
+  processes: int
+  structure: dict[str, str]
+  files: dict[str, _File]
 
 
 class Checkpoints:
   """Saves in the background and keeps the newest two.
 
-  The digest of a checkpoint's files lies beside it, so that one that was
-  damaged later is not taken for good.
+  When a checkpoint is on disk, a record with the digests of its files is added:
+  a checkpoint without one was interrupted while it was saved, and one whose
+  files differ from it is damaged. All other trouble is an error that leaves
+  everything as it is.
   """
 
   def __init__(self, folder: str | os.PathLike[str]):
@@ -32,15 +59,16 @@ class Checkpoints:
       self._folder,
       preservation_policy=ocp.training.preservation_policies.LatestN(2),
     )
-    self._digests = self._folder.with_name('checkpoint_digests.json')
-    self._saving: tuple[int, Any] | None = None
+    self._executor = concurrent.futures.ThreadPoolExecutor(1)
+    self._saving: concurrent.futures.Future | None = None
 
   def restore(
     self, state: _State, iterator: grain.DatasetIterator
   ) -> tuple[_State, int]:
-    """Restores the newest good checkpoint, if there is one.
+    """Restores the newest good checkpoint, if there is any checkpoint.
 
-    Damaged ones are put aside with a warning.
+    Newer ones that are damaged or were not finished are put aside with a
+    warning.
 
     Args:
       state: a freshly initialised state, any tree of arrays.
@@ -50,79 +78,185 @@ class Checkpoints:
     Returns:
       The restored state and its step; the given state and 0 if there is no
       checkpoint.
+
+    Raises:
+      run_folder.RunError: the checkpoints are of another model or another
+        number of hosts, cannot be read, or none of them is good.
     """
-    start = iterator.get_state()
-    for checkpoint in reversed(self._checkpointer.checkpoints):
-      step = checkpoint.step
-      try:
-        self._verify(step)
-        loaded = self._checkpointer.load_checkpointables(
-          step, {'state': state, 'data': iterator}
-        )
-        return loaded['state'], step
-      except Exception as error:  # Whatever Orbax says of damaged files.
-        aside = self._folder.parent / f'damaged_checkpoint_{step}'
-        logging.warning(
-          'The checkpoint of step %d is damaged (%s); it is put aside as %s.',
-          step,
-          str(error).partition('\n')[0][:100],
-          aside,
-        )
-        iterator.set_state(start)
-        if jax.process_index() == 0:
-          shutil.rmtree(aside, ignore_errors=True)
-          os.replace(self._folder / str(step), aside)
-        self._checkpointer.reload()
-    return state, 0
+    structure = _structure(state)
+    step = devices.first_decides(lambda: self._choose(structure))
+    self._checkpointer.reload()
+    if step == 0:
+      return state, 0
+    loaded = self._checkpointer.load_checkpointables(
+      step, {'state': state, 'data': iterator}
+    )
+    return loaded['state'], step
 
   def save(
     self, step: int, state: Any, iterator: grain.DatasetIterator
   ) -> None:
-    """Starts to save; waits first if an earlier save is still under way."""
+    """Starts to save; waits first if an earlier save is still under way.
+
+    Raises:
+      errors.PlaceError: the earlier save failed.
+    """
     self._finish()
     response = self._checkpointer.save_checkpointables_async(
       step, {'state': state, 'data': iterator}
     )
-    self._saving = step, response
+    record = {
+      'processes': jax.process_count(),
+      'structure': _structure(state),
+    }
+    self._saving = self._executor.submit(self._record, step, response, record)
 
   def close(self) -> None:
-    """Waits until everything is on disk."""
-    self._finish()
-    self._checkpointer.close()
+    """Waits until everything is on disk.
+
+    Raises:
+      errors.PlaceError: the last save failed.
+    """
+    try:
+      self._finish()
+    finally:
+      self._executor.shutdown()
+      self._checkpointer.close()
 
   def _finish(self) -> None:
     if self._saving is None:
       return
-    step, response = self._saving
-    self._saving = None
+    saving, self._saving = self._saving, None
+    try:
+      saving.result()
+    except (OSError, ValueError) as error:  # TensorStore raises ValueError.
+      if isinstance(error, errors.UserError):
+        raise
+      reason = str(error).splitlines()[0][:200]
+      raise errors.PlaceError(
+        f'cannot write a checkpoint to {self._folder}: {reason}. When that is'
+        ' mended, the same command continues'
+      ) from error
+
+  def _record(
+    self, step: int, response: Any, record: Mapping[str, Any]
+  ) -> None:
+    """Adds the record when a checkpoint is on disk."""
     response.result()
     if jax.process_index() == 0:
-      kept = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
-      known = {
-        key: value for key, value in self._known().items() if int(key) in kept
+      folder = self._folder / str(step)
+      files = {
+        name: {
+          'num_bytes': path.stat().st_size,
+          'sha256': digests.of_file(path),
+        }
+        for name, path in _files(folder)
       }
-      known[str(step)] = self._digest(step)
-      partial = self._digests.with_suffix('.partial')
-      partial.write_text(json.dumps(known, indent=2) + '\n')
-      os.replace(partial, self._digests)
+      documents.write(folder / _RECORD, {**record, 'files': files})
 
-  def _verify(self, step: int) -> None:
-    """Raises ValueError if a file has changed since it was saved."""
-    # A run that was killed while it saved had no time to write the digest.
-    known = self._known().get(str(step))
-    if known is not None and known != self._digest(step):
-      raise ValueError('its files have changed')
+  def _choose(self, structure: Mapping[str, str]) -> int:
+    """Returns the step of the newest good checkpoint, 0 if there is none."""
+    unusable = {}
+    chosen = 0
+    for checkpoint in reversed(self._checkpointer.checkpoints):
+      problem = self._problem(checkpoint.step, structure)
+      if problem is None:
+        chosen = checkpoint.step
+        break
+      unusable[checkpoint.step] = problem
+    if not chosen and 'damaged' in {kind for kind, _ in unusable.values()}:
+      reasons = '; '.join(
+        f'step {step}: {reason}' for step, (_, reason) in unusable.items()
+      )
+      raise run_folder.RunError(
+        f'no checkpoint in {self._folder} is good ({reasons}); delete that'
+        ' folder to start again from the beginning'
+      )
+    for step, (kind, reason) in unusable.items():
+      aside = self._folder.parent / f'{kind}_checkpoint_{step}'
+      with places.write_errors(aside):
+        aside = places.move_aside(self._folder / str(step), aside)
+      logging.warning(
+        'The checkpoint of step %d is %s (%s); it was moved to %s.',
+        step,
+        kind,
+        reason,
+        aside,
+      )
+    return chosen
 
-  def _known(self) -> dict[str, str]:
-    """Returns the digests of checkpoints by step."""
-    if not self._digests.exists():
-      return {}
-    return json.loads(self._digests.read_text())
+  def _problem(
+    self, step: int, structure: Mapping[str, str]
+  ) -> tuple[str, str] | None:
+    """Says whether a checkpoint is `damaged` or `unfinished`, and why.
 
-  def _digest(self, step: int) -> str:
-    digest = hashlib.sha256()
+    Args:
+      step: of the checkpoint.
+      structure: of the state to restore.
+
+    Raises:
+      run_folder.RunError: the checkpoint cannot be read, or is good but of
+        another run.
+    """
     folder = self._folder / str(step)
-    for path in sorted(p for p in folder.rglob('*') if p.is_file()):
-      digest.update(path.relative_to(folder).as_posix().encode())
-      digest.update(digests.of_file(path).encode())
-    return digest.hexdigest()
+    if not (folder / _RECORD).exists():
+      return 'unfinished', 'it was interrupted while it was saved'
+    try:
+      record = documents.read(folder / _RECORD, _Record)
+    except errors.UnreadableError:
+      raise
+    except errors.UserError as error:
+      return 'damaged', str(error)
+    found = dict(_files(folder))
+    for name, expected in record.files.items():
+      if name not in found:
+        return 'damaged', f'{name} is missing'
+      if found[name].stat().st_size != expected.num_bytes:
+        return 'damaged', f'{name} has another size'
+    try:
+      for name, expected in record.files.items():
+        if digests.of_file(found[name]) != expected.sha256:
+          return 'damaged', f'{name} has changed'
+    except OSError as error:
+      raise run_folder.RunError(
+        f'cannot read the checkpoint {folder}: {error.strerror}'
+      ) from error
+    if record.processes != jax.process_count():
+      raise run_folder.RunError(
+        f'{folder} was saved by {record.processes} processes, which divided'
+        f' the data among them; it cannot be continued by'
+        f' {jax.process_count()}'
+      )
+    if differences := list(_differences(record.structure, structure)):
+      more = len(differences) - _SHOWN
+      raise run_folder.RunError(
+        f'{folder} holds another model than the code and the config describe:'
+        f' {"; ".join(differences[:_SHOWN])}'
+        + (f' and {more} more differences' if more > 0 else '')
+        + '; choose another --workdir, or go back to the code of then'
+      )
+    return None
+
+
+def _structure(state: Any) -> dict[str, str]:
+  return {
+    jax.tree_util.keystr(path): f'{leaf.dtype}{list(leaf.shape)}'
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+  }
+
+
+def _differences(
+  found: Mapping[str, str], wanted: Mapping[str, str]
+) -> Iterator[str]:
+  for name in {**found, **wanted}:
+    if found.get(name) != wanted.get(name):
+      yield (
+        f'{name} is {found.get(name, "absent")} there and'
+        f' {wanted.get(name, "absent")} here'
+      )
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+  for path in sorted(folder.rglob('*')):
+    if path.is_file() and path.name != _RECORD:
+      yield path.relative_to(folder).as_posix(), path

@@ -1,30 +1,35 @@
-"""How arrays lie on the devices of all hosts.
+"""How arrays lie on the devices of all hosts, and how hosts agree.
 
-Parameters are whole on every device, batches are divided among them.
+Parameters are replicated on every device, batches are divided among them.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
+from carracing_data import errors
 import grain
 import jax
 from jax import sharding
+from jax.experimental import multihost_utils
 import numpy as np
 
 Tree = TypeVar('Tree')
 
+_FAILED = -1
 
-def everywhere() -> sharding.NamedSharding:
-  """Returns how an array lies whole on every device."""
+
+def replicated() -> sharding.NamedSharding:
+  """Returns the sharding that replicates an array on every device."""
   return sharding.NamedSharding(_mesh(), sharding.PartitionSpec())
 
 
-def put_everywhere(tree: Tree) -> Tree:
-  """Puts copies of arrays, the same on all hosts, whole onto every device."""
+def replicate(tree: Tree) -> Tree:
+  """Copies arrays, the same on all hosts, to every device."""
   copies = jax.tree.map(np.array, jax.device_get(tree))
-  return jax.device_put(copies, everywhere())
+  return jax.device_put(copies, replicated())
 
 
-def send(batch: Tree) -> Tree:
+def shard_batch(batch: Tree) -> Tree:
   """Divides a batch among all devices.
 
   Args:
@@ -42,7 +47,7 @@ def send(batch: Tree) -> Tree:
 def send_ahead(dataset: grain.IterDataset[Tree]) -> grain.IterDataset[Tree]:
   """Sends batches to the devices while they work on those before."""
   prefetch = grain.experimental.ThreadPrefetchIterDataset
-  dataset = prefetch(dataset, prefetch_buffer_size=1).map(send)
+  dataset = prefetch(dataset, prefetch_buffer_size=1).map(shard_batch)
   return prefetch(dataset, prefetch_buffer_size=1)
 
 
@@ -52,6 +57,35 @@ def local_part(tree: Any) -> Any:
     lambda x: np.concatenate([shard.data for shard in x.addressable_shards]),
     tree,
   )
+
+
+def first_decides(decide: Callable[[], int]) -> int:
+  """Lets the first host decide for all.
+
+  Args:
+    decide: is called on the first host only; returns at least 0.
+
+  Returns:
+    What it returned, on every host.
+
+  Raises:
+    errors.UserError: the first host raised it; then all others do, too.
+  """
+  if jax.process_count() == 1:
+    return decide()
+  error = decision = None
+  if jax.process_index() == 0:
+    try:
+      decision = decide()
+    except errors.UserError as raised:
+      error = raised
+  code = np.int32(_FAILED if decision is None else decision)
+  code = int(multihost_utils.broadcast_one_to_all(code))
+  if error is not None:
+    raise error
+  if code == _FAILED:
+    raise errors.UserError('the first process cannot go on; see its message')
+  return code
 
 
 def _mesh() -> sharding.Mesh:

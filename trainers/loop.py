@@ -1,4 +1,4 @@
-"""The training loop of all models: data and a step function → a trained state.
+"""The training loop of all models: a task → trained and exported weights.
 
 A run lives in its folder, see `run_folder`. The same command continues an
 interrupted run, bit for bit.
@@ -6,11 +6,13 @@ interrupted run, bit for bit.
 
 from collections.abc import Callable, Mapping
 import contextlib
+import math
 from pathlib import Path
 import sys
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from absl import logging
+from carracing_data import places
 from clu import metric_writers
 from clu import metrics as clu_metrics
 from clu import periodic_actions
@@ -19,33 +21,46 @@ import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
+from models import weights
 import numpy as np
-import tensorflow_datasets as tfds
 from trainers import checkpoints
 from trainers import devices
 from trainers import interruption
+from trainers import profiling
 from trainers import run_folder
 from trainers import state as train_state
 from trainers import training_log
 
-Batch = TypeVar('Batch')
-
-FIRST_STEP = 'Took the first step.'  # What tells that compilation is over.
+# Logged once the first step has run; the start-up benchmark waits for it.
+FIRST_STEP = 'Took the first step.'
 _WORSE_EVALUATIONS = 3  # In a row, and there is a warning.
+_CHECKPOINTS = 4  # Two are kept, one is written, and one for all the rest.
 
 
-class Trained(NamedTuple):
-  """The outcome of a run.
+class Task(NamedTuple):
+  """What there is to learn.
 
   Attributes:
-    params: the best by validation.
-    step: that they are of.
-    scalars: their evaluation.
+    state: before the first step.
+    dataset: endless batches, this host's part of them.
+    train_step: takes a state and a batch; is compiled by the loop. Its random
+      draws derive from `state.step`. Its metrics have a non-finite value if the
+      loss or a gradient is not finite.
+    no_metrics: the metrics of no step.
+    evaluate: judges parameters.
+    export: takes parameters and what they came from, writes them to the run's
+      folder `weights` and returns the SHA-256 of the weights file.
   """
 
-  params: Any
-  step: int
-  scalars: Mapping[str, float]
+  state: train_state.TrainState
+  dataset: grain.IterDataset
+  train_step: Callable[
+    [train_state.TrainState, Any],
+    tuple[train_state.TrainState, clu_metrics.Collection],
+  ]
+  no_metrics: clu_metrics.Collection
+  evaluate: Callable[[Any], training_log.Evaluation]
+  export: Callable[[Any, Mapping[str, Any]], str]
 
 
 @flax.struct.dataclass
@@ -58,6 +73,7 @@ class _Run:
     best_params: with the least validation loss so far.
     best_step: that `best_params` are of.
     best_loss: of `best_params`.
+    worse_evaluations: since the best one.
   """
 
   state: train_state.TrainState
@@ -65,100 +81,104 @@ class _Run:
   best_params: Any
   best_step: np.ndarray
   best_loss: np.ndarray
+  worse_evaluations: np.ndarray
 
 
 def train(
   config: ml_collections.ConfigDict,
   workdir: Path,
-  state: train_state.TrainState,
-  trained_on: tfds.core.DatasetBuilder,
-  dataset: grain.IterDataset[Batch],
-  train_step: Callable[
-    [train_state.TrainState, Batch],
-    tuple[train_state.TrainState, clu_metrics.Collection],
-  ],
-  no_metrics: clu_metrics.Collection,
-  evaluate: Callable[[Any], training_log.Evaluation],
+  standing: run_folder.Standing,
+  task: Task,
   profile_steps: int = 0,
-) -> Trained:
+) -> None:
   """Trains until `config.num_steps`, from the newest checkpoint if any.
 
-  The batch is divided among all devices of all hosts.
+  The batch is divided among all devices of all hosts. At the end the best
+  parameters by validation are exported, and then the run is finished.
 
   Args:
     config: with `batch_size`, `num_steps`, `log_every_steps`,
       `eval_every_steps`, `checkpoint_every_steps` and `early_stop_evaluations`
       (stop after so many without a better one; 0: never).
-    workdir: the folder of the run.
-    state: the initial state.
-    trained_on: the dataset that the batches are from.
-    dataset: endless batches, this host's part of them.
-    train_step: is compiled here; its random draws derive from `state.step`. Its
-      metrics have a non-finite value if the loss or a gradient is not finite.
-    no_metrics: the metrics of no step.
-    evaluate: takes the parameters.
+    workdir: the folder of the run, claimed.
+    standing: how far the run is.
+    task: what there is to learn.
     profile_steps: how many steps to profile for TensorBoard.
 
-  Returns:
-    The best parameters and their evaluation.
-
   Raises:
-    run_folder.RunError: the folder holds another run or a longer one, or a loss
-      is not finite.
+    run_folder.RunError: the folder holds a longer run, or a loss is not finite.
+    errors.UserError: checkpoints cannot be read or written.
     SystemExit: SIGTERM or SIGINT came; the exit status is 128 + its number.
   """
-  run_folder.claim(workdir, config, trained_on, state.params)
-  iterator = iter(devices.send_ahead(dataset))
-  saved = checkpoints.Checkpoints(workdir / 'checkpoints')
-  writer = metric_writers.create_default_writer(
-    str(workdir), just_logging=jax.process_index() > 0
-  )
+  places.check_space(workdir, _CHECKPOINTS * _num_bytes(task.state))
+  iterator = iter(devices.send_ahead(task.dataset))
   with (
     contextlib.closing(iterator),
-    contextlib.closing(saved),
-    metric_writers.ensure_flushes(writer),
-    interruption.Interruption() as interrupted,
+    contextlib.closing(
+      checkpoints.Checkpoints(workdir / 'checkpoints')
+    ) as saved,
   ):
-    run, first_step = saved.restore(_new_run(state, no_metrics), iterator)
+    run, first_step = saved.restore(_new_run(task), iterator)
+    if standing == run_folder.Standing.WEIGHTS_MISSING:
+      _export_again(workdir, task, run)
+      return
     if first_step > config.num_steps:
       raise run_folder.RunError(
         f'{workdir} has been trained for {first_step} steps already, more than'
         f' {config.num_steps}; choose another --workdir or more num_steps'
       )
-    if run_folder.finished(workdir, config):
-      logging.info('%s is finished, nothing is left to do.', workdir)
-      metrics = run_folder.read_metrics(workdir)
-      return Trained(run.best_params, metrics['step'], metrics['validation'])
     if first_step:
       logging.info('Continuing from step %d.', first_step)
-
-    advance = _compile(train_step)
-    log = training_log.TrainingLog(writer, config.batch_size)
-    progress = periodic_actions.ReportProgress(
-      num_train_steps=config.num_steps, writer=writer, every_secs=10
+    if jax.process_index() == 0:
+      run_folder.write_parameters(workdir, task.state.params)
+    run, evaluation = _train(
+      config, workdir, task, run, first_step, iterator, saved, profile_steps
     )
-    hooks = [progress]
-    if profile_steps:
-      hooks.append(
-        periodic_actions.Profile(
-          logdir=str(workdir),
-          num_profile_steps=profile_steps,
-          first_profile=first_step + 10,
-        )
-      )
-    saved_step, unchecked, best_evaluation = first_step, None, None
-    for step in range(first_step + 1, config.num_steps + 1):
-      if signal := interrupted.before_step(step):
+  _finish(config, workdir, task, run, evaluation)
+
+
+def _train(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  task: Task,
+  run: _Run,
+  first_step: int,
+  iterator: grain.DatasetIterator,
+  saved: checkpoints.Checkpoints,
+  profile_steps: int,
+) -> tuple[_Run, training_log.Evaluation]:
+  """Takes the steps; returns the run and the evaluation of its best params."""
+  writer = metric_writers.create_default_writer(
+    str(workdir), just_logging=jax.process_index() > 0
+  )
+  log = training_log.TrainingLog(writer, config.batch_size)
+  progress = periodic_actions.ReportProgress(
+    num_train_steps=config.num_steps, writer=writer, every_secs=10
+  )
+  advance = _compile(task.train_step)
+  best_evaluation = unchecked = None
+  saved_step = first_step
+  last = first_step == config.num_steps or _stops_early(config, run)
+  with (
+    metric_writers.ensure_flushes(writer),
+    interruption.Interruption() as interrupted,
+    profiling.Profile(workdir, first_step + 1, profile_steps) as profile,
+  ):
+    step = first_step
+    while not last:
+      if signal := interrupted.before_step(step + 1):
         _check(unchecked, workdir)
         log.flush()
-        if saved_step < step - 1:
-          saved.save(step - 1, run, iterator)
+        if saved_step < step:
+          saved.save(step, run, iterator)
         logging.warning(
           'Stopped by %s after step %d; the same command continues.',
           signal.name,
-          step - 1,
+          step,
         )
         sys.exit(128 + signal)
+      step += 1
+      profile.before_step(step)
       with log.waiting():
         batch = next(iterator)
       state, collected, finite = advance(run.state, run.collected, batch)
@@ -167,54 +187,91 @@ def train(
       _check(unchecked, workdir)
       log.flush()
       unchecked = step, batch, finite
+      profile.after_step(step, finite)
       if step == first_step + 1:
         jax.block_until_ready(finite)
         logging.info(FIRST_STEP)
-      for hook in hooks:
-        hook(step)
+        log.start_interval()
+      progress(step)
 
       last = step == config.num_steps
       if last or step % config.log_every_steps == 0:
         log.end_interval(step, run.collected)
-        run = run.replace(collected=devices.put_everywhere(no_metrics))
+        run = run.replace(collected=devices.replicate(task.no_metrics))
       if last or step % config.eval_every_steps == 0:
         _check(unchecked, workdir)
-        with progress.timed('evaluation'):
-          evaluation = evaluate(run.state.best_params)
-        log.write(step, evaluation)
+        with log.paused(), progress.timed('evaluation'):
+          evaluation = task.evaluate(run.state.best_params)
+          _check_evaluation(evaluation, step)
+          log.write(step, evaluation)
         run = _remember_best(run, step, evaluation)
         if run.best_step == step:
           best_evaluation = evaluation
-        last = last or _stops_early(config, step, int(run.best_step))
+        last = last or _stops_early(config, run)
       if last or step % config.checkpoint_every_steps == 0:
         _check(unchecked, workdir)
-        log.flush()
-        writer.flush()
-        saved.save(step, run, iterator)
+        with log.paused():
+          log.flush()
+          writer.flush()
+          saved.save(step, run, iterator)
         saved_step = step
-      if last:
-        break
     if best_evaluation is None:  # It was before the run was continued.
-      best_evaluation = evaluate(run.best_params)
-  scalars = training_log.floats(best_evaluation.scalars)
-  best_step = int(run.best_step)
+      best_evaluation = task.evaluate(run.best_params)
+  return run, best_evaluation
+
+
+def _finish(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  task: Task,
+  run: _Run,
+  evaluation: training_log.Evaluation,
+) -> None:
+  """Exports the best parameters, then says that the run is finished."""
+  step = int(run.best_step)
+  logging.info('The best parameters are those of step %d.', step)
   if jax.process_index() == 0:
-    run_folder.write_pictures(workdir, best_evaluation.images)
-    run_folder.finish(workdir, config, best_step, scalars)
-  logging.info('The best parameters are those of step %d.', best_step)
-  return Trained(run.best_params, best_step, scalars)
+    run_folder.write_pictures(workdir, evaluation.images)
+    sha256 = task.export(
+      run.best_params, {'step': step, 'validation': dict(evaluation.scalars)}
+    )
+    run_folder.finish(workdir, config, step, evaluation.scalars, sha256)
 
 
-def _new_run(
-  state: train_state.TrainState, no_metrics: clu_metrics.Collection
-) -> _Run:
+def _export_again(workdir: Path, task: Task, run: _Run) -> None:
+  """Exports the weights of a finished run, if a checkpoint still has them.
+
+  Raises:
+    run_folder.RunError: no checkpoint has.
+  """
+  if jax.process_index() > 0:
+    return
+  metrics = run_folder.read_metrics(workdir)
+  if weights.digest(run.best_params) != metrics.weights_sha256:
+    raise run_folder.RunError(
+      f'{workdir} is finished, but {workdir / "weights"} is missing, and no'
+      f' checkpoint holds the parameters of step {metrics.step} any more;'
+      f' delete {workdir} to train again'
+    )
+  task.export(
+    run.best_params, {'step': metrics.step, 'validation': metrics.validation}
+  )
+  logging.info('%s is finished; its weights were exported again.', workdir)
+
+
+def _new_run(task: Task) -> _Run:
   return _Run(
-    state=devices.put_everywhere(state),
-    collected=devices.put_everywhere(no_metrics),
-    best_params=devices.put_everywhere(state.best_params),
+    state=devices.replicate(task.state),
+    collected=devices.replicate(task.no_metrics),
+    best_params=devices.replicate(task.state.best_params),
     best_step=np.array(0),
     best_loss=np.array(np.inf),
+    worse_evaluations=np.array(0),
   )
+
+
+def _num_bytes(tree: Any) -> int:
+  return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def _compile(train_step: Callable) -> Callable:
@@ -229,7 +286,7 @@ def _compile(train_step: Callable) -> Callable:
     ]
     return state, collected.merge(metrics), jnp.stack(finite).all()
 
-  return jax.jit(advance, donate_argnums=0, out_shardings=devices.everywhere())
+  return jax.jit(advance, donate_argnums=0, out_shardings=devices.replicated())
 
 
 def _check(unchecked: tuple[int, Any, jax.Array] | None, workdir: Path) -> None:
@@ -244,7 +301,8 @@ def _check(unchecked: tuple[int, Any, jax.Array] | None, workdir: Path) -> None:
       devices.local_part(batch)
     )
   }
-  np.savez_compressed(path, **leaves)
+  with places.write_errors(path):
+    np.savez_compressed(path, **leaves)
   raise run_folder.RunError(
     f'the loss or a gradient is NaN or infinite in step {step}; its batch is in'
     f' {path}. Checkpoints before it are kept; a new --workdir with a lower'
@@ -252,27 +310,37 @@ def _check(unchecked: tuple[int, Any, jax.Array] | None, workdir: Path) -> None:
   )
 
 
+def _check_evaluation(evaluation: training_log.Evaluation, step: int) -> None:
+  """Raises RunError if an evaluation is not finite."""
+  values = {'loss': evaluation.loss, **evaluation.scalars}
+  for name, value in values.items():
+    if not math.isfinite(value):
+      raise run_folder.RunError(
+        f'the validation at step {step} has {name} {value}; nothing was'
+        ' exported. Checkpoints before it are kept; a new --workdir with a'
+        ' lower learning_rate may help'
+      )
+
+
 def _remember_best(
   run: _Run, step: int, evaluation: training_log.Evaluation
 ) -> _Run:
   if not evaluation.loss < run.best_loss:
-    return run
+    worse = int(run.worse_evaluations) + 1
+    if worse >= _WORSE_EVALUATIONS:
+      logging.warning(
+        'Validation was best at step %d, %d evaluations ago.',
+        run.best_step,
+        worse,
+      )
+    return run.replace(worse_evaluations=np.array(worse))
   return run.replace(
     best_params=jax.tree.map(jnp.copy, run.state.best_params),
     best_step=np.array(step),
     best_loss=np.array(evaluation.loss),
+    worse_evaluations=np.array(0),
   )
 
 
-def _stops_early(
-  config: ml_collections.ConfigDict, step: int, best_step: int
-) -> bool:
-  """Warns when there is no progress for long; True if that is to be the end."""
-  evaluations = (step - best_step) // config.eval_every_steps
-  if evaluations >= _WORSE_EVALUATIONS:
-    logging.warning(
-      'Validation was best at step %d, %d evaluations ago.',
-      best_step,
-      evaluations,
-    )
-  return 0 < config.early_stop_evaluations <= evaluations
+def _stops_early(config: ml_collections.ConfigDict, run: _Run) -> bool:
+  return 0 < config.early_stop_evaluations <= run.worse_evaluations

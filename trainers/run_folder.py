@@ -11,25 +11,35 @@ metrics.json           of the exported weights; there when the run is finished
 weights/               what was learnt
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import datetime
+import enum
 import importlib.metadata
 import json
-import os
 from pathlib import Path
 import platform
 import shlex
 import shutil
 import subprocess
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
+from carracing_data import digests
+from carracing_data import documents
+from carracing_data import errors
+from carracing_data import places
+from carracing_data import prepared
 from clu import parameter_overview
 import imageio.v3 as imageio
 import jax
 import ml_collections
+from models import weights
+import pydantic
 import tensorflow_datasets as tfds
+from trainers import devices
 
+_Schema = TypeVar('_Schema', bound=pydantic.BaseModel)
 _PACKAGES = (
   'flax',
   'grain',
@@ -41,60 +51,152 @@ _PACKAGES = (
 )
 
 
-class RunError(ValueError):
-  """A run cannot start or continue; the message says how to mend it."""
+class RunError(errors.UserError):
+  """A run cannot start or continue."""
 
 
-def claim(
+class Standing(enum.IntEnum):
+  """How far a run is."""
+
+  OPEN = 0
+  FINISHED = 1
+  WEIGHTS_MISSING = 2  # Finished, but its weights were deleted.
+
+
+class Metrics(documents.Document):
+  """The metrics of the exported weights.
+
+  Attributes:
+    num_steps: that the run was to take.
+    step: that the weights are of.
+    validation: their evaluation.
+    weights_sha256: of the weights file.
+  """
+
+  num_steps: int
+  step: int
+  validation: dict[str, float]
+  weights_sha256: documents.Sha256
+
+
+class Config(pydantic.RootModel):
+  """The config of a run, by key."""
+
+  root: dict[str, bool | int | float | str | None]
+
+
+class Source(documents.Document):
+  """The dataset that a run was trained on."""
+
+  name: str
+  content_sha256: dict[str, documents.Sha256]
+
+
+class Start(documents.Document):
+  """What a start of a run depends on."""
+
+  time: str
+  command: str
+  git_revision: str | None
+  host: str
+  platform: str
+  python: str
+  packages: dict[str, str]
+  device: str
+  devices: int
+  processes: int
+
+
+class Run(documents.Document):
+  """What a run was trained on, and every start of it."""
+
+  dataset: Source
+  starts: list[Start]
+
+
+@contextlib.contextmanager
+def claimed(
   workdir: Path,
   config: ml_collections.ConfigDict,
   dataset: tfds.core.DatasetBuilder,
-  params: Any,
-) -> None:
-  """Writes what a run is into its folder, or compares it with what is there.
+) -> Iterator[Standing]:
+  """Locks a run's folder and writes what the run is, or compares it.
+
+  The first host decides for all.
 
   Args:
     workdir: new, empty or of an earlier start of the same run.
     config: of the run.
     dataset: what it is trained on.
-    params: initial parameters.
+
+  Yields:
+    How far the run is.
 
   Raises:
     RunError: the folder holds another run; the message names the difference.
+    errors.UserError: the folder cannot be written, is used by another process,
+      or a file in it is damaged.
   """
-  splits = dataset.info.metadata['splits']
-  data = {
-    'name': dataset.info.full_name,
-    'content_sha256': {
-      split: metadata['content_sha256'] for split, metadata in splits.items()
-    },
-  }
-  overview = parameter_overview.get_parameter_overview(
-    params, include_stats=False
-  )
+  with contextlib.ExitStack() as stack:
+
+    def claim() -> Standing:
+      places.claim_folder(workdir)
+      stack.enter_context(places.locked(workdir))
+      for name in 'checkpoints', 'pictures', 'weights':
+        if (workdir / name).exists():
+          places.claim_folder(workdir / name)
+      run = _compared(workdir, config, dataset)
+      standing = _standing(workdir, config)
+      if standing == Standing.OPEN:
+        starts = [*run.starts, _start()]
+        run = run.model_copy(update={'starts': starts})
+        documents.write(workdir / 'config.json', json.loads(config.to_json()))
+        documents.write(workdir / 'run.json', run.model_dump())
+      return standing
+
+    yield Standing(devices.first_decides(claim))
+
+
+def _compared(
+  workdir: Path,
+  config: ml_collections.ConfigDict,
+  dataset: tfds.core.DatasetBuilder,
+) -> Run:
+  """Returns what the folder says of the run, compared with this start."""
   wanted = json.loads(config.to_json())
-  run = _read(workdir / 'run.json') or {'dataset': data, 'starts': []}
-  differences = _differences(_read(workdir / 'config.json') or wanted, wanted)
-  if run['dataset'] != data:
-    differences += _differences(run['dataset'], data)
+  source = Source(
+    name=prepared.full_name(dataset),
+    content_sha256=prepared.content_digests(dataset),
+  )
+  found = read_config(workdir) or wanted
+  run = read_run(workdir) or Run(dataset=source, starts=[])
+  differences = _differences(found, wanted)
+  if run.dataset != source:
+    differences += _differences(run.dataset.model_dump(), source.model_dump())
   if differences:
     raise RunError(
       f'{workdir} holds a run with another config ({"; ".join(differences)});'
       ' choose another --workdir or delete that folder'
     )
-  if jax.process_index() != 0:
-    return
-  run['starts'].append(_start())
-  workdir.mkdir(parents=True, exist_ok=True)
-  _write(workdir / 'config.json', wanted)
-  _write(workdir / 'run.json', run)
-  (workdir / 'parameters.txt').write_text(overview + '\n')
+  return run
 
 
-def finished(workdir: Path, config: ml_collections.ConfigDict) -> bool:
-  """Tells whether nothing is left to do for this config."""
-  metrics = _read(workdir / 'metrics.json')
-  return metrics is not None and metrics['num_steps'] == config.num_steps
+def _standing(workdir: Path, config: ml_collections.ConfigDict) -> Standing:
+  """Tells whether something is left to do for this config."""
+  metrics = _read(workdir / 'metrics.json', Metrics)
+  if metrics is None or metrics.num_steps != config.num_steps:
+    return Standing.OPEN
+  folder = workdir / 'weights'
+  if not folder.exists():
+    return Standing.WEIGHTS_MISSING
+  file = folder / weights.FILE
+  if not file.exists() or digests.of_file(file) != metrics.weights_sha256:
+    raise RunError(
+      f'{folder} does not hold the weights that {workdir}/metrics.json speaks'
+      f' of; delete {folder}, and the same command exports them again from a'
+      ' checkpoint'
+    )
+  return Standing.FINISHED
 
 
 def finish(
@@ -102,31 +204,60 @@ def finish(
   config: ml_collections.ConfigDict,
   step: int,
   scalars: Mapping[str, float],
+  weights_sha256: str,
 ) -> None:
-  """Writes the metrics of the exported weights, and that the run is finished.
+  """Writes that the run is finished; its weights are exported before.
 
   Args:
     workdir: of the run.
     config: of the run.
     step: that the weights are of.
     scalars: their evaluation.
+    weights_sha256: of the weights file.
   """
-  _write(
+  documents.write(
     workdir / 'metrics.json',
-    {'num_steps': config.num_steps, 'step': step, 'validation': scalars},
+    {
+      'num_steps': config.num_steps,
+      'step': step,
+      'validation': dict(scalars),
+      'weights_sha256': weights_sha256,
+    },
   )
 
 
-def read_metrics(workdir: Path) -> dict[str, Any]:
+def read_metrics(workdir: Path) -> Metrics:
   """Returns what `finish` wrote.
 
   Raises:
     RunError: the run is not finished.
+    errors.UserError: the file is damaged.
   """
-  metrics = _read(workdir / 'metrics.json')
+  metrics = _read(workdir / 'metrics.json', Metrics)
   if metrics is None:
     raise RunError(f'{workdir} holds no finished run: no metrics.json there')
   return metrics
+
+
+def read_config(workdir: Path) -> dict[str, Any] | None:
+  """Returns the config of a run, None if there is none."""
+  config = _read(workdir / 'config.json', Config)
+  return None if config is None else config.root
+
+
+def read_run(workdir: Path) -> Run | None:
+  """Returns what a run was trained on, None if there is none."""
+  return _read(workdir / 'run.json', Run)
+
+
+def write_parameters(workdir: Path, params: Any) -> None:
+  """Writes shapes and sizes of the parameters."""
+  overview = parameter_overview.get_parameter_overview(
+    params, include_stats=False
+  )
+  path = workdir / 'parameters.txt'
+  with places.write_errors(path):
+    path.write_text(overview + '\n')
 
 
 def write_pictures(workdir: Path, images: Mapping[str, Any]) -> None:
@@ -149,21 +280,20 @@ def _differences(
   ]
 
 
-def _start() -> dict[str, Any]:
-  """Returns what a start of a run depends on."""
+def _start() -> Start:
   device = jax.devices()[0]
-  return {
-    'time': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    'command': shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
-    'git_revision': _git_revision(),
-    'host': platform.node(),
-    'platform': platform.platform(),
-    'python': platform.python_version(),
-    'packages': {name: importlib.metadata.version(name) for name in _PACKAGES},
-    'device': device.device_kind,
-    'devices': jax.device_count(),
-    'processes': jax.process_count(),
-  }
+  return Start(
+    time=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    command=shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+    git_revision=_git_revision(),
+    host=platform.node(),
+    platform=platform.platform(),
+    python=platform.python_version(),
+    packages={name: importlib.metadata.version(name) for name in _PACKAGES},
+    device=device.device_kind,
+    devices=jax.device_count(),
+    processes=jax.process_count(),
+  )
 
 
 def _git_revision() -> str | None:
@@ -180,12 +310,16 @@ def _git_revision() -> str | None:
   return done.stdout.strip() or None
 
 
-def _read(path: Path) -> Any:
-  return json.loads(path.read_text()) if path.exists() else None
-
-
-def _write(path: Path, content: Any) -> None:
-  """Writes JSON, all of it or nothing."""
-  partial = path.with_suffix('.partial')
-  partial.write_text(json.dumps(content, indent=2) + '\n')
-  os.replace(partial, path)
+def _read(path: Path, schema: type[_Schema]) -> _Schema | None:
+  """Reads a document of the folder, None if there is none."""
+  try:
+    return documents.read(path, schema)
+  except FileNotFoundError:
+    return None
+  except errors.UnreadableError:
+    raise
+  except errors.UserError as error:
+    raise RunError(
+      f'{error}; put back an intact copy, or delete {path.parent} to start'
+      ' again'
+    ) from None

@@ -5,6 +5,7 @@ import math
 import os
 from pathlib import Path
 
+from carracing_data import runners
 import jax
 
 # <malloc.h>
@@ -32,8 +33,8 @@ def divide_cpu(batch_size: int) -> None:
   if 'xla_force_host_platform_device_count' not in os.environ.get(
     'XLA_FLAGS', ''
   ):
-    cores = len(os.sched_getaffinity(0))
-    jax.config.update('jax_num_cpu_devices', math.gcd(batch_size, cores))
+    devices = math.gcd(batch_size, runners.num_cores())
+    jax.config.update('jax_num_cpu_devices', devices)
 
 
 def _keep_compiled_programs() -> None:

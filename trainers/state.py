@@ -85,8 +85,8 @@ def take_step(
       params, state.averaged_params, 1 - decay
     )
   of_step = {
-    'gradient_norm': optax.global_norm(gradients),
-    'update_norm': optax.global_norm(updates),
+    'gradient_norm': optax.tree.norm(gradients),
+    'update_norm': optax.tree.norm(updates),
     'learning_rate': jnp.asarray(learning_rate(config)(state.step)),
   }
   state = state.replace(

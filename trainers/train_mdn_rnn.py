@@ -9,8 +9,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 from carracing_data import prepared
 from carracing_latents import loader
+from carracing_latents import schema
 from clu import metrics
 import jax
 import jax.numpy as jnp
@@ -18,13 +20,18 @@ import ml_collections
 from models import mdn_rnn
 from models import weights
 import numpy as np
-from trainers import checks
+import tensorflow_datasets as tfds
 from trainers import commands
 from trainers import loop
+from trainers import run_folder
+from trainers import settings
 from trainers import state as train_state
 from trainers import training_log
 
-_EVAL_BATCH = 32  # The same for all configs, so that runs compare.
+_EVAL_BATCH = 32
+_EVAL_SEED = 0  # Not the run's: runs with other seeds compare.
+# First and last transition of the parts of an episode, counted from 1.
+_POSITIONS = (1, 50), (51, 200), (201, 1000)
 
 
 def train_and_export(
@@ -43,59 +50,55 @@ def train_and_export(
 
   Raises:
     errors.DatasetError: the latents are missing.
-    run_folder.RunError: the config is impossible, or the folder holds a run
-      with another one.
+    errors.UserError: the config is impossible, the folder holds a run with
+      another one or cannot be written, or the run cannot go on.
   """
-  checks.check(config)
-  latents = prepared.find(config.dataset, data_dir)
-  checks.check_window(config, latents)
-  windows = functools.partial(
-    loader.windows,
-    latents.data_dir,
-    window_steps=config.window_steps,
-    sample=config.sample,
-    seed=config.seed,
-  )
-  # Judged by samples even if trained on means, so that NLLs compare.
-  validation = list(
-    windows(
-      split='validation', batch_size=_EVAL_BATCH, sample=True, num_epochs=1
-    )
-  )
-  episodes = list(loader.episodes(latents.data_dir, split='validation'))
-  references = _references(episodes)
-  if config.predict_outcomes:
-    references |= _outcome_references(episodes)
-  latent_size = validation[0].targets.shape[-1]
-  trained = loop.train(
-    config,
-    workdir,
-    create_state(config, latent_size),
-    latents,
-    windows(
+  settings.check(config, settings.MDNRNNSettings)
+  latents = prepared.find(config.dataset, data_dir, schema.KIND)
+  settings.check_window(config, latents)
+  with run_folder.claimed(workdir, config, latents) as standing:
+    if standing == run_folder.Standing.FINISHED:
+      logging.info('%s is finished, nothing is left to do.', workdir)
+      return
+    windows = loader.windows(
+      str(latents.data_dir),
       split='train',
       batch_size=config.batch_size // jax.process_count(),
+      window_steps=config.window_steps,
+      sample=config.sample,
+      seed=config.seed,
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
-    ),
-    functools.partial(train_step, config),
-    _metrics(config, train_state.METRICS).empty(),
-    _evaluation(config, validation, references),
-    profile_steps,
-  )
-  if jax.process_index() == 0:
-    weights.save(
-      workdir / 'weights',
-      'mdn_rnn',
-      _model_config(config, latent_size),
-      trained.params,
-      {
-        'dataset': prepared.full_name(latents),
-        'vae_sha256': latents.info.metadata['config']['vae_sha256'],
-        'step': trained.step,
-        'validation': trained.scalars,
-      },
     )
+    validation = whole_episodes(latents)
+    episodes = list(loader.episodes(str(latents.data_dir), split='validation'))
+    references = _references(episodes)
+    if config.predict_outcomes:
+      references |= _outcome_references(episodes)
+    latent_size = validation[0].targets.shape[-1]
+
+    def export(params: Any, training: Mapping[str, Any]) -> str:
+      return weights.save(
+        workdir / 'weights',
+        'mdn_rnn',
+        _model_config(config, latent_size),
+        params,
+        {
+          'dataset': prepared.full_name(latents),
+          'vae_sha256': latents.info.metadata['config']['vae_sha256'],
+          **training,
+        },
+      )
+
+    task = loop.Task(
+      state=create_state(config, latent_size),
+      dataset=windows,
+      train_step=functools.partial(train_step, config),
+      no_metrics=_metrics(config, train_state.METRICS).empty(),
+      evaluate=evaluation(config, validation, references),
+      export=export,
+    )
+    loop.train(config, workdir, standing, task, profile_steps)
 
 
 def create_state(
@@ -198,25 +201,60 @@ def _measured(
   )
 
 
-def _evaluation(
+def whole_episodes(latents: tfds.core.DatasetBuilder) -> list[loader.Windows]:
+  """Returns the validation episodes, uncut, as M is judged by them.
+
+  Their latents are samples of the posterior, also for models that were trained
+  on means, and the same ones for every run.
+  """
+  steps = latents.info.metadata['splits']['validation']['episode_steps']
+  windows = loader.windows(
+    str(latents.data_dir),
+    split='validation',
+    batch_size=_EVAL_BATCH,
+    window_steps=max(steps) - 1,
+    seed=_EVAL_SEED,
+    num_epochs=1,
+  )
+  return list(windows)
+
+
+def evaluation(
   config: ml_collections.ConfigDict,
   validation: Sequence[loader.Windows],
   references: Mapping[str, float],
 ) -> Callable[[Any], training_log.Evaluation]:
-  """Returns the function that judges parameters by the validation windows."""
+  """Returns the function that judges parameters by whole episodes.
+
+  One carry goes through an episode, as when the model is used; so models that
+  were trained on windows of other lengths compare. The NLL is also given by
+  position in the episode.
+
+  Args:
+    config: see `trainers/configs/mdn_rnn.py`; for the model alone.
+    validation: see `whole_episodes`.
+    references: scalars to add.
+  """
   metrics_class = _metrics(config, {})
 
   @jax.jit
   def eval_step(params, batch):
-    return _measured(metrics_class, _losses(config, params, batch), batch)
+    losses = _losses(config, params, batch)
+    return _measured(metrics_class, losses, batch), losses.nll
 
   def evaluate(params) -> training_log.Evaluation:
-    collected = functools.reduce(
-      metrics_class.merge, (eval_step(params, batch) for batch in validation)
+    collected, nlls = zip(*(eval_step(params, batch) for batch in validation))
+    scalars = training_log.floats(
+      functools.reduce(metrics_class.merge, collected).compute()
     )
-    scalars = collected.compute()
+    nll = np.concatenate(nlls)  # [episodes, T]
+    mask = np.concatenate([batch.mask for batch in validation])
+    for first, last in _POSITIONS:
+      of_position = nll[:, first - 1 : last][mask[:, first - 1 : last]]
+      if of_position.size:
+        scalars[f'nll_{first}_{last}'] = float(of_position.mean())
     return training_log.Evaluation(
-      float(scalars['nll']), {**scalars, **references}, images={}
+      scalars['nll'], {**scalars, **references}, images={}
     )
 
   return evaluate
@@ -274,6 +312,4 @@ def _entropy(rate: float) -> float:
 
 
 if __name__ == '__main__':
-  commands.train(
-    train_and_export, 'trainers/configs/mdn_rnn.py', divide_cpu=True
-  )
+  commands.train(train_and_export, 'mdn_rnn.py', divide_cpu=True)

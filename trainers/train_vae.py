@@ -3,15 +3,15 @@
 python -m trainers.train_vae --workdir=runs/vae
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
-import itertools
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 from carracing_data import prepared
 from carracing_rollouts import loader
+from carracing_rollouts import schema
 from clu import metrics
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,16 @@ import ml_collections
 from models import vae
 from models import weights
 import numpy as np
-from trainers import checks
 from trainers import commands
 from trainers import loop
+from trainers import run_folder
+from trainers import settings
 from trainers import state as train_state
 from trainers import training_log
 
 _IMAGES = 8  # Reconstructions to show.
-_EVAL_BATCH = 100  # The same for all configs, so that runs compare.
+_EVAL_BATCH = 100
+_EVAL_SEED = 0  # Not the run's: runs with other seeds compare.
 _COLLAPSED_NATS = 0.01  # Mean KL of a latent dimension that tells nothing.
 
 
@@ -55,46 +57,45 @@ def train_and_export(
 
   Raises:
     errors.DatasetError: the rollouts are missing.
-    run_folder.RunError: the config is impossible, or the folder holds a run
-      with another one.
+    errors.UserError: the config is impossible, the folder holds a run with
+      another one or cannot be written, or the run cannot go on.
   """
-  checks.check(config)
-  rollouts = prepared.find(config.dataset, data_dir)
-  frames = functools.partial(loader.frames, rollouts.data_dir, seed=config.seed)
-  validation = list(
-    itertools.islice(
-      frames(split='validation', batch_size=_EVAL_BATCH, num_epochs=1),
-      config.eval_batches,
-    )
-  )
-  trained = loop.train(
-    config,
-    workdir,
-    create_state(config),
-    rollouts,
-    frames(
+  settings.check(config, settings.VAESettings)
+  rollouts = prepared.find(config.dataset, data_dir, schema.KIND)
+  with run_folder.claimed(workdir, config, rollouts) as standing:
+    if standing == run_folder.Standing.FINISHED:
+      logging.info('%s is finished, nothing is left to do.', workdir)
+      return
+    frames = loader.frames(
+      str(rollouts.data_dir),
       split='train',
       batch_size=config.batch_size // jax.process_count(),
+      seed=config.seed,
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
-    ),
-    functools.partial(train_step, config),
-    TrainingMetrics.empty(),
-    _evaluation(config, validation),
-    profile_steps,
-  )
-  if jax.process_index() == 0:
-    weights.save(
-      workdir / 'weights',
-      'vae',
-      {'latent_size': config.latent_size},
-      trained.params,
-      {
-        'dataset': prepared.full_name(rollouts),
-        'step': trained.step,
-        'validation': trained.scalars,
-      },
     )
+    validation = loader.spread_frames(
+      str(rollouts.data_dir), split='validation', count=config.eval_frames
+    )
+
+    def export(params: Any, training: Mapping[str, Any]) -> str:
+      return weights.save(
+        workdir / 'weights',
+        'vae',
+        {'latent_size': config.latent_size},
+        params,
+        {'dataset': prepared.full_name(rollouts), **training},
+      )
+
+    task = loop.Task(
+      state=create_state(config),
+      dataset=frames,
+      train_step=functools.partial(train_step, config),
+      no_metrics=TrainingMetrics.empty(),
+      evaluate=evaluation(config, validation),
+      export=export,
+    )
+    loop.train(config, workdir, standing, task, profile_steps)
 
 
 def create_state(config: ml_collections.ConfigDict) -> train_state.TrainState:
@@ -158,19 +159,28 @@ def _model(config: ml_collections.ConfigDict) -> vae.VAE:
   return vae.VAE(latent_size=config.latent_size, dtype=config.dtype)
 
 
-def _evaluation(
-  config: ml_collections.ConfigDict, validation: Sequence[np.ndarray]
+def evaluation(
+  config: ml_collections.ConfigDict, validation: np.ndarray
 ) -> Callable[[Any], training_log.Evaluation]:
-  """Returns the function that judges parameters by the validation batches.
+  """Returns the function that judges parameters.
 
-  The loss is the plain one, the same for all configs: squared error + KL.
+  It is the same for all configs and seeds, so that runs compare: the same
+  frames, the same draws of the latents, and the plain loss, squared error + KL.
+
+  Args:
+    config: see `trainers/configs/vae.py`; for the model alone.
+    validation: frames, uint8 [N, 64, 64, 3], 0..255.
   """
   model = _model(config)
-  baseline = _mean_frame_error(np.concatenate(validation))
+  baseline = _mean_frame_error(validation)
+  batches = [
+    validation[i : i + _EVAL_BATCH]
+    for i in range(0, len(validation), _EVAL_BATCH)
+  ]
 
   @jax.jit
-  def eval_step(params, observation):
-    key = jax.random.key(config.seed)
+  def eval_step(params, observation, index):
+    key = jax.random.fold_in(jax.random.key(_EVAL_SEED), index)
     variables = {'params': params}
     reconstruction, posterior = model.apply(variables, observation, key)
     losses = vae.loss(reconstruction, posterior, observation, free_nats=0.0)
@@ -185,16 +195,17 @@ def _evaluation(
 
   def evaluate(params) -> training_log.Evaluation:
     collected, posteriors = zip(
-      *(eval_step(params, batch) for batch in validation)
+      *(eval_step(params, batch, index) for index, batch in enumerate(batches))
     )
     scalars = functools.reduce(Metrics.merge, collected).compute()
-    shown = validation[0][:_IMAGES]
+    places = np.linspace(0, len(validation) - 1, _IMAGES).round().astype(int)
+    shown = validation[places]
     pairs = np.stack([shown, reconstruct(params, shown)])  # [2, N, 64, 64, 3]
     grid = np.concatenate(np.concatenate(pairs, axis=1), axis=1)
     return training_log.Evaluation(
       loss=float(scalars['loss']),
       scalars={
-        **scalars,
+        **training_log.floats(scalars),
         **_posterior_statistics(posteriors),
         'mean_frame_baseline': baseline,
       },
@@ -248,4 +259,4 @@ def _mean_frame_error(frames: np.ndarray) -> float:
 
 
 if __name__ == '__main__':
-  commands.train(train_and_export, 'trainers/configs/vae.py')
+  commands.train(train_and_export, 'vae.py')

@@ -25,13 +25,17 @@ class Evaluation(NamedTuple):
 
 
 class TrainingLog:
-  """Writes metrics a step late, so that the device need not wait for that."""
+  """Writes metrics a step late, so that the device never waits for the host."""
 
   def __init__(self, writer: metric_writers.MetricWriter, batch_size: int):
     self._writer = writer
     self._batch_size = batch_size
     self._pending: tuple[int, clu_metrics.Collection, dict] | None = None
-    self._start_interval()
+    self.start_interval()
+
+  def start_interval(self) -> None:
+    """Starts to measure speed, after whatever is no training step."""
+    self._started, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
@@ -41,15 +45,24 @@ class TrainingLog:
     self._waited += time.perf_counter() - started
     self._steps += 1
 
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """Leaves the time within, which is no training, out of the speed."""
+    started = time.perf_counter()
+    yield
+    self._started += time.perf_counter() - started
+
   def end_interval(self, step: int, collected: clu_metrics.Collection) -> None:
     """Takes the metrics since the last call, to be written by `flush`."""
-    elapsed = time.perf_counter() - self._started
-    speed = {
-      'examples_per_second': self._batch_size * self._steps / elapsed,
-      'input_wait_share': self._waited / elapsed,
-    }
+    elapsed = max(time.perf_counter() - self._started, 1e-9)
+    speed = {}
+    if self._steps:  # Not if there was only the step that compiles.
+      speed = {
+        'examples_per_second': self._batch_size * self._steps / elapsed,
+        'input_wait_share': self._waited / elapsed,
+      }
     self._pending = step, collected, speed
-    self._start_interval()
+    self.start_interval()
 
   def flush(self) -> None:
     """Writes what an interval found, if that has not been done."""
@@ -61,14 +74,11 @@ class TrainingLog:
   def write(self, step: int, evaluation: Evaluation) -> None:
     """Writes an evaluation."""
     self.flush()
-    self._write_scalars('validation', step, floats(evaluation.scalars))
+    self._write_scalars('validation', step, evaluation.scalars)
     if evaluation.images:
       self._writer.write_images(
         step, _prefixed('validation', evaluation.images)
       )
-
-  def _start_interval(self) -> None:
-    self._started, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
   def _write_scalars(
     self, prefix: str, step: int, scalars: Mapping[str, float]

@@ -55,7 +55,10 @@ def shuffled(
     raise ValueError(f'{len(source)} records cannot be read by {shard_count}')
   read = _ReadGroup(source, cut)
   dataset = grain.MapDataset.range(shard_index, len(source), shard_count)
-  dataset = dataset.seed(seed).shuffle().batch(group_size).repeat(num_epochs)
+  # Every host draws its own: else all would have the same offsets and noise.
+  sequence = np.random.SeedSequence([seed, shard_index])
+  dataset = dataset.seed(int(sequence.generate_state(1)[0]))
+  dataset = dataset.shuffle().batch(group_size).repeat(num_epochs)
   dataset = dataset.random_map(read).to_iter_dataset(
     grain.ReadOptions(
       num_threads=num_threads, prefetch_buffer_size=2 * num_threads

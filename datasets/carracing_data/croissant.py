@@ -12,10 +12,26 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 _RECORDS = 'application/octet-stream'  # ArrayRecord has no media type.
+_STATISTICS = (
+  'num_episodes',
+  'num_steps',
+  'num_terminated',
+  'return_mean',
+  'content_sha256',
+)
+_READING = (
+  'Croissant loaders read the record sets `splits` and `features`. The records'
+  ' themselves are in ArrayRecord, which they cannot read: use'
+  ' `tensorflow_datasets.builder_from_directory(FOLDER)` and its'
+  ' `as_data_source`.'
+)
 
 
 def describe(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
   """Describes files, their digests, splits and features.
+
+  Croissant loaders read splits and features; ArrayRecord is not among the
+  formats that they know.
 
   Args:
     builder: what `prepared.find` returned.
@@ -27,7 +43,7 @@ def describe(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     errors.DatasetError: the description is not valid Croissant.
   """
   info: Any = builder.info
-  files = [
+  files: list[Any] = [
     mlc.FileObject(
       id=name,
       name=name,
@@ -37,67 +53,52 @@ def describe(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     )
     for name, sha256 in info.metadata['files_sha256'].items()
   ]
-  file_sets = [
-    mlc.FileSet(
-      id=f'{split}-files',
-      name=f'{split}-files',
-      encoding_formats=[_RECORDS],
-      includes=[f'{builder.name}-{split}.array_record-*'],
-    )
-    for split in info.splits
+  splits = [
+    {'name': split, **{key: recorded[key] for key in _STATISTICS}}
+    for split, recorded in info.metadata['splits'].items()
   ]
-  record_sets = [
-    mlc.RecordSet(
-      id=split,
-      name=split,
-      description=_describe_split(info, split),
-      fields=[
-        _field(split, name, feature) for name, feature in info.features.items()
-      ],
-    )
-    for split in info.splits
+  features = [
+    {
+      'name': name,
+      'dtype': np.dtype(feature.np_dtype).name,
+      'shape': str(list(feature.shape)),
+    }
+    for name, feature in info.features.items()
   ]
   metadata = mlc.Metadata(
     name=prepared.full_name(builder).replace('/', '-').replace(':', '-'),
-    description=info.description,
+    description=f'{_READING}\n\n{info.description}',
     url=info.homepage,
     version=str(builder.version),
     license=['https://www.apache.org/licenses/LICENSE-2.0'],
     cite_as=info.citation,
-    distribution=[*files, *file_sets],
-    record_sets=record_sets,
+    distribution=files,
+    record_sets=[
+      _record_set('splits', 'The splits and their statistics.', splits),
+      _record_set('features', 'The features of every record.', features),
+    ],
   )
   if metadata.issues.errors:
     raise errors.DatasetError(metadata.issues.report())
   return metadata.to_json()
 
 
-def _describe_split(info: Any, split: str) -> str:
-  metadata = info.metadata['splits'][split]
-  return (
-    f'{metadata["num_episodes"]} episodes, {metadata["num_steps"]} steps,'
-    f' content SHA-256 {metadata["content_sha256"]}'
-  )
-
-
-def _field(split: str, name: str, feature: Any) -> mlc.Field:
-  kinds = {
-    np.integer: mlc.DataType.INTEGER,
-    np.floating: mlc.DataType.FLOAT,
-    np.bool_: mlc.DataType.BOOL,
+def _record_set(name: str, description: str, rows: list[Any]) -> mlc.RecordSet:
+  """Returns a table whose rows stand in the description itself."""
+  types = {
+    str: mlc.DataType.TEXT,
+    int: mlc.DataType.INTEGER,
+    float: mlc.DataType.FLOAT,
   }
-  [data_type] = [
-    kind
-    for base, kind in kinds.items()
-    if np.issubdtype(feature.np_dtype, base)
-  ]
-  return mlc.Field(
-    id=f'{split}/{name}',
+  return mlc.RecordSet(
+    id=name,
     name=name,
-    description=f'{np.dtype(feature.np_dtype).name} {list(feature.shape)}',
-    data_types=[data_type],
-    source=mlc.Source(
-      file_set=f'{split}-files',
-      extract=mlc.Extract(file_property=mlc.FileProperty.content),
-    ),
+    description=description,
+    fields=[
+      mlc.Field(id=f'{name}/{key}', name=key, data_types=[types[type(value)]])
+      for key, value in rows[0].items()
+    ],
+    data=[
+      {f'{name}/{key}': value for key, value in row.items()} for row in rows
+    ],
   )

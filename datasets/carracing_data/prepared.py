@@ -6,13 +6,20 @@ built the dataset is imported.
 
 from collections.abc import Sequence
 import os
+from pathlib import Path
+import re
 from typing import Any
 
+from carracing_data import documents
 from carracing_data import errors
+from carracing_data import metadata
 from etils import epath
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
-from tensorflow_datasets.core import read_only_builder
+
+_FULL_NAME = re.compile(
+  rf'({documents.NAME})(?:/({documents.NAME}))?(?::(\d+\.\d+\.\d+))?'
+)
 
 
 class Records(Sequence[Any]):
@@ -33,9 +40,10 @@ class Records(Sequence[Any]):
   def __len__(self) -> int:
     return len(self._serialized)
 
-  def __getitem__(self, index: int) -> Any:  # pyright: ignore
-    if not 0 <= index < len(self):
-      raise IndexError(index)
+  def __getitem__(self, index: Any) -> Any:
+    if isinstance(index, slice):
+      return [self[i] for i in range(*index.indices(len(self)))]
+    index = range(len(self))[index]
     try:
       return self._features.deserialize_example_np(self._serialized[index])
     except (RuntimeError, ValueError) as error:
@@ -47,47 +55,85 @@ class Records(Sequence[Any]):
 
 
 def find(
-  name: str, data_dir: epath.PathLike | None = None
+  name: str,
+  data_dir: epath.PathLike | None = None,
+  *kinds: metadata.Kind,
 ) -> tfds.core.DatasetBuilder:
   """Opens a prepared dataset.
 
+  Its documents are checked first, so that a folder of somebody else can be
+  opened safely; its records are not read.
+
   Args:
-    name: `dataset`, `dataset/config` or `dataset/config:version`, the default
-      config and the newest version where they are left out; or the folder of a
-      prepared dataset.
+    name: `dataset`, `dataset/config` or `dataset/config:version`, the config
+      `default` and the newest version where they are left out; or the folder of
+      a prepared dataset.
     data_dir: where datasets lie; by default `$TFDS_DATA_DIR`, else
       `~/tensorflow_datasets`.
+    *kinds: which kinds of dataset are wanted; any if there are none.
 
   Returns:
     A builder that can only read, through `as_data_source`.
 
   Raises:
-    errors.DatasetError: no such dataset has been prepared there.
+    errors.DatasetError: no such dataset has been prepared there, it is of
+      another kind, or its documents are damaged.
   """
-  if (epath.Path(name) / 'dataset_info.json').exists():
-    return tfds.builder_from_directory(name)
-  data_dir = epath.Path(
-    data_dir or constants.get_default_data_dir()
-  ).expanduser()
-  try:
-    return read_only_builder.builder_from_files(
-      name, data_dir=os.fspath(data_dir)
-    )
-  except tfds.core.DatasetNotFoundError:
-    dataset, _, config = name.partition(':')[0].partition('/')
-    folder = data_dir / dataset
-    others = sorted(
-      p.parent.relative_to(data_dir).as_posix()
-      for p in folder.glob('*/*/dataset_info.json')
-    )
-    command = f'cd datasets && tfds build {dataset} --data_dir={data_dir}'
-    if config not in ('', 'default'):
-      command += f''' --config '{{"name": "{config}", ...}}\''''
+  folder = Path(name).expanduser()
+  if not _is_folder(folder):
+    folder = _folder_of(name, data_dir)
+  metadata.check_folder(folder, kinds)
+  return tfds.builder_from_directory(folder)
+
+
+def _is_folder(path: Path) -> bool:
+  """Tells whether a dataset is given by its folder.
+
+  `carracing_rollouts` is also the name of a folder in `datasets`, so a relative
+  path of one or two parts counts only if a dataset lies there.
+  """
+  if (path / 'dataset_info.json').exists():
+    return True
+  return path.is_absolute() or len(path.parts) > 2 or path.parts[:1] == ('..',)
+
+
+def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
+  """Returns the folder of a dataset that is given by its name."""
+  match = _FULL_NAME.fullmatch(name)
+  if match is None:
     raise errors.DatasetError(
-      f'there is no prepared dataset {name!r} in {data_dir}'
-      + (f' (there are {", ".join(others)})' if others else '')
-      + f'. Build it with: {command}'
+      f'{name!r} is no name of a dataset: it must be dataset,'
+      ' dataset/config or dataset/config:version, of letters, digits, _, - and'
+      ' ., or the folder of a prepared dataset'
+    )
+  dataset, config, version = match.groups()
+  root = Path(data_dir or constants.get_default_data_dir()).expanduser()
+  folder = root / dataset / (config or 'default')
+  try:
+    versions = {
+      path.parent.name: path.parent
+      for path in folder.glob('*/dataset_info.json')
+      if tfds.core.Version.is_valid(path.parent.name)
+    }
+    newest = max(versions, key=tfds.core.Version, default=None)
+    if (wanted := version or newest) in versions:
+      return versions[wanted]
+    others = sorted(
+      path.parent.relative_to(root).as_posix()
+      for path in (root / dataset).glob('*/*/dataset_info.json')
+    )
+  except OSError as error:
+    raise errors.UnreadableError(
+      f'cannot read {error.filename}: {error.strerror}'
     ) from None
+  command = f'cd datasets && tfds build {dataset} --data_dir={root}'
+  if config not in (None, 'default'):
+    command += f""" --config '{{"name": "{config}", ...}}'"""
+  raise errors.DatasetError(
+    f'there is no prepared dataset {name!r} in {root}'
+    + (f' (there are {", ".join(others)})' if others else '')
+    + f'. Build it with: {command}'
+  )
 
 
 def records(
@@ -132,3 +178,11 @@ def records(
 def full_name(builder: tfds.core.DatasetBuilder) -> str:
   """Returns `dataset/config:version`, which `find` accepts."""
   return f'{builder.name}/{builder.info.config_name}:{builder.version}'
+
+
+def content_digests(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
+  """Returns the SHA-256 of the content of each split."""
+  splits = builder.info.metadata['splits']
+  return {
+    split: recorded['content_sha256'] for split, recorded in splits.items()
+  }

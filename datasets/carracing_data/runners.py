@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import sys
 import threading
 import types
+from typing import Any
 
 from carracing_data import errors
 import tensorflow_datasets as tfds
@@ -39,9 +41,10 @@ def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
     for job in jobs:
       job()
     return
+  context = _SpawnContext()
   executor = concurrent.futures.ProcessPoolExecutor(
     min(num_workers, len(jobs)),
-    mp_context=multiprocessing.get_context('spawn'),
+    mp_context=context,
     initializer=_end_with_parent,
   )
   try:
@@ -55,8 +58,8 @@ def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
       ' again, it keeps what is finished'
     ) from None
   finally:
-    # Does nothing after success; else the workers have lost their purpose.
-    for worker in multiprocessing.active_children():
+    # On failure the remaining workers are useless; after success they are idle.
+    for worker in context.started:
       worker.terminate()
     executor.shutdown(cancel_futures=True)
 
@@ -83,9 +86,26 @@ def _call(job: Job) -> None:
   job()
 
 
+class _SpawnContext(multiprocessing.context.SpawnContext):
+  """Starts processes afresh and remembers them.
+
+  Attributes:
+    started: the processes, and no others that the program may have.
+  """
+
+  def __init__(self):
+    super().__init__()
+    self.started: list[Any] = []
+
+  def Process(self, *args, **kwargs):  # pyright: ignore
+    process = super().Process(*args, **kwargs)
+    self.started.append(process)
+    return process
+
+
 @contextlib.contextmanager
 def _bare_main() -> Iterator[None]:
-  """Spares spawned workers from importing `__main__`, as they else would.
+  """Keeps spawned workers from importing `__main__`.
 
   It is the `tfds` command, which imports TensorFlow and Beam: 5 s a worker.
   """

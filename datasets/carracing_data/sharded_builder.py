@@ -10,7 +10,6 @@ import abc
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -20,14 +19,21 @@ import shutil
 import sys
 import threading
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
+from absl import logging
 from carracing_data import digests
+from carracing_data import documents
 from carracing_data import errors
+from carracing_data import metadata as metadata_lib
+from carracing_data import places
 from carracing_data import runners
 from carracing_data import shards
-from carracing_data import verification
+from carracing_data import steps
+from carracing_data import tfds_command
+from etils import epath
 import numpy as np
+import pydantic
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core.utils import tqdm_utils
@@ -35,23 +41,52 @@ from tensorflow_datasets.core.utils import tqdm_utils
 _MAX_SHARDS = 256
 _POLL_SECONDS = 1.0
 _STAGING = '.staging-'  # Prefix of the folder's name.
+_DEPENDS_ON = 'depends_on.json'
 
-errors.show_without_traceback(errors.DatasetError)
+tfds_command.adapt()
 
 
 @dataclasses.dataclass(eq=False)
 class Config(tfds.core.BuilderConfig):
-  """A builder config that names its keys when it is given an unknown one."""
+  """A builder config whose keys and values are checked.
+
+  Attributes:
+    SCHEMA: of the keys beside TFDS's own.
+
+  Raises:
+    errors.DatasetError: a key or a value is impossible; the message names it.
+  """
+
+  SCHEMA: ClassVar[type[documents.Document]]
 
   def __new__(cls, *unused_args: Any, **kwargs: Any):
-    known = {field.name for field in dataclasses.fields(cls)}
+    # TFDS's other fields (versions, tags) would be ignored.
+    known = {'name', 'description', *cls._own_fields()}
     if unknown := sorted(set(kwargs) - known):
-      keys = ['name', *sorted(known - _inherited())]
+      keys = ', '.join(['name', *cls._own_fields()])
       raise errors.DatasetError(
         f'unknown config key {", ".join(map(repr, unknown))}; the keys are'
-        f' {", ".join(keys)}'
+        f' {keys}'
       )
     return super().__new__(cls)
+
+  def __post_init__(self):
+    schema = pydantic.create_model(
+      type(self).__name__, __base__=self.SCHEMA, name=documents.Name
+    )
+    names = ['name', *self._own_fields()]
+    try:
+      schema.model_validate({name: getattr(self, name) for name in names})
+    except pydantic.ValidationError as error:
+      raise errors.DatasetError(
+        f'the config cannot work: {documents.explain(error)}'
+      ) from None
+
+  @classmethod
+  def _own_fields(cls) -> list[str]:
+    inherited = dataclasses.fields(tfds.core.BuilderConfig)
+    names = {field.name for field in dataclasses.fields(cls)}
+    return sorted(names - {field.name for field in inherited})
 
 
 def episodes_of_shards(num_episodes: int) -> list[list[int]]:
@@ -61,10 +96,6 @@ def episodes_of_shards(num_episodes: int) -> list[list[int]]:
   return [
     ids.tolist() for ids in np.array_split(np.arange(num_episodes), num_shards)
   ]
-
-
-def _inherited() -> set[str]:
-  return {field.name for field in dataclasses.fields(tfds.core.BuilderConfig)}
 
 
 class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
@@ -88,34 +119,59 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       file_format=tfds.core.FileFormat.ARRAY_RECORD.value, **kwargs
     )
 
+  def _create_builder_config(
+    self, builder_config: str | tfds.core.BuilderConfig | None, version: Any
+  ) -> tfds.core.BuilderConfig | None:
+    known = {config.name: config for config in self.BUILDER_CONFIGS}
+    if isinstance(builder_config, str):
+      name = builder_config
+      if name not in known:
+        raise errors.DatasetError(
+          f'there is no config {name!r}, only {", ".join(known)}; any other is'
+          """ given as JSON: --config '{"name": ..., ...}' or --config"""
+          ' "$(cat FILE)"'
+        )
+    elif builder_config is not None and builder_config.name in known:
+      name = builder_config.name
+      if builder_config is not known[name]:
+        raise errors.DatasetError(
+          f'the name {name!r} is taken by a config of {self.name}; choose'
+          ' another "name" in --config'
+        )
+    return super()._create_builder_config(builder_config, version)
+
   @abc.abstractmethod
   def _shards(self) -> Mapping[str, Sequence[shards.Shard]]:
     """Returns the shards of every split, picklable."""
-
-  def _statistics(
-    self, summaries: Sequence[Mapping[str, Any]]
-  ) -> Mapping[str, Any]:
-    """Turns what the shards of a split returned into metadata of the split."""
-    steps = [n for summary in summaries for n in summary['episode_steps']]
-    return {
-      'num_episodes': len(steps),
-      'num_steps': sum(steps),
-      'episode_steps': steps,
-    }
 
   @abc.abstractmethod
   def _packages(self) -> Sequence[str]:
     """Returns the packages whose version may shape the data."""
 
+  def _platform(self) -> str:
+    """Returns what else of the machine may shape the data."""
+    return ''
+
   def _identity(self) -> Mapping[str, Any]:
     """Returns everything that the user chose and that shapes the data."""
     assert self.builder_config is not None
     config = dataclasses.asdict(self.builder_config)
-    return {k: v for k, v in config.items() if k not in _inherited()}
+    return {
+      name: config[name] for name in self.builder_config.SCHEMA.model_fields
+    }
 
   def _num_workers(self) -> int:
     """Returns how many local processes write; 1 means this process."""
     return runners.num_cores()
+
+  def dataset_info_from_configs(self, **kwargs: Any) -> tfds.core.DatasetInfo:
+    metadata = self.get_metadata()
+    return _Info(
+      builder=self,
+      description=metadata.description,
+      citation=metadata.citation,
+      **kwargs,
+    )
 
   def download_and_prepare(self, **kwargs: Any) -> None:  # pyright: ignore
     """Writes the dataset, or keeps it if the same one is prepared already.
@@ -125,31 +181,48 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
     Raises:
       errors.DatasetError: this name is taken by a dataset with another config,
-        another process is building it, or it cannot be written.
+        or an option of TFDS is not supported.
+      errors.PlaceError: another process is building it, or it cannot be
+        written.
     """
     config = kwargs.get('download_config') or tfds.download.DownloadConfig()
-    if self.is_prepared() and not config.download_mode.overwrite_dataset:
-      prepared, wanted = self.info.metadata.get('config'), self._identity()
+    _check_options(config)
+    overwrite = config.download_mode.overwrite_dataset
+    problem = _problem(self.data_path)
+    if problem is None and not overwrite:
+      prepared, wanted = self.info.metadata['config'], self._identity()
       if prepared != wanted:
         raise errors.DatasetError(
           f'{self.data_dir} was built with {prepared}, not with {wanted};'
           ' choose another name, or build it again with --overwrite'
         )
       # Needs no lock: shared data directories may be read-only.
-      super().download_and_prepare(**kwargs)
+      logging.info('%s is there already.', self.data_dir)
       return
-    folder = Path(self.data_path).parent
-    try:
-      folder.mkdir(parents=True, exist_ok=True)
-      with _locked(folder):
-        _remove_unfinished(folder)
-        super().download_and_prepare(**kwargs)
-        for staging in folder.glob(f'{_STAGING}*'):
-          shutil.rmtree(staging)
-    except OSError as error:
-      raise errors.DatasetError(
-        f'cannot write to {folder}: {error.strerror or error}'
-      ) from error
+    self._identity()  # Finds what is missing before any place is taken.
+    folder = places.claim_folder(Path(self.data_path).parent)
+    with places.locked(folder), _write_errors(folder):
+      _remove_unfinished(folder)
+      if not overwrite:
+        self._move_partial_aside(problem)
+      super().download_and_prepare(**kwargs)
+      for staging in folder.glob(f'{_STAGING}*'):
+        shutil.rmtree(staging)
+
+  def _move_partial_aside(self, problem: str | None) -> None:
+    """Makes room for the dataset where an incomplete one lies."""
+    folder = Path(self.data_path)
+    if not folder.exists():
+      return
+    if not any(folder.iterdir()):
+      folder.rmdir()
+      return
+    aside = places.move_aside(
+      folder, folder.with_name(f'incomplete_{folder.name}')
+    )
+    logging.warning(
+      '%s; it is built again, what lay there was moved to %s.', problem, aside
+    )
 
   def _download_and_prepare(
     self,
@@ -157,7 +230,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     download_config: tfds.download.DownloadConfig | None = None,
   ) -> None:
     del dl_manager
-    staging = self._staging()
+    split_shards = self._shards()
+    staging = self._staging({k: len(v) for k, v in split_shards.items()})
     jobs = {
       split: [
         shards.Job(
@@ -166,9 +240,9 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
           features=self.info.features,
           staging=os.fspath(staging),
         )
-        for index, shard in enumerate(split_shards)
+        for index, shard in enumerate(of_split)
       ]
-      for split, split_shards in self._shards().items()
+      for split, of_split in split_shards.items()
     }
     todo = [job for split in jobs.values() for job in split]
     try:
@@ -184,31 +258,43 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       _remove_temporary(staging)
     self._collect(jobs)
 
-  def _staging(self) -> Path:
-    """Returns the folder for shards that depend on the very same things."""
-    depends_on = json.dumps(
-      {
-        'version': str(self.version),
-        'config': self._identity(),
-        'packages': self._versions(),
-        'code': digests.of_code(
-          [shards, digests, sys.modules[type(self).__module__], *self.CODE]
-        ),
-      },
-      sort_keys=True,
-    )
-    fingerprint = hashlib.sha256(depends_on.encode()).hexdigest()[:16]
+  def _staging(self, num_shards: Mapping[str, int]) -> Path:
+    """Returns the folder for shards that depend on the very same things.
+
+    Folders of other builds are kept until this one is complete.
+    """
+    code = [shards, digests, sys.modules[__name__]]
+    depends_on = {
+      'version': str(self.version),
+      'config': self._identity(),
+      'packages': self._versions(),
+      'platform': self._platform(),
+      'num_shards': num_shards,
+      'code': digests.of_code(
+        [*code, sys.modules[type(self).__module__], *self.CODE]
+      ),
+    }
+    text = json.dumps(depends_on, sort_keys=True)
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
     parent = Path(self.data_path).parent
     staging = parent / f'{_STAGING}{fingerprint}'
-    for other in parent.glob(f'{_STAGING}*'):
-      if other != staging:
-        shutil.rmtree(other)
     staging.mkdir(exist_ok=True)
+    documents.write(staging / _DEPENDS_ON, depends_on)
+    for other in sorted(parent.glob(f'{_STAGING}*')):
+      if other != staging:
+        _tell_of_other_staging(other, json.loads(text))
     _remove_temporary(staging)
     return staging
 
   def _versions(self) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in self._packages()}
+
+  def _log_download_bytes(self) -> None:
+    """Says what TFDS would say of a download."""
+    logging.info('Building %s in %s.', self.info.full_name, self.data_dir_root)
+
+  def _log_download_done(self) -> None:
+    """Says nothing: `repr(info)` follows."""
 
   def _collect(self, jobs: Mapping[str, Sequence[shards.Job]]) -> None:
     """Takes the staged shards into the dataset and sets its metadata."""
@@ -244,12 +330,14 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         'content_sha256': digests.of_split(
           digest for shard in written for digest in shard.record_digests
         ),
-        **self._statistics([shard.summary for shard in written]),
+        'shard_lengths': [shard.num_examples for shard in written],
+        **steps.statistics([e for shard in written for e in shard.episodes]),
       }
     self.info.set_splits(tfds.core.SplitDict(split_infos))
     self.info.metadata.update(
-      verification.sealed(
+      metadata_lib.sealed(
         {
+          'name': f'{self.name}/{self.builder_config.name}:{self.version}',
           'config': self._identity(),
           'packages': self._versions(),
           'splits': split_metadata,
@@ -259,17 +347,81 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     )
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-  """Keeps other processes from building the same dataset meanwhile."""
-  with (folder / '.lock').open('w') as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+class _Info(tfds.core.DatasetInfo):
+  """Information that is only read from complete datasets, and is shown short.
+
+  `tfds build` shows it at its end.
+  """
+
+  def read_from_directory(self, dataset_info_dir: epath.PathLike) -> None:
+    if _problem(Path(dataset_info_dir)) is None:
+      super().read_from_directory(dataset_info_dir)
+
+  def __repr__(self) -> str:
+    name = self.full_name.rpartition('/')
+    splits = [
+      f'{split}: {recorded["num_episodes"]:,} episodes,'
+      f' {recorded["num_steps"]:,} steps'
+      for split, recorded in (self.metadata or {}).get('splits', {}).items()
+    ]
+    return '\n'.join(
+      [
+        f'{self.full_name} is in {self.data_dir} ({self.dataset_size}).',
+        *splits,
+        f'Check it with: python -m tools.verify --dataset={self.data_dir}',
+        f"Read it with: {self.name}.loader.episodes('{name[0]}:{name[2]}')",
+      ]
+    )
+
+
+def _problem(folder: epath.PathLike) -> str | None:
+  """Says why a folder is no complete dataset; None if it is one."""
+  try:
+    metadata_lib.check_folder(Path(folder))
+  except errors.DatasetError as error:
+    return str(error)
+  return None
+
+
+def _check_options(config: tfds.download.DownloadConfig) -> None:
+  """Raises DatasetError if an option of TFDS would do nothing."""
+  usual = tfds.download.DownloadConfig()
+  for option in 'max_examples_per_split', 'num_shards', 'max_shard_size':
+    if getattr(config, option) != getattr(usual, option):
       raise errors.DatasetError(
-        f'another process is building in {folder}; wait for it or stop it'
-      ) from None
+        f'{option} is not supported: shards follow from the config alone, so'
+        ' that every build is the same; choose num_episodes in --config'
+      )
+
+
+def _tell_of_other_staging(other: Path, depends_on: Mapping[str, Any]) -> None:
+  """Says what an earlier, interrupted build of this name has left."""
+  finished = len(list(other.glob(f'*{shards.RECORD}')))
+  try:
+    found = json.loads((other / _DEPENDS_ON).read_text())
+    differing = [k for k in depends_on if found.get(k) != depends_on[k]]
+  except (OSError, ValueError):
+    differing = ['things that it did not record']
+  logging.warning(
+    'An earlier build left %d finished shards in %s. They cannot be used now,'
+    ' as the %s changed; they are deleted when this build is complete.',
+    finished,
+    other,
+    ' and '.join(differing),
+  )
+
+
+@contextlib.contextmanager
+def _write_errors(folder: Path) -> Iterator[None]:
+  """Names the place where TFDS could not write; other errors pass."""
+  try:
     yield
+  except OSError as error:
+    if error.filename and str(error.filename).startswith(os.fspath(folder)):
+      raise errors.PlaceError(
+        f'cannot write {error.filename}: {error.strerror}'
+      ) from error
+    raise
 
 
 def _remove_temporary(staging: Path) -> None:
@@ -288,13 +440,13 @@ def _progress(name: str, staging: Path, total: int) -> Iterator[None]:
   """Shows how many shards lie in the staging folder, whoever writes them."""
   done = threading.Event()
 
-  found = len(list(staging.glob('*.json')))
+  found = len(list(staging.glob(f'*{shards.RECORD}')))
 
   def watch(progress: Any) -> None:
     shown, finished = found, False
     while not finished:
       finished = done.wait(_POLL_SECONDS)
-      now = len(list(staging.glob('*.json')))
+      now = len(list(staging.glob(f'*{shards.RECORD}')))
       progress.update(now - shown)
       shown = now
 

@@ -8,23 +8,28 @@ in the same way. A shard without its record has not been written.
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
-import json
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 import uuid
 
 from array_record.python import array_record_module  # pyright: ignore
 from carracing_data import digests
+from carracing_data import documents
 from carracing_data import errors
+from carracing_data import places
+from carracing_data import steps
 import tensorflow_datasets as tfds
 
 # Writes the records of one shard with the function it is given, in order, and
-# returns what the dataset's metadata needs to know of them.
-Shard = Callable[[Callable[[Mapping[str, Any]], None]], Mapping[str, Any]]
+# returns summaries of their episodes, in order.
+Shard = Callable[[Callable[[Mapping[str, Any]], None]], list[steps.Summary]]
 
 
-class WrittenShard(NamedTuple):
+RECORD = '.record.json'  # Suffix of the record of a shard.
+
+
+class WrittenShard(documents.Document):
   """What is recorded of a shard.
 
   Attributes:
@@ -32,14 +37,14 @@ class WrittenShard(NamedTuple):
     num_bytes: of the serialized records, before compression.
     file_sha256: of the file.
     record_digests: of the decoded content of every record, in order.
-    summary: what the shard's function returned.
+    episodes: what the shard's function returned.
   """
 
   num_examples: int
   num_bytes: int
   file_sha256: str
   record_digests: list[str]
-  summary: Mapping[str, Any]
+  episodes: list[steps.Summary]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +71,16 @@ class Job:
 
   @property
   def _record_path(self) -> Path:
-    return Path(self.staging, self.name + '.json')
+    return Path(self.staging, self.name + RECORD)
 
   def result(self) -> WrittenShard | None:
     """Returns what is recorded of the shard; None if it is not written."""
     try:
-      return WrittenShard(**json.loads(self._record_path.read_text()))
+      written = documents.read(self._record_path, WrittenShard)
     except FileNotFoundError:
       return None
+    # A full disk or a careless cleaner may have taken the shard itself.
+    return written if self.path.exists() else None
 
   def __call__(self) -> None:
     if self.result() is not None:
@@ -81,13 +88,9 @@ class Job:
     temporary = self.path.with_name(f'{self.name}.{uuid.uuid4().hex}.tmp')
     try:
       written = _write(temporary, self.shard, self.features)
-      _make_durable(temporary, self.path)
-      temporary.write_text(json.dumps(written._asdict()))
-      _make_durable(temporary, self._record_path)
-    except OSError as error:
-      raise errors.DatasetError(
-        f'cannot write {self.path}: {error.strerror or error}'
-      ) from error
+      with places.write_errors(self.path):
+        places.make_durable(temporary, self.path)
+      documents.write(self._record_path, written.model_dump())
     finally:
       temporary.unlink(missing_ok=True)
 
@@ -108,7 +111,7 @@ def _write(path: Path, shard: Shard, features: Any) -> WrittenShard:
     record = serializer.get_tf_example(encoded).SerializeToString(
       deterministic=True
     )
-    with _write_errors():
+    with _write_errors(path):
       writer.write(record)
     num_bytes += len(record)
     record_digests.append(
@@ -116,30 +119,25 @@ def _write(path: Path, shard: Shard, features: Any) -> WrittenShard:
     )
 
   try:
-    summary = shard(write)
+    episodes = shard(write)
   finally:
-    with _write_errors():
+    with _write_errors(path):
       writer.close()
   return WrittenShard(
     num_examples=len(record_digests),
     num_bytes=num_bytes,
     file_sha256=digests.of_file(path),
     record_digests=record_digests,
-    summary=summary,
+    episodes=episodes,
   )
 
 
 @contextlib.contextmanager
-def _write_errors() -> Iterator[None]:
-  """Turns what ArrayRecord raises into what Python raises, e.g. disk full."""
+def _write_errors(path: Path) -> Iterator[None]:
+  """Names the file if ArrayRecord cannot write it, e.g. as the disk is full."""
   try:
     yield
   except RuntimeError as error:
-    raise OSError(str(error)) from error
-
-
-def _make_durable(temporary: Path, path: Path) -> None:
-  """Renames a file only when it is on disk, whatever happens to the machine."""
-  with temporary.open('rb') as file:
-    os.fsync(file.fileno())
-  temporary.replace(path)
+    raise errors.PlaceError(
+      f'cannot write {path}: {str(error).splitlines()[0]}'
+    ) from error

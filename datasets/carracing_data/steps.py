@@ -1,11 +1,50 @@
 """What every episode promises, whichever dataset it lies in."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 ACTION_LOW = (-1, 0, 0)  # Steering, gas, brake.
 ACTION_HIGH = (1, 1, 1)
+
+
+class Summary(NamedTuple):
+  """What a dataset's metadata keeps of an episode.
+
+  Attributes:
+    num_steps: N+1.
+    total_reward: the return.
+    terminated: whether it ended in a terminal state, and was not truncated.
+  """
+
+  num_steps: int
+  total_reward: float
+  terminated: bool
+
+
+def summarize(steps: Mapping[str, np.ndarray]) -> Summary:
+  """Summarizes an episode; see `broken_promises` for its steps."""
+  return Summary(
+    num_steps=len(steps['is_first']),
+    total_reward=float(steps['reward'].sum(dtype=np.float64)),
+    terminated=bool(steps['is_terminal'].any()),
+  )
+
+
+def statistics(summaries: Sequence[Summary]) -> dict[str, Any]:
+  """Returns the statistics of a split, see `metadata.SplitMetadata`."""
+  num_steps, returns, terminated = zip(*summaries)
+  return {
+    'num_episodes': len(summaries),
+    'num_steps': sum(num_steps),
+    'num_terminated': sum(terminated),
+    'episode_steps': list(num_steps),
+    'return_mean': float(np.mean(returns)),
+    'return_std': float(np.std(returns)),
+    'return_min': min(returns),
+    'return_max': max(returns),
+  }
 
 
 def broken_promises(steps: Mapping[str, np.ndarray]) -> Iterator[str]:

@@ -1,9 +1,6 @@
 """Checks that a prepared dataset is what its metadata says it is."""
 
-from collections.abc import Iterable, Iterator, Mapping
-import hashlib
-import itertools
-import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,82 +8,62 @@ from array_record.python import array_record_module  # pyright: ignore
 from carracing_data import digests
 from carracing_data import errors
 from carracing_data import prepared
+from carracing_data import steps
 import tensorflow_datasets as tfds
 
-Metadata = Mapping[str, Any]
-
-
-def sealed(metadata: Metadata) -> dict[str, Any]:
-  """Adds the digest of metadata to it, so that later edits show."""
-  return {**metadata, 'metadata_sha256': _metadata_digest(metadata)}
-
-
-def _metadata_digest(metadata: Metadata) -> str:
-  text = json.dumps(
-    {k: v for k, v in metadata.items() if k != 'metadata_sha256'},
-    sort_keys=True,
-  )
-  return hashlib.sha256(text.encode()).hexdigest()
+# Yields what is wrong with the records of a split, and collects summaries.
+Problems = Callable[
+  [Iterable[Mapping[str, Any]], list[steps.Summary]], Iterator[str]
+]
 
 
 def verify(
   builder: tfds.core.DatasetBuilder,
-  problems_of: Mapping[str, Any],
-  progress: Any = lambda shards: shards,
+  problems_of: Problems,
+  on_shard: Callable[[], Any] = lambda: None,
 ) -> None:
   """Reads all of a prepared dataset and checks every promise.
 
   Args:
-    builder: what `prepared.find` returned.
-    problems_of: for each dataset, a function from records, in order, to what
-      is wrong with them.
-    progress: wraps the iteration over shards.
+    builder: what `prepared.find` returned, which has checked the documents.
+    problems_of: what is promised of the records.
+    on_shard: is called after each shard.
 
   Raises:
     errors.DatasetError: the first thing that is wrong, and at which record.
   """
   info: Any = builder.info
-  metadata = info.metadata
-  if not metadata or 'metadata_sha256' not in metadata:
-    raise errors.DatasetError(
-      f'{builder.data_dir} has no metadata.json of ours'
-    )
-  if metadata['metadata_sha256'] != _metadata_digest(metadata):
-    raise errors.DatasetError(f'{builder.data_dir}/metadata.json was edited')
-  shards = [
-    (split, index, path)
-    for split, split_info in info.splits.items()
-    for index, path in enumerate(split_info.filepaths)
-  ]
-  names = {Path(path).name for _, _, path in shards}
-  if names != set(metadata['files_sha256']):
-    raise errors.DatasetError(
-      f'{builder.data_dir}/dataset_info.json was edited: its shards are not'
-      ' those of metadata.json'
-    )
-  record_digests = {split: [] for split in info.splits}
-  by_split = itertools.groupby(progress(shards), key=lambda shard: shard[0])
-  for split, split_shards in by_split:
+  for split, split_info in info.splits.items():
+    record_digests: list[str] = []
+    summaries: list[steps.Summary] = []
 
     def records(
-      split: str = split, split_shards: Iterable[Any] = split_shards
+      split: str = split,
+      paths: Sequence[str] = split_info.filepaths,
+      record_digests: list[str] = record_digests,
     ) -> Iterator[Mapping[str, Any]]:
-      for _, index, path in split_shards:
+      for index, path in enumerate(paths):
         for record in _read_shard(builder, split, index, Path(path)):
-          record_digests[split].append(digests.of_record(record))
+          record_digests.append(digests.of_record(record))
           yield record
+        on_shard()
 
-    for problem in problems_of[builder.name](records()):
-      position = len(record_digests[split]) - 1
+    for problem in problems_of(records(), summaries):
       raise errors.DatasetError(
-        f'{builder.data_dir}: {split} record {position}: {problem}'
+        f'{builder.data_dir}: {split} record {len(record_digests) - 1}:'
+        f' {problem}'
       )
-  for split, found in record_digests.items():
-    recorded = metadata['splits'][split]
-    if digests.of_split(found) != recorded['content_sha256']:
-      raise errors.DatasetError(
-        f'{builder.data_dir}: the content of {split} is not the recorded one'
-      )
+    recorded = info.metadata['splits'][split]
+    found = {
+      'content_sha256': digests.of_split(record_digests),
+      **steps.statistics(summaries),
+    }
+    for name, value in found.items():
+      if value != recorded[name]:
+        raise errors.DatasetError(
+          f'{builder.data_dir}/metadata.json: {name} of {split} is not that of'
+          ' the records'
+        )
 
 
 def _read_shard(
@@ -107,9 +84,13 @@ def _read_shard(
   lengths = info.splits[split].shard_lengths
   first, length = sum(lengths[:index]), lengths[index]
   where = f'{path.name} ({split} records {first}..{first + length - 1})'
-  if not path.exists():
-    raise errors.DatasetError(f'{builder.data_dir}: shard {where} is missing')
-  reader = array_record_module.ArrayRecordReader(str(path))
+  try:
+    reader = array_record_module.ArrayRecordReader(str(path))
+  except RuntimeError as error:
+    raise errors.DatasetError(
+      f'{builder.data_dir}: shard {where} cannot be read'
+      f' ({str(error).splitlines()[0][:80]})'
+    ) from error
   if reader.num_records() == 0 and length:
     raise errors.DatasetError(f'{builder.data_dir}: shard {where} is truncated')
   if reader.num_records() != length:

@@ -4,12 +4,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import os
-from typing import Any
+from typing import Annotated, Any
 
+from carracing_data import documents
 from carracing_data import errors
 from carracing_data import prepared
 from carracing_data import sharded_builder
 from carracing_data import shards
+from carracing_data import steps
+from carracing_data import tfds_command
 from carracing_rollouts import loader as rollouts_loader
 from carracing_rollouts import schema
 import jax
@@ -17,11 +20,18 @@ from models import strided
 from models import vae
 from models import weights
 import numpy as np
+import pydantic
 import tensorflow_datasets as tfds
 
 _BATCH = 50  # Frames that are encoded together; fits into a CPU's cache.
 
-errors.show_without_traceback(weights.WeightsError)
+tfds_command.adapt(weights.WeightsError)
+
+
+class _Settings(documents.Document):
+  rollouts: str
+  vae: str
+  latent_size: Annotated[int, pydantic.Field(ge=1, le=16_384)]
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,6 +45,8 @@ class LatentsConfig(sharded_builder.Config):
     latent_size: numbers in a latent vector of this VAE.
   """
 
+  SCHEMA = _Settings
+
   rollouts: str = 'carracing_rollouts/default'
   vae: str = '../runs/vae/weights'  # `tfds build` runs in `datasets`.
   latent_size: int = 32
@@ -43,9 +55,12 @@ class LatentsConfig(sharded_builder.Config):
 class Builder(sharded_builder.ShardedBuilder):
   """Encodes every frame of a rollouts dataset with a trained VAE."""
 
-  CODE = (rollouts_loader, schema, strided, vae)
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'Initial release.'}
+  CODE = (rollouts_loader, schema, steps, strided, vae, weights)
+  VERSION = tfds.core.Version('1.0.1')
+  RELEASE_NOTES = {
+    '1.0.1': 'The metadata count terminated episodes and seal shard lengths.',
+    '1.0.0': 'Initial release.',
+  }
   BUILDER_CONFIGS = [
     LatentsConfig(
       name='default',
@@ -54,7 +69,7 @@ class Builder(sharded_builder.ShardedBuilder):
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:
-    def steps(dtype: type, *shape: int | None) -> tfds.features.Tensor:
+    def of_steps(dtype: type, *shape: int | None) -> tfds.features.Tensor:
       return tfds.features.Tensor(
         shape=(None, *shape), dtype=dtype, encoding='bytes'
       )
@@ -63,14 +78,14 @@ class Builder(sharded_builder.ShardedBuilder):
       features=tfds.features.FeaturesDict(
         {
           'episode_id': np.int64,
-          'mean': steps(np.float32, self.builder_config.latent_size),
-          'logvar': steps(np.float32, self.builder_config.latent_size),
-          'action': steps(np.float32, 3),
-          'reward': steps(np.float32),
-          'discount': steps(np.float32),
-          'is_first': steps(np.bool_),
-          'is_last': steps(np.bool_),
-          'is_terminal': steps(np.bool_),
+          'mean': of_steps(np.float32, self.builder_config.latent_size),
+          'logvar': of_steps(np.float32, self.builder_config.latent_size),
+          'action': of_steps(np.float32, 3),
+          'reward': of_steps(np.float32),
+          'discount': of_steps(np.float32),
+          'is_first': of_steps(np.bool_),
+          'is_last': of_steps(np.bool_),
+          'is_terminal': of_steps(np.bool_),
         }
       ),
       disable_shuffling=True,
@@ -79,7 +94,9 @@ class Builder(sharded_builder.ShardedBuilder):
 
   @functools.cached_property
   def _rollouts(self) -> tfds.core.DatasetBuilder:
-    return prepared.find(self.builder_config.rollouts, self.data_dir_root)
+    return prepared.find(
+      self.builder_config.rollouts, self.data_dir_root, schema.KIND
+    )
 
   @functools.cached_property
   def _vae(self) -> weights.Weights:
@@ -96,15 +113,16 @@ class Builder(sharded_builder.ShardedBuilder):
     # Not the folder of the weights: another may lie there tomorrow.
     return {
       'rollouts': prepared.full_name(self._rollouts),
-      'rollouts_content_sha256': {
-        split: metadata['content_sha256']
-        for split, metadata in self._rollouts.info.metadata['splits'].items()
-      },
+      'rollouts_content_sha256': prepared.content_digests(self._rollouts),
       'vae_sha256': self._vae.sha256,
     }
 
   def _packages(self) -> Sequence[str]:
     return ('array_record', 'flax', 'jax', 'jaxlib', 'numpy')
+
+  def _platform(self) -> str:
+    device = jax.devices()[0]
+    return f'{device.platform} {device.device_kind}'
 
   def _num_workers(self) -> int:
     return 1  # The encoder uses all cores, or a GPU, by itself.
@@ -137,11 +155,11 @@ def _write_episodes(
   vae_folder: str,
   vae_sha256: str,
   episode_ids: Iterable[int],
-) -> Mapping[str, Any]:
+) -> list[steps.Summary]:
   """Writes the latents of some episodes, one record each."""
   encode = _encoder(vae_folder, vae_sha256)
   episodes = rollouts_loader.episodes(rollouts, split=split)
-  steps = []
+  summaries = []
   for episode_id in episode_ids:
     episode = episodes[episode_id]
     mean, logvar = encode(episode.observation)
@@ -163,8 +181,8 @@ def _write_episodes(
         'is_terminal': episode.is_terminal,
       }
     )
-    steps.append(len(episode))
-  return {'episode_steps': steps}
+    summaries.append(steps.summarize(vars(episode)))
+  return summaries
 
 
 @functools.lru_cache(maxsize=1)  # Compiled once for all shards of a process.

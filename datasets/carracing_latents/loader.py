@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from carracing_data import batches
 from carracing_data import errors
 from carracing_data import prepared
+from carracing_latents import schema
 from etils import epath
 import grain
 import numpy as np
@@ -80,7 +81,7 @@ def windows(
     errors.DatasetError: the dataset or the split is missing; or, when a
       batch is read, latents are not finite.
   """
-  builder = prepared.find(name, data_dir)
+  builder = prepared.find(name, data_dir, schema.KIND)
   return batches.shuffled(
     prepared.records(
       builder,
@@ -122,7 +123,7 @@ def episodes(
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  return prepared.records(prepared.find(name, data_dir), split)
+  return prepared.records(prepared.find(name, data_dir, schema.KIND), split)
 
 
 def _cut(

@@ -3,14 +3,50 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from carracing_data import documents
+from carracing_data import metadata
 from carracing_data import steps
 
 
-def broken_promises(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+class Identity(documents.Document):
+  """What a latents dataset was made from.
+
+  Attributes:
+    rollouts: full name of the dataset that was encoded.
+    rollouts_content_sha256: of its splits.
+    vae_sha256: of the weights file of the VAE.
+  """
+
+  rollouts: str
+  rollouts_content_sha256: dict[documents.Name, documents.Sha256]
+  vae_sha256: documents.Sha256
+
+
+KIND = metadata.Kind(
+  'carracing_latents',
+  Identity,
+  {
+    'episode_id': ('int64', ()),
+    'mean': ('float32', (None, None)),
+    'logvar': ('float32', (None, None)),
+    'action': ('float32', (None, 3)),
+    'reward': ('float32', (None,)),
+    'discount': ('float32', (None,)),
+    'is_first': ('bool', (None,)),
+    'is_last': ('bool', (None,)),
+    'is_terminal': ('bool', (None,)),
+  },
+)
+
+
+def broken_promises(
+  records: Iterable[Mapping[str, Any]], summaries: list[steps.Summary]
+) -> Iterator[str]:
   """Checks the records of a split, in order.
 
   Args:
     records: decoded.
+    summaries: gets that of every episode.
 
   Yields:
     What is wrong; the record that shows it is the one read last.
@@ -22,6 +58,6 @@ def broken_promises(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     if len(lengths) != 1:
       yield f'its features have different lengths: {sorted(lengths)}'
     else:
-      yield from steps.broken_promises(
-        {k: v for k, v in record.items() if k != 'episode_id'}
-      )
+      fields = {k: v for k, v in record.items() if k != 'episode_id'}
+      yield from steps.broken_promises(fields)
+      summaries.append(steps.summarize(fields))

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 from typing import Any
 
-from carracing_data import errors
 from carracing_data import sharded_builder
 from carracing_data import shards
 from carracing_data import steps
@@ -22,37 +21,16 @@ import tensorflow_datasets as tfds
 class RolloutsConfig(sharded_builder.Config):
   """What `tfds build carracing_rollouts --config '{...}'` takes.
 
-  Attributes:
-    num_episodes: how many episodes, at least 2; the last tenth of them (at
-      least one) is the validation split.
-    max_steps: transitions after which an episode is truncated.
-    policy: the behaviour policy, a key of `policies.POLICIES`.
-    seed: all tracks, policy weights and action noise derive from it.
-    simulator: a key of `environment.SIMULATORS`.
+  See `schema.Config`.
   """
+
+  SCHEMA = schema.Config
 
   num_episodes: int = 30
   max_steps: int = 1000  # CarRacing's own limit, 20 s at 50 Hz.
   policy: str = 'random_policy'
   seed: int = 0
   simulator: str = 'gymnasium'
-
-  def __post_init__(self):
-    for key, least in ('num_episodes', 2), ('max_steps', 1), ('seed', 0):
-      value = getattr(self, key)
-      if type(value) is not int or value < least:
-        raise errors.DatasetError(
-          f'{key} must be an integer of at least {least}, not {value!r}'
-        )
-    for key, choices in (
-      ('policy', sorted(policies.POLICIES)),
-      ('simulator', sorted(environment.SIMULATORS)),
-    ):
-      if getattr(self, key) not in choices:
-        raise errors.DatasetError(
-          f'{key} must be one of {", ".join(choices)}, not'
-          f' {getattr(self, key)!r}'
-        )
 
   def split_sizes(self) -> dict[str, int]:
     """Returns how many episodes each split has."""
@@ -66,8 +44,11 @@ class Builder(sharded_builder.ShardedBuilder):
   """Rolls a policy out in CarRacing and records every step."""
 
   CODE = (culled_car_racing, environment, policies, rollout, schema, steps)
-  VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'Initial release.'}
+  VERSION = tfds.core.Version('1.0.1')
+  RELEASE_NOTES = {
+    '1.0.1': 'The metadata count terminated episodes and seal shard lengths.',
+    '1.0.0': 'Initial release.',
+  }
   BUILDER_CONFIGS = [
     RolloutsConfig(
       name='default', description='30 episodes of the random policy.'
@@ -136,31 +117,18 @@ class Builder(sharded_builder.ShardedBuilder):
       for split, size in config.split_sizes().items()
     }
 
-  def _statistics(
-    self, summaries: Sequence[Mapping[str, Any]]
-  ) -> Mapping[str, Any]:
-    returns = [r for summary in summaries for r in summary['episode_returns']]
-    return {
-      **super()._statistics(summaries),
-      'return_mean': float(np.mean(returns)),
-      'return_std': float(np.std(returns)),
-      'return_min': min(returns),
-      'return_max': max(returns),
-    }
-
 
 def _write_episodes(
   write: Callable[[Mapping[str, Any]], None],
   *,
   generate: Callable[[int], schema.Episode],
   episode_ids: Iterable[int],
-) -> Mapping[str, Any]:
-  """Writes the segments of some episodes; returns their lengths and returns."""
-  lengths, returns = [], []
+) -> list[steps.Summary]:
+  """Writes the segments of some episodes."""
+  summaries = []
   for episode_id in episode_ids:
     episode = generate(episode_id)
     for record in schema.cut(episode_id, episode):
       write(record)
-    lengths.append(len(episode))
-    returns.append(float(episode.reward.sum(dtype=np.float64)))
-  return {'episode_steps': lengths, 'episode_returns': returns}
+    summaries.append(steps.summarize(vars(episode)))
+  return summaries

@@ -53,7 +53,7 @@ def frames(
     errors.DatasetError: the dataset or the split is missing.
   """
   source = prepared.records(
-    prepared.find(name, data_dir), split, ['observation', 'length']
+    prepared.find(name, data_dir, schema.KIND), split, ['observation', 'length']
   )
   return batches.shuffled(
     source,
@@ -66,6 +66,46 @@ def frames(
     shard_count=shard_count,
     num_threads=num_threads,
   )
+
+
+def spread_frames(
+  name: str = 'carracing_rollouts',
+  *,
+  split: str = 'validation',
+  count: int,
+  data_dir: epath.PathLike | None = None,
+) -> np.ndarray:
+  """Returns frames spread evenly over a split, always the same ones.
+
+  Args:
+    name: `dataset/config:version`, see `prepared.find`.
+    split: `train` or `validation`.
+    count: how many frames; all of them if the split has fewer.
+    data_dir: where the dataset lies, see `prepared.find`.
+
+  Returns:
+    uint8 [count, 64, 64, 3], 0..255, in their order in the split.
+
+  Raises:
+    errors.DatasetError: the dataset or the split is missing.
+  """
+  builder = prepared.find(name, data_dir, schema.KIND)
+  source = prepared.records(builder, split, ['observation'])
+  ends = np.cumsum(builder.info.metadata['splits'][split]['episode_steps'])
+  total = int(ends[-1])
+  count = min(count, total)
+  frame = np.linspace(0, total - 1, count).round().astype(int)
+  episode = np.searchsorted(ends, frame, side='right')
+  starts = np.concatenate([[0], ends[:-1]])
+  segments = np.array([schema.count_segments(steps) for steps in ends - starts])
+  first_segment = np.cumsum(segments) - segments
+  segment, row = np.divmod(frame - starts[episode], schema.SEGMENT_STEPS)
+  record = first_segment[episode] + segment
+  picked = [
+    source[index]['observation'][row[record == index]]
+    for index in np.unique(record).tolist()
+  ]
+  return np.concatenate(picked)
 
 
 def episodes(
@@ -87,7 +127,7 @@ def episodes(
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  builder = prepared.find(name, data_dir)
+  builder = prepared.find(name, data_dir, schema.KIND)
   source = prepared.records(builder, split)
   steps = builder.info.metadata['splits'][split]['episode_steps']
   ends = np.cumsum([schema.count_segments(n) for n in steps])

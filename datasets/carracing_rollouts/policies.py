@@ -68,6 +68,23 @@ class UniformPolicy:
     return np.stack(actions).astype(np.float32), carry
 
 
+class StraightAheadPolicy:
+  """Some gas and no steering: leaves the playing field after some 285 steps.
+
+  The simplest data with terminations, and a baseline. With full gas the wheels
+  spin and most cars never get that far.
+  """
+
+  def initial_carry(self, seeds: Sequence[np.random.SeedSequence]) -> int:
+    return len(seeds)
+
+  def __call__(
+    self, observation: np.ndarray, carry: int
+  ) -> tuple[np.ndarray, int]:
+    del observation
+    return np.tile(np.array([0, 0.4, 0], np.float32), (carry, 1)), carry
+
+
 class BrownianCarry(NamedTuple):
   rng: list[np.random.Generator]
   action: np.ndarray  # float64 [B, 3]
@@ -175,5 +192,6 @@ def _quantize(x: np.ndarray) -> np.ndarray:
 POLICIES = {
   'brownian': BrownianPolicy,
   'random_policy': RandomPolicy,
+  'straight_ahead': StraightAheadPolicy,
   'uniform': UniformPolicy,
 }

@@ -6,9 +6,13 @@ here, and an export for code that reads nothing else.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+import tempfile
 from typing import Any
 
+from carracing_data import documents
 from carracing_data import errors
+from carracing_data import places
 from carracing_data import prepared
 from carracing_rollouts import loader
 from carracing_rollouts import schema
@@ -65,34 +69,44 @@ def export(
     The builder of the written dataset, TFRecord files.
 
   Raises:
-    errors.DatasetError: the dataset is missing, or the export exists.
+    errors.DatasetError: the dataset is missing or of another kind, or the
+      export exists.
+    errors.PlaceError: it cannot be written.
   """
-  source = prepared.find(name, data_dir)
-  folder = epath.Path(output_dir) / 'carracing_rlds' / source.info.config_name
-  if (folder / str(source.version)).exists():
+  source = prepared.find(name, data_dir, schema.KIND)
+  root = places.claim_folder(output_dir)
+  version = str(source.version)
+  folder = root / 'carracing_rlds' / source.info.config_name / version
+  if folder.exists():
     raise errors.DatasetError(
-      f'{folder / str(source.version)} exists; choose another --output_dir or'
-      ' delete it'
+      f'{folder} exists; choose another --output_dir or delete it'
     )
-  return tfds.dataset_builders.store_as_tfds_dataset(
-    name='carracing_rlds',
-    config=source.info.config_name,
-    version=str(source.version),
-    release_notes=source.info.release_notes,
-    features=_features(),
-    split_datasets={  # pyright: ignore[reportArgumentType]
-      split: (
-        (int(episode['episode_id']), episode)
-        for episode in episodes(str(source.data_dir), split=split)
-      )
-      for split in schema.SPLITS
-    },
-    data_dir=output_dir,
-    description=f'{prepared.full_name(source)} in the form of RLDS.',
-    homepage=source.info.homepage,
-    citation=source.info.citation,
-    disable_shuffling=True,
-  )
+  with tempfile.TemporaryDirectory(dir=root, prefix='.unfinished-') as scratch:
+    exported = tfds.dataset_builders.store_as_tfds_dataset(
+      name='carracing_rlds',
+      config=source.info.config_name,
+      version=version,
+      release_notes=source.info.release_notes,
+      features=_features(),
+      split_datasets={  # pyright: ignore[reportArgumentType]
+        split: (
+          (int(episode['episode_id']), episode)
+          for episode in episodes(str(source.data_dir), split=split)
+        )
+        for split in schema.SPLITS
+      },
+      data_dir=scratch,
+      description=f'{prepared.full_name(source)} in the form of RLDS.',
+      homepage=source.info.homepage,
+      citation=source.info.citation,
+      disable_shuffling=True,
+    )
+    # What it was made from: digests, config, packages, statistics.
+    metadata: Any = source.info.metadata
+    documents.write(Path(exported.data_dir) / 'metadata.json', dict(metadata))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    Path(exported.data_dir).rename(folder)
+  return tfds.builder_from_directory(folder)
 
 
 def _features() -> tfds.features.FeaturesDict:

@@ -7,13 +7,53 @@ and a few dozen of them mix well.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from carracing_data import documents
+from carracing_data import metadata
 from carracing_data import steps
 import numpy as np
+import pydantic
 
 SPLITS = ('train', 'validation')
+
+
+class Config(documents.Document):
+  """What the user chooses of a rollouts dataset, and its values.
+
+  Attributes:
+    num_episodes: how many episodes; the last tenth of them (at least one) is
+      the validation split.
+    max_steps: transitions after which an episode is truncated.
+    policy: the behaviour policy, a key of `policies.POLICIES`.
+    seed: all tracks, policy weights and action noise derive from it.
+    simulator: a key of `environment.SIMULATORS`.
+  """
+
+  num_episodes: Annotated[int, pydantic.Field(ge=2, le=10_000_000)]
+  max_steps: Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
+  policy: Literal['brownian', 'random_policy', 'straight_ahead', 'uniform']
+  seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)]
+  simulator: Literal['envpool', 'gymnasium']
+
+
 SEGMENT_STEPS = 32
+KIND = metadata.Kind(
+  'carracing_rollouts',
+  Config,
+  {
+    'episode_id': ('int64', ()),
+    'first_step': ('int32', ()),
+    'length': ('int32', ()),
+    'observation': ('uint8', (SEGMENT_STEPS, 64, 64, 3)),
+    'action': ('float32', (SEGMENT_STEPS, 3)),
+    'reward': ('float32', (SEGMENT_STEPS,)),
+    'discount': ('float32', (SEGMENT_STEPS,)),
+    'is_first': ('bool', (SEGMENT_STEPS,)),
+    'is_last': ('bool', (SEGMENT_STEPS,)),
+    'is_terminal': ('bool', (SEGMENT_STEPS,)),
+  },
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +133,14 @@ def join(records: Sequence[Mapping[str, Any]]) -> Episode:
   )
 
 
-def broken_promises(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+def broken_promises(
+  records: Iterable[Mapping[str, Any]], summaries: list[steps.Summary]
+) -> Iterator[str]:
   """Checks the records of a split, in order.
 
   Args:
     records: decoded.
+    summaries: gets that of every episode.
 
   Yields:
     What is wrong; the record that shows it is the one read last.
@@ -120,7 +163,9 @@ def broken_promises(records: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         yield f'the padding of {name} is not zero'
     pending.append(record)
     if record['is_last'][:length].any():
-      yield from steps.broken_promises(vars(join(pending)))
+      fields = vars(join(pending))
+      yield from steps.broken_promises(fields)
+      summaries.append(steps.summarize(fields))
       pending, episode_id = [], episode_id + 1
     elif length < SEGMENT_STEPS:
       yield 'it is short though the episode goes on'

@@ -132,7 +132,7 @@ def _step(batch_size: int, window_steps: int):
   step = jax.jit(
     functools.partial(train_mdn_rnn.train_step, config),
     donate_argnums=0,
-    out_shardings=devices.everywhere(),
+    out_shardings=devices.replicated(),
   )
   rng = np.random.default_rng(0)
   shape = batch_size, window_steps
@@ -144,4 +144,4 @@ def _step(batch_size: int, window_steps: int):
     mask=np.ones(shape, bool),
   )
   state = train_mdn_rnn.create_state(config, _LATENT_SIZE)
-  return step, devices.put_everywhere(state), devices.send(batch)
+  return step, devices.replicate(state), devices.shard_batch(batch)

@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
   config = mdn_rnn.get_config()
   config.dataset = 'carracing_latents/paper'
   config.batch_size = 100
-  config.window_steps = 999
+  config.window_steps = 1000  # A whole episode.
   config.sample = True
 
   config.hidden_size = 256

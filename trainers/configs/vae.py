@@ -10,7 +10,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Data.
   config.dataset = 'carracing_rollouts/default'
   config.batch_size = 32  # Frames.
-  config.random_flip = False  # Mirrors every other frame.
+  config.random_flip = False  # Mirrors each frame with probability ½.
 
   # Model and loss.
   config.latent_size = 32
@@ -26,12 +26,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.cosine_decay = True  # Of the learning rate, to 0 in the last step.
   config.max_gradient_norm = 0.0  # 0: gradients are not clipped.
   config.ema_decay = 0.0  # Of the average that is exported; 0: no average.
-  config.num_steps = 3000  # Three epochs of the default dataset.
+  config.num_steps = 3000  # 3.6 epochs of the default dataset.
 
   # Cadence, in steps.
   config.log_every_steps = 50
   config.eval_every_steps = 500
-  config.eval_batches = 20  # Of 100 frames.
+  config.eval_frames = 3000  # At most, spread over the validation split.
   config.checkpoint_every_steps = 500
   config.early_stop_evaluations = 0  # Without a better one; 0: never stop.
   return config

@@ -1,0 +1,126 @@
+"""JSON documents: a schema for each kind, and one way to the disk and back."""
+
+import functools
+import json
+from pathlib import Path
+import re
+from typing import Annotated, Any, TypeVar
+
+from carracing_data import errors
+from carracing_data import places
+import pydantic
+import pydantic_core
+
+# Names of datasets, configs and packages: never a path, never hidden.
+NAME = r'[A-Za-z0-9_][A-Za-z0-9_.\-]*'
+
+
+def _check_name(name: str) -> str:
+  if len(name) > 100 or not re.fullmatch(NAME, name):
+    raise pydantic_core.PydanticCustomError(
+      'name',
+      'a name has at most 100 letters, digits, _, - and ., and starts with none'
+      ' of the last two',
+    )
+  return name
+
+
+Name = Annotated[str, pydantic.AfterValidator(_check_name)]
+Sha256 = Annotated[str, pydantic.StringConstraints(pattern='^[0-9a-f]{64}$')]
+
+_Schema = TypeVar('_Schema', bound=pydantic.BaseModel)
+
+
+class Document(pydantic.BaseModel):
+  """A schema; unknown keys, wrong types, NaN and infinity are errors."""
+
+  model_config = pydantic.ConfigDict(
+    extra='forbid', strict=True, frozen=True, allow_inf_nan=False
+  )
+
+
+class ForeignDocument(Document):
+  """The part that we rely on of a document that another library writes."""
+
+  model_config = pydantic.ConfigDict(extra='ignore')
+
+
+def read(path: Path, schema: type[_Schema]) -> _Schema:
+  """Reads a JSON document.
+
+  Args:
+    path: the file.
+    schema: of the document.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    errors.UnreadableError: the operating system cannot read it.
+    errors.UserError: it is no JSON or breaks the schema.
+  """
+  try:
+    return parse(path.read_text(encoding='utf-8'), schema, str(path))
+  except UnicodeDecodeError:
+    raise errors.UserError(f'{path} is damaged: it is not UTF-8') from None
+  except NotADirectoryError as error:
+    raise FileNotFoundError(*error.args, str(path)) from None
+  except FileNotFoundError:
+    raise
+  except OSError as error:
+    raise errors.UnreadableError(
+      f'cannot read {path}: {error.strerror}'
+    ) from error
+
+
+def parse(text: str, schema: type[_Schema], source: str) -> _Schema:
+  """Parses a JSON document.
+
+  Args:
+    text: the JSON.
+    schema: of the document.
+    source: where the text is from, for the message.
+
+  Raises:
+    errors.UserError: it is no JSON or breaks the schema.
+  """
+  try:
+    return schema.model_validate_json(text)
+  except pydantic.ValidationError as error:
+    raise errors.UserError(f'{source} is damaged: {explain(error)}') from None
+
+
+def explain(error: pydantic.ValidationError) -> str:
+  """Says in a line what a schema found first."""
+  finding = error.errors(include_url=False)[0]
+  where = '.'.join(map(str, finding['loc']))
+  value = ''
+  if finding['type'] not in ('missing', 'json_invalid'):
+    value = f', not {_shorten(finding["input"])}'
+  more = error.error_count() - 1
+  return (
+    (f'{where}: ' if where else '')
+    + finding['msg']
+    + value
+    + (f' (and {more} more)' if more else '')
+  )
+
+
+def write(path: Path, content: Any) -> None:
+  """Writes strict JSON (no NaN), all of it or nothing.
+
+  Args:
+    path: the file; replaced if it exists.
+    content: of JSON's own types.
+
+  Raises:
+    errors.PlaceError: the file cannot be written.
+    ValueError: the content has NaN or an infinity.
+  """
+  text = json.dumps(content, indent=2, allow_nan=False) + '\n'
+  places.replace(
+    path, functools.partial(Path.write_text, data=text, encoding='utf-8')
+  )
+
+
+def _shorten(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 60 else text[:57] + '...'

@@ -1,0 +1,252 @@
+"""The JSON documents of a prepared dataset, and whether they agree.
+
+Everything else relies on them: TFDS runs code that `features.json` names and
+reads files that `dataset_info.json` names. So a folder is checked here, without
+TFDS, before TFDS sees it.
+"""
+
+from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from carracing_data import documents
+from carracing_data import errors
+import pydantic
+
+_Version = Annotated[
+  str, pydantic.StringConstraints(pattern=r'^\d{1,4}\.\d{1,4}\.\d{1,4}$')
+]
+_Number = Annotated[str, pydantic.StringConstraints(pattern=r'^-?\d{1,15}$')]
+_Count = Annotated[int, pydantic.Field(ge=0, lt=2**40)]
+
+
+class Kind(NamedTuple):
+  """A kind of dataset, as its readers need it.
+
+  Attributes:
+    name: of the dataset.
+    config: schema of what the metadata record as its config.
+    features: dtype and shape of every feature, by name; None stands for a
+      dimension of any size.
+  """
+
+  name: str
+  config: type[documents.Document]
+  features: Mapping[str, tuple[str, tuple[int | None, ...]]]
+
+
+class _Split(documents.ForeignDocument):
+  name: documents.Name
+  filepathTemplate: Literal['{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}']
+  shardLengths: list[_Number]
+  numBytes: _Number
+
+
+class _DatasetInfo(documents.ForeignDocument):
+  """What we rely on of `dataset_info.json`."""
+
+  name: documents.Name
+  version: _Version
+  configName: documents.Name
+  fileFormat: Literal['array_record']
+  splits: list[_Split]
+
+
+class _Shape(documents.Document):
+  dimensions: list[_Number] = []
+
+
+class _Tensor(documents.Document):
+  dtype: Literal['bool', 'float32', 'int32', 'int64', 'uint8']
+  encoding: Literal['bytes', 'none']
+  shape: _Shape
+
+
+class _Feature(documents.Document):
+  pythonClassName: Literal[
+    'tensorflow_datasets.core.features.tensor_feature.Tensor',
+    'tensorflow_datasets.core.features.scalar.Scalar',
+  ]
+  tensor: _Tensor
+
+
+class _FeaturesDict(documents.Document):
+  features: dict[documents.Name, _Feature]
+
+
+class _Features(documents.Document):
+  """All of `features.json`; TFDS imports the modules that it names."""
+
+  pythonClassName: Literal[
+    'tensorflow_datasets.core.features.features_dict.FeaturesDict'
+  ]
+  featuresDict: _FeaturesDict
+
+
+class SplitMetadata(documents.Document):
+  """What is recorded of a split.
+
+  Attributes:
+    content_sha256: of the decoded records, however they are sharded.
+    num_episodes: how many episodes.
+    num_steps: of all episodes.
+    num_terminated: episodes that ended in a terminal state; the others were
+      truncated.
+    episode_steps: of each episode.
+    shard_lengths: records of each shard.
+    return_mean: of the episodes.
+    return_std: likewise.
+    return_min: likewise.
+    return_max: likewise.
+  """
+
+  content_sha256: documents.Sha256
+  num_episodes: _Count
+  num_steps: _Count
+  num_terminated: _Count
+  episode_steps: list[_Count]
+  shard_lengths: list[_Count]
+  return_mean: float
+  return_std: float
+  return_min: float
+  return_max: float
+
+
+class Metadata(documents.Document):
+  """All of `metadata.json`, which our builders write.
+
+  Attributes:
+    name: `dataset/config:version`.
+    config: everything that the user chose and that shapes the data.
+    packages: versions of the packages that may shape the data.
+    splits: by name.
+    files_sha256: of the shards, by file name.
+    metadata_sha256: of all of the above, see `sealed`.
+  """
+
+  name: str
+  config: dict[str, Any]
+  packages: dict[documents.Name, str]
+  splits: dict[documents.Name, SplitMetadata]
+  files_sha256: dict[documents.Name, documents.Sha256]
+  metadata_sha256: documents.Sha256
+
+
+def sealed(metadata: Mapping[str, Any]) -> dict[str, Any]:
+  """Adds the digest of metadata to it, so that later edits show."""
+  return {**metadata, 'metadata_sha256': _seal(metadata)}
+
+
+def _seal(metadata: Mapping[str, Any]) -> str:
+  content = {k: v for k, v in metadata.items() if k != 'metadata_sha256'}
+  text = json.dumps(content, sort_keys=True, allow_nan=False)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
+  """Checks that a folder holds a complete dataset whose documents agree.
+
+  Reads the documents only; `verification.verify` reads the records.
+
+  Args:
+    folder: of a prepared dataset.
+    kinds: which kinds are wanted; any if empty.
+
+  Returns:
+    The dataset's metadata.
+
+  Raises:
+    errors.DatasetError: it does not; the message says what is wrong.
+  """
+  try:
+    info = documents.read(folder / 'dataset_info.json', _DatasetInfo)
+    features = documents.read(folder / 'features.json', _Features)
+    metadata = documents.read(folder / 'metadata.json', Metadata)
+    raw = json.loads((folder / 'metadata.json').read_text())
+  except FileNotFoundError as error:
+    raise errors.DatasetError(
+      f'{folder} holds no complete dataset of this project:'
+      f' {Path(error.filename).name} is missing'
+    ) from None
+  except errors.UnreadableError:
+    raise
+  except errors.UserError as error:
+    raise errors.DatasetError(str(error)) from None
+  if metadata.metadata_sha256 != _seal(raw):
+    raise errors.DatasetError(f'{folder}/metadata.json was edited')
+  _check_agreement(folder, info, metadata)
+  if kinds:
+    kind = _kind(folder, info.name, kinds)
+    _check_features(folder, features, kind)
+    documents.parse(
+      json.dumps(metadata.config),
+      kind.config,
+      f'{folder}/metadata.json: config',
+    )
+  for name in metadata.files_sha256:
+    if not (folder / name).is_file():
+      raise errors.DatasetError(f'{folder}: shard {name} is missing')
+  return metadata
+
+
+def _check_agreement(
+  folder: Path, info: _DatasetInfo, metadata: Metadata
+) -> None:
+  """Raises DatasetError if what TFDS reads is not what was sealed."""
+  lengths = {s.name: [int(n) for n in s.shardLengths] for s in info.splits}
+  files = {
+    f'{info.name}-{split}.array_record-{index:05d}-of-{len(shards):05d}'
+    for split, shards in lengths.items()
+    for index in range(len(shards))
+  }
+  sealed_lengths = {
+    name: split.shard_lengths for name, split in metadata.splits.items()
+  }
+  for what, found, expected in (
+    (
+      'name',
+      f'{info.name}/{info.configName}:{info.version}',
+      metadata.name,
+    ),
+    ('shard lengths', lengths, sealed_lengths),
+    ('shards', files, set(metadata.files_sha256)),
+  ):
+    if found != expected:
+      raise errors.DatasetError(
+        f'{folder}/dataset_info.json was edited: its {what} are not those of'
+        ' metadata.json'
+      )
+
+
+def _kind(folder: Path, name: str, kinds: Sequence[Kind]) -> Kind:
+  wanted = {kind.name: kind for kind in kinds}
+  if name not in wanted:
+    raise errors.DatasetError(
+      f'{folder} is a dataset {name}, but {" or ".join(wanted)} is needed here'
+    )
+  return wanted[name]
+
+
+def _check_features(folder: Path, features: _Features, kind: Kind) -> None:
+  """Raises DatasetError if the features are not those of a kind."""
+  found = {
+    name: (
+      feature.tensor.dtype,
+      tuple(int(n) for n in feature.tensor.shape.dimensions),
+    )
+    for name, feature in features.featuresDict.features.items()
+  }
+  for name in sorted({*kind.features, *found}):
+    dtype, shape = found.get(name, ('absent', ()))
+    wanted_dtype, wanted = kind.features.get(name, ('absent', ()))
+    if (
+      dtype != wanted_dtype
+      or len(shape) != len(wanted)
+      or any(a not in (None, b) for a, b in zip(wanted, shape))
+    ):
+      raise errors.DatasetError(
+        f'{folder}/features.json was edited: {name} is {dtype}{list(shape)},'
+        f' not {wanted_dtype}{list(wanted)}'
+      )

@@ -1,0 +1,89 @@
+"""What the `tfds` command lacks: errors in a line, checks, and quiet.
+
+The command has no hook for these. It imports a builder's module before it reads
+`--config`, so importing this module there is what is left. Nothing happens in
+any other program.
+"""
+
+import json
+import logging as python_logging
+from pathlib import Path
+import re
+import sys
+from types import TracebackType
+
+from absl import logging
+from carracing_data import errors
+
+# What TFDS says at every build and no user needs.
+_NOISE = re.compile(
+  'Using custom data configuration|Variant folder .* has no dataset_info'
+  '|Loading dataset|download_and_prepare for|Generating dataset'
+  '|Dataset generation completed|No config specified|Load dataset info'
+  '|Unable to initialize backend'
+)
+_JAX = 'jax._src.xla_bridge'
+
+
+def adapt(*error_classes: type[Exception]) -> None:
+  """Adapts the command, if it is what runs.
+
+  Args:
+    *error_classes: errors beside `errors.UserError` whose message is enough.
+
+  Raises:
+    errors.DatasetError: `--config` is empty or no JSON.
+  """
+  if Path(sys.argv[0]).name != 'tfds':
+    return
+  _show_in_a_line((errors.UserError, *error_classes))
+  for logger in logging.get_absl_logger(), python_logging.getLogger(_JAX):
+    logger.addFilter(_is_wanted)
+  _check_config()
+
+
+def _show_in_a_line(error_classes: tuple[type[Exception], ...]) -> None:
+  previous = sys.excepthook
+
+  def hook(
+    kind: type[BaseException],
+    error: BaseException,
+    traceback: TracebackType | None,
+  ) -> None:
+    if isinstance(error, error_classes):
+      print(f'Error: {error}', file=sys.stderr)
+    elif isinstance(error, KeyboardInterrupt):
+      print('Interrupted; the same command continues.', file=sys.stderr)
+    else:
+      previous(kind, error, traceback)
+
+  sys.excepthook = hook
+
+
+def _is_wanted(record: python_logging.LogRecord) -> bool:
+  return not _NOISE.search(record.getMessage())
+
+
+def _check_config() -> None:
+  """Checks what the command would ignore or stumble over."""
+  arguments = sys.argv[1:]
+  for index, argument in enumerate(arguments):
+    flag, equals, value = argument.partition('=')
+    if flag != '--config':
+      continue
+    if not equals:
+      value = ''.join(arguments[index + 1 : index + 2])
+    if not value.strip():
+      raise errors.DatasetError(
+        '--config is empty; leave it out for the default, or give a name or'
+        ' JSON (if it came from a file: is the name of that file right?)'
+      )
+    if value.startswith('{'):
+      try:
+        content = json.loads(value)
+      except json.JSONDecodeError as error:
+        raise errors.DatasetError(f'--config is no JSON: {error}') from None
+      if 'name' not in content:
+        raise errors.DatasetError(
+          '--config needs a "name", e.g. {"name": "mine", ...}'
+        )

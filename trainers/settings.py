@@ -1,0 +1,103 @@
+"""What a trainer's config may hold, checked before anything is computed."""
+
+from typing import Annotated, Literal
+
+from carracing_data import documents
+import jax
+import ml_collections
+import pydantic
+import tensorflow_datasets as tfds
+from trainers import run_folder
+
+# Beyond these a number is a slip: no machine has the memory or the time.
+_Count = Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
+_Steps = Annotated[int, pydantic.Field(ge=1, le=1_000_000_000)]
+_Size = Annotated[int, pydantic.Field(ge=1, le=16_384)]
+_NotNegative = Annotated[float, pydantic.Field(ge=0)]
+_Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+
+
+class Settings(documents.Document):
+  """The settings that all trainers have; see `trainers/configs`."""
+
+  seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+  dataset: str
+  batch_size: _Count
+  dtype: Literal['float32', 'bfloat16']
+  learning_rate: _NotNegative
+  warmup_steps: Annotated[int, pydantic.Field(ge=0)]
+  cosine_decay: bool
+  max_gradient_norm: _NotNegative
+  ema_decay: _Share
+  num_steps: _Steps
+  log_every_steps: _Steps
+  eval_every_steps: _Steps
+  checkpoint_every_steps: _Steps
+  early_stop_evaluations: Annotated[int, pydantic.Field(ge=0)]
+
+
+class VAESettings(Settings):
+  """The settings of V."""
+
+  random_flip: bool
+  latent_size: _Size
+  free_nats: _NotNegative
+  kl_weight: _NotNegative
+  kl_warmup_steps: Annotated[int, pydantic.Field(ge=0)]
+  motion_weight: _Share
+  eval_frames: _Count
+
+
+class MDNRNNSettings(Settings):
+  """The settings of M."""
+
+  window_steps: _Count
+  sample: bool
+  hidden_size: _Size
+  num_mixtures: Annotated[int, pydantic.Field(ge=1, le=1000)]
+  per_dimension: bool
+  predict_outcomes: bool
+
+
+def check(config: ml_collections.ConfigDict, schema: type[Settings]) -> None:
+  """Checks what can be known without the data.
+
+  Args:
+    config: of the run.
+    schema: what it may hold.
+
+  Raises:
+    run_folder.RunError: a value is impossible; the message names it.
+  """
+  try:
+    schema.model_validate(config.to_dict())
+  except pydantic.ValidationError as error:
+    raise run_folder.RunError(
+      f'the config cannot work: {documents.explain(error)}'
+    ) from None
+  devices = jax.device_count()
+  if config.batch_size % devices:
+    raise run_folder.RunError(
+      'the config cannot work: batch_size:'
+      f' {config.batch_size} is not divisible by {devices} devices'
+    )
+
+
+def check_window(
+  config: ml_collections.ConfigDict, latents: tfds.core.DatasetBuilder
+) -> None:
+  """Checks the window against the episodes.
+
+  Raises:
+    run_folder.RunError: it is longer than every episode.
+  """
+  longest = max(
+    max(split['episode_steps'])
+    for split in latents.info.metadata['splits'].values()
+  )
+  if config.window_steps > longest - 1:
+    raise run_folder.RunError(
+      f'the config cannot work: window_steps: the longest episode of'
+      f' {config.dataset} has {longest - 1} transitions, not'
+      f' {config.window_steps}'
+    )
