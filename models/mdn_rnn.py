@@ -18,6 +18,8 @@ from models import recurrent
 _MAX_ABS_LOG_STD = 7.0
 # Differences beyond it would overflow float32 when they are squared.
 _MAX_ABS_DIFFERENCE = 1e15
+_REWARD_BINS = 41
+_MAX_LOG_REWARD = 5.0  # log(1 + |reward|) of the outermost bins.
 
 
 class Mixture(NamedTuple):
@@ -86,19 +88,68 @@ class Mixture(NamedTuple):
     return mean + jnp.exp(log_std) * jnp.sqrt(temperature) * noise
 
 
+class RewardDistribution(NamedTuple):
+  """Distributions over rewards, on bins that grow exponentially.
+
+  A new tile gives 3, leaving the playing field -100, and most steps -0.1. The
+  squared error of a single number would be a matter of the -100 alone; the mean
+  of a logarithm would leave out what is rare. Categorical probabilities with
+  their expectation do neither (Hafner et al., "Mastering Diverse Domains
+  through World Models" (2023), section "Two-hot regression").
+
+  Attributes:
+    logits: float32 [..., bins].
+  """
+
+  logits: jax.Array
+
+  def mean(self) -> jax.Array:
+    """Returns the expected reward, float32 [...]."""
+    return jax.nn.softmax(self.logits) @ _reward_bins()
+
+  def nll(self, reward: jax.Array) -> jax.Array:
+    """Returns the cross-entropy of the two bins around each reward.
+
+    Their weights are such that the expectation is the reward; beyond the
+    outermost bins it is theirs.
+
+    Args:
+      reward: float32 [...].
+
+    Returns:
+      float32 [...], nats.
+    """
+    bins = _reward_bins()
+    right = jnp.clip(jnp.searchsorted(bins, reward), 1, len(bins) - 1)
+    low, high = bins[right - 1], bins[right]
+    share = jnp.clip((reward - low) / (high - low), 0, 1)[..., None]
+    log_prob = jax.nn.log_softmax(self.logits)
+    of_left, of_right = (
+      jnp.take_along_axis(log_prob, index[..., None], axis=-1)
+      for index in (right - 1, right)
+    )
+    return -((1 - share) * of_left + share * of_right)[..., 0]
+
+
+def _reward_bins() -> jax.Array:
+  """Returns -147..147, float32 [bins], densest around 0."""
+  x = jnp.linspace(-_MAX_LOG_REWARD, _MAX_LOG_REWARD, _REWARD_BINS)
+  return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+
+
 class Prediction(NamedTuple):
   """What happens after a step, as far as the model can tell.
 
   Attributes:
     mixture: of the next z.
-    reward: the mean of the reward, float32 [B, T]; None if the model has no
-      such output.
+    reward: of the action, distributions [B, T]; None if the model has no such
+      output.
     termination_logit: log odds that the episode terminates, float32 [B, T];
       None likewise.
   """
 
   mixture: Mixture
-  reward: jax.Array | None = None
+  reward: RewardDistribution | None = None
   termination_logit: jax.Array | None = None
 
 
@@ -134,7 +185,7 @@ class MDNRNN(nn.Module):
     )
 
     if self.predict_outcomes:
-      self.outcomes = nn.Dense(2)
+      self.outcomes = nn.Dense(_REWARD_BINS + 1)
 
   def _output_sizes(self) -> tuple[int, int, int]:
     values = self.num_mixtures * self.latent_size
@@ -177,8 +228,9 @@ class MDNRNN(nn.Module):
     )
     if not self.predict_outcomes:
       return Prediction(mixture), carry
-    reward, termination_logit = jnp.moveaxis(self.outcomes(hidden), -1, 0)
-    return Prediction(mixture, reward, termination_logit), carry
+    outcomes = self.outcomes(hidden)
+    reward = RewardDistribution(outcomes[..., :-1])
+    return Prediction(mixture, reward, outcomes[..., -1]), carry
 
 
 def nll(mixture: Mixture, targets: jax.Array) -> jax.Array:
@@ -199,14 +251,17 @@ class Loss(NamedTuple):
 
   Attributes:
     total: what to minimise: the terms' sum, all per latent dimension. Unscaled,
-      the reward term dominates and hurts the prediction of z.
+      the reward dominates and hurts the prediction of z.
     nll: of the next z, nats per latent dimension.
-    reward_error: squared error of the reward; None if it is not predicted.
+    reward_nll: of the reward, see `RewardDistribution.nll`; None if it is not
+      predicted.
+    reward_error: squared error of the expected reward; None likewise.
     termination_nll: of what was observed, nats; None likewise.
   """
 
   total: jax.Array
   nll: jax.Array
+  reward_nll: jax.Array | None
   reward_error: jax.Array | None
   termination_nll: jax.Array | None
 
@@ -230,12 +285,13 @@ def loss(
   """
   of_z = nll(prediction.mixture, targets)
   if prediction.reward is None or prediction.termination_logit is None:
-    return Loss(of_z, of_z, None, None)
-  reward_error = (prediction.reward - reward) ** 2
+    return Loss(of_z, of_z, None, None, None)
+  reward_nll = prediction.reward.nll(reward)
+  reward_error = (prediction.reward.mean() - reward) ** 2
   logit = prediction.termination_logit
   termination_nll = jax.nn.softplus(jnp.where(terminal, -logit, logit))
-  total = of_z + (reward_error + termination_nll) / targets.shape[-1]
-  return Loss(total, of_z, reward_error, termination_nll)
+  total = of_z + (reward_nll + termination_nll) / targets.shape[-1]
+  return Loss(total, of_z, reward_nll, reward_error, termination_nll)
 
 
 def dream(

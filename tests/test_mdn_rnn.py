@@ -217,18 +217,59 @@ def test_outcome_losses_are_those_of_their_distributions():
   prediction, _ = model.apply(variables, inputs, carry)
   loss = mdn_rnn.loss(prediction, targets, reward, terminal)
 
-  np.testing.assert_allclose(
-    loss.reward_error, (prediction.reward - reward) ** 2, rtol=1e-6
-  )
   p = 1 / (1 + np.exp(-np.float64(prediction.termination_logit)))
   np.testing.assert_allclose(
     loss.termination_nll, -np.log(np.where(terminal, p, 1 - p)), rtol=1e-5
   )
   np.testing.assert_allclose(
+    loss.reward_error, (prediction.reward.mean() - reward) ** 2, rtol=1e-5
+  )
+  np.testing.assert_allclose(
     loss.total,
-    loss.nll + (loss.reward_error + loss.termination_nll) / 32,
+    loss.nll + (loss.reward_nll + loss.termination_nll) / 32,
     rtol=1e-6,
   )
   np.testing.assert_array_equal(
     loss.nll, mdn_rnn.nll(prediction.mixture, targets)
   )
+
+
+def test_reward_distribution_learns_the_mean_of_rare_rewards():
+  # As in the simulator: a tile in every fifth step, and once the field is left.
+  rewards = np.full(1000, -0.1, np.float32)
+  rewards[::5] += 3.2
+  rewards[7] = -100.0
+  logits = jnp.zeros(mdn_rnn._REWARD_BINS)
+
+  @jax.grad
+  def gradient(logits):
+    many = jnp.broadcast_to(logits, (1000, len(logits)))
+    return mdn_rnn.RewardDistribution(many).nll(rewards).mean()
+
+  # The gradient is softmax - target, so the best probabilities are the target.
+  target = jax.nn.softmax(logits) - gradient(logits)
+  best = mdn_rnn.RewardDistribution(jnp.log(jnp.maximum(target, 1e-30)))
+  np.testing.assert_allclose(best.mean(), rewards.mean(), rtol=1e-3)
+
+
+@pytest.mark.parametrize('reward', [-500.0, -100.0, -0.1, 0.0, 3.3, 400.0])
+def test_reward_nll_is_least_where_the_expectation_is_the_reward(reward):
+  bins = np.asarray(mdn_rnn._reward_bins())
+  assert bins[0] < -100.1 and bins[-1] > 20
+  clipped = np.clip(reward, bins[0], bins[-1])
+  right = min(max(int((bins < clipped).sum()), 1), len(bins) - 1)
+  share = (clipped - bins[right - 1]) / (bins[right] - bins[right - 1])
+  probabilities = np.zeros(len(bins))
+  probabilities[[right - 1, right]] = 1 - share, share
+  best = mdn_rnn.RewardDistribution(jnp.log(jnp.asarray(probabilities) + 1e-30))
+  np.testing.assert_allclose(best.mean(), clipped, rtol=1e-5, atol=1e-6)
+  terms = probabilities[probabilities > 0]
+  entropy = -(terms * np.log(terms)).sum()
+  np.testing.assert_allclose(best.nll(jnp.float32(reward)), entropy, atol=1e-4)
+
+
+def test_temperature_zero_is_the_mean_of_the_likeliest_component():
+  mixture = random_mixture(4, 6)
+  z = mixture.sample(jax.random.key(0), temperature=0)
+  likeliest = mixture.logits.argmax(axis=-2)[:, 0]
+  np.testing.assert_array_equal(z, mixture.mean[np.arange(6), likeliest])

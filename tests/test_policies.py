@@ -29,7 +29,8 @@ def test_actions_of_an_episode_do_not_depend_on_its_batch(name, observations):
   for i in range(3):
     alone = act(name, [5 + i], observations[:, i : i + 1])
     np.testing.assert_array_equal(together[:, i : i + 1], alone)
-  assert (together[:, 0] != together[:, 1]).any()
+  differ = (together[:, 0] != together[:, 1]).any()
+  assert differ or name == 'straight_ahead'
 
 
 @pytest.mark.parametrize('name', ALL)

@@ -3,24 +3,26 @@
 import json
 import os
 from pathlib import Path
-import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 
+from carracing_data import places
 import numpy as np
 import pytest
 import safetensors.numpy
 from tensorboard.backend.event_processing import event_accumulator
 
-STEPS = 12
+STEPS = 120  # Enough that a signal comes in time.
+CADENCE = STEPS // 4
 FLAGS = {
   'train_vae': {
     'dataset': 'carracing_rollouts/tiny',
     'batch_size': 16,
-    'eval_batches': 1,
+    'eval_frames': 40,
   },
   'train_mdn_rnn': {
     'dataset': 'carracing_latents/tiny',
@@ -30,18 +32,15 @@ FLAGS = {
 }
 
 
-def command(trainer, data_dir, workdir):
+def arguments_of(trainer, data_dir, workdir):
   config = {
     **FLAGS[trainer],
     'num_steps': STEPS,
     'log_every_steps': 1,
-    'eval_every_steps': 4,
-    'checkpoint_every_steps': 4,
+    'eval_every_steps': CADENCE,
+    'checkpoint_every_steps': CADENCE,
   }
-  return [
-    sys.executable,
-    '-m',
-    f'trainers.{trainer}',
+  return f'trainers.{trainer}', [
     f'--workdir={workdir}',
     f'--data_dir={data_dir}',
     *(f'--config.{key}={value}' for key, value in config.items()),
@@ -49,8 +48,9 @@ def command(trainer, data_dir, workdir):
 
 
 def start(trainer, data_dir, workdir, *flags, **environment):
+  module, arguments = arguments_of(trainer, data_dir, workdir)
   return subprocess.Popen(
-    [*command(trainer, data_dir, workdir), *flags],
+    [sys.executable, '-m', module, *arguments, *flags],
     env={**os.environ, **environment},
     stderr=subprocess.PIPE,
     text=True,
@@ -102,6 +102,15 @@ def assert_equal_runs(found, expected):
   assert metrics[0] == metrics[1]
 
 
+def assert_close(found, expected):
+  """Compares what sums in another order leave: nearly the same metrics."""
+  a, b = (
+    json.loads((run / 'metrics.json').read_text())['validation']
+    for run in (found, expected)
+  )
+  assert a == pytest.approx(b, rel=1e-4)
+
+
 @pytest.fixture(scope='module')
 def uninterrupted(world, tmp_path_factory):
   runs = {}
@@ -125,44 +134,220 @@ def test_stopped_run_equals_uninterrupted_run(
 ):
   workdir = tmp_path / trainer
   process = start(trainer, world.data_dir, workdir)
-  returncode, said = interrupt(process, number, random.Random(0).randint(5, 9))
+  # To save the second checkpoint is to wait for the first.
+  returncode, said = interrupt(process, number, 2 * CADENCE + 5)
   assert returncode == status, said
   said = finish(start(trainer, world.data_dir, workdir))
   assert 'Continuing from step' in said
   assert_equal_runs(workdir, uninterrupted[trainer])
 
 
-def test_damaged_checkpoint_is_put_aside_for_an_older_one(
-  world, uninterrupted, tmp_path
-):
+@pytest.fixture
+def interrupted(uninterrupted, tmp_path):
+  """A copy of a run with its two newest checkpoints, but not its end."""
   workdir = tmp_path / 'train_mdn_rnn'
-  process = start('train_mdn_rnn', world.data_dir, workdir)
-  returncode, said = interrupt(process, signal.SIGTERM, 9)
-  assert returncode == 128 + signal.SIGTERM, said
-  newest = max(
-    (p for p in (workdir / 'checkpoints').iterdir() if p.name.isdigit()),
-    key=lambda p: int(p.name),
-  )
-  [data, *_] = sorted(
-    (p for p in newest.rglob('*') if p.is_file()),
-    key=lambda p: -p.stat().st_size,
-  )
-  content = bytearray(data.read_bytes())
+  shutil.copytree(uninterrupted['train_mdn_rnn'], workdir)
+  shutil.rmtree(workdir / 'weights')
+  (workdir / 'metrics.json').unlink()
+  return workdir
+
+
+def run(command, world, workdir, *flags):
+  module, arguments = arguments_of('train_mdn_rnn', world.data_dir, workdir)
+  return command(module, *arguments, *flags)
+
+
+def largest_file(checkpoint):
+  files = (path for path in checkpoint.rglob('*') if path.is_file())
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+def flip(path):
+  content = bytearray(path.read_bytes())
   content[len(content) // 2] ^= 1
-  data.write_bytes(content)
-
-  said = finish(start('train_mdn_rnn', world.data_dir, workdir))
-  assert f'checkpoint of step {newest.name} is damaged' in said
-  assert 'Continuing from step 8' in said
-  assert_equal_runs(workdir, uninterrupted['train_mdn_rnn'])
+  path.write_bytes(content)
 
 
-def test_finished_run_says_so(world, uninterrupted):
-  workdir = uninterrupted['train_mdn_rnn']
-  before = (workdir / 'weights' / 'model.safetensors').read_bytes()
-  said = finish(start('train_mdn_rnn', world.data_dir, workdir))
-  assert 'is finished' in said
-  assert (workdir / 'weights' / 'model.safetensors').read_bytes() == before
+def cut(path):
+  path.write_bytes(path.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+  ('damage', 'reason'),
+  [
+    (lambda checkpoint: flip(largest_file(checkpoint)), 'has changed'),
+    (lambda checkpoint: cut(largest_file(checkpoint)), 'has another size'),
+    (lambda checkpoint: largest_file(checkpoint).unlink(), 'is missing'),
+    (lambda checkpoint: cut(checkpoint / 'record.json'), 'Invalid JSON'),
+  ],
+)
+def test_damaged_checkpoint_is_put_aside_for_an_older_one(
+  damage, reason, command, world, uninterrupted, interrupted
+):
+  (interrupted / f'damaged_checkpoint_{STEPS}').mkdir()  # Of an earlier time.
+  damage(interrupted / 'checkpoints' / str(STEPS))
+  done = run(command, world, interrupted)
+  assert done.status == 0, done.stderr
+  assert f'checkpoint of step {STEPS} is damaged' in done.stderr
+  assert reason in done.stderr
+  assert (interrupted / f'damaged_checkpoint_{STEPS}_2' / 'state').exists()
+  assert f'Continuing from step {STEPS - CADENCE}' in done.stderr
+  assert_equal_runs(interrupted, uninterrupted['train_mdn_rnn'])
+
+
+def test_checkpoint_that_was_not_finished_is_not_used(
+  command, world, uninterrupted, interrupted
+):
+  (interrupted / 'checkpoints' / str(STEPS) / 'record.json').unlink()
+  done = run(command, world, interrupted)
+  assert f'checkpoint of step {STEPS} is unfinished' in done.stderr
+  assert f'Continuing from step {STEPS - CADENCE}' in done.stderr
+  assert_equal_runs(interrupted, uninterrupted['train_mdn_rnn'])
+
+
+def snapshot(folder):
+  return {
+    path.relative_to(folder): path.read_bytes()
+    for path in folder.rglob('*')
+    if path.is_file() and path.name not in ('run.json', 'parameters.txt')
+  }
+
+
+def damage_both(checkpoints):
+  for checkpoint in checkpoints.iterdir():
+    flip(largest_file(checkpoint))
+
+
+def pretend_two_processes(checkpoints):
+  path = checkpoints / str(STEPS) / 'record.json'
+  record = json.loads(path.read_text())
+  path.write_text(json.dumps({**record, 'processes': 2}))
+
+
+def pretend_another_model(checkpoints):
+  path = checkpoints / str(STEPS) / 'record.json'
+  record = json.loads(path.read_text())
+  [name] = (
+    n
+    for n in record['structure']
+    if 'params' in n
+    and 'bias' in n
+    and 'mixture' in n
+    and 'opt_state' not in n
+    and 'best' not in n
+  )
+  record['structure'][name] = 'float32[7]'
+  record['structure']['.collected.accuracy.total'] = 'float32[]'
+  path.write_text(json.dumps(record))
+
+
+def make_unreadable(checkpoints):
+  # Not by permissions: root may read all.
+  path = checkpoints / str(STEPS) / 'record.json'
+  path.unlink()
+  path.mkdir()
+
+
+@pytest.mark.parametrize(
+  ('trouble', 'message'),
+  [
+    (damage_both, 'no checkpoint .* is good .*delete that folder'),
+    (pretend_two_processes, 'was saved by 2 processes.* continued by 1'),
+    (
+      pretend_another_model,
+      r'another model .*bias.* is float32\[7\] there and',
+    ),
+    (make_unreadable, 'cannot read .*record.json'),
+  ],
+)
+def test_what_is_no_damage_stops_the_run_and_touches_nothing(
+  trouble, message, command, world, interrupted
+):
+  trouble(interrupted / 'checkpoints')
+  before = snapshot(interrupted / 'checkpoints')
+  done = run(command, world, interrupted)
+  assert done.status == 1
+  error = done.stderr.splitlines()[-1]
+  assert error.startswith('Error: ') and re.search(message, error), error
+  assert 'Traceback' not in done.stderr
+  assert snapshot(interrupted / 'checkpoints') == before
+  assert not (interrupted / 'weights').exists()
+  assert not list(interrupted.glob('*_checkpoint_*'))
+
+
+@pytest.fixture
+def finished(uninterrupted, tmp_path):
+  workdir = tmp_path / 'train_mdn_rnn'
+  return Path(shutil.copytree(uninterrupted['train_mdn_rnn'], workdir))
+
+
+def test_finished_run_says_so(command, world, finished):
+  before = snapshot(finished)
+  done = run(command, world, finished)
+  assert done.status == 0 and 'is finished' in done.stderr
+  assert snapshot(finished) == before
+
+
+def test_finished_run_without_checkpoints_keeps_its_weights(
+  command, world, finished
+):
+  shutil.rmtree(finished / 'checkpoints')
+  before = snapshot(finished / 'weights')
+  done = run(command, world, finished)
+  assert done.status == 0 and 'is finished' in done.stderr
+  assert snapshot(finished / 'weights') == before
+
+
+def test_missing_weights_are_exported_again(
+  command, world, finished, uninterrupted
+):
+  shutil.rmtree(finished / 'weights')
+  done = run(command, world, finished)
+  assert done.status == 0 and 'exported again' in done.stderr
+  assert_equal_runs(finished, uninterrupted['train_mdn_rnn'])
+
+
+def test_weights_without_any_checkpoint_are_not_made_up(
+  command, world, finished
+):
+  shutil.rmtree(finished / 'weights')
+  shutil.rmtree(finished / 'checkpoints')
+  done = run(command, world, finished)
+  assert done.status == 1
+  assert 'no checkpoint holds the parameters of step' in done.stderr
+  assert not (finished / 'weights').exists()
+
+
+def test_weights_of_another_run_are_not_taken_for_its_own(
+  command, world, finished
+):
+  flip(finished / 'weights' / 'model.safetensors')
+  done = run(command, world, finished)
+  assert done.status == 1
+  assert 'does not hold the weights that' in done.stderr
+
+
+def test_two_processes_do_not_share_a_folder(command, world, tmp_path):
+  with places.locked(tmp_path):
+    done = run(command, world, tmp_path)
+  assert done.status == 1
+  assert f'another process is writing to {tmp_path}' in done.stderr
+  assert [path.name for path in tmp_path.iterdir()] == ['.lock']
+
+
+def test_resumes_on_another_number_of_devices(
+  world, uninterrupted, interrupted, tmp_path
+):
+  shutil.rmtree(interrupted / 'checkpoints' / str(STEPS))
+  two = '--xla_force_host_platform_device_count=2'
+  one = '--xla_force_host_platform_device_count=1'
+  [start_of_run] = json.loads((interrupted / 'run.json').read_text())['starts']
+  flags = one if start_of_run['devices'] == 2 else two
+  process = start('train_mdn_rnn', world.data_dir, interrupted, XLA_FLAGS=flags)
+  assert f'Continuing from step {STEPS - CADENCE}' in finish(process)
+  starts = json.loads((interrupted / 'run.json').read_text())['starts']
+  assert {s['devices'] for s in starts} == {1, 2}
+  assert_close(interrupted, uninterrupted['train_mdn_rnn'])
 
 
 def test_eight_devices_give_the_losses_of_one(world, uninterrupted, tmp_path):
@@ -171,18 +356,14 @@ def test_eight_devices_give_the_losses_of_one(world, uninterrupted, tmp_path):
   finish(start('train_vae', world.data_dir, workdir, XLA_FLAGS=eight))
   run = json.loads((workdir / 'run.json').read_text())
   assert run['starts'][0]['devices'] == 8
-  found, expected = (
-    json.loads((folder / 'metrics.json').read_text())['validation']
-    for folder in (workdir, uninterrupted['train_vae'])
-  )
-  assert found == pytest.approx(expected, rel=1e-4)
+  assert_close(workdir, uninterrupted['train_vae'])
 
 
-def test_two_processes_give_one_run(world, tmp_path):
+def run_two_processes(world, workdir):
+  """Returns what each of them said."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
-  workdir = tmp_path / 'train_vae'
   processes = [
     start(
       'train_vae',
@@ -195,8 +376,27 @@ def test_two_processes_give_one_run(world, tmp_path):
     )
     for process_id in range(2)
   ]
-  for process in processes:
-    finish(process)
+  return [finish(process) for process in processes]
+
+
+def test_two_processes_give_one_run(world, uninterrupted, tmp_path):
+  workdir = tmp_path / 'train_vae'
+  run_two_processes(world, workdir)
   run = json.loads((workdir / 'run.json').read_text())
   assert [s['processes'] for s in run['starts']] == [2]
   assert len(list(workdir.glob('events.out.tfevents.*'))) == 1
+  # Each reads its own part of the data, so the batches are others.
+  metrics = json.loads((workdir / 'metrics.json').read_text())
+  expected = json.loads(
+    (uninterrupted['train_vae'] / 'metrics.json').read_text()
+  )
+  loss, of_one = (m['validation']['loss'] for m in (metrics, expected))
+  assert loss == pytest.approx(of_one, rel=0.2)
+
+  # The first process finds the damage, both continue from the older one.
+  (workdir / 'metrics.json').unlink()
+  shutil.rmtree(workdir / 'weights')
+  flip(largest_file(workdir / 'checkpoints' / str(STEPS)))
+  for said in run_two_processes(world, workdir):
+    assert f'Continuing from step {STEPS - CADENCE}' in said
+  assert json.loads((workdir / 'metrics.json').read_text()) == metrics

@@ -2,14 +2,19 @@
 
 import fcntl
 import filecmp
+import functools
 import json
+import multiprocessing
+import operator
 from pathlib import Path
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 
 from carracing_data import errors
+from carracing_data import runners
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import rollout
 from conftest import VERSION
@@ -27,7 +32,7 @@ def start_build(data_dir, **kwargs):
       f'--data_dir={data_dir}', f'--config={json.dumps(CONFIG)}',
     ],
     cwd=DATASETS,
-    stdout=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
     **kwargs,
@@ -257,3 +262,75 @@ def test_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
   assert 'Traceback' not in stderr
   left = [path for path in folder(tmp_path).rglob('*') if path.is_file()]
   assert sorted(path.name for path in left) == ['.lock', 'depends_on.json']
+
+
+@pytest.mark.parametrize('missing', ['everything', 'a shard', 'metadata.json'])
+def test_incomplete_folder_is_built_again(missing, expected, tmp_path):
+  target = folder(tmp_path) / VERSION
+  if missing == 'everything':
+    target.mkdir(parents=True)
+  else:
+    shutil.copytree(folder(expected) / VERSION, target)
+    [*_, shard] = sorted(target.glob('*.array_record-*'))
+    (shard if missing == 'a shard' else target / missing).unlink()
+  process = start_build(tmp_path)
+  stdout, stderr = process.communicate()
+  assert process.returncode == 0, stderr
+  assert_same_bytes(tmp_path, expected)
+  aside = folder(tmp_path) / f'incomplete_{VERSION}'
+  assert aside.exists() == (missing != 'everything')
+  assert (str(aside) in stdout) == (missing != 'everything')
+
+
+def test_shards_of_an_earlier_build_are_told_of_and_kept_until_the_end(
+  tmp_path, monkeypatch, caplog
+):
+  record = interrupted_after_one_shard(tmp_path, monkeypatch)
+  earlier = record.parent
+
+  collect = builder_lib.Builder._collect
+
+  def collect_while_all_is_there(builder, jobs):
+    assert record.exists() and shard_of(record).exists()
+    collect(builder, jobs)
+
+  monkeypatch.setattr(
+    builder_lib.Builder, '_collect', collect_while_all_is_there
+  )
+  build(tmp_path, seed=1)
+  assert f'1 finished shards in {earlier}' in caplog.text
+  assert 'as the config changed' in caplog.text
+  assert not earlier.exists()
+
+
+def test_number_of_shards_is_part_of_what_shards_depend_on(tmp_path):
+  config = builder_lib.RolloutsConfig(**CONFIG)
+  builder = builder_lib.Builder(data_dir=tmp_path, config=config)
+  one, other = (builder._depends_on({'train': n}) for n in (7, 8))
+  assert one != other
+  assert one == builder._depends_on({'train': 7})
+
+
+def test_failing_jobs_leave_other_children_alone():
+  spawn = multiprocessing.get_context('spawn')
+  end = spawn.Event()
+  bystander = spawn.Process(target=end.wait)
+  bystander.start()
+  jobs = [functools.partial(operator.truediv, 1, 0)] * 2
+  with pytest.raises(ZeroDivisionError):
+    runners.run_locally(jobs, num_workers=2)
+  assert bystander.is_alive()
+  end.set()
+  bystander.join()
+  assert bystander.exitcode == 0
+
+
+def test_error_of_a_job_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
+  def fail(*unused_args, **unused_kwargs):
+    raise OSError(5, 'Input/output error')
+
+  monkeypatch.setattr(builder_lib.Builder, '_num_workers', lambda self: 1)
+  monkeypatch.setattr(rollout, 'generate', fail)
+  with pytest.raises(OSError, match='Input/output error') as caught:
+    build(tmp_path)
+  assert not isinstance(caught.value, errors.UserError)

@@ -60,7 +60,7 @@ def benchmark(
   Raises:
     run_folder.RunError: there is no such stage.
   """
-  data_dir = places.claim_folder(output_dir / 'data')
+  data_dir = output_dir / 'data'
   stages = {
     stage.name: stage
     for module in (data, simulator, vae, mdn_rnn)
@@ -72,6 +72,7 @@ def benchmark(
       f'there is no stage {", ".join(sorted(unknown))}, only'
       f' {", ".join([*stages, *_TABLES])}'
     )
+  places.claim_folder(data_dir)
   wanted = only or [*stages, *_TABLES]
   data.make(data_dir)
 

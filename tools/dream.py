@@ -9,6 +9,7 @@ frames its own predictions.
 
 from collections.abc import Sequence
 import functools
+import math
 from pathlib import Path
 
 from absl import flags
@@ -53,6 +54,7 @@ _TEMPERATURE = flags.DEFINE_float(
   lower_bound=0,
   upper_bound=100,
 )
+flags.register_validator('temperature', math.isfinite, 'It must be a number.')
 _SEED = flags.DEFINE_integer(
   'seed', 0, "Seed of the dream's draws.", lower_bound=0, upper_bound=2**32 - 1
 )

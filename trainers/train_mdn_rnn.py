@@ -182,7 +182,7 @@ def _metrics(
   """Returns means over transitions; see `mdn_rnn.Loss` for the units."""
   names = ['nll']
   if config.predict_outcomes:
-    names += ['reward_error', 'termination_nll']
+    names += ['reward_nll', 'reward_error', 'termination_nll']
   averages = {name: metrics.Average.from_output(name) for name in names}
   return metrics.Collection.create(**averages, **others)
 

@@ -10,92 +10,29 @@ import abc
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
-import json
 import os
 from pathlib import Path
 import shutil
 import sys
-import threading
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 from absl import logging
 from carracing_data import digests
-from carracing_data import documents
 from carracing_data import errors
 from carracing_data import metadata as metadata_lib
 from carracing_data import places
 from carracing_data import runners
 from carracing_data import shards
+from carracing_data import staging
 from carracing_data import steps
 from carracing_data import tfds_command
 from etils import epath
-import numpy as np
-import pydantic
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
-from tensorflow_datasets.core.utils import tqdm_utils
-
-_MAX_SHARDS = 256
-_POLL_SECONDS = 1.0
-_STAGING = '.staging-'  # Prefix of the folder's name.
-_DEPENDS_ON = 'depends_on.json'
 
 tfds_command.adapt()
-
-
-@dataclasses.dataclass(eq=False)
-class Config(tfds.core.BuilderConfig):
-  """A builder config whose keys and values are checked.
-
-  Attributes:
-    SCHEMA: of the keys beside TFDS's own.
-
-  Raises:
-    errors.DatasetError: a key or a value is impossible; the message names it.
-  """
-
-  SCHEMA: ClassVar[type[documents.Document]]
-
-  def __new__(cls, *unused_args: Any, **kwargs: Any):
-    # TFDS's other fields (versions, tags) would be ignored.
-    known = {'name', 'description', *cls._own_fields()}
-    if unknown := sorted(set(kwargs) - known):
-      keys = ', '.join(['name', *cls._own_fields()])
-      raise errors.DatasetError(
-        f'unknown config key {", ".join(map(repr, unknown))}; the keys are'
-        f' {keys}'
-      )
-    return super().__new__(cls)
-
-  def __post_init__(self):
-    schema = pydantic.create_model(
-      type(self).__name__, __base__=self.SCHEMA, name=documents.Name
-    )
-    names = ['name', *self._own_fields()]
-    try:
-      schema.model_validate({name: getattr(self, name) for name in names})
-    except pydantic.ValidationError as error:
-      raise errors.DatasetError(
-        f'the config cannot work: {documents.explain(error)}'
-      ) from None
-
-  @classmethod
-  def _own_fields(cls) -> list[str]:
-    inherited = dataclasses.fields(tfds.core.BuilderConfig)
-    names = {field.name for field in dataclasses.fields(cls)}
-    return sorted(names - {field.name for field in inherited})
-
-
-def episodes_of_shards(num_episodes: int) -> list[list[int]]:
-  """Divides the episodes of a split among its shards, in order."""
-  # Small datasets get one shard an episode: the finest progress.
-  num_shards = min(num_episodes, _MAX_SHARDS)
-  return [
-    ids.tolist() for ids in np.array_split(np.arange(num_episodes), num_shards)
-  ]
 
 
 class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
@@ -206,8 +143,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       if not overwrite:
         self._move_partial_aside(problem)
       super().download_and_prepare(**kwargs)
-      for staging in folder.glob(f'{_STAGING}*'):
-        shutil.rmtree(staging)
+      staging.remove_all(folder)
 
   def _move_partial_aside(self, problem: str | None) -> None:
     """Makes room for the dataset where an incomplete one lies."""
@@ -231,14 +167,19 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   ) -> None:
     del dl_manager
     split_shards = self._shards()
-    staging = self._staging({k: len(v) for k, v in split_shards.items()})
+    num_shards = {
+      split: len(of_split) for split, of_split in split_shards.items()
+    }
+    folder = staging.enter(
+      Path(self.data_path).parent, self._depends_on(num_shards)
+    )
     jobs = {
       split: [
         shards.Job(
           name=f'{split}-{index:05d}',
           shard=shard,
           features=self.info.features,
-          staging=os.fspath(staging),
+          staging=os.fspath(folder),
         )
         for index, shard in enumerate(of_split)
       ]
@@ -246,7 +187,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     }
     todo = [job for split in jobs.values() for job in split]
     try:
-      with _progress(self.name, staging, len(todo)):
+      with staging.progress(self.name, folder, len(todo)):
         if download_config and (
           download_config.beam_runner or download_config.beam_options
         ):
@@ -255,16 +196,14 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
           unwritten = [job for job in todo if job.result() is None]
           runners.run_locally(unwritten, self._num_workers())
     finally:
-      _remove_temporary(staging)
+      staging.remove_temporary(folder)
     self._collect(jobs)
 
-  def _staging(self, num_shards: Mapping[str, int]) -> Path:
-    """Returns the folder for shards that depend on the very same things.
-
-    Folders of other builds are kept until this one is complete.
-    """
+  def _depends_on(self, num_shards: Mapping[str, int]) -> dict[str, Any]:
+    """Returns all that may shape the shards."""
+    # This module deals with the order of shards, `shards` with their episodes.
     code = [shards, digests, sys.modules[__name__]]
-    depends_on = {
+    return {
       'version': str(self.version),
       'config': self._identity(),
       'packages': self._versions(),
@@ -274,17 +213,6 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         [*code, sys.modules[type(self).__module__], *self.CODE]
       ),
     }
-    text = json.dumps(depends_on, sort_keys=True)
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
-    parent = Path(self.data_path).parent
-    staging = parent / f'{_STAGING}{fingerprint}'
-    staging.mkdir(exist_ok=True)
-    documents.write(staging / _DEPENDS_ON, depends_on)
-    for other in sorted(parent.glob(f'{_STAGING}*')):
-      if other != staging:
-        _tell_of_other_staging(other, json.loads(text))
-    _remove_temporary(staging)
-    return staging
 
   def _versions(self) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in self._packages()}
@@ -394,23 +322,6 @@ def _check_options(config: tfds.download.DownloadConfig) -> None:
       )
 
 
-def _tell_of_other_staging(other: Path, depends_on: Mapping[str, Any]) -> None:
-  """Says what an earlier, interrupted build of this name has left."""
-  finished = len(list(other.glob(f'*{shards.RECORD}')))
-  try:
-    found = json.loads((other / _DEPENDS_ON).read_text())
-    differing = [k for k in depends_on if found.get(k) != depends_on[k]]
-  except (OSError, ValueError):
-    differing = ['things that it did not record']
-  logging.warning(
-    'An earlier build left %d finished shards in %s. They cannot be used now,'
-    ' as the %s changed; they are deleted when this build is complete.',
-    finished,
-    other,
-    ' and '.join(differing),
-  )
-
-
 @contextlib.contextmanager
 def _write_errors(folder: Path) -> Iterator[None]:
   """Names the place where TFDS could not write; other errors pass."""
@@ -424,42 +335,10 @@ def _write_errors(folder: Path) -> Iterator[None]:
     raise
 
 
-def _remove_temporary(staging: Path) -> None:
-  for path in staging.glob('*.tmp'):
-    path.unlink(missing_ok=True)
-
-
 def _remove_unfinished(folder: Path) -> None:
   """Removes what TFDS leaves behind if it is killed."""
   for path in folder.glob('incomplete.*'):
     shutil.rmtree(path)
-
-
-@contextlib.contextmanager
-def _progress(name: str, staging: Path, total: int) -> Iterator[None]:
-  """Shows how many shards lie in the staging folder, whoever writes them."""
-  done = threading.Event()
-
-  found = len(list(staging.glob(f'*{shards.RECORD}')))
-
-  def watch(progress: Any) -> None:
-    shown, finished = found, False
-    while not finished:
-      finished = done.wait(_POLL_SECONDS)
-      now = len(list(staging.glob(f'*{shards.RECORD}')))
-      progress.update(now - shown)
-      shown = now
-
-  with tqdm_utils.tqdm(
-    total=total, initial=found, unit=' shards', desc=name
-  ) as progress:
-    watcher = threading.Thread(target=watch, args=(progress,), daemon=True)
-    watcher.start()
-    try:
-      yield
-    finally:
-      done.set()
-      watcher.join()
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

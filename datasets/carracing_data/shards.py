@@ -19,6 +19,7 @@ from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
 from carracing_data import steps
+import numpy as np
 import tensorflow_datasets as tfds
 
 # Writes the records of one shard with the function it is given, in order, and
@@ -26,7 +27,17 @@ import tensorflow_datasets as tfds
 Shard = Callable[[Callable[[Mapping[str, Any]], None]], list[steps.Summary]]
 
 
+_MAX_SHARDS = 256
 RECORD = '.record.json'  # Suffix of the record of a shard.
+
+
+def episodes_of_shards(num_episodes: int) -> list[list[int]]:
+  """Divides the episodes of a split among its shards, in order."""
+  # Small datasets get one shard an episode: the finest progress.
+  num_shards = min(num_episodes, _MAX_SHARDS)
+  return [
+    ids.tolist() for ids in np.array_split(np.arange(num_episodes), num_shards)
+  ]
 
 
 class WrittenShard(documents.Document):

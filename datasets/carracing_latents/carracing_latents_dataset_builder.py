@@ -6,6 +6,7 @@ import functools
 import os
 from typing import Annotated, Any
 
+from carracing_data import builder_config
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import prepared
@@ -35,7 +36,7 @@ class _Settings(documents.Document):
 
 
 @dataclasses.dataclass(eq=False)
-class LatentsConfig(sharded_builder.Config):
+class LatentsConfig(builder_config.Config):
   """What `tfds build carracing_latents --config '{...}'` takes.
 
   Attributes:
@@ -142,7 +143,7 @@ class Builder(sharded_builder.ShardedBuilder):
           vae_sha256=self._vae.sha256,
           episode_ids=episode_ids,
         )
-        for episode_ids in sharded_builder.episodes_of_shards(size)
+        for episode_ids in shards.episodes_of_shards(size)
       ]
     return split_shards
 

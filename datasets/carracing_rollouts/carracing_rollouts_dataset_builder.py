@@ -5,6 +5,7 @@ import dataclasses
 import functools
 from typing import Any
 
+from carracing_data import builder_config
 from carracing_data import sharded_builder
 from carracing_data import shards
 from carracing_data import steps
@@ -18,7 +19,7 @@ import tensorflow_datasets as tfds
 
 
 @dataclasses.dataclass(eq=False)
-class RolloutsConfig(sharded_builder.Config):
+class RolloutsConfig(builder_config.Config):
   """What `tfds build carracing_rollouts --config '{...}'` takes.
 
   See `schema.Config`.
@@ -112,7 +113,7 @@ class Builder(sharded_builder.ShardedBuilder):
           generate=functools.partial(generate, split),
           episode_ids=episode_ids,
         )
-        for episode_ids in sharded_builder.episodes_of_shards(size)
+        for episode_ids in shards.episodes_of_shards(size)
       ]
       for split, size in config.split_sizes().items()
     }

@@ -1,0 +1,52 @@
+"""Configs of builders whose keys and values are checked."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+from carracing_data import documents
+from carracing_data import errors
+import pydantic
+import tensorflow_datasets as tfds
+
+
+@dataclasses.dataclass(eq=False)
+class Config(tfds.core.BuilderConfig):
+  """A builder config whose keys and values are checked.
+
+  Attributes:
+    SCHEMA: of the keys beside TFDS's own.
+
+  Raises:
+    errors.DatasetError: a key or a value is impossible; the message names it.
+  """
+
+  SCHEMA: ClassVar[type[documents.Document]]
+
+  def __new__(cls, *unused_args: Any, **kwargs: Any):
+    # TFDS's other fields (versions, tags) would be ignored.
+    known = {'name', 'description', *cls._own_fields()}
+    if unknown := sorted(set(kwargs) - known):
+      keys = ', '.join(['name', *cls._own_fields()])
+      raise errors.DatasetError(
+        f'unknown config key {", ".join(map(repr, unknown))}; the keys are'
+        f' {keys}'
+      )
+    return super().__new__(cls)
+
+  def __post_init__(self):
+    schema = pydantic.create_model(
+      type(self).__name__, __base__=self.SCHEMA, name=documents.Name
+    )
+    names = ['name', *self._own_fields()]
+    try:
+      schema.model_validate({name: getattr(self, name) for name in names})
+    except pydantic.ValidationError as error:
+      raise errors.DatasetError(
+        f'the config cannot work: {documents.explain(error)}'
+      ) from None
+
+  @classmethod
+  def _own_fields(cls) -> list[str]:
+    inherited = dataclasses.fields(tfds.core.BuilderConfig)
+    names = {field.name for field in dataclasses.fields(cls)}
+    return sorted(names - {field.name for field in inherited})

@@ -1,0 +1,483 @@
+"""Whatever is wrong with what a user gives is told in one line.
+
+Every new flag, key and file gets its rows here: a command, what is wrong with
+it, and what the line must name.
+"""
+
+import json
+from pathlib import Path
+import re
+import shutil
+
+from carracing_data import documents
+import pytest
+
+DATASETS = Path(__file__).parents[1] / 'datasets'
+
+
+@pytest.fixture
+def places(world, tmp_path):
+  """What `{...}` in the rows below stands for."""
+  (tmp_path / 'file').write_text('a file')
+  (tmp_path / 'empty').mkdir()
+  configs = {
+    'syntax.py': 'x = (',
+    'nothing.py': '',
+    'attribute.py': (
+      'import ml_collections\ndef get_config():\n'
+      '  return ml_collections.ConfigDict().nothing\n'
+    ),
+    'number.py': 'def get_config():\n  return 3\n',
+    'short.py': (
+      'import ml_collections\ndef get_config():\n'
+      '  return ml_collections.ConfigDict({"batch_size": 3})\n'
+    ),
+  }
+  for name, text in configs.items():
+    (tmp_path / name).write_text(text)
+  return {
+    'tmp': tmp_path,
+    'data': world.data_dir,
+    'vae': world.vae,
+    'vae_run': world.vae.parent,
+    'mdn_rnn': world.mdn_rnn,
+    'tiny': '--dataset=carracing_rollouts/tiny',
+    'latents': '--dataset=carracing_latents/tiny',
+  }
+
+
+def assert_one_line(done, message):
+  said = done.stderr + done.stdout
+  assert 'Traceback' not in said, said
+  assert done.status not in (0, None), said
+  errors = [line for line in said.splitlines() if line.startswith('Error: ')]
+  assert len(errors) == 1, said
+  assert re.search(message, errors[0]), errors[0]
+
+
+BUILD = 'tfds build {dataset} --data_dir={tmp}'
+
+
+@pytest.mark.parametrize(
+  ('config', 'message'),
+  [
+    ('', '--config is empty'),
+    (' ', '--config is empty'),
+    ('{bad', '--config is no JSON'),
+    ('{"num_episodes": 2}', 'needs a "name"'),
+    ('paper.json', "no config 'paper.json'.*cat FILE"),
+    ('[1]', r"no config '\[1\]'"),
+    ('{"name": "default", "num_episodes": 2}', "'default' is taken"),
+    ('{"name": "x", "version": "2.0.0"}', "unknown config key 'version'"),
+    ('{"name": "x", "episodes": 2}', "key 'episodes'; the keys are name, max"),
+    ('{"name": null}', 'name: Input should be a valid string, not None'),
+    ('{"name": 3}', 'name: Input should be a valid string, not 3'),
+    ('{"name": "a:b"}', "name: a name has .*, not 'a:b'"),
+    ('{"name": "a b"}', 'name: a name has'),
+    ('{"name": ""}', 'name: a name has'),
+    ('{"name": "../../x"}', 'name: a name has'),
+    ('{"name": "/tmp/x"}', 'name: a name has'),
+    ('{"name": ".x"}', 'name: a name has'),
+    ('{"name": "x", "num_episodes": 1}', 'num_episodes: .*, not 1'),
+    ('{"name": "x", "num_episodes": 2000000000}', 'num_episodes: '),
+    ('{"name": "x", "num_episodes": "2"}', 'num_episodes: .*integer'),
+    ('{"name": "x", "max_steps": 0}', 'max_steps: '),
+    ('{"name": "x", "max_steps": 1.5}', 'max_steps: '),
+    ('{"name": "x", "seed": -1}', 'seed: '),
+    ('{"name": "x", "seed": true}', 'seed: '),
+    ('{"name": "x", "policy": "expert"}', "policy: .*, not 'expert'"),
+    ('{"name": "x", "simulator": "torcs"}', 'simulator: '),
+  ],
+)
+def test_rollouts_config(config, message, command, tmp_path):
+  done = command(
+    'tfds',
+    'build',
+    'carracing_rollouts',
+    f'--data_dir={tmp_path}',
+    f'--config={config}',
+    cwd=DATASETS,
+  )
+  assert_one_line(done, message)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ('config', 'message'),
+  [
+    ('{"name": "x", "latent_size": 0}', 'latent_size: '),
+    ('{"name": "x", "vae": 3}', 'vae: '),
+    ('{"name": "x", "vae": "/none"}', r'no exported weights .*train_vae'),
+    ('{"name": "x", "vae": "VAE_RUN"}', r'did you mean .*/weights\?'),
+    ('{"name": "x", "vae": "MDN_RNN"}', 'weights of a mdn_rnn, not of a vae'),
+    ('{"name": "x", "vae": "VAE", "latent_size": 8}', '"latent_size": 32'),
+    ('{"name": "x", "rollouts": "carracing_rollouts/none"}', 'tfds build carr'),
+    ('{"name": "x", "rollouts": "carracing_latents/tiny"}', 'is needed here'),
+    ('{"name": "x", "rollouts": "../x"}', 'is no name of a dataset|/x holds'),
+    ('{"name": "tiny", "vae": "VAE"}', 'was built with .*--overwrite'),
+  ],
+)
+def test_latents_config(config, message, command, places):
+  for name in 'VAE_RUN', 'VAE', 'MDN_RNN':
+    config = config.replace(f'"{name}"', f'"{places[name.lower()]}"')
+  if 'rollouts"' not in config:
+    config = config[:-1] + ', "rollouts": "carracing_rollouts/straight_ahead"}'
+  done = command(
+    'tfds',
+    'build',
+    'carracing_latents',
+    f'--data_dir={places["data"]}',
+    f'--config={config}',
+    cwd=DATASETS,
+  )
+  assert_one_line(done, message)
+
+
+@pytest.mark.parametrize(
+  'flag',
+  ['--max_examples_per_split=1', '--num_shards=3', '--max_shard_size_mb=1'],
+)
+def test_option_of_tfds_that_would_do_nothing(flag, command, tmp_path):
+  done = command(
+    'tfds',
+    'build',
+    'carracing_rollouts',
+    f'--data_dir={tmp_path}',
+    flag,
+    cwd=DATASETS,
+  )
+  assert_one_line(done, 'is not supported')
+
+
+TRAIN = {
+  'vae': 'trainers.train_vae --data_dir={data} --workdir={tmp}/run'
+  ' --config.dataset=carracing_rollouts/tiny ',
+  'mdn_rnn': 'trainers.train_mdn_rnn --data_dir={data} --workdir={tmp}/run'
+  ' --config.dataset=carracing_latents/tiny ',
+}
+
+
+@pytest.mark.parametrize(
+  ('line', 'message'),
+  [
+    ('trainers.train_vae', 'workdir.*[Mm]ust have a value|required'),
+    (TRAIN['vae'] + '--speed=3', "Unknown command line flag 'speed'"),
+    (TRAIN['vae'] + 'surplus', "unexpected argument 'surplus'"),
+    (TRAIN['vae'] + '--profile_steps=-1', 'profile_steps=-1'),
+    (TRAIN['vae'] + '--config=', '--config=: there is no such file'),
+    (TRAIN['vae'] + '--config={tmp}', 'there is no such file'),
+    (TRAIN['vae'] + '--config={tmp}/none.py', 'there is no such file'),
+    (TRAIN['vae'] + '--config={tmp}/file', 'fails in line 1: SyntaxError'),
+    (TRAIN['vae'] + '--config={tmp}/syntax.py', 'fails in line 1: SyntaxError'),
+    (TRAIN['vae'] + '--config={tmp}/nothing.py', 'must define get_config'),
+    (TRAIN['vae'] + '--config={tmp}/number.py', 'must define get_config'),
+    (TRAIN['vae'] + '--config={tmp}/attribute.py', 'fails in line 3: Attribut'),
+    (
+      'trainers.train_vae --workdir={tmp}/r --config={tmp}/short.py',
+      'required',
+    ),
+    (TRAIN['vae'] + '--config.num_step=3', "key 'num_step'; did you mean 'num"),
+    (TRAIN['vae'] + '--config.num_steps=many', 'num_steps=many'),
+    (TRAIN['vae'] + '--config.num_steps=', 'num_steps='),
+    (TRAIN['vae'] + '--config.num_steps=0', 'num_steps: '),
+    (TRAIN['vae'] + '--config.num_steps=1.5', 'num_steps=1.5'),
+    (TRAIN['vae'] + '--config.batch_size=1000000000000', 'batch_size: '),
+    (TRAIN['vae'] + '--config.latent_size=1000000000', 'latent_size: '),
+    (TRAIN['vae'] + '--config.learning_rate=nan', 'learning_rate: '),
+    (TRAIN['vae'] + '--config.learning_rate=inf', 'learning_rate: '),
+    (TRAIN['vae'] + '--config.ema_decay=2', 'ema_decay: '),
+    (TRAIN['vae'] + '--config.free_nats=-1', 'free_nats: '),
+    (TRAIN['vae'] + '--config.eval_frames=0', 'eval_frames: '),
+    (TRAIN['vae'] + '--config.dtype=float64', 'dtype: '),
+    (TRAIN['vae'] + '--config.seed=-1', 'seed: '),
+    (TRAIN['vae'] + '--config.dataset=', "'' is no name of a dataset"),
+    (TRAIN['vae'] + '--config.dataset=x:abc', "'x:abc' is no name"),
+    (TRAIN['vae'] + '--config.dataset=x[train]', 'is no name of a dataset'),
+    (TRAIN['vae'] + '--config.dataset=nothing/none', 'no prepared dataset'),
+    (
+      TRAIN['vae'] + '--config.dataset=carracing_latents/tiny',
+      'is needed here',
+    ),
+    (
+      TRAIN['vae'] + '--config.dataset={tmp}/empty',
+      'holds no complete dataset',
+    ),
+    (TRAIN['vae'] + '--data_dir={tmp}/none', 'no prepared dataset'),
+    (TRAIN['vae'] + '--workdir={tmp}/file', 'cannot write .*file'),
+    (TRAIN['vae'] + '--workdir={tmp}/file/run', 'cannot write .*file/run'),
+    (TRAIN['vae'] + '--workdir=/proc/none', 'cannot write /proc/none'),
+    (TRAIN['vae'] + '--distributed', 'cannot join the other processes'),
+    (
+      TRAIN['vae'] + '--distributed --coordinator=garbage --num_processes=2'
+      ' --process_id=0',
+      '--coordinator=garbage is not HOST:PORT',
+    ),
+    (
+      TRAIN['vae'] + '--distributed --coordinator=a:1 --num_processes=2'
+      ' --process_id=2',
+      '--process_id=2 must be below',
+    ),
+    (TRAIN['vae'] + '--distributed --num_processes=2', 'belong together'),
+    (
+      TRAIN['mdn_rnn'] + '--config.window_steps=71',
+      'has 70 transitions, not 71',
+    ),
+    (TRAIN['mdn_rnn'] + '--config.num_mixtures=1000000000', 'num_mixtures: '),
+    (TRAIN['mdn_rnn'] + '--config.hidden_size=0', 'hidden_size: '),
+    (
+      TRAIN['mdn_rnn'] + '--config.dataset=carracing_rollouts/tiny',
+      'is needed here',
+    ),
+  ],
+)
+def test_trainers(line, message, command, places):
+  module, *arguments = line.format(**places).split(' ')
+  done = command(module, *filter(None, arguments))
+  assert_one_line(done, message)
+  assert not (places['tmp'] / 'run').exists()
+
+
+VERIFY = 'tools.verify --data_dir={data} '
+DREAM = (
+  'tools.dream --data_dir={data} --vae={vae} --mdn_rnn={mdn_rnn}'
+  ' --output_dir={tmp}/out {tiny} '
+)
+ERRORS = (
+  'tools.dream_errors --data_dir={data} --vae={vae} --mdn_rnn={mdn_rnn} {tiny} '
+)
+VIEW = 'tools.view_rollouts --data_dir={data} --output_dir={tmp}/out {tiny} '
+DESCRIBE = 'tools.describe_rollouts --data_dir={data} --output_dir={tmp}/out '
+EXPORT = 'tools.export --data_dir={data} --output_dir={tmp}/out '
+DEMO = 'tools.demo --output_dir={tmp}/out '
+NAMES = (
+  ('--dataset=', "'' is no name of a dataset"),
+  ('--dataset=.', 'is no name of a dataset'),
+  ('--dataset=x:abc', 'is no name of a dataset'),
+  ('--dataset=x[train]', 'is no name of a dataset'),
+  ('--dataset=../x', 'holds no complete dataset'),
+  ('--dataset={tmp}/empty', 'holds no complete dataset.*is missing'),
+  ('--dataset={tmp}/file', 'holds no complete dataset'),
+  ('--dataset=/none', 'holds no complete dataset'),
+  ('--dataset=carracing_rollouts/none', 'no prepared dataset .*tfds build'),
+  (
+    '--dataset=carracing_rollouts/tiny:9.9.9',
+    'no prepared dataset .*there are',
+  ),
+)
+
+
+@pytest.mark.parametrize(
+  ('line', 'message'),
+  [
+    *((VERIFY + flag, message) for flag, message in NAMES),
+    *((DESCRIBE + flag, message) for flag, message in NAMES[:6]),
+    *((VIEW + flag, message) for flag, message in NAMES[:6]),
+    *(
+      (EXPORT + '--format=rlds ' + flag, message) for flag, message in NAMES[:6]
+    ),
+    *((DREAM + flag, message) for flag, message in NAMES[:6]),
+    (VERIFY + '{tiny} --compare=', 'is no name of a dataset'),
+    (VERIFY + '{tiny} --compare=nothing', 'no prepared dataset'),
+    (VERIFY + '{tiny} --compare={data}/carracing_latents', 'no complete datas'),
+    (VERIFY + '{tiny} surplus', "unexpected argument 'surplus'"),
+    (DESCRIBE + '{latents}', 'is a dataset carracing_latents, but'),
+    (DESCRIBE + '{tiny} --output_dir={tmp}/file', 'cannot write .*file'),
+    (VIEW + '{latents}', 'is a dataset carracing_latents, but'),
+    (VIEW + '--episode=3', 'has 3 train episodes'),
+    (VIEW + '--episode=-1', 'episode=-1'),
+    (VIEW + '--split=test', 'split=test'),
+    (VIEW + '--output_dir={tmp}/file', 'cannot write .*file'),
+    (EXPORT + '{tiny}', 'format'),
+    (EXPORT + '{tiny} --format=csv', 'format=csv'),
+    (EXPORT + '{latents} --format=rlds', 'is a dataset carracing_latents, but'),
+    (EXPORT + '{tiny} --format=rlds --output_dir={tmp}/file', 'cannot write'),
+    (
+      EXPORT + '{tiny} --format=croissant --output_dir={tmp}/file',
+      'cannot wri',
+    ),
+    (DREAM + '--vae={tmp}/none', r'no exported weights .*trainers\.train_vae'),
+    (DREAM + '--vae={vae_run}', r'did you mean .*/weights\?'),
+    (DREAM + '--vae={mdn_rnn}', 'weights of a mdn_rnn, not of a vae'),
+    (DREAM + '--mdn_rnn={vae}', 'weights of a vae, not of a mdn_rnn'),
+    (DREAM + '--vae={tmp}/file', 'no exported weights'),
+    (DREAM + '{latents}', 'is a dataset carracing_latents, but'),
+    (DREAM + '--episode=1', 'has 1 validation episodes'),
+    (DREAM + '--seen_steps=0', 'seen_steps=0'),
+    (DREAM + '--seen_steps=70', 'too few to watch 70'),
+    (DREAM + '--dream_steps=0', 'dream_steps=0'),
+    (DREAM + '--dream_steps=-5', 'dream_steps=-5'),
+    (DREAM + '--temperature=-1', 'temperature=-1'),
+    (DREAM + '--temperature=nan', 'temperature.*nan'),
+    (DREAM + '--temperature=inf', 'temperature=inf'),
+    (DREAM + '--seed=-1', 'seed=-1'),
+    (DREAM + '--seen_steps=20 --output_dir={tmp}/file', 'cannot write .*file'),
+    (ERRORS, 'has more than 131 steps'),
+    (ERRORS + '--output=/proc/none/x.json', 'cannot write /proc/none'),
+    (ERRORS + '--output={tmp}', 'it is a folder, not a file'),
+    (ERRORS + '{latents}', 'is a dataset carracing_latents, but'),
+    ('tools.compare_runs', 'name the folders'),
+    ('tools.compare_runs {tmp}/empty', 'holds no finished run'),
+    ('tools.compare_runs {tmp}/file', 'holds no finished run'),
+    (DEMO + '--num_episodes=0', 'num_episodes=0'),
+    (DEMO + '--max_steps=0', 'max_steps=0'),
+    (DEMO + '--vae_steps=0', 'vae_steps=0'),
+    (DEMO + '--mdn_rnn_steps=-1', 'mdn_rnn_steps=-1'),
+    (DEMO + '--output_dir={tmp}/file', 'cannot write .*file'),
+    ('tools.benchmark --output_dir={tmp}/out --only=none', 'no stage none'),
+    ('tools.benchmark --output_dir={tmp}/out --rounds=0', 'rounds=0'),
+    ('tools.benchmark --output_dir={tmp}/out --seconds=-1', 'seconds=-1'),
+  ],
+)
+def test_tools(line, message, command, places):
+  module, *arguments = line.format(**places).split(' ')
+  done = command(module, *filter(None, arguments))
+  assert_one_line(done, message)
+  assert not list(places['tmp'].glob('out/*'))
+
+
+@pytest.mark.parametrize(
+  'module',
+  [
+    'trainers.train_vae',
+    'trainers.train_mdn_rnn',
+    'tools.benchmark',
+    'tools.compare_runs',
+    'tools.demo',
+    'tools.describe_rollouts',
+    'tools.dream',
+    'tools.dream_errors',
+    'tools.export',
+    'tools.verify',
+    'tools.view_rollouts',
+  ],
+)
+def test_help_lists_the_flags_of_the_binary(module, command):
+  done = command(module, '--help')
+  assert 'Traceback' not in done.stderr
+  _, _, of_flags = done.stdout.partition('\nflags:')
+  if module == 'tools.compare_runs':
+    assert 'python -m tools.compare_runs' in done.stdout
+  else:
+    assert f'{module.replace(".", "/")}.py:\n  --' in of_flags, done.stdout
+  if module.startswith('trainers'):
+    assert '--config' in of_flags and '--workdir' in of_flags
+
+
+JUNK = ('', '{', 'null', '[]', '{"a": 1}', '"x"', '[' * 9999, '\x00', 'NaN')
+
+
+@pytest.mark.parametrize('content', JUNK, ids=repr)
+@pytest.mark.parametrize(
+  'file', ['config.json', 'run.json', 'metrics.json', 'checkpoints', 'weights']
+)
+def test_damaged_run_folder(file, content, command, places):
+  run = shutil.copytree(places['vae_run'], places['tmp'] / 'damaged')
+  if (run / file).is_dir():
+    shutil.rmtree(run / file)
+    if file == 'checkpoints':  # Not looked at in a finished run.
+      (run / 'metrics.json').unlink()
+  (run / file).write_text(content)
+  config = json.loads((places['vae_run'] / 'config.json').read_text())
+  done = command(
+    'trainers.train_vae',
+    f'--data_dir={places["data"]}',
+    f'--workdir={run}',
+    *(f'--config.{key}={value}' for key, value in config.items()),
+  )
+  assert_one_line(done, f'damaged/{file}|damaged holds a run with another')
+
+
+@pytest.mark.parametrize('content', JUNK, ids=repr)
+@pytest.mark.parametrize(
+  'file', ['dataset_info.json', 'features.json', 'metadata.json']
+)
+def test_damaged_document_of_a_dataset(file, content, command, places):
+  [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('1.*')
+  folder = shutil.copytree(source, places['tmp'] / 'damaged')
+  (folder / file).write_text(content)
+  done = command('tools.verify', f'--dataset={folder}')
+  assert_one_line(done, f'damaged/{file}')
+
+
+def set_path(content, path, value):
+  *parents, last = path
+  for key in parents:
+    content = content[key]
+  content[last] = value
+
+
+@pytest.mark.parametrize(
+  ('file', 'path', 'value'),
+  [
+    ('dataset_info.json', ['configName'], '../../x'),
+    ('dataset_info.json', ['configName'], 'other'),
+    ('dataset_info.json', ['name'], 'mnist'),
+    ('dataset_info.json', ['version'], '1.2'),
+    ('dataset_info.json', ['fileFormat'], 'tfrecord'),
+    ('dataset_info.json', ['splits', 0, 'filepathTemplate'], '../{SPLIT}'),
+    ('dataset_info.json', ['splits', 0, 'shardLengths'], ['9' * 400]),
+    ('dataset_info.json', ['splits', 0, 'name'], 'test'),
+    ('dataset_info.json', ['splits'], []),
+    ('features.json', ['pythonClassName'], 'os.system'),
+    (
+      'features.json',
+      ['featuresDict', 'features', 'action', 'tensor', 'dtype'],
+      'int64',
+    ),
+    (
+      'features.json',
+      ['featuresDict', 'features', 'action', 'tensor', 'encoding'],
+      'zlib',
+    ),
+    (
+      'features.json',
+      ['featuresDict', 'features', 'action', 'tensor', 'shape', 'dimensions'],
+      ['9' * 15],
+    ),
+    ('features.json', ['featuresDict', 'features', 'extra'], {}),
+    ('metadata.json', ['config', 'simulator'], 'torcs'),
+    ('metadata.json', ['config', 'max_steps'], 10**30),
+    ('metadata.json', ['splits', 'train', 'num_steps'], -1),
+    ('metadata.json', ['splits', 'train', 'episode_steps'], 'many'),
+    ('metadata.json', ['files_sha256'], {'../x': '0' * 64}),
+  ],
+)
+def test_edited_document_of_a_dataset(file, path, value, command, places):
+  from carracing_data import metadata
+
+  [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('1.*')
+  folder = shutil.copytree(source, places['tmp'] / 'edited')
+  content = json.loads((folder / file).read_text())
+  set_path(content, path, value)
+  if file == 'metadata.json':
+    content = metadata.sealed(content)  # As a foreign builder might write it.
+  documents.write(folder / file, content)
+  for module in 'tools.verify', 'tools.view_rollouts':
+    done = (
+      command(
+        module, f'--dataset={folder}', f'--output_dir={places["tmp"]}/out'
+      )
+      if module != 'tools.verify'
+      else command(module, f'--dataset={folder}')
+    )
+    assert_one_line(done, f'edited/{file}')
+  assert not (places['tmp'] / 'out').exists()
+
+
+@pytest.mark.parametrize('content', JUNK, ids=repr)
+@pytest.mark.parametrize('file', ['config.json', 'model.safetensors'])
+def test_damaged_weights(file, content, command, places):
+  folder = shutil.copytree(places['vae'], places['tmp'] / 'damaged')
+  (folder / file).write_text(content)
+  line = (DREAM + '--vae={tmp}/damaged').format(**places)
+  module, *arguments = line.split()
+  assert_one_line(command(module, *arguments), f'damaged/{file} is damaged')
+
+
+@pytest.mark.parametrize('content', JUNK, ids=repr)
+def test_damaged_demo(content, command, places):
+  out = places['tmp'] / 'out'
+  out.mkdir()
+  (out / 'demo.json').write_text(content)
+  done = command('tools.demo', f'--output_dir={out}')
+  assert_one_line(done, 'demo.json is damaged')
