@@ -1,9 +1,13 @@
 import itertools
+from pathlib import Path
+import shutil
 import subprocess
 import sys
 
 from carracing_data import errors
+from carracing_data import prepared
 from carracing_rollouts import loader
+from conftest import VERSION
 import numpy as np
 import pytest
 
@@ -97,6 +101,39 @@ print({{'tensorflow', 'gymnasium'}} & set(sys.modules))
     [sys.executable, '-c', code], capture_output=True, text=True
   )
   assert done.stdout.strip() == 'set()', done.stderr
+
+
+def test_spread_frames_are_the_same_as_of_the_episodes(data_dir):
+  episodes = loader.episodes(NAME, data_dir=data_dir)
+  frames = np.concatenate([episode.observation for episode in episodes])
+  for count in 1, 7, 100, len(frames), 10**6:
+    found = loader.spread_frames(
+      NAME, split='train', count=count, data_dir=data_dir
+    )
+    places = np.linspace(0, FRAMES - 1, min(count, FRAMES)).round().astype(int)
+    np.testing.assert_array_equal(found, frames[places])
+
+
+def test_records_are_a_sequence(data_dir):
+  records = prepared.records(prepared.find(NAME, data_dir), 'train', ['length'])
+  lengths = [int(record['length']) for record in records]
+  assert lengths == [32, 32, 7] * 3
+  assert records[-1] == records[8]
+  assert [int(r['length']) for r in records[1:8:2]] == lengths[1:8:2]
+  for index in 9, -10:
+    with pytest.raises(IndexError):
+      records[index]
+
+
+def test_newest_version_is_found(data_dir, tmp_path):
+  folder = tmp_path / 'carracing_rollouts' / 'tiny'
+  source = Path(prepared.find(NAME, data_dir).data_dir)
+  for name in VERSION, '0.9.10', 'incomplete_9.9.9':
+    shutil.copytree(source, folder / name)
+  assert Path(prepared.find(NAME, tmp_path).data_dir) == folder / VERSION
+  # The folder says another version than the documents in it.
+  with pytest.raises(errors.DatasetError, match=r'0\.9\.10.* is not'):
+    prepared.find(f'{NAME}:0.9.10', tmp_path)
 
 
 def test_missing_dataset_names_the_command(tmp_path):

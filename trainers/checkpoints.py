@@ -5,8 +5,10 @@ The only file that knows Orbax.
 
 from collections.abc import Iterator, Mapping
 import concurrent.futures
+import contextlib
 import os
 from pathlib import Path
+import re
 from typing import Any, TypeVar
 
 from absl import logging
@@ -61,6 +63,7 @@ class Checkpoints:
     )
     self._executor = concurrent.futures.ThreadPoolExecutor(1)
     self._saving: concurrent.futures.Future | None = None
+    self._failed = False
 
   def restore(
     self, state: _State, iterator: grain.DatasetIterator
@@ -121,7 +124,10 @@ class Checkpoints:
       self._finish()
     finally:
       self._executor.shutdown()
-      self._checkpointer.close()
+      # It would raise the error of the save that failed once more.
+      expected = (OSError, ValueError) if self._failed else ()
+      with contextlib.suppress(*expected):
+        self._checkpointer.close()
 
   def _finish(self) -> None:
     if self._saving is None:
@@ -130,12 +136,10 @@ class Checkpoints:
     try:
       saving.result()
     except (OSError, ValueError) as error:  # TensorStore raises ValueError.
-      if isinstance(error, errors.UserError):
-        raise
-      reason = str(error).splitlines()[0][:200]
+      self._failed = True
       raise errors.PlaceError(
-        f'cannot write a checkpoint to {self._folder}: {reason}. When that is'
-        ' mended, the same command continues'
+        f'cannot write a checkpoint to {self._folder}: {_reason(error)}; when'
+        ' that is mended, the same command continues'
       ) from error
 
   def _record(
@@ -236,6 +240,14 @@ class Checkpoints:
         + '; choose another --workdir, or go back to the code of then'
       )
     return None
+
+
+def _reason(error: Exception) -> str:
+  """Says in a few words why something could not be written."""
+  number = re.search(r"os_error_code='(\d+)'", str(error))
+  if number:
+    return os.strerror(int(number.group(1)))
+  return str(error).splitlines()[0][:200]
 
 
 def _structure(state: Any) -> dict[str, str]:

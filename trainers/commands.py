@@ -202,6 +202,8 @@ def _log_what_users_want() -> None:
   def wanted(record: python_logging.LogRecord) -> bool:
     path = Path(record.pathname)
     ours = path.is_relative_to(_PROJECT) and '.venv' not in path.parts
+    if 'orbax' in path.parts and record.exc_info:
+      return False  # It is raised as well.
     said_better = re.match(_SAID_BETTER, record.getMessage())
     return ((ours or 'clu' in path.parts) and not said_better) or (
       record.levelno > python_logging.INFO

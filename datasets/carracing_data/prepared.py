@@ -80,9 +80,16 @@ def find(
       another kind, or its documents are damaged.
   """
   folder = Path(name).expanduser()
-  if not _is_folder(folder):
+  by_name = not _is_folder(folder)
+  if by_name:
     folder = _folder_of(name, data_dir)
-  metadata.check_folder(folder, kinds)
+  found = metadata.check_folder(folder, kinds)
+  dataset, config, version = folder.parts[-3:]
+  if by_name and found.name != f'{dataset}/{config}:{version}':
+    raise errors.DatasetError(
+      f'{folder} is not {dataset}/{config}:{version} but {found.name}; move it'
+      ' to where its name says'
+    )
   return tfds.builder_from_directory(folder)
 
 
