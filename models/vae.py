@@ -133,8 +133,9 @@ def loss(
     reconstruction: float32 [B, 64, 64, 3] in 0..1.
     posterior: of the latents, [B, Z].
     observation: the true frames, uint8 [B, 64, 64, 3], 0..255.
-    free_nats: the KL is not pushed below so many nats a latent dimension
-      (0.5 in the reference implementation); it cannot collapse then.
+    free_nats: times Z, the sum of the KL that costs nothing (0.5 in the
+      reference implementation): the KL has no gradient below it, so the
+      posterior cannot collapse, and mostly ends just above it.
     kl_weight: of the KL, the β of a β-VAE.
     motion_weight: how much of a pixel's weight in `total` is its share of the
       batch's variance, 0..1: what never moves counts less then.

@@ -402,7 +402,10 @@ def test_eight_devices_give_the_losses_of_one(world, uninterrupted, tmp_path):
   assert run['starts'][0]['devices'] == 8
   # Later ones drift apart: sums are rounded in another order.
   losses, of_one = (
-    [tensor_util.make_ndarray(e.tensor_proto) for e in losses_of(folder)[:5]]
+    [
+      tensor_util.make_ndarray(event.tensor_proto).item()
+      for event in losses_of(folder)[:5]
+    ]
     for folder in (workdir, uninterrupted['train_vae'])
   )
   assert losses == pytest.approx(of_one, rel=1e-4)

@@ -70,6 +70,12 @@ def train_and_export(
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
     )
+    terminated = latents.info.metadata['splits']['train']['num_terminated']
+    if config.predict_outcomes and not terminated:
+      logging.warning(
+        'No episode of %s terminates, so the model cannot learn when one does.',
+        prepared.full_name(latents),
+      )
     validation = whole_episodes(latents)
     episodes = list(loader.episodes(str(latents.data_dir), split='validation'))
     references = _references(episodes)

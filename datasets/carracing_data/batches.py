@@ -31,6 +31,10 @@ def shuffled(
 ) -> grain.IterDataset:
   """Returns batches in which each example comes exactly once an epoch.
 
+  Shuffling is local: in each epoch the records come in a new order, and the
+  examples of `group_size` records in a row are shuffled among themselves, so
+  that many batches in a row come from one group.
+
   Batches run on over the end of an epoch; only the very last one may be
   smaller than `batch_size`. The order depends on the seed and the epoch, never
   on `num_threads`. Iterators have `get_state` and `set_state`, and Grain's
@@ -42,7 +46,7 @@ def shuffled(
     batch_size: examples in a batch.
     group_size: records in a group; the larger, the better the shuffling and
       the more memory is taken.
-    seed: of the order and of what `cut` draws.
+    seed: of the order and of what `cut` draws, other ones on every host.
     num_epochs: passes over the data; endless if None.
     shard_index: which part of the records to read, one for each host.
     shard_count: into how many parts the records are divided.

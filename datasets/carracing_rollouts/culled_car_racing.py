@@ -1,4 +1,4 @@
-"""Gymnasium's `CarRacing-v3`: the same pixels, three times as fast.
+"""Gymnasium's `CarRacing-v3`: the same pixels, 2.5 times as fast.
 
 A frame has some 750 polygons, of which about 30 are in view; Gymnasium rotates
 each in Python to find out. Here NumPy rotates all of them at once, by the same
