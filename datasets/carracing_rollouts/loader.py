@@ -36,8 +36,8 @@ def frames(
 ) -> grain.IterDataset:
   """Returns shuffled frames, every one of the split exactly once an epoch.
 
-  Shuffling is local: in each epoch the segments of 32 consecutive frames come in
-  a new order, and the frames of 200 segments in a row are shuffled among
+  Shuffling is local: in each epoch the segments of 32 consecutive frames come
+  in a new order, and the frames of 200 segments in a row are shuffled among
   themselves.
 
   Args:
