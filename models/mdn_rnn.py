@@ -92,10 +92,10 @@ class RewardDistribution(NamedTuple):
   """Distributions over rewards, on bins that grow exponentially.
 
   A new tile gives 3, leaving the playing field -100, and most steps -0.1. The
-  squared error of a single number would be a matter of the -100 alone; the mean
-  of a logarithm would leave out what is rare. Categorical probabilities with
-  their expectation do neither (Hafner et al., "Mastering Diverse Domains
-  through World Models" (2023), section "Two-hot regression").
+  squared error of a single number would be dominated by the -100; regression of
+  the logarithm would predict its mean, which underestimates rare tiles. Bins
+  have the right expectation (Hafner et al., "Mastering Diverse Domains through
+  World Models" (2023), two-hot regression).
 
   Attributes:
     logits: float32 [..., bins].

@@ -18,11 +18,12 @@ from models import mdn_rnn
 from models import vae
 import numpy as np
 import pydantic
+import safetensors
 import safetensors.numpy
 
 FILE = 'model.safetensors'
 _CONFIG = 'config.json'
-_FORMAT = 1
+_FORMAT = 2  # Raised when older folders cannot be read any more.
 
 
 class WeightsError(ValueError):
@@ -80,7 +81,7 @@ class _Description(_Schema):
     description_sha256: of all of the above.
   """
 
-  format: Literal[1]
+  format: Literal[2]
   model: Literal['vae', 'mdn_rnn']
   config: dict[str, Any]
   training: dict[str, Any]
@@ -150,9 +151,11 @@ def save(
     _write(unfinished / FILE, data)
     text = json.dumps(description, indent=2, allow_nan=False) + '\n'
     _write(unfinished / _CONFIG, text.encode())
+    _sync(unfinished)
     if folder.exists():
       folder.rename(replaced)
     unfinished.rename(folder)
+    _sync(folder.parent)
     if replaced.exists():
       shutil.rmtree(replaced)
   except OSError as error:
@@ -180,55 +183,99 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
   Raises:
     WeightsError: there are none, they are damaged, or of another model.
   """
-  folder = Path(folder).expanduser()
-  command = (
+  folder = _expand(folder)
+  description, data = _read(folder, name)
+  if description.model != name:
+    raise WeightsError(
+      f'{folder} holds the weights of a {description.model}, not of a {name};'
+      f' {_hint(name)}'
+    )
+  config = _CONFIGS[name](**description.config)
+  try:
+    params = safetensors.numpy.load(data)
+  except safetensors.SafetensorError as error:
+    raise WeightsError(f'{folder / FILE} is damaged ({error})') from None
+  _check_params(config, params, str(folder / FILE))
+  return Weights(
+    model=config.model(),
+    variables={'params': traverse_util.unflatten_dict(params, sep='/')},
+    training=description.training,
+    sha256=description.weights_sha256,
+  )
+
+
+def verify(folder: str | os.PathLike[str]) -> str:
+  """Returns the SHA-256 of exported weights that are what was written.
+
+  Raises:
+    WeightsError: there are none, or they are damaged.
+  """
+  description, _ = _read(_expand(folder), 'vae')
+  return description.weights_sha256
+
+
+def _expand(folder: str | os.PathLike[str]) -> Path:
+  try:
+    return Path(folder).expanduser()
+  except RuntimeError as error:  # Of a user that there is not.
+    raise WeightsError(f'{folder}: {error}') from None
+
+
+def _hint(name: str) -> str:
+  return (
     f'train one with: python -m trainers.train_{name}'
     f' --config=trainers/configs/{name}.py --workdir=RUN'
   )
+
+
+def _read(folder: Path, name: str) -> tuple[_Description, bytes]:
+  """Reads both files and checks that they are what was written.
+
+  Args:
+    folder: what was given to `save`.
+    name: the model that is expected, for the message.
+  """
   try:
     text = (folder / _CONFIG).read_bytes()
     data = (folder / FILE).read_bytes()
   except (FileNotFoundError, NotADirectoryError):
+    hint = _hint(name)
     # A run's own `config.json` is a file of that name, too.
     if (folder / 'weights' / FILE).exists():
-      command = f'did you mean {folder / "weights"}?'
+      hint = f'did you mean {folder / "weights"}?'
     raise WeightsError(
-      f'there are no exported weights of a {name} in {folder}; {command}'
+      f'there are no exported weights of a {name} in {folder}; {hint}'
     ) from None
   except OSError as error:
     raise WeightsError(
       f'cannot read {error.filename}: {error.strerror}'
     ) from None
   try:
-    description = _Description.model_validate_json(text)
     raw = json.loads(text)
+    if (
+      isinstance(raw, dict) and 'model' in raw and raw.get('format') != _FORMAT
+    ):
+      raise WeightsError(
+        f'{folder} was written by another version of this project; export the'
+        ' weights again with this one'
+      )
+    description = _Description.model_validate_json(text)
     if description.description_sha256 != _seal(raw):
       raise ValueError('its content is not what was written')
-    config = _CONFIGS[description.model](**description.config)
-  except ValueError as error:
+    _CONFIGS[description.model](**description.config)
+  except WeightsError:
+    raise
+  except (RecursionError, ValueError) as error:
     raise WeightsError(
       f'{folder / _CONFIG} is damaged ({_explain(error)}); export the weights'
       ' again, or copy them again from where they came'
     ) from None
-  if description.model != name:
-    raise WeightsError(
-      f'{folder} holds the weights of a {description.model}, not of a {name};'
-      f' {command}'
-    )
-  sha256 = hashlib.sha256(data).hexdigest()
-  if sha256 != description.weights_sha256:
+  if hashlib.sha256(data).hexdigest() != description.weights_sha256:
     raise WeightsError(
       f'{folder / FILE} is damaged: it is not the file that was written; copy'
       ' it again from where it came, or export it again'
     )
-  params = safetensors.numpy.load(data)
-  _check_params(config, params, str(folder / FILE))
-  return Weights(
-    model=config.model(),
-    variables={'params': traverse_util.unflatten_dict(params, sep='/')},
-    training=description.training,
-    sha256=sha256,
-  )
+  return description, data
 
 
 def _flatten(params: Mapping[str, Any]) -> Any:
@@ -258,7 +305,7 @@ def _seal(description: Mapping[str, Any]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _explain(error: ValueError) -> str:
+def _explain(error: Exception) -> str:
   """Says in a line what was wrong with a document."""
   if not isinstance(error, pydantic.ValidationError):
     return str(error)
@@ -267,10 +314,17 @@ def _explain(error: ValueError) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-  with path.open('wb') as file:
-    file.write(data)
-    file.flush()
-    os.fsync(file.fileno())
+  path.write_bytes(data)
+  _sync(path)
+
+
+def _sync(path: Path) -> None:
+  """Waits until a file's content, or a folder's names, are on disk."""
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
 
 
 def load_world_model(

@@ -131,7 +131,11 @@ def command() -> Iterator[Callable[..., Done]]:
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=subprocess.DEVNULL,
-    env={**os.environ, 'TF_CPP_MIN_LOG_LEVEL': '3', 'PYTHONPATH': str(PROJECT)},
+    env={
+      **os.environ,
+      'TF_CPP_MIN_LOG_LEVEL': '3',
+      'PYTHONPATH': os.pathsep.join([str(PROJECT), str(PROJECT / 'datasets')]),
+    },
     text=True,
   )
   assert server.stdin and server.stdout
@@ -141,7 +145,7 @@ def command() -> Iterator[Callable[..., Done]]:
     module: str,
     *arguments: object,
     cwd: Path = PROJECT,
-    seconds: float = 100,
+    seconds: float = 60,
   ) -> Done:
     request = {
       'module': module,

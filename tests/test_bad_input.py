@@ -178,6 +178,8 @@ TRAIN = {
     ),
     (TRAIN['vae'] + '--config.num_step=3', "key 'num_step'; did you mean 'num"),
     (TRAIN['vae'] + '--config.num_steps=many', 'num_steps=many'),
+    (TRAIN['vae'] + '--config.norandom_flip', "key 'norandom_flip'"),
+    (TRAIN['vae'] + '--config.kl_warmup_steps=1' + '0' * 30, 'kl_warmup_steps'),
     (TRAIN['vae'] + '--config.num_steps=', 'num_steps='),
     (TRAIN['vae'] + '--config.num_steps=0', 'num_steps: '),
     (TRAIN['vae'] + '--config.num_steps=1.5', 'num_steps=1.5'),
@@ -258,6 +260,9 @@ NAMES = (
   ('--dataset={tmp}/empty', 'holds no complete dataset.*is missing'),
   ('--dataset={tmp}/file', 'holds no complete dataset'),
   ('--dataset=/none', 'holds no complete dataset'),
+  ('--dataset=' + 'x' * 300, 'no prepared dataset|cannot read'),
+  ('--dataset=/' + 'x/' * 3000, 'cannot read the dataset'),
+  ('--dataset=~nosuchuser/x/y/z', 'home directory'),
   ('--dataset=carracing_rollouts/none', 'no prepared dataset .*tfds build'),
   (
     '--dataset=carracing_rollouts/tiny:9.9.9',
@@ -270,12 +275,12 @@ NAMES = (
   ('line', 'message'),
   [
     *((VERIFY + flag, message) for flag, message in NAMES),
-    *((DESCRIBE + flag, message) for flag, message in NAMES[:6]),
-    *((VIEW + flag, message) for flag, message in NAMES[:6]),
+    *((DESCRIBE + flag, message) for flag, message in NAMES[:5]),
+    *((VIEW + flag, message) for flag, message in NAMES[:5]),
     *(
-      (EXPORT + '--format=rlds ' + flag, message) for flag, message in NAMES[:6]
+      (EXPORT + '--format=rlds ' + flag, message) for flag, message in NAMES[:5]
     ),
-    *((DREAM + flag, message) for flag, message in NAMES[:6]),
+    *((DREAM + flag, message) for flag, message in NAMES[:5]),
     (VERIFY + '{tiny} --compare=', 'is no name of a dataset'),
     (VERIFY + '{tiny} --compare=nothing', 'no prepared dataset'),
     (VERIFY + '{tiny} --compare={data}/carracing_latents', 'no complete datas'),
@@ -300,6 +305,7 @@ NAMES = (
     (DREAM + '--vae={mdn_rnn}', 'weights of a mdn_rnn, not of a vae'),
     (DREAM + '--mdn_rnn={vae}', 'weights of a vae, not of a mdn_rnn'),
     (DREAM + '--vae={tmp}/file', 'no exported weights'),
+    (DREAM + '--vae=~nosuchuser/w', 'home directory'),
     (DREAM + '{latents}', 'is a dataset carracing_latents, but'),
     (DREAM + '--episode=1', 'has 1 validation episodes'),
     (DREAM + '--seen_steps=0', 'seen_steps=0'),
@@ -440,6 +446,12 @@ def set_path(content, path, value):
     ('metadata.json', ['splits', 'train', 'num_steps'], -1),
     ('metadata.json', ['splits', 'train', 'episode_steps'], 'many'),
     ('metadata.json', ['files_sha256'], {'../x': '0' * 64}),
+    ('dataset_info.json', ['unknown'], 1),
+    ('dataset_info.json', ['citation'], 5),
+    ('dataset_info.json', ['location'], 3),
+    ('dataset_info.json', ['disableShuffling'], 'x'),
+    ('dataset_info.json', ['splits', 0, 'numBytes'], '-5'),
+    ('dataset_info.json', ['splits', 0, 'extra'], 1),
   ],
 )
 def test_edited_document_of_a_dataset(file, path, value, command, places):

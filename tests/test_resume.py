@@ -12,11 +12,14 @@ import subprocess
 import sys
 
 from carracing_data import places
+from conftest import tiny_vae_config
 import numpy as np
 import pytest
 import safetensors.numpy
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util import tensor_util
+from trainers import run_folder
+from trainers import train_vae
 
 STEPS = {'train_vae': 40, 'train_mdn_rnn': 120}  # A signal comes in time.
 LAST = STEPS['train_mdn_rnn']
@@ -226,6 +229,30 @@ def snapshot(folder):
   }
 
 
+def forget_both(checkpoints):
+  for checkpoint in checkpoints.iterdir():
+    (checkpoint / 'record.json').unlink()
+
+
+def replace_by_file(checkpoints):
+  shutil.rmtree(checkpoints / str(LAST))
+  (checkpoints / str(LAST)).write_text('a file')
+
+
+def lose_run_document(checkpoints):
+  (checkpoints.parent / 'run.json').unlink()
+
+
+def lose_config_document(checkpoints):
+  (checkpoints.parent / 'config.json').unlink()
+
+
+def make_file_unreadable(checkpoints):
+  path = largest_file(checkpoints / str(LAST))
+  path.unlink()
+  path.symlink_to(path)  # A loop: the system finds the name but no file.
+
+
 def damage_both(checkpoints):
   for checkpoint in checkpoints.iterdir():
     flip(largest_file(checkpoint))
@@ -271,6 +298,11 @@ def make_unreadable(checkpoints):
       r'another model .*bias.* is float32\[7\] there and',
     ),
     (make_unreadable, 'cannot read .*record.json'),
+    (make_file_unreadable, 'cannot read .*symbolic links'),
+    (forget_both, 'no checkpoint .* is good .*written last'),
+    (replace_by_file, f'checkpoints/{LAST} is no complete checkpoint'),
+    (lose_run_document, 'run.json is missing, so nobody knows'),
+    (lose_config_document, 'config.json is missing, so nobody knows'),
   ],
 )
 def test_what_is_no_damage_stops_the_run_and_touches_nothing(
@@ -338,6 +370,43 @@ def test_weights_of_another_run_are_not_taken_for_its_own(
   done = run(command, world, finished)
   assert done.status == 1
   assert 'does not hold the weights that' in done.stderr
+
+
+@pytest.mark.parametrize('steps', [3, 9])
+def test_weights_are_not_trained_anew_where_checkpoints_are_gone(
+  steps, world, tmp_path
+):
+  config = tiny_vae_config()
+  config.cosine_decay = False  # So that a run may be longer than before.
+  train_vae.train_and_export(config, tmp_path, str(world.data_dir))
+  shutil.rmtree(tmp_path / 'checkpoints')
+  before = snapshot(tmp_path)
+  config.num_steps = steps
+  with pytest.raises(run_folder.RunError, match='no checkpoint to continue'):
+    train_vae.train_and_export(config, tmp_path, str(world.data_dir))
+  assert snapshot(tmp_path) == before
+
+
+def test_refused_start_leaves_the_documents_as_they_are(world, tmp_path):
+  config = tiny_vae_config()
+  config.cosine_decay = False
+  train_vae.train_and_export(config, tmp_path, str(world.data_dir))
+  documents = [(tmp_path / f'{n}.json').read_text() for n in ('config', 'run')]
+  config.num_steps = 3
+  with pytest.raises(run_folder.RunError, match='trained for 6 steps already'):
+    train_vae.train_and_export(config, tmp_path, str(world.data_dir))
+  assert documents == [
+    (tmp_path / f'{n}.json').read_text() for n in ('config', 'run')
+  ]
+
+
+def test_description_of_weights_that_is_gone_is_told_of(
+  command, world, finished
+):
+  (finished / 'weights' / 'config.json').unlink()
+  done = run(command, world, finished)
+  assert done.status == 1
+  assert f'Delete {finished}/weights, and the same command' in done.stderr
 
 
 def test_two_processes_do_not_share_a_folder(command, world, tmp_path):

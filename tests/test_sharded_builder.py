@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 from carracing_data import errors
+from carracing_data import places
 from carracing_data import runners
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import rollout
@@ -299,8 +300,49 @@ def test_shards_of_an_earlier_build_are_told_of_and_kept_until_the_end(
   )
   build(tmp_path, seed=1)
   assert f'1 finished shards in {earlier}' in caplog.text
-  assert 'as the config changed' in caplog.text
+  assert 'differs in config' in caplog.text
   assert not earlier.exists()
+
+
+def test_staged_shard_that_was_damaged_is_written_again(
+  expected, tmp_path, monkeypatch
+):
+  shard = shard_of(interrupted_after_one_shard(tmp_path, monkeypatch))
+  shard.write_bytes(shard.read_bytes()[:-100])
+  with pytest.raises(
+    errors.DatasetError, match='was damaged after it was writ'
+  ):
+    build(tmp_path)
+  assert not (folder(tmp_path) / VERSION).exists()
+  build(tmp_path)
+  assert_same_bytes(tmp_path, expected)
+
+
+def test_damaged_record_of_a_staged_shard_is_as_none(
+  expected, tmp_path, monkeypatch
+):
+  interrupted_after_one_shard(tmp_path, monkeypatch).write_text('{')
+  build(tmp_path)
+  assert_same_bytes(tmp_path, expected)
+
+
+def test_dataset_that_another_process_finished_is_not_built_again(
+  expected, tmp_path, monkeypatch
+):
+  config = builder_lib.RolloutsConfig(**CONFIG)
+  builder = builder_lib.Builder(data_dir=tmp_path, config=config)
+  claim_folder = places.claim_folder
+
+  def claim_late(path):
+    """The other process finishes after this one has looked."""
+    shutil.copytree(folder(expected), path, dirs_exist_ok=True)
+    return claim_folder(path)
+
+  monkeypatch.setattr(places, 'claim_folder', claim_late)
+  builder.download_and_prepare()
+  names = sorted(path.name for path in folder(tmp_path).iterdir())
+  assert names == ['.lock', VERSION]
+  assert builder.info.splits['train'].num_examples > 0
 
 
 def test_number_of_shards_is_part_of_what_shards_depend_on(tmp_path):

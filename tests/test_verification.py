@@ -102,7 +102,7 @@ def edit(path, change):
   path.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize('key', ['num_steps', 'return_max', 'num_terminated'])
+@pytest.mark.parametrize('key', ['return_mean', 'return_max', 'num_terminated'])
 def test_statistics_are_those_of_the_records(key, copy):
   def change(content):
     content['splits']['train'][key] += 1
@@ -127,6 +127,16 @@ def test_edited_shard_lengths_are_found(copy):
   edit(copy / 'dataset_info.json', change)
   with pytest.raises(errors.DatasetError, match='dataset_info.json was edited'):
     verify(copy)
+
+
+def test_counts_that_cannot_be_are_found_without_reading(copy):
+  def change(content):
+    content['splits']['train']['episode_steps'] = [500, 71, 71]
+    content.update(metadata.sealed(content))
+
+  edit(copy / 'metadata.json', change)
+  with pytest.raises(errors.DatasetError, match='counts of train contradict'):
+    prepared.find(str(copy), None, schema.KIND)
 
 
 def test_latents_are_those_of_their_rollouts(world, tmp_path):

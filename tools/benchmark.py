@@ -150,7 +150,7 @@ def main(argv: Sequence[str]) -> None:
   del argv
   print(
     benchmark(
-      Path(_OUTPUT_DIR.value).absolute(),
+      places.expand(_OUTPUT_DIR.value).absolute(),
       _ONLY.value,
       _ROUNDS.value,
       _SECONDS.value,

@@ -9,6 +9,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from carracing_data import places
 from tools import markdown
 from trainers import commands
 from trainers import run_folder
@@ -72,7 +73,7 @@ def _round(value: float | None) -> str:
 def main(argv: Sequence[str]) -> None:
   if len(argv) < 2:
     sys.exit('Error: name the folders of one or more runs')
-  print(compare([Path(folder) for folder in argv[1:]]))
+  print(compare([places.expand(folder) for folder in argv[1:]]))
 
 
 if __name__ == '__main__':

@@ -256,7 +256,7 @@ def main(argv: Sequence[str]) -> None:
     vae_steps=_VAE_STEPS.value,
     mdn_rnn_steps=_MDN_RNN_STEPS.value,
   )
-  summary = demo(Path(_OUTPUT_DIR.value), settings)
+  summary = demo(places.expand(_OUTPUT_DIR.value), settings)
   print(summary)
 
 

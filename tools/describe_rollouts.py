@@ -127,7 +127,7 @@ def _save_histograms(
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  output_dir = Path(_OUTPUT_DIR.value)
+  output_dir = places.expand(_OUTPUT_DIR.value)
   describe(_DATASET.value, _DATA_DIR.value, output_dir)
   logging.info('Saved %s', output_dir)
 

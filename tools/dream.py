@@ -190,7 +190,7 @@ def main(argv: Sequence[str]) -> None:
     temperature=_TEMPERATURE.value,
     seed=_SEED.value,
     data_dir=_DATA_DIR.value,
-    output_dir=Path(_OUTPUT_DIR.value),
+    output_dir=places.expand(_OUTPUT_DIR.value),
   )
   logging.info('Saved %s', ' and '.join(map(str, files)))
 

@@ -166,7 +166,7 @@ def main(argv: Sequence[str]) -> None:
   del argv
   output = None
   if _OUTPUT.value is not None:
-    output = places.claim_file(_OUTPUT.value)
+    output = places.claim_file(places.expand(_OUTPUT.value))
   measured = measure(
     _VAE.value, _MDN_RNN.value, _DATASET.value, _SEED.value, _DATA_DIR.value
   )

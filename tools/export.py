@@ -10,7 +10,6 @@ the rollouts again as nested episodes, which
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 from absl import logging
@@ -38,13 +37,15 @@ _OUTPUT_DIR = flags.DEFINE_string('output_dir', 'export', 'Output directory.')
 def main(argv: Sequence[str]) -> None:
   del argv
   if _FORMAT.value == 'rlds':
-    builder = rlds.export(_DATASET.value, _OUTPUT_DIR.value, _DATA_DIR.value)
+    builder = rlds.export(
+      _DATASET.value, places.expand(_OUTPUT_DIR.value), _DATA_DIR.value
+    )
     logging.info('Saved %s', builder.data_dir)
     return
   builder = prepared.find(
     _DATASET.value, _DATA_DIR.value, latents_schema.KIND, rollouts_schema.KIND
   )
-  path = places.claim_file(Path(_OUTPUT_DIR.value) / 'croissant.json')
+  path = places.claim_file(places.expand(_OUTPUT_DIR.value) / 'croissant.json')
   documents.write(path, croissant.describe(builder))
   logging.info('Saved %s', path)
 

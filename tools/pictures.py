@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from carracing_data import places
 import cv2
 import imageio.v3 as imageio
 from matplotlib import figure
@@ -42,8 +43,10 @@ def save_strip(
   for axis, title in zip(axes[0], titles):
     axis.set_title(title, fontsize=9)
   picture.suptitle(heading)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  picture.savefig(path, dpi=120)
+  places.claim_file(path)
+  places.replace(
+    path, lambda file: picture.savefig(file, dpi=120, format='png')
+  )
 
 
 def save_video(
@@ -56,18 +59,24 @@ def save_video(
     panels: T square frames each, uint8 [T, S, S, 3], by the panel's name.
     captions: T, below the panels.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
-  imageio.imwrite(
+  places.claim_file(path)
+  frames = np.stack(
+    [
+      _video_frame({k: v[i] for k, v in panels.items()}, caption)
+      for i, caption in enumerate(captions)
+    ]
+  )
+  # All of it or nothing: half a video would look complete.
+  places.replace(
     path,
-    np.stack(
-      [
-        _video_frame({k: v[i] for k, v in panels.items()}, caption)
-        for i, caption in enumerate(captions)
-      ]
+    lambda file: imageio.imwrite(
+      file,
+      frames,
+      plugin='pyav',
+      extension='.mp4',
+      codec='libx264',
+      fps=FRAMES_PER_SECOND,
     ),
-    plugin='pyav',
-    codec='libx264',
-    fps=FRAMES_PER_SECOND,
   )
 
 

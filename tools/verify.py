@@ -9,6 +9,7 @@ at which record, and exits with 1.
 """
 
 from collections.abc import Sequence
+import os
 from pathlib import Path
 
 from absl import flags
@@ -79,7 +80,7 @@ def _compare(
 def _compare_with_rollouts(latents: tfds.core.DatasetBuilder) -> None:
   """Compares latents with what they were made from, where that is at hand."""
   config = latents.info.metadata['config']
-  data_dir = Path(latents.data_dir).parents[2]
+  data_dir = Path(latents.data_dir, *[os.pardir] * 3).resolve()
   try:
     rollouts = prepared.find(config['rollouts'], data_dir, rollouts_schema.KIND)
   except errors.DatasetError:

@@ -149,7 +149,7 @@ def main(argv: Sequence[str]) -> None:
     _SPLIT.value,
     _EPISODE.value,
     _DATA_DIR.value,
-    Path(_OUTPUT_DIR.value),
+    places.expand(_OUTPUT_DIR.value),
   )
   logging.info('Saved %s', ' and '.join(map(str, files)))
 

@@ -135,11 +135,14 @@ class Checkpoints:
     saving, self._saving = self._saving, None
     try:
       saving.result()
-    except (OSError, ValueError) as error:  # TensorStore raises ValueError.
+    except (OSError, ValueError) as error:
+      reason = _reason(error)
+      if reason is None:
+        raise
       self._failed = True
       raise errors.PlaceError(
-        f'cannot write a checkpoint to {self._folder}: {_reason(error)}; when'
-        ' that is mended, the same command continues'
+        f'cannot write a checkpoint to {self._folder}: {reason}; when that is'
+        ' mended, the same command continues'
       ) from error
 
   def _record(
@@ -150,25 +153,35 @@ class Checkpoints:
     if jax.process_index() == 0:
       folder = self._folder / str(step)
       files = {
-        name: {
+        path.relative_to(folder).as_posix(): {
           'num_bytes': path.stat().st_size,
           'sha256': digests.of_file(path),
         }
-        for name, path in _files(folder)
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
       }
       documents.write(folder / _RECORD, {**record, 'files': files})
 
   def _choose(self, structure: Mapping[str, str]) -> int:
     """Returns the step of the newest good checkpoint, 0 if there is none."""
+    steps = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+    for path in self._folder.iterdir():
+      if path.name.isdigit() and int(path.name) not in steps:
+        raise run_folder.RunError(
+          f'{path} is no complete checkpoint; delete it, and the same command'
+          ' continues from another one or starts again'
+        )
     unusable = {}
     chosen = 0
-    for checkpoint in reversed(self._checkpointer.checkpoints):
-      problem = self._problem(checkpoint.step, structure)
+    for step in sorted(steps, reverse=True):
+      problem = self._problem(step, structure)
       if problem is None:
-        chosen = checkpoint.step
+        chosen = step
         break
-      unusable[checkpoint.step] = problem
-    if not chosen and 'damaged' in {kind for kind, _ in unusable.values()}:
+      unusable[step] = problem
+    # An interruption leaves at most one unfinished: the next waits for it.
+    damaged = 'damaged' in {kind for kind, _ in unusable.values()}
+    if not chosen and (damaged or len(unusable) > 1):
       reasons = '; '.join(
         f'step {step}: {reason}' for step, (_, reason) in unusable.items()
       )
@@ -203,27 +216,25 @@ class Checkpoints:
         another run.
     """
     folder = self._folder / str(step)
-    if not (folder / _RECORD).exists():
-      return 'unfinished', 'it was interrupted while it was saved'
     try:
       record = documents.read(folder / _RECORD, _Record)
-    except errors.UnreadableError:
-      raise
-    except errors.UserError as error:
+    except FileNotFoundError:
+      return 'unfinished', f'it has no {_RECORD}, which is written last'
+    except errors.DocumentError as error:
       return 'damaged', str(error)
-    found = dict(_files(folder))
-    for name, expected in record.files.items():
-      if name not in found:
-        return 'damaged', f'{name} is missing'
-      if found[name].stat().st_size != expected.num_bytes:
-        return 'damaged', f'{name} has another size'
     try:
       for name, expected in record.files.items():
-        if digests.of_file(found[name]) != expected.sha256:
+        path = folder / name
+        if path.stat().st_size != expected.num_bytes:
+          return 'damaged', f'{name} has another size'
+        if digests.of_file(path) != expected.sha256:
           return 'damaged', f'{name} has changed'
+    except (FileNotFoundError, NotADirectoryError) as error:
+      return 'damaged', f'{error.filename} is missing'
     except OSError as error:
       raise run_folder.RunError(
-        f'cannot read the checkpoint {folder}: {error.strerror}'
+        f'cannot read {error.filename}: {error.strerror}; when that is mended,'
+        ' the same command continues'
       ) from error
     if record.processes != jax.process_count():
       raise run_folder.RunError(
@@ -242,12 +253,15 @@ class Checkpoints:
     return None
 
 
-def _reason(error: Exception) -> str:
-  """Says in a few words why something could not be written."""
+def _reason(error: Exception) -> str | None:
+  """Says what the operating system said; None if the error is not from there.
+
+  TensorStore raises ValueError with the system's error code in its text.
+  """
+  if isinstance(error, OSError):
+    return error.strerror
   number = re.search(r"os_error_code='(\d+)'", str(error))
-  if number:
-    return os.strerror(int(number.group(1)))
-  return str(error).splitlines()[0][:200]
+  return os.strerror(int(number.group(1))) if number else None
 
 
 def _structure(state: Any) -> dict[str, str]:
@@ -266,9 +280,3 @@ def _differences(
         f'{name} is {found.get(name, "absent")} there and'
         f' {wanted.get(name, "absent")} here'
       )
-
-
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-  for path in sorted(folder.rglob('*')):
-    if path.is_file() and path.name != _RECORD:
-      yield path.relative_to(folder).as_posix(), path

@@ -11,11 +11,16 @@ from typing import NoReturn
 from absl import app
 from absl import flags
 from absl import logging
+import carracing_data
 from carracing_data import errors
+from carracing_data import places
+import clu
 import jax
 import ml_collections
 from ml_collections import config_flags
 from models import weights
+import orbax.checkpoint as orbax
+import trainers
 from trainers import config_files
 from trainers import run_folder
 from trainers import runtime
@@ -23,7 +28,12 @@ from trainers import runtime
 # Messages of clu beside its line with steps/s and ETA.
 _SAID_BETTER = r'\[\d+\] (Got images|steps_per_sec|uptime)'
 _EXPECTED = (errors.UserError, weights.WeightsError)
-_PROJECT = Path(__file__).parents[1]
+_OURS = [
+  Path(file).parent
+  for package in (carracing_data, trainers, sys.modules['__main__'])
+  if (file := getattr(package, '__file__', None))
+]
+_CLU, _ORBAX = (Path(package.__path__[0]) for package in (clu, orbax))
 _CONFIGS = Path(__file__).parent / 'configs'
 
 
@@ -97,7 +107,7 @@ def train(
       _sync_to_wandb(wandb_project.value, workdir.value, config.value)
     train_and_export(
       config.value,
-      Path(workdir.value),
+      places.expand(workdir.value),
       data_dir.value,
       profile_steps.value,
     )
@@ -201,11 +211,11 @@ def _log_what_users_want() -> None:
 
   def wanted(record: python_logging.LogRecord) -> bool:
     path = Path(record.pathname)
-    ours = path.is_relative_to(_PROJECT) and '.venv' not in path.parts
-    if 'orbax' in path.parts and record.exc_info:
+    ours = any(path.is_relative_to(root) for root in _OURS)
+    if path.is_relative_to(_ORBAX) and record.exc_info:
       return False  # It is raised as well.
     said_better = re.match(_SAID_BETTER, record.getMessage())
-    return ((ours or 'clu' in path.parts) and not said_better) or (
+    return ((ours or path.is_relative_to(_CLU)) and not said_better) or (
       record.levelno > python_logging.INFO
     )
 

@@ -31,12 +31,11 @@ def check(argv: Sequence[str], default_file: str) -> None:
       continue
     if flag == 'config':
       file = value if equals else ''.join(argv[index + 1 : index + 2])
-    elif flag.startswith('config.'):
-      keys.append(flag.removeprefix('config.'))
+    elif flag.startswith(('config.', 'noconfig.')):
+      keys.append(flag.partition('.')[2])
   config = _load(file)
   for key in keys:
-    name = key.removeprefix('no') if key not in config else key
-    if name not in config:
+    if key not in config:
       close = difflib.get_close_matches(key, config, n=1)
       hint = f'did you mean {close[0]!r}?' if close else f'see {file}'
       raise errors.UserError(f'unknown config key {key!r}; {hint}')

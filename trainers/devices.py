@@ -69,7 +69,7 @@ def first_decides(decide: Callable[[], int]) -> int:
     What it returned, on every host.
 
   Raises:
-    errors.UserError: the first host raised it; then all others do, too.
+    errors.UserError: the first host could not decide; it raises its own error.
   """
   if jax.process_count() == 1:
     return decide()
@@ -77,7 +77,7 @@ def first_decides(decide: Callable[[], int]) -> int:
   if jax.process_index() == 0:
     try:
       decision = decide()
-    except errors.UserError as raised:
+    except BaseException as raised:  # The others must not wait for ever.
       error = raised
   code = np.int32(_FAILED if decision is None else decision)
   code = int(multihost_utils.broadcast_one_to_all(code))

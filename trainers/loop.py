@@ -87,7 +87,7 @@ class _Run:
 def train(
   config: ml_collections.ConfigDict,
   workdir: Path,
-  standing: run_folder.Standing,
+  claim: run_folder.Claim,
   task: Task,
   profile_steps: int = 0,
 ) -> None:
@@ -101,7 +101,7 @@ def train(
       `eval_every_steps`, `checkpoint_every_steps` and `early_stop_evaluations`
       (stop after so many without a better one; 0: never).
     workdir: the folder of the run, claimed.
-    standing: how far the run is.
+    claim: of the folder.
     task: what there is to learn.
     profile_steps: how many steps to profile for TensorBoard.
 
@@ -110,7 +110,6 @@ def train(
     errors.UserError: checkpoints cannot be read or written.
     SystemExit: SIGTERM or SIGINT came; the exit status is 128 + its number.
   """
-  places.check_space(workdir, _CHECKPOINTS * _num_bytes(task.state))
   iterator = iter(devices.send_ahead(task.dataset))
   with (
     contextlib.closing(iterator),
@@ -119,22 +118,43 @@ def train(
     ) as saved,
   ):
     run, first_step = saved.restore(_new_run(task), iterator)
-    if standing == run_folder.Standing.WEIGHTS_MISSING:
+    if claim.standing == run_folder.Standing.WEIGHTS_MISSING:
       _export_again(workdir, task, run)
       return
-    if first_step > config.num_steps:
-      raise run_folder.RunError(
-        f'{workdir} has been trained for {first_step} steps already, more than'
-        f' {config.num_steps}; choose another --workdir or more num_steps'
-      )
+    devices.first_decides(
+      lambda: _begin(config, workdir, claim, task, first_step)
+    )
     if first_step:
       logging.info('Continuing from step %d.', first_step)
-    if jax.process_index() == 0:
-      run_folder.write_parameters(workdir, task.state.params)
     run, evaluation = _train(
       config, workdir, task, run, first_step, iterator, saved, profile_steps
     )
   _finish(config, workdir, task, run, evaluation)
+
+
+def _begin(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  claim: run_folder.Claim,
+  task: Task,
+  first_step: int,
+) -> int:
+  """Checks that the run can go on from a step, and records that it does."""
+  if first_step > config.num_steps:
+    raise run_folder.RunError(
+      f'{workdir} has been trained for {first_step} steps already, more than'
+      f' {config.num_steps}; choose another --workdir or more num_steps'
+    )
+  metrics = run_folder.last_metrics(workdir)
+  if metrics is not None and first_step < metrics.step:
+    raise run_folder.RunError(
+      f'{workdir} holds weights of step {metrics.step}, but no checkpoint to'
+      ' continue from; choose another --workdir, or delete that folder'
+    )
+  places.check_space(workdir, _CHECKPOINTS * _num_bytes(task.state))
+  assert claim.run is not None
+  run_folder.record_start(workdir, config, claim.run, task.state.params)
+  return 0
 
 
 def _train(
@@ -231,10 +251,10 @@ def _finish(
   step = int(run.best_step)
   logging.info('The best parameters are those of step %d.', step)
   if jax.process_index() == 0:
-    run_folder.write_pictures(workdir, evaluation.images)
     sha256 = task.export(
       run.best_params, {'step': step, 'validation': dict(evaluation.scalars)}
     )
+    run_folder.write_pictures(workdir, evaluation.images)
     run_folder.finish(workdir, config, step, evaluation.scalars, sha256)
 
 

@@ -23,9 +23,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from carracing_data import digests
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
@@ -114,15 +113,27 @@ class Run(documents.Document):
   starts: list[Start]
 
 
+class Claim(NamedTuple):
+  """A run's folder that this process may write to.
+
+  Attributes:
+    standing: how far the run is.
+    run: what `run.json` is to hold; on the first host.
+  """
+
+  standing: Standing
+  run: Run | None
+
+
 @contextlib.contextmanager
 def claimed(
   workdir: Path,
   config: ml_collections.ConfigDict,
   dataset: tfds.core.DatasetBuilder,
-) -> Iterator[Standing]:
-  """Locks a run's folder and writes what the run is, or compares it.
+) -> Iterator[Claim]:
+  """Locks a run's folder and compares what it holds with this run.
 
-  The first host decides for all.
+  The first host decides for all. Nothing is written yet, see `record_start`.
 
   Args:
     workdir: new, empty or of an earlier start of the same run.
@@ -130,7 +141,7 @@ def claimed(
     dataset: what it is trained on.
 
   Yields:
-    How far the run is.
+    The claim.
 
   Raises:
     RunError: the folder holds another run; the message names the difference.
@@ -138,23 +149,44 @@ def claimed(
       or a file in it is damaged.
   """
   with contextlib.ExitStack() as stack:
+    run = None
 
     def claim() -> Standing:
+      nonlocal run
       places.claim_folder(workdir)
       stack.enter_context(places.locked(workdir))
       for name in 'checkpoints', 'pictures', 'weights':
         if (workdir / name).exists():
           places.claim_folder(workdir / name)
       run = _compared(workdir, config, dataset)
-      standing = _standing(workdir, config)
-      if standing == Standing.OPEN:
-        starts = [*run.starts, _start()]
-        run = run.model_copy(update={'starts': starts})
-        documents.write(workdir / 'config.json', json.loads(config.to_json()))
-        documents.write(workdir / 'run.json', run.model_dump())
-      return standing
+      return _standing(workdir, config)
 
-    yield Standing(devices.first_decides(claim))
+    standing = Standing(devices.first_decides(claim))
+    yield Claim(standing, run)
+
+
+def record_start(
+  workdir: Path, config: ml_collections.ConfigDict, run: Run, params: Any
+) -> None:
+  """Writes what the run is and that it starts or continues now.
+
+  Args:
+    workdir: of the run, claimed.
+    config: of the run.
+    run: of the claim.
+    params: initial parameters; their shapes and sizes are written.
+  """
+  documents.write(workdir / 'config.json', json.loads(config.to_json()))
+  starts = [*run.starts, _start()]
+  documents.write(
+    workdir / 'run.json', run.model_copy(update={'starts': starts}).model_dump()
+  )
+  overview = parameter_overview.get_parameter_overview(
+    params, include_stats=False
+  )
+  path = workdir / 'parameters.txt'
+  with places.write_errors(path):
+    path.write_text(overview + '\n')
 
 
 def _compared(
@@ -168,11 +200,23 @@ def _compared(
     name=prepared.full_name(dataset),
     content_sha256=prepared.content_digests(dataset),
   )
-  found = read_config(workdir) or wanted
-  run = read_run(workdir) or Run(dataset=source, starts=[])
-  differences = _differences(found, wanted)
+  found, run = read_config(workdir), read_run(workdir)
+  if _has_results(workdir):
+    for name, document in ('config.json', found), ('run.json', run):
+      if document is None:
+        raise RunError(
+          f'{workdir / name} is missing, so nobody knows what the results there'
+          ' came from; put it back, or choose another --workdir'
+        )
+  run = run or Run(dataset=source, starts=[])
+  differences = _differences(found or wanted, wanted)
   if run.dataset != source:
-    differences += _differences(run.dataset.model_dump(), source.model_dump())
+    differences += [
+      f'dataset {difference}'
+      for difference in _differences(
+        run.dataset.model_dump(), source.model_dump()
+      )
+    ]
   if differences:
     raise RunError(
       f'{workdir} holds a run with another config ({"; ".join(differences)});'
@@ -181,22 +225,32 @@ def _compared(
   return run
 
 
+def _has_results(workdir: Path) -> bool:
+  checkpoints = workdir / 'checkpoints'
+  return (workdir / 'metrics.json').exists() or (
+    checkpoints.is_dir()
+    and any(p.name.isdigit() for p in checkpoints.iterdir())
+  )
+
+
 def _standing(workdir: Path, config: ml_collections.ConfigDict) -> Standing:
   """Tells whether something is left to do for this config."""
-  metrics = _read(workdir / 'metrics.json', Metrics)
+  metrics = last_metrics(workdir)
   if metrics is None or metrics.num_steps != config.num_steps:
     return Standing.OPEN
   folder = workdir / 'weights'
   if not folder.exists():
     return Standing.WEIGHTS_MISSING
-  file = folder / weights.FILE
-  if not file.exists() or digests.of_file(file) != metrics.weights_sha256:
-    raise RunError(
-      f'{folder} does not hold the weights that {workdir}/metrics.json speaks'
-      f' of; delete {folder}, and the same command exports them again from a'
-      ' checkpoint'
-    )
-  return Standing.FINISHED
+  problem = f'{folder} does not hold the weights that metrics.json speaks of'
+  try:
+    if weights.verify(folder) == metrics.weights_sha256:
+      return Standing.FINISHED
+  except weights.WeightsError as error:
+    problem = str(error)
+  raise RunError(
+    f'{problem}. Delete {folder}, and the same command exports them again from'
+    ' a checkpoint'
+  )
 
 
 def finish(
@@ -226,6 +280,11 @@ def finish(
   )
 
 
+def last_metrics(workdir: Path) -> Metrics | None:
+  """Returns what `finish` wrote for this or a shorter run, None if nothing."""
+  return _read(workdir / 'metrics.json', Metrics)
+
+
 def read_metrics(workdir: Path) -> Metrics:
   """Returns what `finish` wrote.
 
@@ -233,7 +292,7 @@ def read_metrics(workdir: Path) -> Metrics:
     RunError: the run is not finished.
     errors.UserError: the file is damaged.
   """
-  metrics = _read(workdir / 'metrics.json', Metrics)
+  metrics = last_metrics(workdir)
   if metrics is None:
     raise RunError(f'{workdir} holds no finished run: no metrics.json there')
   return metrics
@@ -250,22 +309,13 @@ def read_run(workdir: Path) -> Run | None:
   return _read(workdir / 'run.json', Run)
 
 
-def write_parameters(workdir: Path, params: Any) -> None:
-  """Writes shapes and sizes of the parameters."""
-  overview = parameter_overview.get_parameter_overview(
-    params, include_stats=False
-  )
-  path = workdir / 'parameters.txt'
-  with places.write_errors(path):
-    path.write_text(overview + '\n')
-
-
 def write_pictures(workdir: Path, images: Mapping[str, Any]) -> None:
   """Writes images, uint8 [N, H, W, 3], a PNG for each name, in a column."""
   for name, image in images.items():
     path = workdir / 'pictures' / f'{name}.png'
-    path.parent.mkdir(exist_ok=True)
-    imageio.imwrite(path, image.reshape(-1, *image.shape[2:]))
+    with places.write_errors(path):
+      path.parent.mkdir(exist_ok=True)
+      imageio.imwrite(path, image.reshape(-1, *image.shape[2:]))
 
 
 def _differences(
@@ -316,9 +366,7 @@ def _read(path: Path, schema: type[_Schema]) -> _Schema | None:
     return documents.read(path, schema)
   except FileNotFoundError:
     return None
-  except errors.UnreadableError:
-    raise
-  except errors.UserError as error:
+  except errors.DocumentError as error:
     raise RunError(
       f'{error}; put back an intact copy, or delete {path.parent} to start'
       ' again'

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from trainers import run_folder
 
 # Beyond these a number is a slip: no machine has the memory or the time.
-_Count = Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
+_Count = Annotated[int, pydantic.Field(ge=1, le=100_000)]
 _Steps = Annotated[int, pydantic.Field(ge=1, le=1_000_000_000)]
 _Size = Annotated[int, pydantic.Field(ge=1, le=16_384)]
 _NotNegative = Annotated[float, pydantic.Field(ge=0)]
@@ -25,7 +25,7 @@ class Settings(documents.Document):
   batch_size: _Count
   dtype: Literal['float32', 'bfloat16']
   learning_rate: _NotNegative
-  warmup_steps: Annotated[int, pydantic.Field(ge=0)]
+  warmup_steps: Annotated[int, pydantic.Field(ge=0, le=1_000_000_000)]
   cosine_decay: bool
   max_gradient_norm: _NotNegative
   ema_decay: _Share
@@ -33,7 +33,7 @@ class Settings(documents.Document):
   log_every_steps: _Steps
   eval_every_steps: _Steps
   checkpoint_every_steps: _Steps
-  early_stop_evaluations: Annotated[int, pydantic.Field(ge=0)]
+  early_stop_evaluations: Annotated[int, pydantic.Field(ge=0, le=1_000_000)]
 
 
 class VAESettings(Settings):
@@ -43,7 +43,7 @@ class VAESettings(Settings):
   latent_size: _Size
   free_nats: _NotNegative
   kl_weight: _NotNegative
-  kl_warmup_steps: Annotated[int, pydantic.Field(ge=0)]
+  kl_warmup_steps: Annotated[int, pydantic.Field(ge=0, le=1_000_000_000)]
   motion_weight: _Share
   eval_frames: _Count
 

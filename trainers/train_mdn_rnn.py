@@ -56,8 +56,8 @@ def train_and_export(
   settings.check(config, settings.MDNRNNSettings)
   latents = prepared.find(config.dataset, data_dir, schema.KIND)
   settings.check_window(config, latents)
-  with run_folder.claimed(workdir, config, latents) as standing:
-    if standing == run_folder.Standing.FINISHED:
+  with run_folder.claimed(workdir, config, latents) as claim:
+    if claim.standing == run_folder.Standing.FINISHED:
       logging.info('%s is finished, nothing is left to do.', workdir)
       return
     windows = loader.windows(
@@ -104,7 +104,7 @@ def train_and_export(
       evaluate=evaluation(config, validation, references),
       export=export,
     )
-    loop.train(config, workdir, standing, task, profile_steps)
+    loop.train(config, workdir, claim, task, profile_steps)
 
 
 def create_state(

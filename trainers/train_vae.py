@@ -62,8 +62,8 @@ def train_and_export(
   """
   settings.check(config, settings.VAESettings)
   rollouts = prepared.find(config.dataset, data_dir, schema.KIND)
-  with run_folder.claimed(workdir, config, rollouts) as standing:
-    if standing == run_folder.Standing.FINISHED:
+  with run_folder.claimed(workdir, config, rollouts) as claim:
+    if claim.standing == run_folder.Standing.FINISHED:
       logging.info('%s is finished, nothing is left to do.', workdir)
       return
     frames = loader.frames(
@@ -95,7 +95,7 @@ def train_and_export(
       evaluate=evaluation(config, validation),
       export=export,
     )
-    loop.train(config, workdir, standing, task, profile_steps)
+    loop.train(config, workdir, claim, task, profile_steps)
 
 
 def create_state(config: ml_collections.ConfigDict) -> train_state.TrainState:

@@ -10,6 +10,7 @@ from one group after the other.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from carracing_data import errors
 import grain
 import numpy as np
 
@@ -53,10 +54,12 @@ def shuffled(
     num_threads: how many threads read; 0 reads in the caller's.
 
   Raises:
-    ValueError: there are fewer records than shards.
+    errors.DatasetError: there are fewer records than hosts.
   """
   if len(source) < shard_count:
-    raise ValueError(f'{len(source)} records cannot be read by {shard_count}')
+    raise errors.DatasetError(
+      f'{len(source)} records cannot be divided among {shard_count} hosts'
+    )
   read = _ReadGroup(source, cut)
   dataset = grain.MapDataset.range(shard_index, len(source), shard_count)
   # Every host draws its own: else all would have the same offsets and noise.

@@ -25,7 +25,8 @@ class Config(tfds.core.BuilderConfig):
   def __new__(cls, *unused_args: Any, **kwargs: Any):
     # TFDS's other fields (versions, tags) would be ignored.
     known = {'name', 'description', *cls._own_fields()}
-    if unknown := sorted(set(kwargs) - known):
+    given = {key for key, value in kwargs.items() if value or key in known}
+    if unknown := sorted(given - known | (set(kwargs) - cls._all_fields())):
       keys = ', '.join(['name', *cls._own_fields()])
       raise errors.DatasetError(
         f'unknown config key {", ".join(map(repr, unknown))}; the keys are'
@@ -46,7 +47,10 @@ class Config(tfds.core.BuilderConfig):
       ) from None
 
   @classmethod
+  def _all_fields(cls) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls)}
+
+  @classmethod
   def _own_fields(cls) -> list[str]:
     inherited = dataclasses.fields(tfds.core.BuilderConfig)
-    names = {field.name for field in dataclasses.fields(cls)}
-    return sorted(names - {field.name for field in inherited})
+    return sorted(cls._all_fields() - {field.name for field in inherited})

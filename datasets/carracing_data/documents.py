@@ -39,12 +39,6 @@ class Document(pydantic.BaseModel):
   )
 
 
-class ForeignDocument(Document):
-  """The part that we rely on of a document that another library writes."""
-
-  model_config = pydantic.ConfigDict(extra='ignore')
-
-
 def read(path: Path, schema: type[_Schema]) -> _Schema:
   """Reads a JSON document.
 
@@ -55,12 +49,12 @@ def read(path: Path, schema: type[_Schema]) -> _Schema:
   Raises:
     FileNotFoundError: there is no such file.
     errors.UnreadableError: the operating system cannot read it.
-    errors.UserError: it is no JSON or breaks the schema.
+    errors.DocumentError: it is no JSON or breaks the schema.
   """
   try:
     return parse(path.read_text(encoding='utf-8'), schema, str(path))
   except UnicodeDecodeError:
-    raise errors.UserError(f'{path} is damaged: it is not UTF-8') from None
+    raise errors.DocumentError(f'{path} is damaged: it is not UTF-8') from None
   except NotADirectoryError as error:
     raise FileNotFoundError(*error.args, str(path)) from None
   except FileNotFoundError:
@@ -80,12 +74,14 @@ def parse(text: str, schema: type[_Schema], source: str) -> _Schema:
     source: where the text is from, for the message.
 
   Raises:
-    errors.UserError: it is no JSON or breaks the schema.
+    errors.DocumentError: it is no JSON or breaks the schema.
   """
   try:
     return schema.model_validate_json(text)
   except pydantic.ValidationError as error:
-    raise errors.UserError(f'{source} is damaged: {explain(error)}') from None
+    raise errors.DocumentError(
+      f'{source} is damaged: {explain(error)}'
+    ) from None
 
 
 def explain(error: pydantic.ValidationError) -> str:

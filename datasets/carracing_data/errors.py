@@ -16,5 +16,9 @@ class PlaceError(UserError):
   """A file or folder cannot be written, or another process is writing it."""
 
 
+class DocumentError(UserError):
+  """The content of a JSON document is not what its schema says."""
+
+
 class UnreadableError(UserError):
   """The operating system cannot read a file, which may be intact."""

@@ -5,7 +5,7 @@ reads files that `dataset_info.json` names. So a folder is checked here, without
 TFDS, before TFDS sees it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import hashlib
 import json
 from pathlib import Path
@@ -28,30 +28,44 @@ class Kind(NamedTuple):
   Attributes:
     name: of the dataset.
     config: schema of what the metadata record as its config.
+    records_of_episode: how many records an episode of so many steps fills.
     features: dtype and shape of every feature, by name; None stands for a
       dimension of any size.
   """
 
   name: str
   config: type[documents.Document]
+  records_of_episode: Callable[[int], int]
   features: Mapping[str, tuple[str, tuple[int | None, ...]]]
 
 
-class _Split(documents.ForeignDocument):
+class _Split(documents.Document):
   name: documents.Name
   filepathTemplate: Literal['{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}']
   shardLengths: list[_Number]
-  numBytes: _Number
+  numBytes: _Number = '0'
 
 
-class _DatasetInfo(documents.ForeignDocument):
-  """What we rely on of `dataset_info.json`."""
+class _Location(documents.Document):
+  urls: list[str] = []
+
+
+class _DatasetInfo(documents.Document):
+  """All of `dataset_info.json`, as TFDS writes it for our builders."""
 
   name: documents.Name
   version: _Version
   configName: documents.Name
   fileFormat: Literal['array_record']
   splits: list[_Split]
+  citation: str = ''
+  configDescription: str = ''
+  description: str = ''
+  disableShuffling: bool = False
+  downloadSize: _Number = '0'
+  location: _Location = _Location()
+  moduleName: str = ''
+  releaseNotes: dict[str, str] = {}
 
 
 class _Shape(documents.Document):
@@ -95,6 +109,7 @@ class SplitMetadata(documents.Document):
     num_terminated: episodes that ended in a terminal state; the others were
       truncated.
     episode_steps: of each episode.
+    num_bytes: of the serialized records, before compression.
     shard_lengths: records of each shard.
     return_mean: of the episodes.
     return_std: likewise.
@@ -107,6 +122,7 @@ class SplitMetadata(documents.Document):
   num_steps: _Count
   num_terminated: _Count
   episode_steps: list[_Count]
+  num_bytes: _Count
   shard_lengths: list[_Count]
   return_mean: float
   return_std: float
@@ -170,16 +186,21 @@ def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
       f'{folder} holds no complete dataset of this project:'
       f' {Path(error.filename).name} is missing'
     ) from None
-  except errors.UnreadableError:
-    raise
-  except errors.UserError as error:
+  except errors.DocumentError as error:
     raise errors.DatasetError(str(error)) from None
-  if metadata.metadata_sha256 != _seal(raw):
+  try:
+    intact = metadata.metadata_sha256 == _seal(raw)
+  except ValueError:
+    raise errors.DatasetError(
+      f'{folder}/metadata.json is damaged: it has NaN or infinite numbers'
+    ) from None
+  if not intact:
     raise errors.DatasetError(f'{folder}/metadata.json was edited')
   _check_agreement(folder, info, metadata)
   if kinds:
     kind = _kind(folder, info.name, kinds)
     _check_features(folder, features, kind)
+    _check_counts(folder, metadata, kind)
     documents.parse(
       json.dumps(metadata.config),
       kind.config,
@@ -211,6 +232,11 @@ def _check_agreement(
       metadata.name,
     ),
     ('shard lengths', lengths, sealed_lengths),
+    (
+      'sizes',
+      {s.name: int(s.numBytes) for s in info.splits},
+      {name: split.num_bytes for name, split in metadata.splits.items()},
+    ),
     ('shards', files, set(metadata.files_sha256)),
   ):
     if found != expected:
@@ -227,6 +253,22 @@ def _kind(folder: Path, name: str, kinds: Sequence[Kind]) -> Kind:
       f'{folder} is a dataset {name}, but {" or ".join(wanted)} is needed here'
     )
   return wanted[name]
+
+
+def _check_counts(folder: Path, metadata: Metadata, kind: Kind) -> None:
+  """Raises DatasetError if a split's counts cannot be those of its records."""
+  for name, split in metadata.splits.items():
+    steps = split.episode_steps
+    if (
+      not steps
+      or min(steps) < 2
+      or len(steps) != split.num_episodes
+      or sum(steps) != split.num_steps
+      or sum(map(kind.records_of_episode, steps)) != sum(split.shard_lengths)
+    ):
+      raise errors.DatasetError(
+        f'{folder}/metadata.json: the counts of {name} contradict each other'
+      )
 
 
 def _check_features(folder: Path, features: _Features, kind: Kind) -> None:

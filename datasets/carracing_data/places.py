@@ -13,13 +13,25 @@ from carracing_data import errors
 _LOCK = '.lock'
 
 
+def expand(path: str | os.PathLike[str]) -> Path:
+  """Returns a path that a user gave, with `~` expanded.
+
+  Raises:
+    errors.PlaceError: there is no such user.
+  """
+  try:
+    return Path(path).expanduser()
+  except RuntimeError as error:
+    raise errors.PlaceError(f'{path}: {error}') from None
+
+
 def claim_folder(path: str | os.PathLike[str]) -> Path:
   """Makes a folder if there is none, and checks that it can be written to.
 
   Raises:
     errors.PlaceError: it cannot.
   """
-  path = Path(path).expanduser()
+  path = Path(path)
   probe = path / f'.{uuid.uuid4().hex}.tmp'
   with write_errors(path):
     path.mkdir(parents=True, exist_ok=True)
@@ -34,7 +46,7 @@ def claim_file(path: str | os.PathLike[str]) -> Path:
   Raises:
     errors.PlaceError: it cannot.
   """
-  path = Path(path).expanduser()
+  path = Path(path)
   if path.is_dir():
     raise errors.PlaceError(f'cannot write {path}: it is a folder, not a file')
   claim_folder(path.parent)
@@ -101,9 +113,9 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 
 def make_durable(temporary: Path, path: Path) -> None:
   """Renames a file only when it is on disk, and the new name as well."""
-  _sync(temporary)
+  sync(temporary)
   temporary.replace(path)
-  _sync(path.parent)
+  sync(path.parent)
 
 
 def move_aside(path: Path, aside: Path) -> Path:
@@ -142,7 +154,8 @@ def check_space(folder: Path, num_bytes: int) -> None:
     )
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+  """Waits until a file, or the names in a folder, are on disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

@@ -13,7 +13,9 @@ from typing import Any
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import metadata
+from carracing_data import places
 from etils import epath
+from google.protobuf import message
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
@@ -46,7 +48,7 @@ class Records(Sequence[Any]):
     index = range(len(self))[index]
     try:
       return self._features.deserialize_example_np(self._serialized[index])
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, message.DecodeError) as error:
       raise errors.DatasetError(
         f'{self._split} record {index} of {self._folder} is damaged'
         f' ({str(error)[:80]}); look closer with: python -m tools.verify'
@@ -79,21 +81,30 @@ def find(
     errors.DatasetError: no such dataset has been prepared there, it is of
       another kind, or its documents are damaged.
   """
-  folder = Path(name).expanduser()
-  by_name = not _is_folder(folder)
-  if by_name:
-    folder = _folder_of(name, data_dir)
-  found = metadata.check_folder(folder, kinds)
-  dataset, config, version = folder.parts[-3:]
-  if by_name and found.name != f'{dataset}/{config}:{version}':
+  try:
+    folder = places.expand(name).absolute()
+    if _is_folder(name, folder):
+      metadata.check_folder(folder, kinds)
+    else:
+      folder = _folder_of(name, data_dir)
+      found = metadata.check_folder(folder, kinds)
+      dataset, config, version = folder.parts[-3:]
+      if found.name != f'{dataset}/{config}:{version}':
+        raise errors.DatasetError(
+          f'{folder} is not {dataset}/{config}:{version} but {found.name}; move'
+          ' it to where its name says'
+        )
+  except (OSError, ValueError) as error:  # Too long, or a NUL in it.
+    if isinstance(error, errors.UserError):
+      raise
+    reason = getattr(error, 'strerror', None) or error
     raise errors.DatasetError(
-      f'{folder} is not {dataset}/{config}:{version} but {found.name}; move it'
-      ' to where its name says'
-    )
+      f'cannot read the dataset {name[:100]!r}: {reason}'
+    ) from None
   return tfds.builder_from_directory(folder)
 
 
-def _is_folder(path: Path) -> bool:
+def _is_folder(name: str, path: Path) -> bool:
   """Tells whether a dataset is given by its folder.
 
   `carracing_rollouts` is also the name of a folder in `datasets`, so a relative
@@ -101,7 +112,7 @@ def _is_folder(path: Path) -> bool:
   """
   if (path / 'dataset_info.json').exists():
     return True
-  return path.is_absolute() or len(path.parts) > 2 or path.parts[:1] == ('..',)
+  return name.startswith(('/', '~', '..')) or len(Path(name).parts) > 2
 
 
 def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
@@ -114,7 +125,7 @@ def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
       ' ., or the folder of a prepared dataset'
     )
   dataset, config, version = match.groups()
-  root = Path(data_dir or constants.get_default_data_dir()).expanduser()
+  root = places.expand(data_dir or constants.get_default_data_dir())
   folder = root / dataset / (config or 'default')
   try:
     versions = {

@@ -125,31 +125,46 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     config = kwargs.get('download_config') or tfds.download.DownloadConfig()
     _check_options(config)
     overwrite = config.download_mode.overwrite_dataset
-    problem = _problem(self.data_path)
-    if problem is None and not overwrite:
-      prepared, wanted = self.info.metadata['config'], self._identity()
-      if prepared != wanted:
-        raise errors.DatasetError(
-          f'{self.data_dir} was built with {prepared}, not with {wanted};'
-          ' choose another name, or build it again with --overwrite'
-        )
-      # Needs no lock: shared data directories may be read-only.
-      logging.info('%s is there already.', self.data_dir)
-      return
     self._identity()  # Finds what is missing before any place is taken.
+    # Needs no lock: shared data directories may be read-only.
+    if not overwrite and self._is_built():
+      return
     folder = places.claim_folder(Path(self.data_path).parent)
-    with places.locked(folder), _write_errors(folder):
-      _remove_unfinished(folder)
+    with places.locked(folder), _name_unwritable(folder):
       if not overwrite:
-        self._move_partial_aside(problem)
+        if self._is_built():  # By another process meanwhile.
+          return
+        self._move_partial_aside()
+      _remove_unfinished(folder)
       super().download_and_prepare(**kwargs)
       staging.remove_all(folder)
 
-  def _move_partial_aside(self, problem: str | None) -> None:
+  def _is_built(self) -> bool:
+    """Tells whether the dataset is complete.
+
+    Raises:
+      errors.DatasetError: it is, but with another config.
+    """
+    try:
+      built = metadata_lib.check_folder(Path(self.data_path))
+    except errors.DatasetError:
+      return False
+    if built.config != self._identity():
+      raise errors.DatasetError(
+        f'{self.data_dir} was built with {built.config}, not with'
+        f' {self._identity()}; choose another name, or build it again with'
+        ' --overwrite'
+      )
+    self.info.read_from_directory(self.data_path)
+    logging.info('%s is there already.', self.data_dir)
+    return True
+
+  def _move_partial_aside(self) -> None:
     """Makes room for the dataset where an incomplete one lies."""
     folder = Path(self.data_path)
     if not folder.exists():
       return
+    problem = _problem(folder)
     if not any(folder.iterdir()):
       folder.rmdir()
       return
@@ -231,12 +246,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       template = self._get_filename_template(split)
       written = []
       for index, job in enumerate(split_jobs):
-        result = job.result()
-        if result is None:
-          raise errors.DatasetError(
-            f'{job.path} was not written though its job ended; do all workers'
-            ' see the same file system?'
-          )
+        result = job.checked_result()
         path = Path(
           template.sharded_filepath(
             shard_index=index, num_shards=len(split_jobs)
@@ -258,6 +268,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         'content_sha256': digests.of_split(
           digest for shard in written for digest in shard.record_digests
         ),
+        'num_bytes': sum(shard.num_bytes for shard in written),
         'shard_lengths': [shard.num_examples for shard in written],
         **steps.statistics([e for shard in written for e in shard.episodes]),
       }
@@ -323,7 +334,7 @@ def _check_options(config: tfds.download.DownloadConfig) -> None:
 
 
 @contextlib.contextmanager
-def _write_errors(folder: Path) -> Iterator[None]:
+def _name_unwritable(folder: Path) -> Iterator[None]:
   """Names the place where TFDS could not write; other errors pass."""
   try:
     yield
@@ -346,3 +357,4 @@ def _link_or_copy(source: Path, target: Path) -> None:
     os.link(source, target)
   except OSError:  # This file system has no hard links.
     shutil.copyfile(source, target)
+    places.sync(target)

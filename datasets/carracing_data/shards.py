@@ -88,10 +88,30 @@ class Job:
     """Returns what is recorded of the shard; None if it is not written."""
     try:
       written = documents.read(self._record_path, WrittenShard)
-    except FileNotFoundError:
+    except (FileNotFoundError, errors.DocumentError):
       return None
-    # A full disk or a careless cleaner may have taken the shard itself.
+    # A careless cleaner may have taken the shard itself.
     return written if self.path.exists() else None
+
+  def checked_result(self) -> WrittenShard:
+    """Returns what is recorded of the shard, which must be written.
+
+    Raises:
+      errors.DatasetError: it is not, or not as it was recorded.
+    """
+    written = self.result()
+    if written is None:
+      raise errors.DatasetError(
+        f'{self.path} was not written though its job ended; do all workers see'
+        ' the same file system?'
+      )
+    if digests.of_file(self.path) != written.file_sha256:
+      self._record_path.unlink()
+      raise errors.DatasetError(
+        f'{self.path} was damaged after it was written; the same command writes'
+        ' it again'
+      )
+    return written
 
   def __call__(self) -> None:
     if self.result() is not None:
@@ -122,7 +142,7 @@ def _write(path: Path, shard: Shard, features: Any) -> WrittenShard:
     record = serializer.get_tf_example(encoded).SerializeToString(
       deterministic=True
     )
-    with _write_errors(path):
+    with _name_unwritable(path):
       writer.write(record)
     num_bytes += len(record)
     record_digests.append(
@@ -132,7 +152,7 @@ def _write(path: Path, shard: Shard, features: Any) -> WrittenShard:
   try:
     episodes = shard(write)
   finally:
-    with _write_errors(path):
+    with _name_unwritable(path):
       writer.close()
   return WrittenShard(
     num_examples=len(record_digests),
@@ -144,7 +164,7 @@ def _write(path: Path, shard: Shard, features: Any) -> WrittenShard:
 
 
 @contextlib.contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
+def _name_unwritable(path: Path) -> Iterator[None]:
   """Names the file if ArrayRecord cannot write it, e.g. as the disk is full."""
   try:
     yield

@@ -87,14 +87,19 @@ def _tell_of_other(other: Path, depends_on: Mapping[str, Any]) -> None:
   """Says what an earlier, interrupted build of this name has left."""
   finished = len(list(other.glob(f'*{shards.RECORD}')))
   try:
-    found = json.loads((other / _DEPENDS_ON).read_text())
-    differing = [k for k in depends_on if found.get(k) != depends_on[k]]
-  except (OSError, ValueError):
-    differing = ['things that it did not record']
+    found = dict(json.loads((other / _DEPENDS_ON).read_text()))
+  except (OSError, TypeError, ValueError):
+    found = {}
+  differing = [
+    key
+    for key in sorted({*depends_on, *found})
+    if found.get(key) != depends_on.get(key)
+  ]
   logging.warning(
-    'An earlier build left %d finished shards in %s. They cannot be used now,'
-    ' as the %s changed; they are deleted when this build is complete.',
+    'An earlier build left %d finished shards in %s. They cannot be used now:'
+    ' what they depend on differs in %s. They are deleted when this build is'
+    ' complete.',
     finished,
     other,
-    ' and '.join(differing),
+    ', '.join(differing),
   )

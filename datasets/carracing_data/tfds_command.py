@@ -18,11 +18,12 @@ from carracing_data import errors
 # What TFDS says at every build and no user needs.
 _NOISE = re.compile(
   'Using custom data configuration|Variant folder .* has no dataset_info'
-  '|Loading dataset|download_and_prepare for|Generating dataset'
+  '|download_and_prepare for|Generating dataset'
   '|Dataset generation completed|No config specified|Load dataset info'
   '|Unable to initialize backend'
 )
 _JAX = 'jax._src.xla_bridge'
+_MODULE = ('scripts', 'cli', 'main.py')  # `python -m` instead of `tfds`.
 
 
 def adapt(*error_classes: type[Exception]) -> None:
@@ -34,7 +35,8 @@ def adapt(*error_classes: type[Exception]) -> None:
   Raises:
     errors.DatasetError: `--config` is empty or no JSON.
   """
-  if Path(sys.argv[0]).name != 'tfds':
+  program = Path(sys.argv[0])
+  if program.name != 'tfds' and program.parts[-3:] != _MODULE:
     return
   _show_in_a_line((errors.UserError, *error_classes))
   for logger in logging.get_absl_logger(), python_logging.getLogger(_JAX):

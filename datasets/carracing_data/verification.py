@@ -9,6 +9,7 @@ from carracing_data import digests
 from carracing_data import errors
 from carracing_data import prepared
 from carracing_data import steps
+from google.protobuf import message
 import tensorflow_datasets as tfds
 
 # Yields what is wrong with the records of a split, and collects summaries.
@@ -103,7 +104,7 @@ def _read_shard(
     try:
       [record] = reader.read([position])
       yield info.features.deserialize_example_np(record)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, message.DecodeError) as error:
       raise errors.DatasetError(
         f'{builder.data_dir}: {split} record {first + position}, in'
         f' {path.name}, is damaged ({str(error).splitlines()[0][:80]})'

@@ -25,6 +25,7 @@ class Identity(documents.Document):
 KIND = metadata.Kind(
   'carracing_latents',
   Identity,
+  lambda episode_steps: 1,
   {
     'episode_id': ('int64', ()),
     'mean': ('float32', (None, None)),

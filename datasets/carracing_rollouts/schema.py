@@ -41,6 +41,7 @@ SEGMENT_STEPS = 32
 KIND = metadata.Kind(
   'carracing_rollouts',
   Config,
+  lambda episode_steps: -(-episode_steps // SEGMENT_STEPS),
   {
     'episode_id': ('int64', ()),
     'first_step': ('int32', ()),
@@ -90,7 +91,7 @@ _STEP_FIELDS = [field.name for field in dataclasses.fields(Episode)]
 
 def count_segments(episode_steps: int) -> int:
   """Returns how many segments an episode of so many steps fills."""
-  return -(-episode_steps // SEGMENT_STEPS)
+  return KIND.records_of_episode(episode_steps)
 
 
 def cut(episode_id: int, episode: Episode) -> Iterator[dict[str, Any]]:
