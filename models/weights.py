@@ -89,6 +89,10 @@ class _Description(_Schema):
   description_sha256: str
 
 
+class UnreadableError(WeightsError):
+  """The operating system cannot read weights, which may be intact."""
+
+
 class Weights(NamedTuple):
   """A model that is ready to be applied: `model.apply(variables, ...)`.
 
@@ -160,7 +164,7 @@ def save(
       shutil.rmtree(replaced)
   except OSError as error:
     raise WeightsError(
-      f'cannot write weights to {folder}: {error.strerror}'
+      f'cannot write weights to {folder}: {error.filename}: {error.strerror}'
     ) from error
   return sha256
 
@@ -241,15 +245,17 @@ def _read(folder: Path, name: str) -> tuple[_Description, bytes]:
   except (FileNotFoundError, NotADirectoryError):
     hint = _hint(name)
     # A run's own `config.json` is a file of that name, too.
-    if (folder / 'weights' / FILE).exists():
+    if os.path.exists(folder / 'weights' / FILE):
       hint = f'did you mean {folder / "weights"}?'
     raise WeightsError(
       f'there are no exported weights of a {name} in {folder}; {hint}'
     ) from None
   except OSError as error:
-    raise WeightsError(
-      f'cannot read {error.filename}: {error.strerror}'
+    raise UnreadableError(
+      f'cannot read {str(error.filename)[:200]}: {error.strerror}'
     ) from None
+  except ValueError as error:  # A NUL in the path.
+    raise UnreadableError(f'cannot read {str(folder)!r}: {error}') from None
   try:
     raw = json.loads(text)
     if (

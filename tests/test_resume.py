@@ -369,7 +369,8 @@ def test_weights_of_another_run_are_not_taken_for_its_own(
   flip(finished / 'weights' / 'model.safetensors')
   done = run(command, world, finished)
   assert done.status == 1
-  assert 'does not hold the weights that' in done.stderr
+  assert 'model.safetensors is damaged' in done.stderr
+  assert f'Delete {finished}/weights, and the same command' in done.stderr
 
 
 @pytest.mark.parametrize('steps', [3, 9])

@@ -91,7 +91,10 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
       f'| {title} | {values.mean():.2f} | {values.std():.2f} | {low:.2f} |'
       f' {median:.2f} | {high:.2f} |'
     )
-  (output_dir / 'statistics.md').write_text('\n'.join(table) + '\n')
+  text = '\n'.join(table) + '\n'
+  places.replace(
+    output_dir / 'statistics.md', lambda file: file.write_text(text)
+  )
   _save_histograms(
     output_dir / 'statistics.png',
     name,
@@ -122,7 +125,9 @@ def _save_histograms(
   axes[-1].imshow(mean_frame / 255)
   axes[-1].set(title='mean frame', xticks=[], yticks=[])
   picture.suptitle(name)
-  picture.savefig(path, dpi=100)
+  places.replace(
+    path, lambda file: picture.savefig(file, dpi=100, format='png')
+  )
 
 
 def main(argv: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from carracing_data import places
 import cv2
@@ -66,18 +67,16 @@ def save_video(
       for i, caption in enumerate(captions)
     ]
   )
-  # All of it or nothing: half a video would look complete.
-  places.replace(
-    path,
-    lambda file: imageio.imwrite(
-      file,
-      frames,
-      plugin='pyav',
-      extension='.mp4',
-      codec='libx264',
-      fps=FRAMES_PER_SECOND,
-    ),
+  video: Any = imageio.imwrite(
+    '<bytes>',
+    frames,
+    plugin='pyav',
+    extension='.mp4',
+    codec='libx264',
+    fps=FRAMES_PER_SECOND,
   )
+  # All of it or nothing: half a video would look complete.
+  places.replace(path, lambda file: file.write_bytes(video))
 
 
 def _video_frame(panels: Mapping[str, np.ndarray], caption: str) -> np.ndarray:

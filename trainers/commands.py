@@ -186,7 +186,7 @@ def run(
     try:
       main(argv)
     except _EXPECTED as error:
-      sys.exit(f'Error: {error}')
+      sys.exit(f'Error: {" ".join(str(error).splitlines())}')
     except KeyboardInterrupt:
       sys.exit(130)
 

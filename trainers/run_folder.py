@@ -17,6 +17,7 @@ import datetime
 import enum
 import importlib.metadata
 import json
+import os
 from pathlib import Path
 import platform
 import shlex
@@ -156,7 +157,7 @@ def claimed(
       places.claim_folder(workdir)
       stack.enter_context(places.locked(workdir))
       for name in 'checkpoints', 'pictures', 'weights':
-        if (workdir / name).exists():
+        if os.path.lexists(workdir / name):
           places.claim_folder(workdir / name)
       run = _compared(workdir, config, dataset)
       return _standing(workdir, config)
@@ -245,6 +246,8 @@ def _standing(workdir: Path, config: ml_collections.ConfigDict) -> Standing:
   try:
     if weights.verify(folder) == metrics.weights_sha256:
       return Standing.FINISHED
+  except weights.UnreadableError as error:
+    raise RunError(str(error)) from None
   except weights.WeightsError as error:
     problem = str(error)
   raise RunError(

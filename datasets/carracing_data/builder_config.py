@@ -39,6 +39,10 @@ class Config(tfds.core.BuilderConfig):
       type(self).__name__, __base__=self.SCHEMA, name=documents.Name
     )
     names = ['name', *self._own_fields()]
+    if not isinstance(self.description, str | None):
+      raise errors.DatasetError(
+        'the config cannot work: description: Input should be a valid string'
+      )
     try:
       schema.model_validate({name: getattr(self, name) for name in names})
     except pydantic.ValidationError as error:

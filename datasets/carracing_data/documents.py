@@ -1,6 +1,7 @@
 """JSON documents: a schema for each kind, and one way to the disk and back."""
 
 import functools
+import hashlib
 import json
 from pathlib import Path
 import re
@@ -98,6 +99,16 @@ def explain(error: pydantic.ValidationError) -> str:
     + value
     + (f' (and {more} more)' if more else '')
   )
+
+
+def digest(content: Any) -> str:
+  """Returns the SHA-256 of JSON content, however it is laid out.
+
+  Raises:
+    ValueError: the content has NaN or an infinity.
+  """
+  text = json.dumps(content, sort_keys=True, allow_nan=False)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write(path: Path, content: Any) -> None:

@@ -6,7 +6,6 @@ TFDS, before TFDS sees it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -156,9 +155,9 @@ def sealed(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _seal(metadata: Mapping[str, Any]) -> str:
-  content = {k: v for k, v in metadata.items() if k != 'metadata_sha256'}
-  text = json.dumps(content, sort_keys=True, allow_nan=False)
-  return hashlib.sha256(text.encode()).hexdigest()
+  return documents.digest(
+    {k: v for k, v in metadata.items() if k != 'metadata_sha256'}
+  )
 
 
 def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:

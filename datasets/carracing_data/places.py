@@ -47,7 +47,9 @@ def claim_file(path: str | os.PathLike[str]) -> Path:
     errors.PlaceError: it cannot.
   """
   path = Path(path)
-  if path.is_dir():
+  with write_errors(path):
+    is_folder = path.is_dir()
+  if is_folder:
     raise errors.PlaceError(f'cannot write {path}: it is a folder, not a file')
   claim_folder(path.parent)
   return path
@@ -66,7 +68,7 @@ def locked(folder: Path) -> Iterator[None]:
     errors.PlaceError: another process holds it.
   """
   with contextlib.ExitStack() as stack:
-    with write_errors(folder):
+    with write_errors(folder / _LOCK):
       lock = stack.enter_context((folder / _LOCK).open('w'))
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -52,6 +52,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       raise errors.DatasetError(
         f'{self.name} is written in array_record only, not in {file_format}'
       )
+    if kwargs.get('data_dir') is not None:
+      kwargs['data_dir'] = os.fspath(places.expand(kwargs['data_dir']))
     super().__init__(
       file_format=tfds.core.FileFormat.ARRAY_RECORD.value, **kwargs
     )

@@ -58,6 +58,13 @@ class WrittenShard(documents.Document):
   episodes: list[steps.Summary]
 
 
+class _Record(documents.Document):
+  """The file beside a shard, and a digest of it: damage is as no record."""
+
+  shard: WrittenShard
+  sha256: documents.Sha256
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
   """Writes one shard into the staging folder, unless it lies there already.
@@ -87,11 +94,12 @@ class Job:
   def result(self) -> WrittenShard | None:
     """Returns what is recorded of the shard; None if it is not written."""
     try:
-      written = documents.read(self._record_path, WrittenShard)
+      record = documents.read(self._record_path, _Record)
     except (FileNotFoundError, errors.DocumentError):
       return None
+    intact = record.sha256 == documents.digest(record.shard.model_dump())
     # A careless cleaner may have taken the shard itself.
-    return written if self.path.exists() else None
+    return record.shard if intact and self.path.exists() else None
 
   def checked_result(self) -> WrittenShard:
     """Returns what is recorded of the shard, which must be written.
@@ -121,7 +129,11 @@ class Job:
       written = _write(temporary, self.shard, self.features)
       with places.write_errors(self.path):
         places.make_durable(temporary, self.path)
-      documents.write(self._record_path, written.model_dump())
+      content = written.model_dump()
+      documents.write(
+        self._record_path,
+        {'shard': content, 'sha256': documents.digest(content)},
+      )
     finally:
       temporary.unlink(missing_ok=True)
 

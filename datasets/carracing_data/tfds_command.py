@@ -53,7 +53,7 @@ def _show_in_a_line(error_classes: tuple[type[Exception], ...]) -> None:
     traceback: TracebackType | None,
   ) -> None:
     if isinstance(error, error_classes):
-      print(f'Error: {error}', file=sys.stderr)
+      print('Error:', *str(error).splitlines(), file=sys.stderr)
     elif isinstance(error, KeyboardInterrupt):
       print('Interrupted; the same command continues.', file=sys.stderr)
     else:
@@ -71,19 +71,29 @@ def _check_config() -> None:
   arguments = sys.argv[1:]
   for index, argument in enumerate(arguments):
     flag, equals, value = argument.partition('=')
+    if flag == '--config_idx' and value not in ('', '0'):
+      raise errors.DatasetError(
+        f'--config_idx={value} is no config: there is only 0, the default'
+      )
     if flag != '--config':
       continue
     if not equals:
       value = ''.join(arguments[index + 1 : index + 2])
-    if not value.strip():
+    if not value.strip() or value.startswith('-'):
       raise errors.DatasetError(
         '--config is empty; leave it out for the default, or give a name or'
         ' JSON (if it came from a file: is the name of that file right?)'
       )
-    if value.startswith('{'):
+    json_text = value.strip().lstrip('\ufeff')
+    if json_text.startswith('{'):
+      if value != json_text and not value.startswith('{'):
+        raise errors.DatasetError(
+          '--config must begin with {, without a blank or another character'
+          ' before it'
+        )
       try:
         content = json.loads(value)
-      except json.JSONDecodeError as error:
+      except (RecursionError, ValueError) as error:
         raise errors.DatasetError(f'--config is no JSON: {error}') from None
       if 'name' not in content:
         raise errors.DatasetError(

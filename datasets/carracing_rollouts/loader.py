@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carracing_data import batches
+from carracing_data import errors
 from carracing_data import prepared
 from carracing_rollouts import schema
 from etils import epath
@@ -150,7 +151,15 @@ class _ReadEpisode(grain.transforms.Map):
 
   def map(self, element: int) -> schema.Episode:  # pyright: ignore
     records = range(self._bounds[element], self._bounds[element + 1])
-    return schema.join([self._source[i] for i in records])
+    segments = [self._source[i] for i in records]
+    for first_step, segment in enumerate(segments):
+      found = int(segment['episode_id']), int(segment['first_step'])
+      if found != (element, first_step * schema.SEGMENT_STEPS):
+        raise errors.DatasetError(
+          f'segment {first_step} of episode {element} is not there: the shards'
+          ' were mixed up; look closer with: python -m tools.verify'
+        )
+    return schema.join(segments)
 
 
 def _shuffled_frames(

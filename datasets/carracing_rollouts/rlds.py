@@ -6,6 +6,7 @@ here, and an export for code that reads nothing else.
 """
 
 from collections.abc import Iterator, Mapping
+import contextlib
 from pathlib import Path
 import tempfile
 from typing import Any
@@ -81,7 +82,10 @@ def export(
     raise errors.DatasetError(
       f'{folder} exists; choose another --output_dir or delete it'
     )
-  with tempfile.TemporaryDirectory(dir=root, prefix='.unfinished-') as scratch:
+  with (
+    tempfile.TemporaryDirectory(dir=root, prefix='.unfinished-') as scratch,
+    _name_unwritable(root),
+  ):
     exported = tfds.dataset_builders.store_as_tfds_dataset(
       name='carracing_rlds',
       config=source.info.config_name,
@@ -107,6 +111,19 @@ def export(
     folder.parent.mkdir(parents=True, exist_ok=True)
     Path(exported.data_dir).rename(folder)
   return tfds.builder_from_directory(folder)
+
+
+@contextlib.contextmanager
+def _name_unwritable(folder: Path) -> Iterator[None]:
+  """Names the place if TensorFlow cannot write to it (full disk)."""
+  import tensorflow as tf  # Takes seconds, and only exports need it.
+
+  try:
+    yield
+  except tf.errors.OpError as error:
+    raise errors.PlaceError(
+      f'cannot write to {folder}: {error.message.splitlines()[0]}'
+    ) from error
 
 
 def _features() -> tfds.features.FeaturesDict:
