@@ -21,7 +21,7 @@ from tensorboard.util import tensor_util
 from trainers import run_folder
 from trainers import train_vae
 
-STEPS = {'train_vae': 40, 'train_mdn_rnn': 120}  # A signal comes in time.
+STEPS = {'train_vae': 40, 'train_mdn_rnn': 80}  # A signal comes in time.
 LAST = STEPS['train_mdn_rnn']
 BEFORE_LAST = LAST * 3 // 4  # Its last but one checkpoint.
 FLAGS = {
@@ -467,7 +467,9 @@ def test_resumes_on_another_number_of_devices(
 def test_eight_devices_give_the_losses_of_one(world, uninterrupted, tmp_path):
   workdir = tmp_path / 'train_vae'
   eight = '--xla_force_host_platform_device_count=8'
-  finish(start('train_vae', world.data_dir, workdir, XLA_FLAGS=eight))
+  process = start('train_vae', world.data_dir, workdir, XLA_FLAGS=eight)
+  returncode, said = interrupt(process, signal.SIGTERM, 6)
+  assert returncode == 128 + signal.SIGTERM, said
   run = json.loads((workdir / 'run.json').read_text())
   assert run['starts'][0]['devices'] == 8
   # Later ones drift apart: sums are rounded in another order.
@@ -495,6 +497,9 @@ def run_two_processes(world, workdir):
       f'--coordinator=localhost:{port}',
       '--num_processes=2',
       f'--process_id={process_id}',
+      '--config.num_steps=8',
+      '--config.eval_every_steps=4',
+      '--config.checkpoint_every_steps=4',
     )
     for process_id in range(2)
   ]
@@ -507,19 +512,18 @@ def test_two_processes_give_one_run(world, uninterrupted, tmp_path):
   run = json.loads((workdir / 'run.json').read_text())
   assert [s['processes'] for s in run['starts']] == [2]
   assert len(list(workdir.glob('events.out.tfevents.*'))) == 1
-  # Each reads its own part of the data, so the batches are others.
   metrics = json.loads((workdir / 'metrics.json').read_text())
-  expected = json.loads(
-    (uninterrupted['train_vae'] / 'metrics.json').read_text()
-  )
-  loss, of_one = (m['validation']['loss'] for m in (metrics, expected))
-  assert loss == pytest.approx(of_one, rel=0.2)
+  # Both judge by the frames that a single process judges by.
+  of_one = json.loads((uninterrupted['train_vae'] / 'metrics.json').read_text())
+  baselines = {
+    m['validation']['mean_frame_baseline'] for m in (metrics, of_one)
+  }
+  assert len(baselines) == 1
 
   # The first process finds the damage, both continue from the older one.
   (workdir / 'metrics.json').unlink()
   shutil.rmtree(workdir / 'weights')
-  flip(largest_file(workdir / 'checkpoints' / str(STEPS['train_vae'])))
-  before_last = STEPS['train_vae'] * 3 // 4
+  flip(largest_file(workdir / 'checkpoints' / '8'))
   for said in run_two_processes(world, workdir):
-    assert f'Continuing from step {before_last}' in said
+    assert 'Continuing from step 4' in said
   assert json.loads((workdir / 'metrics.json').read_text()) == metrics
