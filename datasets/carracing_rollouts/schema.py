@@ -38,10 +38,17 @@ class Config(documents.Document):
 
 
 SEGMENT_STEPS = 32
+
+
+def count_segments(episode_steps: int) -> int:
+  """Returns how many segments an episode of so many steps fills."""
+  return -(-episode_steps // SEGMENT_STEPS)
+
+
 KIND = metadata.Kind(
   'carracing_rollouts',
   Config,
-  lambda episode_steps: -(-episode_steps // SEGMENT_STEPS),
+  count_segments,
   {
     'episode_id': ('int64', ()),
     'first_step': ('int32', ()),
@@ -87,11 +94,6 @@ class Episode:
 
 
 _STEP_FIELDS = [field.name for field in dataclasses.fields(Episode)]
-
-
-def count_segments(episode_steps: int) -> int:
-  """Returns how many segments an episode of so many steps fills."""
-  return KIND.records_of_episode(episode_steps)
 
 
 def cut(episode_id: int, episode: Episode) -> Iterator[dict[str, Any]]:
