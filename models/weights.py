@@ -1,16 +1,18 @@
-"""Exported weights on disk: safetensors, and a JSON file that explains them.
+"""Exported weights on disk: safetensors, and a JSON file that describes them.
 
 The only file of `models` that touches the disk.
 """
 
 from collections.abc import Mapping
 import hashlib
-import json
 import os
 from pathlib import Path
 import shutil
 from typing import Annotated, Any, Literal, NamedTuple
 
+from carracing_data import documents
+from carracing_data import errors
+from carracing_data import places
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -18,28 +20,24 @@ from models import mdn_rnn
 from models import vae
 import numpy as np
 import pydantic
+import pydantic_core
 import safetensors
 import safetensors.numpy
 
 FILE = 'model.safetensors'
 _CONFIG = 'config.json'
+_SEAL = 'description_sha256'
 _FORMAT = 2  # Raised when older folders cannot be read any more.
 
 
-class WeightsError(ValueError):
+class WeightsError(errors.UserError):
   """A folder does not hold the weights that were asked for."""
-
-
-class _Schema(pydantic.BaseModel):
-  model_config = pydantic.ConfigDict(
-    extra='forbid', strict=True, allow_inf_nan=False
-  )
 
 
 _Size = Annotated[int, pydantic.Field(ge=1, le=16_384)]
 
 
-class _VAEConfig(_Schema):
+class _VAEConfig(documents.Document):
   latent_size: _Size
 
   def model(self) -> vae.VAE:
@@ -50,7 +48,7 @@ class _VAEConfig(_Schema):
     return self.model().init(key, frames, key)
 
 
-class _MDNRNNConfig(_Schema):
+class _MDNRNNConfig(documents.Document):
   latent_size: _Size
   hidden_size: _Size
   num_mixtures: Annotated[int, pydantic.Field(ge=1, le=1000)]
@@ -69,7 +67,15 @@ class _MDNRNNConfig(_Schema):
 _CONFIGS = {'vae': _VAEConfig, 'mdn_rnn': _MDNRNNConfig}
 
 
-class _Description(_Schema):
+def _check_format(number: int) -> int:
+  if number != _FORMAT:
+    raise pydantic_core.PydanticCustomError(
+      'format', 'another version of this project wrote it'
+    )
+  return number
+
+
+class _Description(documents.Document):
   """All of `config.json`.
 
   Attributes:
@@ -81,16 +87,12 @@ class _Description(_Schema):
     description_sha256: of all of the above.
   """
 
-  format: Literal[2]
+  format: Annotated[int, pydantic.AfterValidator(_check_format)]
   model: Literal['vae', 'mdn_rnn']
   config: dict[str, Any]
   training: dict[str, Any]
-  weights_sha256: str
-  description_sha256: str
-
-
-class UnreadableError(WeightsError):
-  """The operating system cannot read weights, which may be intact."""
+  weights_sha256: documents.Sha256
+  description_sha256: documents.Sha256
 
 
 class Weights(NamedTuple):
@@ -129,8 +131,8 @@ def save(
     The SHA-256 of the weights file.
 
   Raises:
-    WeightsError: the parameters are not finite, not those of the model, or
-      cannot be written.
+    WeightsError: the parameters are not finite or not those of the model.
+    errors.PlaceError: the folder cannot be written.
   """
   folder = Path(folder)
   flat = _flatten(params)
@@ -144,28 +146,23 @@ def save(
     'training': dict(training),
     'weights_sha256': sha256,
   }
-  description['description_sha256'] = _seal(description)
   unfinished = folder.with_name(folder.name + '.unfinished')
   replaced = folder.with_name(folder.name + '.replaced')
-  try:
+  with places.write_errors(folder):
     for leftover in unfinished, replaced:
       if leftover.exists():
         shutil.rmtree(leftover)
     unfinished.mkdir(parents=True)
-    _write(unfinished / FILE, data)
-    text = json.dumps(description, indent=2, allow_nan=False) + '\n'
-    _write(unfinished / _CONFIG, text.encode())
-    _sync(unfinished)
+    places.replace(unfinished / FILE, lambda file: file.write_bytes(data))
+    documents.write(
+      unfinished / _CONFIG, documents.sealed(description, _SEAL)
+    )
     if folder.exists():
       folder.rename(replaced)
     unfinished.rename(folder)
-    _sync(folder.parent)
+    places.sync(folder.parent)
     if replaced.exists():
       shutil.rmtree(replaced)
-  except OSError as error:
-    raise WeightsError(
-      f'cannot write weights to {folder}: {error.filename}: {error.strerror}'
-    ) from error
   return sha256
 
 
@@ -186,8 +183,9 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
 
   Raises:
     WeightsError: there are none, they are damaged, or of another model.
+    errors.UnreadableError: the operating system cannot read them.
   """
-  folder = _expand(folder)
+  folder = places.expand(folder)
   description, data = _read(folder, name)
   if description.model != name:
     raise WeightsError(
@@ -213,16 +211,10 @@ def verify(folder: str | os.PathLike[str]) -> str:
 
   Raises:
     WeightsError: there are none, or they are damaged.
+    errors.UnreadableError: the operating system cannot read them.
   """
-  description, _ = _read(_expand(folder), 'vae')
+  description, _ = _read(places.expand(folder), 'vae')
   return description.weights_sha256
-
-
-def _expand(folder: str | os.PathLike[str]) -> Path:
-  try:
-    return Path(folder).expanduser()
-  except RuntimeError as error:  # Of a user that there is not.
-    raise WeightsError(f'{folder}: {error}') from None
 
 
 def _hint(name: str) -> str:
@@ -240,9 +232,10 @@ def _read(folder: Path, name: str) -> tuple[_Description, bytes]:
     name: the model that is expected, for the message.
   """
   try:
-    text = (folder / _CONFIG).read_bytes()
-    data = (folder / FILE).read_bytes()
-  except (FileNotFoundError, NotADirectoryError):
+    data = places.read_bytes(folder / FILE)
+    description = documents.read(folder / _CONFIG, _Description)
+    _CONFIGS[description.model](**description.config)
+  except FileNotFoundError:
     hint = _hint(name)
     # A run's own `config.json` is a file of that name, too.
     if os.path.exists(folder / 'weights' / FILE):
@@ -250,38 +243,26 @@ def _read(folder: Path, name: str) -> tuple[_Description, bytes]:
     raise WeightsError(
       f'there are no exported weights of a {name} in {folder}; {hint}'
     ) from None
-  except OSError as error:
-    raise UnreadableError(
-      f'cannot read {str(error.filename)[:200]}: {error.strerror}'
-    ) from None
-  except ValueError as error:  # A NUL in the path.
-    raise UnreadableError(f'cannot read {str(folder)!r}: {error}') from None
-  try:
-    raw = json.loads(text)
-    if (
-      isinstance(raw, dict) and 'model' in raw and raw.get('format') != _FORMAT
-    ):
-      raise WeightsError(
-        f'{folder} was written by another version of this project; export the'
-        ' weights again with this one'
-      )
-    description = _Description.model_validate_json(text)
-    if description.description_sha256 != _seal(raw):
-      raise ValueError('its content is not what was written')
-    _CONFIGS[description.model](**description.config)
-  except WeightsError:
-    raise
-  except (RecursionError, ValueError) as error:
-    raise WeightsError(
-      f'{folder / _CONFIG} is damaged ({_explain(error)}); export the weights'
-      ' again, or copy them again from where they came'
-    ) from None
+  except pydantic.ValidationError as error:
+    raise _damaged(folder, f'config: {documents.explain(error)}') from None
+  except errors.DocumentError as error:
+    raise _damaged(folder, str(error)) from None
+  if not documents.is_sealed(description.model_dump(), _SEAL):
+    raise _damaged(folder, 'its content is not what was written')
   if hashlib.sha256(data).hexdigest() != description.weights_sha256:
     raise WeightsError(
       f'{folder / FILE} is damaged: it is not the file that was written; copy'
       ' it again from where it came, or export it again'
     )
   return description, data
+
+
+def _damaged(folder: Path, reason: str) -> WeightsError:
+  path = f'{folder / _CONFIG} is damaged: '
+  return WeightsError(
+    f'{path}{reason.removeprefix(path)}; export the weights again, or copy them'
+    ' again from where they came'
+  )
 
 
 def _flatten(params: Mapping[str, Any]) -> Any:
@@ -303,34 +284,6 @@ def _check_params(
       raise WeightsError(f'{source}: {path} is {found}, not {wanted}')
     if not np.isfinite(params[path]).all():
       raise WeightsError(f'{source}: {path} has NaN or infinite numbers')
-
-
-def _seal(description: Mapping[str, Any]) -> str:
-  content = {k: v for k, v in description.items() if k != 'description_sha256'}
-  text = json.dumps(content, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _explain(error: Exception) -> str:
-  """Says in a line what was wrong with a document."""
-  if not isinstance(error, pydantic.ValidationError):
-    return str(error)
-  finding = error.errors(include_url=False)[0]
-  return f'{".".join(map(str, finding["loc"]))} {finding["msg"]}'.strip()
-
-
-def _write(path: Path, data: bytes) -> None:
-  path.write_bytes(data)
-  _sync(path)
-
-
-def _sync(path: Path) -> None:
-  """Waits until a file's content, or a folder's names, are on disk."""
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def load_world_model(

@@ -468,7 +468,8 @@ def test_edited_document_of_a_dataset(file, path, value, command, places):
   content = json.loads((folder / file).read_text())
   set_path(content, path, value)
   if file == 'metadata.json':
-    content = metadata.sealed(content)  # As a foreign builder might write it.
+    # As a foreign builder might write it.
+    content = documents.sealed(content, metadata.SEAL)
   documents.write(folder / file, content)
   for module in 'tools.verify', 'tools.view_rollouts':
     done = (

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 import shutil
 
+from carracing_data import documents
 from carracing_data import errors
 from carracing_data import metadata
 from carracing_data import prepared
@@ -106,7 +107,7 @@ def edit(path, change):
 def test_statistics_are_those_of_the_records(key, copy):
   def change(content):
     content['splits']['train'][key] += 1
-    content.update(metadata.sealed(content))
+    content.update(documents.sealed(content, metadata.SEAL))
 
   edit(copy / 'metadata.json', change)
   with pytest.raises(errors.DatasetError, match=f'{key} of train is not that'):
@@ -132,7 +133,7 @@ def test_edited_shard_lengths_are_found(copy):
 def test_counts_that_cannot_be_are_found_without_reading(copy):
   def change(content):
     content['splits']['train']['episode_steps'] = [500, 71, 71]
-    content.update(metadata.sealed(content))
+    content.update(documents.sealed(content, metadata.SEAL))
 
   edit(copy / 'metadata.json', change)
   with pytest.raises(errors.DatasetError, match='counts of train contradict'):

@@ -1,5 +1,6 @@
 """JSON documents: a schema for each kind, and one way to the disk and back."""
 
+from collections.abc import Mapping
 import functools
 import hashlib
 import json
@@ -53,17 +54,10 @@ def read(path: Path, schema: type[_Schema]) -> _Schema:
     errors.DocumentError: it is no JSON or breaks the schema.
   """
   try:
-    return parse(path.read_text(encoding='utf-8'), schema, str(path))
+    text = places.read_bytes(path).decode()
   except UnicodeDecodeError:
     raise errors.DocumentError(f'{path} is damaged: it is not UTF-8') from None
-  except NotADirectoryError as error:
-    raise FileNotFoundError(*error.args, str(path)) from None
-  except FileNotFoundError:
-    raise
-  except OSError as error:
-    raise errors.UnreadableError(
-      f'cannot read {path}: {error.strerror}'
-    ) from error
+  return parse(text, schema, str(path))
 
 
 def parse(text: str, schema: type[_Schema], source: str) -> _Schema:
@@ -109,6 +103,28 @@ def digest(content: Any) -> str:
   """
   text = json.dumps(content, sort_keys=True, allow_nan=False)
   return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sealed(content: Mapping[str, Any], seal: str) -> dict[str, Any]:
+  """Adds the digest of a document to it, so that later edits show.
+
+  Args:
+    content: JSON; an earlier seal is replaced.
+    seal: key of the digest.
+
+  Raises:
+    ValueError: the content has NaN or an infinity.
+  """
+  rest = {key: value for key, value in content.items() if key != seal}
+  return {**rest, seal: digest(rest)}
+
+
+def is_sealed(content: Mapping[str, Any], seal: str) -> bool:
+  """Tells whether a document is what `sealed` returned."""
+  try:
+    return content.get(seal) == sealed(content, seal)[seal]
+  except ValueError:  # NaN and infinity are never written.
+    return False
 
 
 def write(path: Path, content: Any) -> None:

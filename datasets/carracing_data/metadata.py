@@ -19,6 +19,7 @@ _Version = Annotated[
 ]
 _Number = Annotated[str, pydantic.StringConstraints(pattern=r'^-?\d{1,15}$')]
 _Count = Annotated[int, pydantic.Field(ge=0, lt=2**40)]
+SEAL = 'metadata_sha256'
 
 
 class Kind(NamedTuple):
@@ -138,7 +139,7 @@ class Metadata(documents.Document):
     packages: versions of the packages that may shape the data.
     splits: by name.
     files_sha256: of the shards, by file name.
-    metadata_sha256: of all of the above, see `sealed`.
+    metadata_sha256: of all of the above, see `documents.sealed`.
   """
 
   name: str
@@ -147,17 +148,6 @@ class Metadata(documents.Document):
   splits: dict[documents.Name, SplitMetadata]
   files_sha256: dict[documents.Name, documents.Sha256]
   metadata_sha256: documents.Sha256
-
-
-def sealed(metadata: Mapping[str, Any]) -> dict[str, Any]:
-  """Adds the digest of metadata to it, so that later edits show."""
-  return {**metadata, 'metadata_sha256': _seal(metadata)}
-
-
-def _seal(metadata: Mapping[str, Any]) -> str:
-  return documents.digest(
-    {k: v for k, v in metadata.items() if k != 'metadata_sha256'}
-  )
 
 
 def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
@@ -179,7 +169,6 @@ def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
     info = documents.read(folder / 'dataset_info.json', _DatasetInfo)
     features = documents.read(folder / 'features.json', _Features)
     metadata = documents.read(folder / 'metadata.json', Metadata)
-    raw = json.loads((folder / 'metadata.json').read_text())
   except FileNotFoundError as error:
     raise errors.DatasetError(
       f'{folder} holds no complete dataset of this project:'
@@ -187,13 +176,7 @@ def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
     ) from None
   except errors.DocumentError as error:
     raise errors.DatasetError(str(error)) from None
-  try:
-    intact = metadata.metadata_sha256 == _seal(raw)
-  except ValueError:
-    raise errors.DatasetError(
-      f'{folder}/metadata.json is damaged: it has NaN or infinite numbers'
-    ) from None
-  if not intact:
+  if not documents.is_sealed(metadata.model_dump(), SEAL):
     raise errors.DatasetError(f'{folder}/metadata.json was edited')
   _check_agreement(folder, info, metadata)
   if kinds:

@@ -94,6 +94,26 @@ def write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     ) from error
 
 
+def read_bytes(path: Path) -> bytes:
+  """Reads a file.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    errors.UnreadableError: the operating system cannot read it.
+  """
+  try:
+    return path.read_bytes()
+  except FileNotFoundError:
+    raise
+  except NotADirectoryError as error:
+    raise FileNotFoundError(*error.args, str(path)) from None
+  except (OSError, ValueError) as error:  # The path may have a NUL in it.
+    reason = getattr(error, 'strerror', None) or error
+    raise errors.UnreadableError(
+      f'cannot read {str(path)[:200]!r}: {reason}'
+    ) from error
+
+
 def replace(path: Path, write: Callable[[Path], object]) -> None:
   """Writes a file, all of it or nothing, whatever happens to the machine.
 

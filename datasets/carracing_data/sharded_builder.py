@@ -20,6 +20,7 @@ from typing import Any
 
 from absl import logging
 from carracing_data import digests
+from carracing_data import documents
 from carracing_data import errors
 from carracing_data import metadata as metadata_lib
 from carracing_data import places
@@ -276,14 +277,15 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       }
     self.info.set_splits(tfds.core.SplitDict(split_infos))
     self.info.metadata.update(
-      metadata_lib.sealed(
+      documents.sealed(
         {
           'name': f'{self.name}/{self.builder_config.name}:{self.version}',
           'config': self._identity(),
           'packages': self._versions(),
           'splits': split_metadata,
           'files_sha256': files,
-        }
+        },
+        metadata_lib.SEAL,
       )
     )
 

@@ -6,7 +6,6 @@ build never continues what other code or another config began.
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import hashlib
 import json
 from pathlib import Path
 import shutil
@@ -32,14 +31,13 @@ def enter(parent: Path, depends_on: Mapping[str, Any]) -> Path:
     parent: of the folder.
     depends_on: all that may shape the shards; JSON.
   """
-  text = json.dumps(depends_on, sort_keys=True)
-  fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+  fingerprint = documents.digest(depends_on)[:16]
   folder = parent / f'{_PREFIX}{fingerprint}'
   folder.mkdir(exist_ok=True)
   documents.write(folder / _DEPENDS_ON, depends_on)
   for other in sorted(parent.glob(f'{_PREFIX}*')):
     if other != folder:
-      _tell_of_other(other, json.loads(text))
+      _tell_of_other(other, json.loads((folder / _DEPENDS_ON).read_text()))
   remove_temporary(folder)
   return folder
 
