@@ -124,8 +124,7 @@ def loss(
   observation: jax.Array,
   *,
   free_nats: float = 0.5,
-  kl_weight: float | jax.Array = 1.0,
-  motion_weight: float = 0.0,
+  kl_weight: float = 1.0,
 ) -> Loss:
   """Returns the loss of each frame, by default the reference implementation's.
 
@@ -137,26 +136,16 @@ def loss(
       reference implementation): the KL has no gradient below it, so the
       posterior cannot collapse, and mostly ends just above it.
     kl_weight: of the KL, the β of a β-VAE.
-    motion_weight: how much of a pixel's weight in `total` is its share of the
-      batch's variance, 0..1: what never moves counts less then.
 
   Returns:
     The loss and its terms.
   """
-  observation = to_float(observation)
-  squared_error = (reconstruction - observation) ** 2
+  squared_error = (reconstruction - to_float(observation)) ** 2
+  squared_error = squared_error.sum((1, 2, 3))
   kl = posterior.kl().sum(-1)
   free = free_nats * posterior.mean.shape[-1]
-  weighted_error = squared_error
-  if motion_weight:
-    variance = observation.var(axis=0, keepdims=True)
-    share = variance / jnp.maximum(variance.mean(), 1e-6)
-    weighted_error *= 1 - motion_weight + motion_weight * share
-  return Loss(
-    total=weighted_error.sum((1, 2, 3)) + kl_weight * jnp.maximum(kl, free),
-    reconstruction=squared_error.sum((1, 2, 3)),
-    kl=kl,
-  )
+  total = squared_error + kl_weight * jnp.maximum(kl, free)
+  return Loss(total, squared_error, kl)
 
 
 def to_float(observation: jax.Array) -> jax.Array:

@@ -154,9 +154,7 @@ def save(
         shutil.rmtree(leftover)
     unfinished.mkdir(parents=True)
     places.replace(unfinished / FILE, lambda file: file.write_bytes(data))
-    documents.write(
-      unfinished / _CONFIG, documents.sealed(description, _SEAL)
-    )
+    documents.write(unfinished / _CONFIG, documents.sealed(description, _SEAL))
     if folder.exists():
       folder.rename(replaced)
     unfinished.rename(folder)

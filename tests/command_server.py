@@ -23,7 +23,6 @@ def import_libraries():
   # Names only: nothing is computed before a fork.
   import apache_beam  # noqa: F401
   from clu import metric_writers  # noqa: F401
-  from clu import periodic_actions  # noqa: F401
   import cv2  # noqa: F401
   from flax import linen  # noqa: F401
   import grain  # noqa: F401

@@ -105,7 +105,7 @@ def world(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
   """All stages after the rollouts, a few training steps each."""
 
   def make(runs: Path) -> None:
-    train_vae.train_and_export(tiny_vae_config(), runs / 'vae', str(data_dir))
+    train_vae.train(tiny_vae_config(), runs / 'vae', str(data_dir))
     for name in 'tiny', 'straight_ahead':
       config = latents_builder.LatentsConfig(
         name=name,
@@ -115,9 +115,7 @@ def world(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
       latents_builder.Builder(
         data_dir=data_dir, config=config
       ).download_and_prepare()
-    train_mdn_rnn.train_and_export(
-      tiny_mdn_rnn_config(), runs / 'mdn_rnn', str(data_dir)
-    )
+    train_mdn_rnn.train(tiny_mdn_rnn_config(), runs / 'mdn_rnn', str(data_dir))
 
   runs = made_once(tmp_path_factory, 'runs', make)
   return World(data_dir, runs / 'vae' / 'weights', runs / 'mdn_rnn' / 'weights')

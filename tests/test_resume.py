@@ -1,5 +1,6 @@
 """Runs that are stopped in every way go on as if nothing had happened."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import safetensors.numpy
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util import tensor_util
-from trainers import run_folder
+from trainers import run_documents
 from trainers import train_vae
 
 STEPS = {'train_vae': 40, 'train_mdn_rnn': 80}  # A signal comes in time.
@@ -70,11 +71,12 @@ def finish(process):
   return said
 
 
-def interrupt(process, number, step):
-  """Sends a signal as soon as the metrics of a step are written."""
-  for line in process.stderr:
-    if re.search(rf'\[{step}\] train/', line):
-      break
+def interrupt(process, number, workdir, step):
+  """Sends a signal as soon as the checkpoint of a step is complete."""
+  record = workdir / 'checkpoints' / str(step) / 'record.json'
+  while process.poll() is None and not record.exists():
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(0.01)
   process.send_signal(number)
   _, said = process.communicate()
   return process.returncode, said
@@ -150,8 +152,8 @@ def test_stopped_run_equals_uninterrupted_run(
 ):
   workdir = tmp_path / trainer
   process = start(trainer, world.data_dir, workdir)
-  # To save the second checkpoint is to wait for the first.
-  returncode, said = interrupt(process, number, STEPS[trainer] // 2 + 3)
+  step = STEPS[trainer] // 2
+  returncode, said = interrupt(process, number, workdir, step)
   assert returncode == status, said
   said = finish(start(trainer, world.data_dir, workdir))
   assert 'Continuing from step' in said
@@ -379,23 +381,25 @@ def test_weights_are_not_trained_anew_where_checkpoints_are_gone(
 ):
   config = tiny_vae_config()
   config.cosine_decay = False  # So that a run may be longer than before.
-  train_vae.train_and_export(config, tmp_path, str(world.data_dir))
+  train_vae.train(config, tmp_path, str(world.data_dir))
   shutil.rmtree(tmp_path / 'checkpoints')
   before = snapshot(tmp_path)
   config.num_steps = steps
-  with pytest.raises(run_folder.RunError, match='no checkpoint to continue'):
-    train_vae.train_and_export(config, tmp_path, str(world.data_dir))
+  with pytest.raises(run_documents.RunError, match='no checkpoint to continue'):
+    train_vae.train(config, tmp_path, str(world.data_dir))
   assert snapshot(tmp_path) == before
 
 
 def test_refused_start_leaves_the_documents_as_they_are(world, tmp_path):
   config = tiny_vae_config()
   config.cosine_decay = False
-  train_vae.train_and_export(config, tmp_path, str(world.data_dir))
+  train_vae.train(config, tmp_path, str(world.data_dir))
   documents = [(tmp_path / f'{n}.json').read_text() for n in ('config', 'run')]
   config.num_steps = 3
-  with pytest.raises(run_folder.RunError, match='trained for 6 steps already'):
-    train_vae.train_and_export(config, tmp_path, str(world.data_dir))
+  with pytest.raises(
+    run_documents.RunError, match='trained for 6 steps already'
+  ):
+    train_vae.train(config, tmp_path, str(world.data_dir))
   assert documents == [
     (tmp_path / f'{n}.json').read_text() for n in ('config', 'run')
   ]
@@ -468,7 +472,7 @@ def test_eight_devices_give_the_losses_of_one(world, uninterrupted, tmp_path):
   workdir = tmp_path / 'train_vae'
   eight = '--xla_force_host_platform_device_count=8'
   process = start('train_vae', world.data_dir, workdir, XLA_FLAGS=eight)
-  returncode, said = interrupt(process, signal.SIGTERM, 6)
+  returncode, said = interrupt(process, signal.SIGTERM, workdir, 10)
   assert returncode == 128 + signal.SIGTERM, said
   run = json.loads((workdir / 'run.json').read_text())
   assert run['starts'][0]['devices'] == 8

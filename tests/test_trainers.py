@@ -20,13 +20,15 @@ import safetensors.numpy
 from tensorboard.backend.event_processing import event_accumulator
 from tools import compare_runs
 from trainers import loop
+from trainers import run_documents
 from trainers import run_folder
+from trainers import tracking
 from trainers import train_mdn_rnn
 from trainers import train_vae
 
 TRAINERS = {
-  'vae': (train_vae.train_and_export, tiny_vae_config),
-  'mdn_rnn': (train_mdn_rnn.train_and_export, tiny_mdn_rnn_config),
+  'vae': (train_vae, tiny_vae_config),
+  'mdn_rnn': (train_mdn_rnn, tiny_mdn_rnn_config),
 }
 
 
@@ -35,24 +37,29 @@ def weights_of(workdir):
 
 
 @pytest.mark.parametrize('name', TRAINERS)
-def test_interrupted_run_equals_uninterrupted_run(
-  name, world, tmp_path, monkeypatch
-):
-  train, get_config = TRAINERS[name]
+def test_interrupted_run_equals_uninterrupted_run(name, world, tmp_path):
+  trainer, get_config = TRAINERS[name]
   config = get_config()
-  step_of_interrupt = 4  # One step after the checkpoint.
+  dataset = prepared.find(config.dataset, world.data_dir)
+  sources = {'dataset': run_folder.dataset_source(dataset)}
+  evaluations = []
 
-  def interrupt(progress, step, *args):
-    del progress, args
-    if step == step_of_interrupt:
-      raise KeyboardInterrupt
+  def interrupted_task():
+    task = trainer.task(config, dataset)
 
-  with monkeypatch.context() as patch:
-    patch.setattr(loop.periodic_actions.ReportProgress, '__call__', interrupt)
-    with pytest.raises(KeyboardInterrupt):
-      train(config, tmp_path, str(world.data_dir))
+    def evaluate(params):
+      evaluations.append(task.evaluate(params))
+      if len(evaluations) == 2:  # Three steps after the only checkpoint.
+        raise KeyboardInterrupt
+      return evaluations[-1]
+
+    return task._replace(evaluate=evaluate)
+
+  with pytest.raises(KeyboardInterrupt):
+    loop.train(config, tmp_path, sources, interrupted_task, tracking.DEFAULT)
   assert not (tmp_path / 'weights').exists()
-  train(config, tmp_path, str(world.data_dir))
+  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['3']
+  trainer.train(config, tmp_path, str(world.data_dir))
 
   expected = weights_of(getattr(world, name).parent)
   found = weights_of(tmp_path)
@@ -63,17 +70,17 @@ def test_interrupted_run_equals_uninterrupted_run(
 
 @pytest.mark.parametrize('name', TRAINERS)
 def test_another_config_in_the_same_workdir_is_refused(name, world):
-  train, get_config = TRAINERS[name]
+  trainer, get_config = TRAINERS[name]
   config = get_config()
   config.learning_rate = 0.5
   with pytest.raises(
-    run_folder.RunError, match=r'learning_rate is 0\.\d+ there and'
+    run_documents.RunError, match=r'learning_rate is 0\.\d+ there and'
   ):
-    train(config, getattr(world, name).parent, str(world.data_dir))
+    trainer.train(config, getattr(world, name).parent, str(world.data_dir))
 
 
 def test_metrics_say_how_much_was_learnt(world):
-  vae = run_folder.read_metrics(world.vae.parent)
+  vae = run_documents.finished_metrics(world.vae.parent)
   assert vae.step in (3, 6)
   assert vae.weights_sha256 == weights.load(world.vae, 'vae').sha256
   assert vae.validation.keys() == {
@@ -85,7 +92,7 @@ def test_metrics_say_how_much_was_learnt(world):
     'posterior_std',
     'mean_frame_baseline',
   }
-  mdn_rnn = run_folder.read_metrics(world.mdn_rnn.parent).validation
+  mdn_rnn = run_documents.finished_metrics(world.mdn_rnn.parent).validation
   assert mdn_rnn.keys() == {
     'nll',
     'nll_1_50',
@@ -115,7 +122,6 @@ def test_tensorboard_shows_metrics_and_reconstructions(world):
     'validation/reconstruction',
     'validation/kl',
     'validation/frames_above_reconstructions',
-    'steps_per_sec',
   } <= set(tags)
 
 
@@ -142,8 +148,8 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(
 ):
   config = tiny_vae_config()
   config.update(learning_rate=1e15, num_steps=40, checkpoint_every_steps=1)
-  with pytest.raises(run_folder.RunError, match='NaN or infinite in step'):
-    train_vae.train_and_export(config, tmp_path, str(world.data_dir))
+  with pytest.raises(run_documents.RunError, match='NaN or infinite in step'):
+    train_vae.train(config, tmp_path, str(world.data_dir))
   [path] = tmp_path.glob('not_finite_step_*.npz')
   frames = np.load(path)['batch']
   assert frames.shape == (16, 64, 64, 3) and frames.dtype == np.uint8
@@ -169,8 +175,8 @@ def worsening(config):
 
 def test_run_without_progress_stops_early_and_exports_the_best(world, tmp_path):
   config = worsening(tiny_vae_config())
-  train_vae.train_and_export(config, tmp_path, str(world.data_dir))
-  metrics = run_folder.read_metrics(tmp_path)
+  train_vae.train(config, tmp_path, str(world.data_dir))
+  metrics = run_documents.finished_metrics(tmp_path)
   last = max(int(p.name) for p in (tmp_path / 'checkpoints').iterdir())
   assert (metrics.step, last) == (1, 3)
 
@@ -191,13 +197,13 @@ def validation_frames(world):
 
 def test_early_stop_survives_a_kill_before_the_metrics(world, tmp_path):
   config = worsening(tiny_vae_config())
-  train_vae.train_and_export(config, tmp_path, str(world.data_dir))
+  train_vae.train(config, tmp_path, str(world.data_dir))
   expected = weights_of(tmp_path)
   last = max(int(p.name) for p in (tmp_path / 'checkpoints').iterdir())
   (tmp_path / 'metrics.json').unlink()
   shutil.rmtree(tmp_path / 'weights')
 
-  train_vae.train_and_export(config, tmp_path, str(world.data_dir))
+  train_vae.train(config, tmp_path, str(world.data_dir))
 
   steps = [int(p.name) for p in (tmp_path / 'checkpoints').iterdir()]
   assert max(steps) == last
@@ -212,12 +218,9 @@ def test_averaged_parameters_are_what_is_exported(world, tmp_path):
     cosine_decay=True,
     warmup_steps=2,
     max_gradient_norm=1.0,
-    random_flip=True,
-    motion_weight=0.5,
-    kl_warmup_steps=4,
   )
-  train_vae.train_and_export(config, tmp_path, str(world.data_dir))
-  metrics = run_folder.read_metrics(tmp_path)
+  train_vae.train(config, tmp_path, str(world.data_dir))
+  metrics = run_documents.finished_metrics(tmp_path)
   exported = weights.load(tmp_path / 'weights', 'vae').variables['params']
 
   # The same steps by hand.
@@ -247,8 +250,9 @@ def test_averaged_parameters_are_what_is_exported(world, tmp_path):
 def test_run_folder_explains_itself(world):
   workdir = world.vae.parent
   run = json.loads((workdir / 'run.json').read_text())
-  assert run['dataset']['name'] == f'carracing_rollouts/tiny:{VERSION}'
-  assert run['dataset']['content_sha256'].keys() == {'train', 'validation'}
+  [source] = run['sources'].values()
+  assert source['name'] == f'carracing_rollouts/tiny:{VERSION}'
+  assert source['sha256'].keys() == {'train', 'validation'}
   [start] = run['starts']
   assert start['packages']['jax'] == jax.__version__
   assert start['device'] == 'cpu' and start['devices'] == 1
@@ -262,7 +266,7 @@ def test_run_folder_explains_itself(world):
   [
     ('vae', {'batch_size': 0}, 'batch_size: .* than or equal to 1, not 0'),
     ('vae', {'dtype': 'float16'}, "dtype: Input should be 'float32' or"),
-    ('vae', {'motion_weight': 1.5}, 'motion_weight: .*less than or equal to 1'),
+    ('vae', {'ema_decay': 1.5}, 'ema_decay: .*less than or equal to 1'),
     ('vae', {'seed': 2**40}, 'seed: '),
     ('mdn_rnn', {'num_mixtures': 0}, 'num_mixtures: '),
     ('mdn_rnn', {'num_mixtures': 10**9}, 'num_mixtures: '),
@@ -273,24 +277,24 @@ def test_run_folder_explains_itself(world):
   ],
 )
 def test_impossible_config_is_named(name, change, message, world, tmp_path):
-  train, get_config = TRAINERS[name]
+  trainer, get_config = TRAINERS[name]
   config = get_config()
   config.update(change)
-  with pytest.raises(run_folder.RunError, match=message):
-    train(config, tmp_path / 'run', str(world.data_dir))
+  with pytest.raises(run_documents.RunError, match=message):
+    trainer.train(config, tmp_path / 'run', str(world.data_dir))
   assert not (tmp_path / 'run').exists()
 
 
 def test_runs_are_compared_side_by_side(world, tmp_path):
   config = tiny_mdn_rnn_config()
   config.hidden_size = 8
-  train_mdn_rnn.train_and_export(config, tmp_path / 'b', str(world.data_dir))
+  train_mdn_rnn.train(config, tmp_path / 'b', str(world.data_dir))
   a, b = world.mdn_rnn.parent, tmp_path / 'b'
   head, _, first, second = compare_runs.compare([a, b]).splitlines()
   assert head.startswith('| run | hidden_size | best step | nll |')
   assert first.startswith(f'| {a} | 256 |')
   assert second.startswith(f'| {b} | 8 |')
-  with pytest.raises(run_folder.RunError, match='holds no finished run'):
+  with pytest.raises(run_documents.RunError, match='holds no finished run'):
     compare_runs.compare([a, tmp_path])
 
 
@@ -457,6 +461,6 @@ def test_validation_that_is_not_finite_is_an_error(
   with pytest.raises(
     errors.UserError, match='NaN or infinite|validation at step 1 has'
   ):
-    train_vae.train_and_export(config, tmp_path, str(world.data_dir))
+    train_vae.train(config, tmp_path, str(world.data_dir))
   assert not (tmp_path / 'weights').exists()
   assert not (tmp_path / 'metrics.json').exists()

@@ -86,7 +86,6 @@ def test_uint8_survives_the_way_to_float_and_back():
 def test_weights_of_the_loss():
   rng = np.random.default_rng(0)
   observation = rng.integers(0, 256, (8, 64, 64, 3), np.uint8)
-  observation[:, :32] = 7  # The upper half never moves.
   reconstruction = rng.random((8, 64, 64, 3), np.float32)
   posterior = vae.Posterior(jnp.ones((8, 4)), jnp.zeros((8, 4)))
 
@@ -102,11 +101,4 @@ def test_weights_of_the_loss():
   )
   np.testing.assert_allclose(
     total(free_nats=1.0), plain.reconstruction + 4, rtol=1e-6
-  )
-  # Only what moves counts, and as much as the whole frame did.
-  difference = (reconstruction - observation / np.float32(255)) ** 2
-  np.testing.assert_allclose(
-    total(motion_weight=1.0, kl_weight=0.0),
-    2 * difference[:, 32:].sum((1, 2, 3)),
-    rtol=0.1,
   )

@@ -15,7 +15,9 @@ import statistics
 
 from absl import flags
 from absl import logging
+from carracing_data import command_line
 from carracing_data import documents
+from carracing_data import errors
 from carracing_data import places
 from carracing_data import runners
 import jax
@@ -27,12 +29,8 @@ from tools.benchmarks import mdn_rnn
 from tools.benchmarks import simulator
 from tools.benchmarks import start
 from tools.benchmarks import vae
-from trainers import commands
-from trainers import run_folder
 
-_OUTPUT_DIR = flags.DEFINE_string(
-  'output_dir', 'benchmark', 'Output directory.'
-)
+_OUTPUT_DIR = command_line.output_dir_flag('benchmark')
 _ONLY = flags.DEFINE_list('only', [], 'Stages to measure; by default all.')
 _ROUNDS = flags.DEFINE_integer(
   'rounds', 5, 'Turns of every contender.', lower_bound=1
@@ -58,7 +56,7 @@ def benchmark(
     The results in Markdown.
 
   Raises:
-    run_folder.RunError: there is no such stage.
+    errors.UserError: there is no such stage.
   """
   data_dir = output_dir / 'data'
   stages = {
@@ -68,7 +66,7 @@ def benchmark(
   }
   unknown = set(only) - stages.keys() - _TABLES.keys()
   if unknown:
-    raise run_folder.RunError(
+    raise errors.UserError(
       f'there is no stage {", ".join(sorted(unknown))}, only'
       f' {", ".join([*stages, *_TABLES])}'
     )
@@ -159,4 +157,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  commands.run(main)
+  command_line.run(main)

@@ -9,10 +9,10 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from carracing_data import command_line
 from carracing_data import places
 from tools import markdown
-from trainers import commands
-from trainers import run_folder
+from trainers import run_documents
 
 
 def compare(workdirs: Sequence[Path]) -> str:
@@ -26,9 +26,9 @@ def compare(workdirs: Sequence[Path]) -> str:
     and the data, the step of the best parameters, and their evaluation.
 
   Raises:
-    run_folder.RunError: a folder holds no finished run.
+    run_documents.RunError: a folder holds no finished run.
   """
-  metrics = [run_folder.read_metrics(workdir) for workdir in workdirs]
+  metrics = [run_documents.finished_metrics(workdir) for workdir in workdirs]
   settings = [_settings(workdir) for workdir in workdirs]
   names = _keys(settings)
   differing = [
@@ -51,14 +51,18 @@ def compare(workdirs: Sequence[Path]) -> str:
 
 
 def _settings(workdir: Path) -> Mapping[str, Any]:
-  """Returns what a run was asked for, and the digest of its data."""
-  config, run = run_folder.read_config(workdir), run_folder.read_run(workdir)
+  """Returns what a run was asked for, and the digests of its sources."""
+  config = run_documents.read_config(workdir)
+  run = run_documents.read_run(workdir)
   if config is None or run is None:
-    raise run_folder.RunError(
+    raise run_documents.RunError(
       f'{workdir} holds no run: config.json or run.json is missing'
     )
-  digest = run.dataset.content_sha256['train'][:8]
-  return {**config, 'dataset': f'{run.dataset.name} ({digest})'}
+  sources = {
+    role: f'{source.name} ({next(iter(source.sha256.values()))[:8]})'
+    for role, source in run.sources.items()
+  }
+  return {**config.root, **sources}
 
 
 def _keys(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -77,4 +81,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  commands.run(main, takes_arguments=True)
+  command_line.run(main, takes_arguments=True)

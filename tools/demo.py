@@ -16,14 +16,14 @@ import sys
 import time
 
 from absl import flags
+from carracing_data import command_line
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
 from carracing_data import prepared
-from trainers import commands
-from trainers import run_folder
+from trainers import run_documents
 
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'demo', 'Output directory.')
+_OUTPUT_DIR = command_line.output_dir_flag('demo')
 _NUM_EPISODES = flags.DEFINE_integer(
   'num_episodes', 30, 'Number of episodes.', 2, 100_000
 )
@@ -70,7 +70,7 @@ def demo(output_dir: Path, settings: Settings) -> str:
     A summary for the reader.
 
   Raises:
-    run_folder.RunError: a stage failed, or the folder holds another demo.
+    errors.UserError: a stage failed, or the folder holds another demo.
   """
   _claim(output_dir, settings)
   started = time.monotonic()
@@ -149,7 +149,7 @@ def _claim(output_dir: Path, settings: Settings) -> None:
     documents.write(path, settings.model_dump())
     return
   if found != settings:
-    raise run_folder.RunError(
+    raise errors.UserError(
       f'{output_dir} holds a demo with {found}, not with {settings}; choose'
       ' another --output_dir or delete that folder'
     )
@@ -215,7 +215,7 @@ def _run(command: list[str]) -> None:
   }
   status = subprocess.run(command, cwd=_ROOT, env=environment).returncode
   if status:
-    raise run_folder.RunError(
+    raise errors.UserError(
       f'the command above failed with exit status {status}; the same demo'
       ' command goes on from there'
     )
@@ -224,7 +224,7 @@ def _run(command: list[str]) -> None:
 def _summary(output_dir: Path, seconds: float) -> str:
   """Compares what was learnt with the simplest things that could be said."""
   v, m = (
-    run_folder.read_metrics(output_dir / name).validation
+    run_documents.finished_metrics(output_dir / name).validation
     for name in ('vae', 'mdn_rnn')
   )
   return f"""
@@ -261,4 +261,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  commands.run(main)
+  command_line.run(main)

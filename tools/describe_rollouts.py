@@ -9,31 +9,35 @@ Writes `statistics.md`, `statistics.png` (histograms, the mean frame) and
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
 from absl import logging
+from carracing_data import command_line
 from carracing_data import places
 from carracing_data import prepared
 from carracing_rollouts import loader
 from carracing_rollouts import schema
 from matplotlib import figure
 import numpy as np
+from tools import markdown
 from tools import pictures
 import tqdm
-from trainers import commands
 
-_DATASET = flags.DEFINE_string(
-  'dataset', 'carracing_rollouts', 'dataset/config:version, or its folder.'
-)
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
-)
-_OUTPUT_DIR = flags.DEFINE_string(
-  'output_dir', 'description', 'Output directory.'
-)
+_DATASET = command_line.dataset_flag()
+_DATA_DIR = command_line.data_dir_flag()
+_OUTPUT_DIR = command_line.output_dir_flag('description')
 _SHEET_ROWS = 6
 _SHEET_COLUMNS = 10
 _BINS = 40
 _ACTIONS = ('steering', 'gas', 'brake')
+_SPLIT_HEAD = (
+  'split',
+  'episodes',
+  'terminated',
+  'steps',
+  'return, mean ± std',
+  'lowest',
+  'highest',
+)
+_ACTION_HEAD = ('action', 'mean', 'std', '5%', 'median', '95%')
 
 
 def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
@@ -67,33 +71,34 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
         sheet[f'{split} {index}'] = episode.observation[steps]
     recorded = builder.info.metadata['splits'][split]
     rows.append(
-      f'| {split} | {len(episodes):,} | {recorded["num_terminated"]:,} |'
-      f' {recorded["num_steps"]:,} | {recorded["return_mean"]:.1f} ±'
-      f' {recorded["return_std"]:.1f} | {recorded["return_min"]:.1f} |'
-      f' {recorded["return_max"]:.1f} |'
+      [
+        split,
+        f'{len(episodes):,}',
+        f'{recorded["num_terminated"]:,}',
+        f'{recorded["num_steps"]:,}',
+        f'{recorded["return_mean"]:.1f} ± {recorded["return_std"]:.1f}',
+        f'{recorded["return_min"]:.1f}',
+        f'{recorded["return_max"]:.1f}',
+      ]
     )
 
   all_actions = np.concatenate(actions)
-  table = [
-    f'Computed from `{name}` by `python -m tools.describe_rollouts`.',
-    '',
-    '| split | episodes | terminated | steps | return, mean ± std | lowest |'
-    ' highest |',
-    '|---|---|---|---|---|---|---|',
-    *rows,
-    '',
-    '| action | mean | std | 5% | median | 95% |',
-    '|---|---|---|---|---|---|',
-  ]
-  for title, values in zip(_ACTIONS, all_actions.T):
-    low, median, high = np.quantile(values, (0.05, 0.5, 0.95))
-    table.append(
-      f'| {title} | {values.mean():.2f} | {values.std():.2f} | {low:.2f} |'
-      f' {median:.2f} | {high:.2f} |'
-    )
-  text = '\n'.join(table) + '\n'
+  quantiles = np.quantile(all_actions, (0.05, 0.5, 0.95), axis=0).T
+  text = '\n\n'.join(
+    [
+      f'Computed from `{name}` by `python -m tools.describe_rollouts`.',
+      markdown.table(_SPLIT_HEAD, rows),
+      markdown.table(
+        _ACTION_HEAD,
+        [
+          [title, *(f'{x:.2f}' for x in (v.mean(), v.std(), *of_action))]
+          for title, v, of_action in zip(_ACTIONS, all_actions.T, quantiles)
+        ],
+      ),
+    ]
+  )
   places.replace(
-    output_dir / 'statistics.md', lambda file: file.write_text(text)
+    output_dir / 'statistics.md', lambda file: file.write_text(text + '\n')
   )
   _save_histograms(
     output_dir / 'statistics.png',
@@ -138,4 +143,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  commands.run(main)
+  command_line.run(main)

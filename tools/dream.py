@@ -14,6 +14,7 @@ from pathlib import Path
 
 from absl import flags
 from absl import logging
+from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import places
 from carracing_rollouts import loader
@@ -24,17 +25,9 @@ from models import vae
 from models import weights
 import numpy as np
 from tools import pictures
-from trainers import commands
 
-_VAE = flags.DEFINE_string(
-  'vae', 'runs/vae/weights', 'Folder of exported weights.'
-)
-_MDN_RNN = flags.DEFINE_string(
-  'mdn_rnn', 'runs/mdn_rnn/weights', 'Folder of exported weights.'
-)
-_DATASET = flags.DEFINE_string(
-  'dataset', 'carracing_rollouts', 'Rollouts, dataset/config:version.'
-)
+_VAE, _MDN_RNN = command_line.weights_flags()
+_DATASET = command_line.dataset_flag()
 _EPISODE = flags.DEFINE_integer(
   'episode', 0, 'Number of the validation episode.', lower_bound=0
 )
@@ -58,10 +51,8 @@ flags.register_validator('temperature', math.isfinite, 'It must be a number.')
 _SEED = flags.DEFINE_integer(
   'seed', 0, "Seed of the dream's draws.", lower_bound=0, upper_bound=2**32 - 1
 )
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
-)
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'dream', 'Output directory.')
+_DATA_DIR = command_line.data_dir_flag()
+_OUTPUT_DIR = command_line.output_dir_flag('dream')
 _COLUMNS = 10
 
 
@@ -196,4 +187,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  commands.run(main)
+  command_line.run(main)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from absl import flags
 from absl import logging
+from carracing_data import command_line
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
@@ -24,20 +25,10 @@ from models import vae
 from models import weights
 import numpy as np
 from tools import markdown
-from trainers import commands
 
-_VAE = flags.DEFINE_string(
-  'vae', 'runs/vae/weights', 'Folder of exported weights.'
-)
-_MDN_RNN = flags.DEFINE_string(
-  'mdn_rnn', 'runs/mdn_rnn/weights', 'Folder of exported weights.'
-)
-_DATASET = flags.DEFINE_string(
-  'dataset', 'carracing_rollouts', 'Rollouts, dataset/config:version.'
-)
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
-)
+_VAE, _MDN_RNN = command_line.weights_flags()
+_DATASET = command_line.dataset_flag()
+_DATA_DIR = command_line.data_dir_flag()
 _SEED = flags.DEFINE_integer(
   'seed', 0, "Seed of the dreams' draws.", lower_bound=0, upper_bound=2**32 - 1
 )
@@ -177,4 +168,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  commands.run(main)
+  command_line.run(main)

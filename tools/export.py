@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 from absl import logging
+from carracing_data import command_line
 from carracing_data import croissant
 from carracing_data import documents
 from carracing_data import places
@@ -20,18 +21,13 @@ from carracing_data import prepared
 from carracing_latents import schema as latents_schema
 from carracing_rollouts import rlds
 from carracing_rollouts import schema as rollouts_schema
-from trainers import commands
 
 _FORMAT = flags.DEFINE_enum(
   'format', None, ['croissant', 'rlds'], 'Which form.', required=True
 )
-_DATASET = flags.DEFINE_string(
-  'dataset', 'carracing_rollouts', 'dataset/config:version, or its folder.'
-)
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
-)
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'export', 'Output directory.')
+_DATASET = command_line.dataset_flag()
+_DATA_DIR = command_line.data_dir_flag()
+_OUTPUT_DIR = command_line.output_dir_flag('export')
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,4 +47,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  commands.run(main)
+  command_line.run(main)

@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import flags
 from absl import logging
+from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import places
 from carracing_data import prepared
@@ -23,19 +24,14 @@ from carracing_rollouts import rollout
 from carracing_rollouts import schema
 import numpy as np
 from tools import pictures
-from trainers import commands
 
-_DATASET = flags.DEFINE_string(
-  'dataset', 'carracing_rollouts', 'dataset/config:version.'
-)
+_DATASET = command_line.dataset_flag()
 _SPLIT = flags.DEFINE_enum('split', 'train', schema.SPLITS, 'Which split.')
 _EPISODE = flags.DEFINE_integer(
   'episode', 0, 'Number of the episode.', lower_bound=0
 )
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, 'Where datasets lie; by default as TFDS has it.'
-)
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'view', 'Output directory.')
+_DATA_DIR = command_line.data_dir_flag()
+_OUTPUT_DIR = command_line.output_dir_flag('view')
 _COLUMNS = 12
 
 
@@ -155,4 +151,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  commands.run(main)
+  command_line.run(main)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the training state and the position in the data.
+"""Checkpoints of a run: named items, such as its state and its data iterator.
 
 The only file that knows Orbax.
 """
@@ -9,20 +9,18 @@ import contextlib
 import os
 from pathlib import Path
 import re
-from typing import Any, TypeVar
+from typing import Any
 
 from absl import logging
 from carracing_data import digests
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
-import grain
 import jax
 from orbax.checkpoint import v1 as ocp
 from trainers import devices
-from trainers import run_folder
+from trainers import run_documents
 
-_State = TypeVar('_State')
 _RECORD = 'record.json'  # In the checkpoint's folder, written last.
 _SHOWN = 3  # Differences to show.
 
@@ -37,7 +35,7 @@ class _Record(documents.Document):
 
   Attributes:
     processes: how many hosts divide the data.
-    structure: dtype and shape of every array of the state, by its path.
+    structure: dtype and shape of every array of the items, by its path.
     files: by their path in the checkpoint's folder.
   """
 
@@ -65,52 +63,47 @@ class Checkpoints:
     self._saving: concurrent.futures.Future | None = None
     self._failed = False
 
-  def restore(
-    self, state: _State, iterator: grain.DatasetIterator
-  ) -> tuple[_State, int]:
+  def restore(self, items: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
     """Restores the newest good checkpoint, if there is any checkpoint.
 
     Newer ones that are damaged or were not finished are put aside with a
     warning.
 
     Args:
-      state: a freshly initialised state, any tree of arrays.
-      iterator: a fresh iterator over the training data; set to the position of
-        the checkpoint.
+      items: freshly initialised trees of arrays, and Grain iterators, which are
+        set to the position of the checkpoint.
 
     Returns:
-      The restored state and its step; the given state and 0 if there is no
+      The restored items and their step; the given items and 0 if there is no
       checkpoint.
 
     Raises:
-      run_folder.RunError: the checkpoints are of another model or another
+      run_documents.RunError: the checkpoints are of another model or another
         number of hosts, cannot be read, or none of them is good.
     """
-    structure = _structure(state)
+    structure = _structure(items)
     step = devices.first_decides(lambda: self._choose(structure))
     self._checkpointer.reload()
     if step == 0:
-      return state, 0
-    loaded = self._checkpointer.load_checkpointables(
-      step, {'state': state, 'data': iterator}
-    )
-    return loaded['state'], step
+      return items, 0
+    loaded = self._checkpointer.load_checkpointables(step, dict(items))
+    return {**items, **loaded}, step
 
-  def save(
-    self, step: int, state: Any, iterator: grain.DatasetIterator
-  ) -> None:
+  def save(self, step: int, items: Mapping[str, Any]) -> None:
     """Starts to save; waits first if an earlier save is still under way.
+
+    Args:
+      step: of the checkpoint.
+      items: as `restore` takes them.
 
     Raises:
       errors.PlaceError: the earlier save failed.
     """
     self._finish()
-    response = self._checkpointer.save_checkpointables_async(
-      step, {'state': state, 'data': iterator}
-    )
+    response = self._checkpointer.save_checkpointables_async(step, dict(items))
     record = {
       'processes': jax.process_count(),
-      'structure': _structure(state),
+      'structure': _structure(items),
     }
     self._saving = self._executor.submit(self._record, step, response, record)
 
@@ -167,7 +160,7 @@ class Checkpoints:
     steps = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
     for path in self._folder.iterdir():
       if path.name.isdigit() and int(path.name) not in steps:
-        raise run_folder.RunError(
+        raise run_documents.RunError(
           f'{path} is no complete checkpoint; delete it, and the same command'
           ' continues from another one or starts again'
         )
@@ -185,7 +178,7 @@ class Checkpoints:
       reasons = '; '.join(
         f'step {step}: {reason}' for step, (_, reason) in unusable.items()
       )
-      raise run_folder.RunError(
+      raise run_documents.RunError(
         f'no checkpoint in {self._folder} is good ({reasons}); delete that'
         ' folder to start again from the beginning'
       )
@@ -209,10 +202,10 @@ class Checkpoints:
 
     Args:
       step: of the checkpoint.
-      structure: of the state to restore.
+      structure: of the items to restore.
 
     Raises:
-      run_folder.RunError: the checkpoint cannot be read, or is good but of
+      run_documents.RunError: the checkpoint cannot be read, or is good but of
         another run.
     """
     folder = self._folder / str(step)
@@ -232,19 +225,19 @@ class Checkpoints:
     except (FileNotFoundError, NotADirectoryError) as error:
       return 'damaged', f'{error.filename} is missing'
     except OSError as error:
-      raise run_folder.RunError(
+      raise run_documents.RunError(
         f'cannot read {error.filename}: {error.strerror}; when that is mended,'
         ' the same command continues'
       ) from error
     if record.processes != jax.process_count():
-      raise run_folder.RunError(
+      raise run_documents.RunError(
         f'{folder} was saved by {record.processes} processes, which divided'
         f' the data among them; it cannot be continued by'
         f' {jax.process_count()}'
       )
     if differences := list(_differences(record.structure, structure)):
       more = len(differences) - _SHOWN
-      raise run_folder.RunError(
+      raise run_documents.RunError(
         f'{folder} holds another model than the code and the config describe:'
         f' {"; ".join(differences[:_SHOWN])}'
         + (f' and {more} more differences' if more > 0 else '')
@@ -264,10 +257,11 @@ def _reason(error: Exception) -> str | None:
   return os.strerror(int(number.group(1))) if number else None
 
 
-def _structure(state: Any) -> dict[str, str]:
+def _structure(items: Mapping[str, Any]) -> dict[str, str]:
   return {
     jax.tree_util.keystr(path): f'{leaf.dtype}{list(leaf.shape)}'
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(dict(items))
+    if hasattr(leaf, 'dtype')  # Not iterators.
   }
 
 

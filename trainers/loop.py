@@ -1,4 +1,4 @@
-"""The training loop of all models: a task → trained and exported weights.
+"""The training loop of the models: a task → trained and exported weights.
 
 A run lives in its folder, see `run_folder`. The same command continues an
 interrupted run, bit for bit.
@@ -6,35 +6,33 @@ interrupted run, bit for bit.
 
 from collections.abc import Callable, Mapping
 import contextlib
+import dataclasses
 import math
 from pathlib import Path
+import signal
 import sys
 from typing import Any, NamedTuple
 
 from absl import logging
 from carracing_data import places
-from clu import metric_writers
 from clu import metrics as clu_metrics
-from clu import periodic_actions
 import flax.struct
 import grain
 import jax
 import jax.numpy as jnp
 import ml_collections
-from models import weights
 import numpy as np
 from trainers import checkpoints
 from trainers import devices
 from trainers import interruption
 from trainers import profiling
+from trainers import run_documents
 from trainers import run_folder
 from trainers import state as train_state
+from trainers import tracking
 from trainers import training_log
 
-# Logged once the first step has run; the start-up benchmark waits for it.
-FIRST_STEP = 'Took the first step.'
 _WORSE_EVALUATIONS = 3  # In a row, and there is a warning.
-_CHECKPOINTS = 4  # Two are kept, one is written, and one for all the rest.
 
 
 class Task(NamedTuple):
@@ -46,10 +44,9 @@ class Task(NamedTuple):
     train_step: takes a state and a batch; is compiled by the loop. Its random
       draws derive from `state.step`. Its metrics have a non-finite value if the
       loss or a gradient is not finite.
-    no_metrics: the metrics of no step.
+    no_metrics: the metrics of no step, `loss` among them.
     evaluate: judges parameters.
-    export: takes parameters and what they came from, writes them to the run's
-      folder `weights` and returns the SHA-256 of the weights file.
+    export: what the exported weights are.
   """
 
   state: train_state.TrainState
@@ -60,7 +57,7 @@ class Task(NamedTuple):
   ]
   no_metrics: clu_metrics.Collection
   evaluate: Callable[[Any], training_log.Evaluation]
-  export: Callable[[Any, Mapping[str, Any]], str]
+  export: run_folder.Export
 
 
 @flax.struct.dataclass
@@ -87,9 +84,9 @@ class _Run:
 def train(
   config: ml_collections.ConfigDict,
   workdir: Path,
-  claim: run_folder.Claim,
-  task: Task,
-  profile_steps: int = 0,
+  sources: Mapping[str, run_documents.Source],
+  make_task: Callable[[], Task],
+  options: tracking.Options,
 ) -> None:
   """Trains until `config.num_steps`, from the newest checkpoint if any.
 
@@ -100,183 +97,195 @@ def train(
     config: with `batch_size`, `num_steps`, `log_every_steps`,
       `eval_every_steps`, `checkpoint_every_steps` and `early_stop_evaluations`
       (stop after so many without a better one; 0: never).
-    workdir: the folder of the run, claimed.
-    claim: of the folder.
-    task: what there is to learn.
-    profile_steps: how many steps to profile for TensorBoard.
+    workdir: the folder of the run.
+    sources: what the run is made from, by role.
+    make_task: returns what there is to learn; called if there is.
+    options: how the run is watched.
 
   Raises:
-    run_folder.RunError: the folder holds a longer run, or a loss is not finite.
-    errors.UserError: checkpoints cannot be read or written.
+    run_documents.RunError: the folder holds another or a longer run, or a loss
+      is not finite.
+    errors.UserError: the folder or its checkpoints cannot be read or written.
     SystemExit: SIGTERM or SIGINT came; the exit status is 128 + its number.
   """
-  iterator = iter(devices.send_ahead(task.dataset))
-  with (
-    contextlib.closing(iterator),
-    contextlib.closing(
-      checkpoints.Checkpoints(workdir / 'checkpoints')
-    ) as saved,
-  ):
-    run, first_step = saved.restore(_new_run(task), iterator)
-    if claim.standing == run_folder.Standing.WEIGHTS_MISSING:
-      _export_again(workdir, task, run)
+  with run_folder.claimed(workdir, config, sources) as claim:
+    if claim.standing == run_folder.Standing.FINISHED:
+      logging.info('%s is finished, nothing is left to do.', workdir)
       return
-    devices.first_decides(
-      lambda: _begin(config, workdir, claim, task, first_step)
+    task = make_task()
+    with (
+      contextlib.closing(iter(devices.send_ahead(task.dataset))) as iterator,
+      contextlib.closing(
+        checkpoints.Checkpoints(workdir / 'checkpoints')
+      ) as saved,
+    ):
+      items, first_step = saved.restore(
+        {'state': _new_run(task), 'data': iterator}
+      )
+      run = items['state']
+      if claim.standing == run_folder.Standing.WEIGHTS_MISSING:
+        run_folder.export_again(claim, task.export, run.best_params)
+        return
+      tracking.start(options, workdir, config)
+      run_folder.begin(claim, first_step, task.state, task.state.params)
+      if first_step:
+        logging.info('Continuing from step %d.', first_step)
+      session = _Session(
+        config, workdir, task, saved, iterator, first_step, run
+      )
+      with session.log:
+        evaluation = _take_steps(session, options.profile_steps)
+    run_folder.finish(
+      claim,
+      task.export,
+      int(session.run.best_step),
+      session.run.best_params,
+      evaluation,
     )
-    if first_step:
-      logging.info('Continuing from step %d.', first_step)
-    run, evaluation = _train(
-      config, workdir, task, run, first_step, iterator, saved, profile_steps
-    )
-  _finish(config, workdir, task, run, evaluation)
 
 
-def _begin(
-  config: ml_collections.ConfigDict,
-  workdir: Path,
-  claim: run_folder.Claim,
-  task: Task,
-  first_step: int,
-) -> int:
-  """Checks that the run can go on from a step, and records that it does."""
-  if first_step > config.num_steps:
-    raise run_folder.RunError(
-      f'{workdir} has been trained for {first_step} steps already, more than'
-      f' {config.num_steps}; choose another --workdir or more num_steps'
-    )
-  metrics = run_folder.last_metrics(workdir)
-  if metrics is not None and first_step < metrics.step:
-    raise run_folder.RunError(
-      f'{workdir} holds weights of step {metrics.step}, but no checkpoint to'
-      ' continue from; choose another --workdir, or delete that folder'
-    )
-  places.check_space(workdir, _CHECKPOINTS * _num_bytes(task.state))
-  assert claim.run is not None
-  run_folder.record_start(workdir, config, claim.run, task.state.params)
-  return 0
-
-
-def _train(
-  config: ml_collections.ConfigDict,
-  workdir: Path,
-  task: Task,
-  run: _Run,
-  first_step: int,
-  iterator: grain.DatasetIterator,
-  saved: checkpoints.Checkpoints,
-  profile_steps: int,
-) -> tuple[_Run, training_log.Evaluation]:
-  """Takes the steps; returns the run and the evaluation of its best params."""
-  writer = metric_writers.create_default_writer(
-    str(workdir), just_logging=jax.process_index() > 0
-  )
-  log = training_log.TrainingLog(writer, config.batch_size)
-  progress = periodic_actions.ReportProgress(
-    num_train_steps=config.num_steps, writer=writer, every_secs=10
-  )
-  advance = _compile(task.train_step)
-  best_evaluation = unchecked = None
-  saved_step = first_step
-  last = first_step == config.num_steps or _stops_early(config, run)
+def _take_steps(
+  session: '_Session', profile_steps: int
+) -> training_log.Evaluation:
+  """Takes all steps; returns the evaluation of the best parameters."""
+  config, first_step = session.config, session.step
+  best_evaluation = None
   with (
-    metric_writers.ensure_flushes(writer),
     interruption.Interruption() as interrupted,
-    profiling.Profile(workdir, first_step + 1, profile_steps) as profile,
+    profiling.Profile(
+      session.workdir, first_step + 1, profile_steps
+    ) as profile,
   ):
-    step = first_step
-    while not last:
-      if signal := interrupted.before_step(step + 1):
-        _check(unchecked, workdir)
-        log.flush()
-        if saved_step < step:
-          saved.save(step, run, iterator)
-        logging.warning(
-          'Stopped by %s after step %d; the same command continues.',
-          signal.name,
-          step,
-        )
-        sys.exit(128 + signal)
-      step += 1
-      profile.before_step(step)
-      with log.waiting():
-        batch = next(iterator)
-      state, collected, finite = advance(run.state, run.collected, batch)
-      run = run.replace(state=state, collected=collected)
-      # What follows waits for the step before this one, while the device works.
-      _check(unchecked, workdir)
-      log.flush()
-      unchecked = step, batch, finite
+    while session.step < config.num_steps and not session.stops_early():
+      if number := interrupted.before_step(session.step + 1):
+        session.stop(number)
+      profile.before_step(session.step + 1)
+      finite = session.take_step()
+      step, last = session.step, session.step == config.num_steps
       profile.after_step(step, finite)
       if step == first_step + 1:
         jax.block_until_ready(finite)
-        logging.info(FIRST_STEP)
-        log.start_interval()
-      progress(step)
-
-      last = step == config.num_steps
+        session.log.leave_out_compilation(step)
       if last or step % config.log_every_steps == 0:
-        log.end_interval(step, run.collected)
-        run = run.replace(collected=devices.replicate(task.no_metrics))
+        session.collect_metrics()
       if last or step % config.eval_every_steps == 0:
-        _check(unchecked, workdir)
-        with log.paused(), progress.timed('evaluation'):
-          evaluation = task.evaluate(run.state.best_params)
-          _check_evaluation(evaluation, step)
-          log.write(step, evaluation)
-        run = _remember_best(run, step, evaluation)
-        if run.best_step == step:
+        evaluation = session.evaluate()
+        if session.run.best_step == step:
           best_evaluation = evaluation
-        last = last or _stops_early(config, run)
+        last = last or session.stops_early()
       if last or step % config.checkpoint_every_steps == 0:
-        _check(unchecked, workdir)
-        with log.paused():
-          log.flush()
-          writer.flush()
-          saved.save(step, run, iterator)
-        saved_step = step
-    if best_evaluation is None:  # It was before the run was continued.
-      best_evaluation = task.evaluate(run.best_params)
-  return run, best_evaluation
+        session.save()
+  # The best evaluation may have been before the run was continued.
+  return best_evaluation or session.task.evaluate(session.run.best_params)
 
 
-def _finish(
-  config: ml_collections.ConfigDict,
-  workdir: Path,
-  task: Task,
-  run: _Run,
-  evaluation: training_log.Evaluation,
-) -> None:
-  """Exports the best parameters, then says that the run is finished."""
-  step = int(run.best_step)
-  logging.info('The best parameters are those of step %d.', step)
-  if jax.process_index() == 0:
-    sha256 = task.export(
-      run.best_params, {'step': step, 'validation': dict(evaluation.scalars)}
-    )
-    run_folder.write_pictures(workdir, evaluation.images)
-    run_folder.finish(workdir, config, step, evaluation.scalars, sha256)
+@dataclasses.dataclass
+class _Session:
+  """One start of a run, between its checkpoints.
 
-
-def _export_again(workdir: Path, task: Task, run: _Run) -> None:
-  """Exports the weights of a finished run, if a checkpoint still has them.
-
-  Raises:
-    run_folder.RunError: no checkpoint has.
+  Attributes:
+    config: of the run.
+    workdir: its folder.
+    task: what there is to learn.
+    saved: its checkpoints.
+    iterator: over batches on the devices.
+    step: that was taken last.
+    run: after that step.
   """
-  if jax.process_index() > 0:
-    return
-  metrics = run_folder.read_metrics(workdir)
-  if weights.digest(run.best_params) != metrics.weights_sha256:
-    raise run_folder.RunError(
-      f'{workdir} is finished, but {workdir / "weights"} is missing, and no'
-      f' checkpoint holds the parameters of step {metrics.step} any more;'
-      f' delete {workdir} to train again'
+
+  config: ml_collections.ConfigDict
+  workdir: Path
+  task: Task
+  saved: checkpoints.Checkpoints
+  iterator: grain.DatasetIterator
+  step: int
+  run: _Run
+
+  def __post_init__(self):
+    self.log = training_log.TrainingLog(
+      self.workdir, self.config.batch_size, self.config.num_steps
     )
-  task.export(
-    run.best_params, {'step': metrics.step, 'validation': metrics.validation}
-  )
-  logging.info('%s is finished; its weights were exported again.', workdir)
+    self._advance = _compile(self.task.train_step)
+    self._saved_step = self.step
+    self._unchecked: tuple[int, Any, jax.Array] | None = None
+
+  def take_step(self) -> jax.Array:
+    """Takes a step; returns whether all of it is finite."""
+    with self.log.waiting():
+      batch = next(self.iterator)
+    state, collected, finite = self._advance(
+      self.run.state, self.run.collected, batch
+    )
+    self.run = self.run.replace(state=state, collected=collected)
+    # This waits for the step before, while the device works on this one.
+    self.check()
+    self.step += 1
+    self.log.after_step(self.step)
+    self._unchecked = self.step, batch, finite
+    return finite
+
+  def collect_metrics(self) -> None:
+    """Hands the metrics of the last steps to the log."""
+    self.log.end_interval(self.step, self.run.collected)
+    self.run = self.run.replace(
+      collected=devices.replicate(self.task.no_metrics)
+    )
+
+  def evaluate(self) -> training_log.Evaluation:
+    """Judges the parameters and remembers them if they are the best."""
+    self.check()
+    with self.log.paused():
+      evaluation = self.task.evaluate(self.run.state.best_params)
+      _check_evaluation(evaluation, self.step)
+      self.log.write(self.step, evaluation)
+    self.run = _remember_best(self.run, self.step, evaluation)
+    return evaluation
+
+  def save(self) -> None:
+    """Starts to save a checkpoint, after the metrics that it leaves out."""
+    self.check()
+    with self.log.paused():
+      self.log.sync()
+      self.saved.save(self.step, {'state': self.run, 'data': self.iterator})
+    self._saved_step = self.step
+
+  def stop(self, number: signal.Signals) -> None:
+    """Saves a checkpoint, if steps were taken since the last, and exits."""
+    self.check()
+    self.log.flush()
+    if self._saved_step < self.step:
+      self.save()
+    logging.warning(
+      'Stopped by %s after step %d; the same command continues.',
+      number.name,
+      self.step,
+    )
+    sys.exit(128 + number)
+
+  def stops_early(self) -> bool:
+    limit = self.config.early_stop_evaluations
+    return 0 < limit <= self.run.worse_evaluations
+
+  def check(self) -> None:
+    """Raises RunError if the last step was not finite, and keeps its batch."""
+    if self._unchecked is None or bool(self._unchecked[2]):
+      return
+    step, batch, _ = self._unchecked
+    name = f'not_finite_step_{step}_process_{jax.process_index()}.npz'
+    path = self.workdir / name
+    leaves = {
+      jax.tree_util.keystr(key).strip('.') or 'batch': leaf
+      for key, leaf in jax.tree_util.tree_leaves_with_path(
+        devices.local_part(batch)
+      )
+    }
+    with places.write_errors(path):
+      np.savez_compressed(path, **leaves)
+    raise run_documents.RunError(
+      f'the loss or a gradient is NaN or infinite in step {step}; its batch is'
+      f' in {path}. Checkpoints before it are kept; a new --workdir with a'
+      ' lower learning_rate or with max_gradient_norm may help'
+    )
 
 
 def _new_run(task: Task) -> _Run:
@@ -288,10 +297,6 @@ def _new_run(task: Task) -> _Run:
     best_loss=np.array(np.inf),
     worse_evaluations=np.array(0),
   )
-
-
-def _num_bytes(tree: Any) -> int:
-  return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
 def _compile(train_step: Callable) -> Callable:
@@ -309,33 +314,12 @@ def _compile(train_step: Callable) -> Callable:
   return jax.jit(advance, donate_argnums=0, out_shardings=devices.replicated())
 
 
-def _check(unchecked: tuple[int, Any, jax.Array] | None, workdir: Path) -> None:
-  """Raises RunError if a step was not finite, and keeps its batch."""
-  if unchecked is None or bool(unchecked[2]):
-    return
-  step, batch, _ = unchecked
-  path = workdir / f'not_finite_step_{step}_process_{jax.process_index()}.npz'
-  leaves = {
-    jax.tree_util.keystr(key).strip('.') or 'batch': leaf
-    for key, leaf in jax.tree_util.tree_leaves_with_path(
-      devices.local_part(batch)
-    )
-  }
-  with places.write_errors(path):
-    np.savez_compressed(path, **leaves)
-  raise run_folder.RunError(
-    f'the loss or a gradient is NaN or infinite in step {step}; its batch is in'
-    f' {path}. Checkpoints before it are kept; a new --workdir with a lower'
-    ' learning_rate or with max_gradient_norm may help'
-  )
-
-
 def _check_evaluation(evaluation: training_log.Evaluation, step: int) -> None:
   """Raises RunError if an evaluation is not finite."""
   values = {'loss': evaluation.loss, **evaluation.scalars}
   for name, value in values.items():
     if not math.isfinite(value):
-      raise run_folder.RunError(
+      raise run_documents.RunError(
         f'the validation at step {step} has {name} {value}; nothing was'
         ' exported. Checkpoints before it are kept; a new --workdir with a'
         ' lower learning_rate may help'
@@ -360,7 +344,3 @@ def _remember_best(
     best_loss=np.array(evaluation.loss),
     worse_evaluations=np.array(0),
   )
-
-
-def _stops_early(config: ml_collections.ConfigDict, run: _Run) -> bool:
-  return 0 < config.early_stop_evaluations <= run.worse_evaluations

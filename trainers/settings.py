@@ -7,7 +7,7 @@ import jax
 import ml_collections
 import pydantic
 import tensorflow_datasets as tfds
-from trainers import run_folder
+from trainers import run_documents
 
 # Beyond these a number is a slip: no machine has the memory or the time.
 _Count = Annotated[int, pydantic.Field(ge=1, le=100_000)]
@@ -18,9 +18,18 @@ _Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
 class Settings(documents.Document):
-  """The settings that all trainers have; see `trainers/configs`."""
+  """The settings of every run; see `trainers/configs`."""
 
   seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+  num_steps: _Steps
+  log_every_steps: _Steps
+  eval_every_steps: _Steps
+  checkpoint_every_steps: _Steps
+
+
+class LoopSettings(Settings):
+  """The settings of runs of `loop.train`."""
+
   dataset: str
   batch_size: _Count
   dtype: Literal['float32', 'bfloat16']
@@ -29,30 +38,22 @@ class Settings(documents.Document):
   cosine_decay: bool
   max_gradient_norm: _NotNegative
   ema_decay: _Share
-  num_steps: _Steps
-  log_every_steps: _Steps
-  eval_every_steps: _Steps
-  checkpoint_every_steps: _Steps
   early_stop_evaluations: Annotated[int, pydantic.Field(ge=0, le=1_000_000)]
 
 
-class VAESettings(Settings):
+class VAESettings(LoopSettings):
   """The settings of V."""
 
-  random_flip: bool
   latent_size: _Size
   free_nats: _NotNegative
   kl_weight: _NotNegative
-  kl_warmup_steps: Annotated[int, pydantic.Field(ge=0, le=1_000_000_000)]
-  motion_weight: _Share
   eval_frames: _Count
 
 
-class MDNRNNSettings(Settings):
+class MDNRNNSettings(LoopSettings):
   """The settings of M."""
 
   window_steps: _Count
-  sample: bool
   hidden_size: _Size
   num_mixtures: Annotated[int, pydantic.Field(ge=1, le=1000)]
   per_dimension: bool
@@ -67,17 +68,17 @@ def check(config: ml_collections.ConfigDict, schema: type[Settings]) -> None:
     schema: what it may hold.
 
   Raises:
-    run_folder.RunError: a value is impossible; the message names it.
+    run_documents.RunError: a value is impossible; the message names it.
   """
   try:
     schema.model_validate(config.to_dict())
   except pydantic.ValidationError as error:
-    raise run_folder.RunError(
+    raise run_documents.RunError(
       f'the config cannot work: {documents.explain(error)}'
     ) from None
   devices = jax.device_count()
-  if config.batch_size % devices:
-    raise run_folder.RunError(
+  if config.get('batch_size', devices) % devices:
+    raise run_documents.RunError(
       'the config cannot work: batch_size:'
       f' {config.batch_size} is not divisible by {devices} devices'
     )
@@ -89,14 +90,14 @@ def check_window(
   """Checks the window against the episodes.
 
   Raises:
-    run_folder.RunError: it is longer than every episode.
+    run_documents.RunError: it is longer than every episode.
   """
   longest = max(
     max(split['episode_steps'])
     for split in latents.info.metadata['splits'].values()
   )
   if config.window_steps > longest - 1:
-    raise run_folder.RunError(
+    raise run_documents.RunError(
       f'the config cannot work: window_steps: the longest episode of'
       f' {config.dataset} has {longest - 1} transitions, not'
       f' {config.window_steps}'

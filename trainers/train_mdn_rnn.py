@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from models import mdn_rnn
-from models import weights
 import numpy as np
 import tensorflow_datasets as tfds
 from trainers import commands
@@ -26,6 +25,7 @@ from trainers import loop
 from trainers import run_folder
 from trainers import settings
 from trainers import state as train_state
+from trainers import tracking
 from trainers import training_log
 
 _EVAL_BATCH = 32
@@ -34,77 +34,75 @@ _EVAL_SEED = 0  # Not the run's: runs with other seeds compare.
 _POSITIONS = (1, 50), (51, 200), (201, 1000)
 
 
-def train_and_export(
+def train(
   config: ml_collections.ConfigDict,
   workdir: Path,
   data_dir: str | None,
-  profile_steps: int = 0,
+  options: tracking.Options = tracking.DEFAULT,
 ) -> None:
   """Trains an MDN-RNN and exports its weights to `workdir/weights`.
 
   Args:
     config: see `trainers/configs/mdn_rnn.py`.
     workdir: the folder of the run.
-    data_dir: where datasets lie, see `prepared.find`.
-    profile_steps: how many steps to profile.
+    data_dir: data directory of the latents, see `prepared.find`.
+    options: how the run is watched.
 
   Raises:
-    errors.DatasetError: the latents are missing.
-    errors.UserError: the config is impossible, the folder holds a run with
-      another one or cannot be written, or the run cannot go on.
+    errors.UserError: the latents are missing, the config is impossible, the
+      folder holds a run with another one or cannot be written, or the run
+      cannot go on.
   """
   settings.check(config, settings.MDNRNNSettings)
   latents = prepared.find(config.dataset, data_dir, schema.KIND)
   settings.check_window(config, latents)
-  with run_folder.claimed(workdir, config, latents) as claim:
-    if claim.standing == run_folder.Standing.FINISHED:
-      logging.info('%s is finished, nothing is left to do.', workdir)
-      return
-    windows = loader.windows(
-      str(latents.data_dir),
+  sources = {'dataset': run_folder.dataset_source(latents)}
+  make_task = functools.partial(task, config, latents)
+  loop.train(config, workdir, sources, make_task, options)
+
+
+def task(
+  config: ml_collections.ConfigDict, latents: tfds.core.DatasetBuilder
+) -> loop.Task:
+  """Returns what there is to learn from latents, see `train`."""
+  folder = str(latents.data_dir)
+  metadata: Any = latents.info.metadata
+  if (
+    config.predict_outcomes
+    and not (metadata['splits']['train']['num_terminated'])
+  ):
+    logging.warning(
+      'No episode of %s terminates, so the model cannot learn when one does.',
+      prepared.full_name(latents),
+    )
+  episodes = list(loader.episodes(folder, split='validation'))
+  references = _references(episodes)
+  if config.predict_outcomes:
+    references |= _outcome_references(episodes)
+  latent_size = episodes[0]['mean'].shape[-1]
+  return loop.Task(
+    state=create_state(config, latent_size),
+    dataset=loader.windows(
+      folder,
       split='train',
       batch_size=config.batch_size // jax.process_count(),
       window_steps=config.window_steps,
-      sample=config.sample,
       seed=config.seed,
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
-    )
-    terminated = latents.info.metadata['splits']['train']['num_terminated']
-    if config.predict_outcomes and not terminated:
-      logging.warning(
-        'No episode of %s terminates, so the model cannot learn when one does.',
-        prepared.full_name(latents),
-      )
-    validation = whole_episodes(latents)
-    episodes = list(loader.episodes(str(latents.data_dir), split='validation'))
-    references = _references(episodes)
-    if config.predict_outcomes:
-      references |= _outcome_references(episodes)
-    latent_size = validation[0].targets.shape[-1]
-
-    def export(params: Any, training: Mapping[str, Any]) -> str:
-      return weights.save(
-        workdir / 'weights',
-        'mdn_rnn',
-        _model_config(config, latent_size),
-        params,
-        {
-          'dataset': prepared.full_name(latents),
-          'vae_sha256': latents.info.metadata['config']['vae_sha256'],
-          **training,
-        },
-      )
-
-    task = loop.Task(
-      state=create_state(config, latent_size),
-      dataset=windows,
-      train_step=functools.partial(train_step, config),
-      no_metrics=_metrics(config, train_state.METRICS).empty(),
-      evaluate=evaluation(config, validation, references),
-      export=export,
-    )
-    loop.train(config, workdir, claim, task, profile_steps)
+    ),
+    train_step=functools.partial(train_step, config),
+    no_metrics=_training_metrics(config).empty(),
+    evaluate=evaluation(config, whole_episodes(latents), references),
+    export=run_folder.Export(
+      'mdn_rnn',
+      _model_config(config, latent_size),
+      {
+        'dataset': prepared.full_name(latents),
+        'vae_sha256': metadata['config']['vae_sha256'],
+      },
+    ),
+  )
 
 
 def create_state(
@@ -148,7 +146,7 @@ def train_step(
     name: jnp.broadcast_to(x, batch.mask.shape).ravel()
     for name, x in of_step.items()
   }
-  metrics_class = _metrics(config, train_state.METRICS)
+  metrics_class = _training_metrics(config)
   return state, _measured(metrics_class, losses, batch, **of_step)
 
 
@@ -182,8 +180,7 @@ def _losses(
 
 
 def _metrics(
-  config: ml_collections.ConfigDict,
-  others: Mapping[str, type[metrics.Metric]],
+  config: ml_collections.ConfigDict, **others: type[metrics.Metric]
 ) -> type[metrics.Collection]:
   """Returns means over transitions; see `mdn_rnn.Loss` for the units."""
   names = ['nll']
@@ -191,6 +188,13 @@ def _metrics(
     names += ['reward_nll', 'reward_error', 'termination_nll']
   averages = {name: metrics.Average.from_output(name) for name in names}
   return metrics.Collection.create(**averages, **others)
+
+
+def _training_metrics(
+  config: ml_collections.ConfigDict,
+) -> type[metrics.Collection]:
+  loss = metrics.Average.from_output('total')
+  return _metrics(config, loss=loss, **train_state.METRICS)
 
 
 def _measured(
@@ -210,8 +214,7 @@ def _measured(
 def whole_episodes(latents: tfds.core.DatasetBuilder) -> list[loader.Windows]:
   """Returns the validation episodes, uncut, as M is judged by them.
 
-  Their latents are samples of the posterior, also for models that were trained
-  on means, and the same ones for every run.
+  Their latents are samples of the posterior, the same ones for every run.
   """
   steps = latents.info.metadata['splits']['validation']['episode_steps']
   windows = loader.windows(
@@ -241,7 +244,7 @@ def evaluation(
     validation: see `whole_episodes`.
     references: scalars to add.
   """
-  metrics_class = _metrics(config, {})
+  metrics_class = _metrics(config)
 
   @jax.jit
   def eval_step(params, batch):
@@ -260,10 +263,39 @@ def evaluation(
       if of_position.size:
         scalars[f'nll_{first}_{last}'] = float(of_position.mean())
     return training_log.Evaluation(
-      scalars['nll'], {**scalars, **references}, images={}
+      scalars['nll'], {**scalars, **references}, _results(scalars, references)
     )
 
   return evaluate
+
+
+def _results(
+  scalars: Mapping[str, float], references: Mapping[str, float]
+) -> list[training_log.Result]:
+  """Returns what a person wants to see of an evaluation."""
+  compared = {
+    'nll': (
+      'NLL of the next z, nats per dimension',
+      {'if z did not change': 'nll_no_change', 'floor': 'nll_floor'},
+    ),
+    'reward_error': (
+      'squared error of the reward',
+      {'of a constant': 'reward_error_constant'},
+    ),
+    'termination_nll': (
+      'NLL of terminations, nats',
+      {'of a constant': 'termination_nll_constant'},
+    ),
+  }
+  return [
+    training_log.Result(
+      title,
+      scalars[name],
+      {k: references[v] for k, v in baselines.items() if v in references},
+    )
+    for name, (title, baselines) in compared.items()
+    if name in scalars
+  ]
 
 
 def _references(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -318,4 +350,4 @@ def _entropy(rate: float) -> float:
 
 
 if __name__ == '__main__':
-  commands.train(train_and_export, 'mdn_rnn.py', divide_cpu=True)
+  commands.run(train, 'mdn_rnn.py', divide_cpu=True)

@@ -3,7 +3,7 @@
 python -m trainers.train_vae --workdir=runs/vae
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import functools
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from models import vae
-from models import weights
 import numpy as np
+import tensorflow_datasets as tfds
 from trainers import commands
 from trainers import loop
 from trainers import run_folder
 from trainers import settings
 from trainers import state as train_state
+from trainers import tracking
 from trainers import training_log
 
 _IMAGES = 8  # Reconstructions to show.
@@ -41,61 +42,61 @@ Metrics = metrics.Collection.create(**_OF_FRAMES)
 TrainingMetrics = metrics.Collection.create(**_OF_FRAMES, **train_state.METRICS)
 
 
-def train_and_export(
+def train(
   config: ml_collections.ConfigDict,
   workdir: Path,
   data_dir: str | None,
-  profile_steps: int = 0,
+  options: tracking.Options = tracking.DEFAULT,
 ) -> None:
   """Trains a VAE and exports its weights to `workdir/weights`.
 
   Args:
     config: see `trainers/configs/vae.py`.
     workdir: the folder of the run.
-    data_dir: where datasets lie, see `prepared.find`.
-    profile_steps: how many steps to profile.
+    data_dir: data directory of the rollouts, see `prepared.find`.
+    options: how the run is watched.
 
   Raises:
-    errors.DatasetError: the rollouts are missing.
-    errors.UserError: the config is impossible, the folder holds a run with
-      another one or cannot be written, or the run cannot go on.
+    errors.UserError: the rollouts are missing, the config is impossible, the
+      folder holds a run with another one or cannot be written, or the run
+      cannot go on.
   """
   settings.check(config, settings.VAESettings)
   rollouts = prepared.find(config.dataset, data_dir, schema.KIND)
-  with run_folder.claimed(workdir, config, rollouts) as claim:
-    if claim.standing == run_folder.Standing.FINISHED:
-      logging.info('%s is finished, nothing is left to do.', workdir)
-      return
-    frames = loader.frames(
-      str(rollouts.data_dir),
+  sources = {'dataset': run_folder.dataset_source(rollouts)}
+  make_task = functools.partial(task, config, rollouts)
+  loop.train(config, workdir, sources, make_task, options)
+
+
+def task(
+  config: ml_collections.ConfigDict, rollouts: tfds.core.DatasetBuilder
+) -> loop.Task:
+  """Returns what there is to learn from rollouts, see `train`."""
+  folder = str(rollouts.data_dir)
+  return loop.Task(
+    state=create_state(config),
+    dataset=loader.frames(
+      folder,
       split='train',
       batch_size=config.batch_size // jax.process_count(),
       seed=config.seed,
       shard_index=jax.process_index(),
       shard_count=jax.process_count(),
-    )
-    validation = loader.spread_frames(
-      str(rollouts.data_dir), split='validation', count=config.eval_frames
-    )
-
-    def export(params: Any, training: Mapping[str, Any]) -> str:
-      return weights.save(
-        workdir / 'weights',
-        'vae',
-        {'latent_size': config.latent_size},
-        params,
-        {'dataset': prepared.full_name(rollouts), **training},
-      )
-
-    task = loop.Task(
-      state=create_state(config),
-      dataset=frames,
-      train_step=functools.partial(train_step, config),
-      no_metrics=TrainingMetrics.empty(),
-      evaluate=evaluation(config, validation),
-      export=export,
-    )
-    loop.train(config, workdir, claim, task, profile_steps)
+    ),
+    train_step=functools.partial(train_step, config),
+    no_metrics=TrainingMetrics.empty(),
+    evaluate=evaluation(
+      config,
+      loader.spread_frames(
+        folder, split='validation', count=config.eval_frames
+      ),
+    ),
+    export=run_folder.Export(
+      'vae',
+      {'latent_size': config.latent_size},
+      {'dataset': prepared.full_name(rollouts)},
+    ),
+  )
 
 
 def create_state(config: ml_collections.ConfigDict) -> train_state.TrainState:
@@ -127,13 +128,7 @@ def train_step(
     The state after the step, and the metrics of the parameters before it.
   """
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-  latent_key, flip_key = jax.random.split(key)
-  if config.random_flip:
-    flip = jax.random.bernoulli(flip_key, shape=(len(observation), 1, 1, 1))
-    observation = jnp.where(flip, observation[:, :, ::-1], observation)
-  kl_weight = config.kl_weight
-  if config.kl_warmup_steps:
-    kl_weight *= jnp.minimum(1, (state.step + 1) / config.kl_warmup_steps)
+  latent_key = jax.random.split(key)[0]
 
   def mean_loss(params):
     reconstruction, posterior = _model(config).apply(
@@ -144,8 +139,7 @@ def train_step(
       posterior,
       observation,
       free_nats=config.free_nats,
-      kl_weight=kl_weight,
-      motion_weight=config.motion_weight,
+      kl_weight=config.kl_weight,
     )
     return losses.total.mean(), losses
 
@@ -202,13 +196,22 @@ def evaluation(
     shown = validation[places]
     pairs = np.stack([shown, reconstruct(params, shown)])  # [2, N, 64, 64, 3]
     grid = np.concatenate(np.concatenate(pairs, axis=1), axis=1)
+    scalars = training_log.floats(scalars)
+    statistics = _posterior_statistics(posteriors)
     return training_log.Evaluation(
-      loss=float(scalars['loss']),
-      scalars={
-        **training_log.floats(scalars),
-        **_posterior_statistics(posteriors),
-        'mean_frame_baseline': baseline,
-      },
+      loss=scalars['loss'],
+      scalars={**scalars, **statistics, 'mean_frame_baseline': baseline},
+      results=[
+        training_log.Result(
+          'squared error of a frame',
+          scalars['reconstruction'],
+          {'of the best constant frame': baseline},
+        ),
+        training_log.Result('KL, nats', scalars['kl']),
+        training_log.Result(
+          'latent dimensions in use', statistics['active_dimensions']
+        ),
+      ],
       images={'frames_above_reconstructions': grid[None]},
     )
 
@@ -259,4 +262,4 @@ def _mean_frame_error(frames: np.ndarray) -> float:
 
 
 if __name__ == '__main__':
-  commands.train(train_and_export, 'vae.py')
+  commands.run(train, 'vae.py')

@@ -1,13 +1,34 @@
 """Metrics of training and of evaluations → TensorBoard and the terminal."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+from pathlib import Path
 import time
 from typing import Any, NamedTuple
 
-from clu import metric_writers
+from absl import logging
 from clu import metrics as clu_metrics
+from etils import epy
+import jax
 import numpy as np
+from trainers import progress
+
+with epy.lazy_imports():
+  from clu import metric_writers  # Imports TensorFlow, which takes seconds.
+
+
+class Result(NamedTuple):
+  """A line of what an evaluation shows.
+
+  Attributes:
+    name: of the quantity, with its unit.
+    value: of these parameters.
+    baselines: what to compare it with, by name.
+  """
+
+  name: str
+  value: float
+  baselines: Mapping[str, float] = {}
 
 
 class Evaluation(NamedTuple):
@@ -15,27 +36,48 @@ class Evaluation(NamedTuple):
 
   Attributes:
     loss: what is to be as small as possible.
-    scalars: by name.
+    scalars: by name, for the record.
+    results: the few that a person wants to see.
     images: uint8 [N, H, W, 3], by name.
   """
 
   loss: float
   scalars: Mapping[str, float]
-  images: Mapping[str, np.ndarray]
+  results: Sequence[Result] = ()
+  images: Mapping[str, np.ndarray] = {}
 
 
-class TrainingLog:
+class TrainingLog(contextlib.AbstractContextManager):
   """Writes metrics a step late, so that the device never waits for the host."""
 
-  def __init__(self, writer: metric_writers.MetricWriter, batch_size: int):
-    self._writer = writer
+  def __init__(self, workdir: Path, batch_size: int, num_steps: int):
+    """Opens the log.
+
+    Args:
+      workdir: gets the files for TensorBoard, of the first host only.
+      batch_size: examples in a step.
+      num_steps: after which the run ends.
+    """
+    writers = []
+    if jax.process_index() == 0:
+      writers.append(metric_writers.SummaryWriter(str(workdir)))
+    self._writer = metric_writers.AsyncMultiWriter(writers)
+    self._progress = progress.Progress(num_steps)
     self._batch_size = batch_size
     self._pending: tuple[int, clu_metrics.Collection, dict] | None = None
-    self.start_interval()
+    self._start_interval()
 
-  def start_interval(self) -> None:
-    """Starts to measure speed, after whatever is no training step."""
+  def __exit__(self, *exception) -> None:
+    self._progress.close()
+    self._writer.close()
+
+  def _start_interval(self) -> None:
     self._started, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+  def leave_out_compilation(self, step: int) -> None:
+    """Starts to measure speed, after the step that compiled."""
+    self._start_interval()
+    self._progress.start(step)
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
@@ -50,7 +92,14 @@ class TrainingLog:
     """Leaves the time within, which is no training, out of the speed."""
     started = time.perf_counter()
     yield
-    self._started += time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    self._started += seconds
+    self._progress.pause(seconds)
+
+  def after_step(self, step: int) -> None:
+    """Writes what the interval before found, and shows the progress."""
+    self.flush()
+    self._progress.after_step(step)
 
   def end_interval(self, step: int, collected: clu_metrics.Collection) -> None:
     """Takes the metrics since the last call, to be written by `flush`."""
@@ -62,23 +111,31 @@ class TrainingLog:
         'input_wait_share': self._waited / elapsed,
       }
     self._pending = step, collected, speed
-    self.start_interval()
+    self._start_interval()
 
   def flush(self) -> None:
     """Writes what an interval found, if that has not been done."""
     if self._pending is not None:
       step, collected, speed = self._pending
       self._pending = None
-      self._write_scalars('train', step, floats(collected.compute()) | speed)
+      scalars = floats(collected.compute())
+      self._progress.set_loss(scalars['loss'])
+      self._write_scalars('train', step, scalars | speed)
+
+  def sync(self) -> None:
+    """Waits until all metrics are on disk."""
+    self.flush()
+    self._writer.flush()
 
   def write(self, step: int, evaluation: Evaluation) -> None:
-    """Writes an evaluation."""
+    """Writes an evaluation and shows its results."""
     self.flush()
     self._write_scalars('validation', step, evaluation.scalars)
     if evaluation.images:
       self._writer.write_images(
         step, _prefixed('validation', evaluation.images)
       )
+    logging.info('Validation after step %d:%s', step, _block(evaluation))
 
   def _write_scalars(
     self, prefix: str, step: int, scalars: Mapping[str, float]
@@ -93,3 +150,14 @@ def floats(scalars: Mapping[str, Any]) -> dict[str, float]:
 
 def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
   return {f'{prefix}/{name}': value for name, value in values.items()}
+
+
+def _block(evaluation: Evaluation) -> str:
+  """Returns the results below each other, with their baselines beside them."""
+  width = max((len(r.name) for r in evaluation.results), default=0)
+  lines = []
+  for name, value, baselines in evaluation.results:
+    beside = ', '.join(f'{k} {v:.4g}' for k, v in baselines.items())
+    line = f'\n  {name:{width}}  {value:8.4g}'
+    lines.append(line + (f'  ({beside})' if beside else ''))
+  return ''.join(lines)

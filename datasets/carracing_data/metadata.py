@@ -5,13 +5,14 @@ reads files that `dataset_info.json` names. So a folder is checked here, without
 TFDS, before TFDS sees it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from carracing_data import documents
 from carracing_data import errors
+from carracing_data import steps
 import pydantic
 
 _Version = Annotated[
@@ -31,12 +32,18 @@ class Kind(NamedTuple):
     records_of_episode: how many records an episode of so many steps fills.
     features: dtype and shape of every feature, by name; None stands for a
       dimension of any size.
+    broken_promises: checks the decoded records of a split, in order; appends
+      a summary of every episode to the list, and yields what is wrong with the
+      record that it read last.
   """
 
   name: str
   config: type[documents.Document]
   records_of_episode: Callable[[int], int]
   features: Mapping[str, tuple[str, tuple[int | None, ...]]]
+  broken_promises: Callable[
+    [Iterable[Mapping[str, Any]], list[steps.Summary]], Iterator[str]
+  ]
 
 
 class _Split(documents.Document):

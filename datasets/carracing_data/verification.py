@@ -1,33 +1,29 @@
 """Checks that a prepared dataset is what its metadata says it is."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from array_record.python import array_record_module  # pyright: ignore
 from carracing_data import digests
 from carracing_data import errors
+from carracing_data import metadata
 from carracing_data import prepared
 from carracing_data import steps
 from google.protobuf import message
 import tensorflow_datasets as tfds
 
-# Yields what is wrong with the records of a split, and collects summaries.
-Problems = Callable[
-  [Iterable[Mapping[str, Any]], list[steps.Summary]], Iterator[str]
-]
-
 
 def verify(
   builder: tfds.core.DatasetBuilder,
-  problems_of: Problems,
+  kind: metadata.Kind,
   on_shard: Callable[[], Any] = lambda: None,
 ) -> None:
   """Reads all of a prepared dataset and checks every promise.
 
   Args:
     builder: what `prepared.find` returned, which has checked the documents.
-    problems_of: what is promised of the records.
+    kind: of the dataset.
     on_shard: is called after each shard.
 
   Raises:
@@ -49,7 +45,7 @@ def verify(
           yield record
         on_shard()
 
-    for problem in problems_of(records(), summaries):
+    for problem in kind.broken_promises(records(), summaries):
       raise errors.DatasetError(
         f'{builder.data_dir}: {split} record {len(record_digests) - 1}:'
         f' {problem}'

@@ -1,9 +1,15 @@
 """Latents and the rollouts they were made from."""
 
 from collections.abc import Iterator
+import os
+from pathlib import Path
 
+from absl import logging
+from carracing_data import errors
+from carracing_data import prepared
 from carracing_latents import loader
 from carracing_rollouts import loader as rollouts_loader
+from carracing_rollouts import schema as rollouts_schema
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -15,6 +21,41 @@ _SHARED = (
   'is_last',
   'is_terminal',
 )
+
+
+def check(latents: tfds.core.DatasetBuilder) -> None:
+  """Compares latents with their rollouts, if these lie in the same directory.
+
+  Logs why it does not compare them otherwise.
+
+  Args:
+    latents: what `prepared.find` returned.
+
+  Raises:
+    errors.DatasetError: they differ.
+  """
+  config = latents.info.metadata['config']
+  data_dir = Path(latents.data_dir, *[os.pardir] * 3).resolve()
+  try:
+    rollouts = prepared.find(config['rollouts'], data_dir, rollouts_schema.KIND)
+  except errors.DatasetError:
+    logging.info(
+      'Not compared with the rollouts: there is no %s in %s.',
+      config['rollouts'],
+      data_dir,
+    )
+    return
+  if prepared.content_digests(rollouts) != config['rollouts_content_sha256']:
+    logging.warning(
+      'Not compared with the rollouts: %s has other content than what was'
+      ' encoded.',
+      rollouts.data_dir,
+    )
+    return
+  for difference in differences(latents, rollouts):
+    raise errors.DatasetError(
+      f'{latents.data_dir} is not made from {rollouts.data_dir}: {difference}'
+    )
 
 
 def differences(

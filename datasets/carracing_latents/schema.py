@@ -22,24 +22,6 @@ class Identity(documents.Document):
   vae_sha256: documents.Sha256
 
 
-KIND = metadata.Kind(
-  'carracing_latents',
-  Identity,
-  lambda episode_steps: 1,
-  {
-    'episode_id': ('int64', ()),
-    'mean': ('float32', (None, None)),
-    'logvar': ('float32', (None, None)),
-    'action': ('float32', (None, 3)),
-    'reward': ('float32', (None,)),
-    'discount': ('float32', (None,)),
-    'is_first': ('bool', (None,)),
-    'is_last': ('bool', (None,)),
-    'is_terminal': ('bool', (None,)),
-  },
-)
-
-
 def broken_promises(
   records: Iterable[Mapping[str, Any]], summaries: list[steps.Summary]
 ) -> Iterator[str]:
@@ -62,3 +44,22 @@ def broken_promises(
       fields = {k: v for k, v in record.items() if k != 'episode_id'}
       yield from steps.broken_promises(fields)
       summaries.append(steps.summarize(fields))
+
+
+KIND = metadata.Kind(
+  'carracing_latents',
+  Identity,
+  lambda episode_steps: 1,
+  {
+    'episode_id': ('int64', ()),
+    'mean': ('float32', (None, None)),
+    'logvar': ('float32', (None, None)),
+    'action': ('float32', (None, 3)),
+    'reward': ('float32', (None,)),
+    'discount': ('float32', (None,)),
+    'is_first': ('bool', (None,)),
+    'is_last': ('bool', (None,)),
+    'is_terminal': ('bool', (None,)),
+  },
+  broken_promises,
+)

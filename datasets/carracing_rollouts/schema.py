@@ -45,25 +45,6 @@ def count_segments(episode_steps: int) -> int:
   return -(-episode_steps // SEGMENT_STEPS)
 
 
-KIND = metadata.Kind(
-  'carracing_rollouts',
-  Config,
-  count_segments,
-  {
-    'episode_id': ('int64', ()),
-    'first_step': ('int32', ()),
-    'length': ('int32', ()),
-    'observation': ('uint8', (SEGMENT_STEPS, 64, 64, 3)),
-    'action': ('float32', (SEGMENT_STEPS, 3)),
-    'reward': ('float32', (SEGMENT_STEPS,)),
-    'discount': ('float32', (SEGMENT_STEPS,)),
-    'is_first': ('bool', (SEGMENT_STEPS,)),
-    'is_last': ('bool', (SEGMENT_STEPS,)),
-    'is_terminal': ('bool', (SEGMENT_STEPS,)),
-  },
-)
-
-
 @dataclasses.dataclass(frozen=True)
 class Episode:
   """One episode of N transitions as N+1 steps, with the semantics of RLDS.
@@ -174,3 +155,23 @@ def broken_promises(
       yield 'it is short though the episode goes on'
   if pending:
     yield 'the last episode has no last step'
+
+
+KIND = metadata.Kind(
+  'carracing_rollouts',
+  Config,
+  count_segments,
+  {
+    'episode_id': ('int64', ()),
+    'first_step': ('int32', ()),
+    'length': ('int32', ()),
+    'observation': ('uint8', (SEGMENT_STEPS, 64, 64, 3)),
+    'action': ('float32', (SEGMENT_STEPS, 3)),
+    'reward': ('float32', (SEGMENT_STEPS,)),
+    'discount': ('float32', (SEGMENT_STEPS,)),
+    'is_first': ('bool', (SEGMENT_STEPS,)),
+    'is_last': ('bool', (SEGMENT_STEPS,)),
+    'is_terminal': ('bool', (SEGMENT_STEPS,)),
+  },
+  broken_promises,
+)

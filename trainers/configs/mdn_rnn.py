@@ -11,7 +11,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.dataset = 'carracing_latents/default'
   config.batch_size = 32  # Windows.
   config.window_steps = 128  # Transitions in a window.
-  config.sample = True  # Latents from their posterior; False: its mean.
 
   # Model.
   config.hidden_size = 256

@@ -15,7 +15,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.dataset = 'carracing_latents/paper'
   config.batch_size = 100
   config.window_steps = 1000  # A whole episode.
-  config.sample = True
 
   config.hidden_size = 256
   config.num_mixtures = 5

@@ -10,7 +10,6 @@ def get_config() -> ml_collections.ConfigDict:
   # Data.
   config.dataset = 'carracing_rollouts/default'
   config.batch_size = 32  # Frames.
-  config.random_flip = False  # Mirrors each frame with probability ½.
 
   # Model and loss.
   config.latent_size = 32
@@ -18,8 +17,6 @@ def get_config() -> ml_collections.ConfigDict:
   # near there (16.4), so it acts as a limit, not as a weight. 0: a plain VAE.
   config.free_nats = 0.5
   config.kl_weight = 1.0  # The β of a β-VAE.
-  config.kl_warmup_steps = 0  # In which the KL's weight grows from 0.
-  config.motion_weight = 0.0  # 0..1: what never moves counts less.
   config.dtype = 'float32'  # Of the convolutions; bfloat16 for GPUs and TPUs.
 
   # Optimisation.

@@ -11,13 +11,10 @@ def get_config() -> ml_collections.ConfigDict:
   config = vae.get_config()
   config.dataset = 'carracing_rollouts/paper'
   config.batch_size = 100
-  config.random_flip = False
 
   config.latent_size = 32
   config.free_nats = 0.5
   config.kl_weight = 1.0
-  config.kl_warmup_steps = 0
-  config.motion_weight = 0.0
 
   config.learning_rate = 1e-4
   config.warmup_steps = 0

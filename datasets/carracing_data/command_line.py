@@ -1,0 +1,121 @@
+"""How every binary of this project starts, ends and names its common flags.
+
+Light to import, so that `--help` answers at once: a binary imports heavy
+libraries lazily, with `etils.epy.lazy_imports`.
+"""
+
+from collections.abc import Callable, Sequence
+import logging as python_logging
+import os
+from pathlib import Path
+import sys
+from typing import NoReturn
+
+from absl import app
+from absl import flags
+from absl import logging
+from carracing_data import errors
+
+# The flags belong to the module that defines them with a function below.
+flags.disclaim_key_flags()
+
+_PROJECT = Path(__file__).parents[2]
+_ROOMS = ('datasets', 'models', 'tools', 'trainers')
+CLEAR = '\r\x1b[K'  # Erases the current line of a terminal.
+
+
+def data_dir_flag() -> flags.FlagHolder[str | None]:
+  """Defines `--data_dir`."""
+  return flags.DEFINE_string(
+    'data_dir',
+    None,
+    'Data directory of the datasets; by default $TFDS_DATA_DIR or'
+    ' ~/tensorflow_datasets.',
+  )
+
+
+def dataset_flag() -> flags.FlagHolder[str]:
+  """Defines `--dataset`, rollouts by default."""
+  return flags.DEFINE_string(
+    'dataset',
+    'carracing_rollouts',
+    'Dataset to read, as dataset/config:version or as its folder.',
+  )
+
+
+def output_dir_flag(default: str) -> flags.FlagHolder[str]:
+  """Defines `--output_dir`."""
+  return flags.DEFINE_string('output_dir', default, 'Output directory.')
+
+
+def weights_flags() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
+  """Defines `--vae` and `--mdn_rnn`."""
+  return (
+    flags.DEFINE_string(
+      'vae', 'runs/vae/weights', 'Folder of the exported weights of V.'
+    ),
+    flags.DEFINE_string(
+      'mdn_rnn', 'runs/mdn_rnn/weights', 'Folder of the exported weights of M.'
+    ),
+  )
+
+
+def run(
+  main: Callable[[Sequence[str]], None], takes_arguments: bool = False
+) -> None:
+  """Runs a binary; an error that the user can mend is shown in one line.
+
+  Args:
+    main: takes the name of the command and its arguments that are no flags.
+    takes_arguments: whether there may be such arguments.
+  """
+
+  def guarded(argv: Sequence[str]) -> None:
+    if len(argv) > 1 and not takes_arguments:
+      sys.exit(f'Error: unexpected argument {argv[1]!r}')
+    _set_up_logging()
+    try:
+      main(argv)
+    except errors.UserError as error:
+      sys.exit(f'Error: {" ".join(str(error).splitlines())}')
+    except KeyboardInterrupt:
+      sys.exit(130)
+
+  def parse(argv: Sequence[str]) -> list[str]:
+    try:
+      return flags.FLAGS(argv)
+    except flags.Error as error:
+      exit_with_usage(error)
+
+  app.run(guarded, flags_parser=parse)
+
+
+def exit_with_usage(error: Exception) -> NoReturn:
+  """Ends the process because its command line is wrong."""
+  spec = sys.modules['__main__'].__spec__
+  command = sys.argv[0] if spec is None else f'python -m {spec.name}'
+  message = str(error).replace('\n', ' ')
+  sys.exit(f'Error: {message}\nSee {command} --help')
+
+
+def _set_up_logging() -> None:
+  """Shows the messages of this project and the warnings of all others."""
+  # TensorFlow, which only writes TensorBoard's files, greets every process.
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+  logging.set_verbosity(logging.INFO)
+  logging.use_absl_handler()
+  handler = logging.get_absl_handler()
+  clear = CLEAR if sys.stderr.isatty() else ''
+  handler.setFormatter(
+    python_logging.Formatter(f'{clear}%(asctime)s %(message)s', '%H:%M:%S')
+  )
+  handler.addFilter(_is_wanted)
+
+
+def _is_wanted(record: python_logging.LogRecord) -> bool:
+  path = Path(record.pathname)
+  if 'orbax' in path.parts and record.exc_info:
+    return False  # It is raised as well.
+  ours = any(path.is_relative_to(_PROJECT / room) for room in _ROOMS)
+  return ours or record.levelno > python_logging.INFO
