@@ -48,7 +48,8 @@ def play(
   """Runs a batch of episodes from their first step to their last.
 
   Episodes that have ended cost nothing: neither the simulator nor the policy
-  sees them again. The environments are closed however the loop ends.
+  sees them again. Once the first step was asked for, the environments are
+  closed however the loop ends.
 
   Args:
     environments: B environments that have not been reset.
@@ -56,14 +57,19 @@ def play(
     seeds: B seeds for the policy's own draws.
 
   Yields:
-    The next step of all episodes that are running.
+    The next step of the episodes that are running, in new arrays.
   """
   try:
     ids = np.arange(len(seeds))
     frame = environments.reset()
     observation = environment.resize(frame)
     carry = policy.initial_carry(seeds)
-    while ids.size:
+    running = np.ones(len(seeds), bool)
+    while running.any():
+      if not running.all():
+        ids, frame, observation, carry = _select(
+          (ids, frame, observation, carry), np.flatnonzero(running)
+        )
       action, carry = policy(observation, carry)
       next_frame, reward, terminated, truncated = environments.step(ids, action)
       next_observation = environment.resize(next_frame)
@@ -79,11 +85,7 @@ def play(
         next_observation,
       )
       frame, observation = next_frame, next_observation
-      ended = terminated | truncated
-      if ended.any():
-        ids, frame, observation, carry = _select(
-          (ids, frame, observation, carry), np.flatnonzero(~ended)
-        )
+      running = ~(terminated | truncated)
   finally:
     environments.close()
 
