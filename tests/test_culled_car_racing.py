@@ -1,35 +1,42 @@
 """Our simulator beside Gymnasium's own: not a bit may differ."""
 
+from carracing_data import steps
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
+from carracing_rollouts import policies
+from carracing_rollouts import rollout
 import gymnasium
 from gymnasium.envs.box2d import car_racing
 import numpy as np
 
 
-def drive_both(seed, actions, max_steps=1000):
-  """Drives until the episode ends; returns the last transition."""
-  stock = gymnasium.make('CarRacing-v3', max_episode_steps=max_steps)
-  ours = environment.GymnasiumEnvironments([seed], max_steps)
-  np.testing.assert_array_equal(ours.reset()[0], stock.reset(seed=seed)[0])
-  transition = None
-  for action in np.asarray(actions, np.float32):
-    transition = ours.step(action[None])
-    frame, reward, terminated, truncated, _ = stock.step(action)
-    np.testing.assert_array_equal(transition.frame[0], frame)
-    assert transition.reward[0] == np.float32(reward)
-    assert transition.terminated[0] == terminated
-    assert transition.truncated[0] == truncated
-    if terminated or truncated:
-      break
-  ours.close()
+def drive_both(seed, actions):
+  """Drives until the episode ends; returns our last step."""
+  actions = np.asarray(actions, np.float32)
+  stock = gymnasium.make('CarRacing-v3', max_episode_steps=len(actions))
+  frame, _ = stock.reset(seed=seed)
+  step, ended = None, False
+  for step in rollout.play(
+    environment.GymnasiumEnvironments([seed], len(actions)),
+    policies.RecordedPolicy([actions]),
+    [np.random.SeedSequence(0)],
+  ):
+    assert not ended
+    np.testing.assert_array_equal(step.frame[0], frame)
+    frame, reward, terminated, truncated, _ = stock.step(step.action[0])
+    np.testing.assert_array_equal(step.next_frame[0], frame)
+    assert step.reward[0] == np.float32(reward)
+    assert step.terminated[0] == terminated
+    assert step.truncated[0] == truncated
+    ended = terminated or truncated
+  assert ended
   stock.close()
-  return transition
+  return step
 
 
-def random_actions(seed, steps):
-  low, high = environment.ACTION_LOW, environment.ACTION_HIGH
-  return np.random.default_rng(seed).uniform(low, high, (steps, 3))
+def random_actions(seed, count):
+  low, high = steps.ACTION_LOW, steps.ACTION_HIGH
+  return np.random.default_rng(seed).uniform(low, high, (count, 3))
 
 
 def test_while_the_view_zooms_in_and_after():
@@ -37,13 +44,15 @@ def test_while_the_view_zooms_in_and_after():
 
 
 def test_until_the_time_is_up():
-  assert drive_both(1, random_actions(1, 9), max_steps=7).truncated[0]
+  assert drive_both(1, random_actions(1, 7)).truncated[0]
 
 
 def test_over_the_grass_and_out_of_the_field():
   last = drive_both(2, [(0, 0.4, 0)] * 400)
   assert last.terminated[0] and last.reward[0] == -100
-  assert (last.frame[0, :40] == 0).all(-1).any()  # Beyond it, all is black.
+  assert (
+    (last.next_frame[0, :40] == 0).all(-1).any()
+  )  # Beyond it, all is black.
 
 
 def test_wherever_the_car_is_and_wherever_it_looks():

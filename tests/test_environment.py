@@ -2,6 +2,8 @@ import gc
 import weakref
 
 from carracing_rollouts import environment
+from carracing_rollouts import policies
+from carracing_rollouts import rollout
 import numpy as np
 
 
@@ -20,14 +22,16 @@ def test_resize_is_the_exact_area_mean():
 
 
 def test_an_episode_depends_on_its_seed_and_actions_alone():
+  rng = np.random.default_rng(0)
+  actions = rng.uniform(0, 1, (10, 3)).astype(np.float32)
+
   def drive(seeds):
-    environments = environment.GymnasiumEnvironments(seeds, max_steps=10)
-    frames = [environments.reset()]
-    rng = np.random.default_rng(0)
-    for action in rng.uniform(0, 1, (10, 3)).astype(np.float32):
-      frames.append(environments.step(np.stack([action] * len(seeds))).frame)
-    environments.close()
-    return np.stack(frames, axis=1)  # [B, 11, 96, 96, 3]
+    played = rollout.play(
+      environment.GymnasiumEnvironments(seeds, max_steps=10),
+      policies.RecordedPolicy([actions] * len(seeds)),
+      [np.random.SeedSequence(0)] * len(seeds),
+    )
+    return np.stack([step.next_frame for step in played], axis=1)
 
   first = drive([3, 4])
 
@@ -39,7 +43,7 @@ def test_an_episode_depends_on_its_seed_and_actions_alone():
 def test_closed_environments_leave_nothing_behind():
   environments = environment.GymnasiumEnvironments([0], max_steps=3)
   environments.reset()
-  environments.step(np.zeros((1, 3), np.float32))
+  environments.step(np.array([0]), np.zeros((1, 3), np.float32))
   game = environments._environments[0].unwrapped
   tile, game = weakref.ref(game.road[0].userData), weakref.ref(game)
   environments.close()
@@ -50,10 +54,9 @@ def test_closed_environments_leave_nothing_behind():
 
 
 def test_truncates_after_max_steps():
-  environments = environment.GymnasiumEnvironments([0], max_steps=3)
-  environments.reset()
-  truncated = [
-    environments.step(np.zeros((1, 3), np.float32)).truncated[0]
-    for _ in range(3)
-  ]
-  assert truncated == [False, False, True]
+  played = rollout.play(
+    environment.GymnasiumEnvironments([0], max_steps=3),
+    policies.RecordedPolicy([np.zeros((3, 3), np.float32)]),
+    [np.random.SeedSequence(0)],
+  )
+  assert [step.truncated[0] for step in played] == [False, False, True]

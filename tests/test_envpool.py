@@ -13,39 +13,39 @@ STRAIGHT_AHEAD = (0, 0.4, 0)
 GRASS = (102, 204, 102)
 
 
-def drive(simulator, action, steps, max_steps=1000):
-  """Returns frames [T+1, 96, 96, 3] and transitions until the episode ends."""
-  environments = environment.SIMULATORS[simulator]([3], max_steps)
-  frames, transitions = [environments.reset()[0]], []
-  for _ in range(steps):
-    transitions.append(environments.step(np.float32([action])))
-    frames.append(transitions[-1].frame[0])
-    if transitions[-1].terminated[0] or transitions[-1].truncated[0]:
-      break
-  environments.close()
-  return np.stack(frames), transitions
+def drive(simulator, action, max_steps=1000):
+  """Returns the steps of an episode in which the action stays the same."""
+  return list(
+    rollout.play(
+      environment.SIMULATORS[simulator]([3], max_steps),
+      policies.RecordedPolicy([np.tile(np.float32(action), (max_steps, 1))]),
+      [np.random.SeedSequence(0)],
+    )
+  )
 
 
 @pytest.mark.parametrize('simulator', SIMULATORS)
 def test_frames_have_the_same_layout(simulator):
-  frames, _ = drive(simulator, COAST, 60)
-  assert frames.shape == (61, 96, 96, 3) and frames.dtype == np.uint8
-  observation = environment.resize(frames[-1:])[0].astype(int)
+  played = drive(simulator, COAST, 60)
+  assert len(played) == 60
+  [frame], [observation] = played[-1].next_frame, played[-1].next_observation
+  assert frame.shape == (96, 96, 3) and frame.dtype == np.uint8
+  observation = observation.astype(int)
   assert (abs(observation[:4, :16] - GRASS) < 30).all()
   road = observation[40, 30:34]
   assert (road.max(-1) - road.min(-1) < 12).all()  # Grey.
   red, green, blue = observation[44:60, 30:34].reshape(-1, 3).T
   assert (red > green + 50).any() and (red > blue + 50).any()  # The car.
-  assert (frames[-1, 85:, 90:] < 20).all()  # The dashboard.
+  assert (frame[85:, 90:] < 20).all()  # The dashboard.
 
 
 def test_the_same_action_drives_the_same_way():
   ends = {}
   for simulator in SIMULATORS:
-    _, transitions = drive(simulator, STRAIGHT_AHEAD, 1000)
-    assert transitions[-1].terminated[0] and not transitions[-1].truncated[0]
-    assert transitions[-1].reward[0] == -100
-    ends[simulator] = len(transitions)
+    played = drive(simulator, STRAIGHT_AHEAD)
+    assert played[-1].terminated[0] and not played[-1].truncated[0]
+    assert played[-1].reward[0] == -100
+    ends[simulator] = len(played)
   # All tracks start alike, so both leave the playing field at the same step.
   assert abs(ends['envpool'] - ends['gymnasium']) <= 3
 
@@ -53,8 +53,8 @@ def test_the_same_action_drives_the_same_way():
 @pytest.mark.parametrize('simulator', SIMULATORS)
 def test_steering_turns_the_view_the_same_way(simulator):
   def grey_columns(steering):
-    frames, _ = drive(simulator, (steering, 0.15, 0), 70)
-    rows = environment.resize(frames[-1:])[0, :40].astype(int)
+    last = drive(simulator, (steering, 0.15, 0), 70)[-1]
+    rows = last.next_observation[0, :40].astype(int)
     grey = (rows.max(-1) - rows.min(-1) < 12) & (rows.max(-1) < 130)
     return np.flatnonzero(grey.any(0)).mean()
 
@@ -64,22 +64,21 @@ def test_steering_turns_the_view_the_same_way(simulator):
 
 @pytest.mark.parametrize('simulator', SIMULATORS)
 def test_rewards_have_the_same_scale(simulator):
-  _, transitions = drive(simulator, COAST, 20)
-  rewards = np.array([t.reward[0] for t in transitions])
+  rewards = np.array([step.reward[0] for step in drive(simulator, COAST, 20)])
   np.testing.assert_allclose(rewards[1:], -0.1, atol=1e-3)
   assert 2 < rewards[0] < 10  # The first tiles: 1000 / about 300 each.
 
 
 @pytest.mark.parametrize('simulator', SIMULATORS)
 def test_truncation_is_not_termination(simulator):
-  _, transitions = drive(simulator, COAST, 100, max_steps=7)
-  assert len(transitions) == 7
-  assert transitions[-1].truncated[0] and not transitions[-1].terminated[0]
+  played = drive(simulator, COAST, 7)
+  assert len(played) == 7
+  assert played[-1].truncated[0] and not played[-1].terminated[0]
 
 
 def test_episodes_do_not_depend_on_their_batch():
   def roll(tracks):
-    return rollout.rollout(
+    return rollout.episodes(
       environment.EnvPoolEnvironments(tracks, 60),
       policies.RandomPolicy(),
       [np.random.SeedSequence(track) for track in tracks],
@@ -91,3 +90,25 @@ def test_episodes_do_not_depend_on_their_batch():
     np.testing.assert_array_equal(episode.observation, alone.observation)
     np.testing.assert_array_equal(episode.action, alone.action)
     np.testing.assert_array_equal(episode.reward, alone.reward)
+
+
+def test_an_ended_episode_is_not_stepped():
+  environments = environment.EnvPoolEnvironments([4, 5, 6], 400)
+  lengths = np.zeros(3, int)
+  played = rollout.play(
+    environments,
+    policies.StraightAheadPolicy(),
+    [np.random.SeedSequence(0)] * 3,
+  )
+  after = 0  # Steps since the first episode ended.
+  for step in played:
+    lengths[step.ids] += 1
+    after += len(step.ids) < 3
+    if after == 5:
+      break
+  [ended] = set(range(3)) - set(step.ids.tolist())
+  # The first step after its end restarts an environment: here, and not before.
+  action = np.zeros((1, 3), np.float32)
+  info = environments._environments.step(action, np.array([ended]))[-1]
+  assert info['elapsed_step'] == 0
+  played.close()

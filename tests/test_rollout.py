@@ -1,7 +1,12 @@
+from typing import NamedTuple
+
 from carracing_rollouts import environment
+from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
 GENERATE = {
   'seed': 0,
@@ -11,14 +16,114 @@ GENERATE = {
 }
 
 
-class StraightAhead:
-  """Leaves the road, and after some 285 steps the playing field."""
+class FakeEnvironments:
+  """Episodes of so many steps, whose frames show their number.
+
+  Attributes:
+    stepped: the episodes of each step.
+    closed: how often the environments were closed.
+  """
+
+  def __init__(self, lengths):
+    self._left = np.array(lengths)
+    self.stepped = []
+    self.closed = 0
+
+  def reset(self):
+    return self._frames(np.arange(len(self._left)))
+
+  def step(self, ids, action):
+    assert len(ids) == len(action)
+    self.stepped.append(ids.tolist())
+    self._left[ids] -= 1
+    assert (self._left[ids] >= 0).all()
+    ended = self._left[ids] == 0
+    reward = 0.1 * (ids + 1).astype(np.float32)
+    truncated = np.zeros(len(ids), bool)
+    return environment.Transition(self._frames(ids), reward, ended, truncated)
+
+  def close(self):
+    self.closed += 1
+
+  def _frames(self, ids):
+    return np.stack([np.full((96, 96, 3), i, np.uint8) for i in ids])
+
+
+class Memory(NamedTuple):
+  number: object
+  rng: np.ndarray
+
+
+class RememberingPolicy:
+  """Steers by the number of the episode that its carry remembers."""
+
+  def __init__(self, array):
+    self._array = array
 
   def initial_carry(self, seeds):
-    return len(seeds)
+    rngs = np.array([np.random.default_rng(seed) for seed in seeds], object)
+    numbers = self._array(np.arange(len(seeds)))
+    return (Memory(numbers, rngs), self._array(np.zeros((len(seeds), 2))))
 
   def __call__(self, observation, carry):
-    return np.tile(np.float32([0, 0.4, 0]), (carry, 1)), carry
+    memory, count = carry
+    assert len(observation) == len(memory.rng) == len(count)
+    numbers = np.asarray(memory.number)
+    np.testing.assert_array_equal(observation[:, 0, 0, 0], numbers)
+    steering = numbers.astype(np.float32)
+    action = np.stack([steering, 0 * steering, 0 * steering], axis=-1)
+    return action, (memory, count + 1)
+
+
+def seeds(count):
+  return [np.random.SeedSequence(0)] * count
+
+
+@pytest.mark.parametrize('array', [np.array, jnp.array], ids=['numpy', 'jax'])
+def test_only_running_episodes_are_stepped_and_given_to_the_policy(array):
+  environments = FakeEnvironments([2, 1, 3])
+  played = list(rollout.play(environments, RememberingPolicy(array), seeds(3)))
+  ids = [[0, 1, 2], [0, 2], [2]]
+  assert environments.stepped == ids
+  assert environments.closed == 1
+  for step, expected in zip(played, ids):
+    np.testing.assert_array_equal(step.ids, expected)
+    for frames in step.frame, step.next_frame:
+      np.testing.assert_array_equal(frames[:, 0, 0, 0], expected)
+    for frames in step.observation, step.next_observation:
+      assert frames.shape == (len(expected), 64, 64, 3)
+    np.testing.assert_array_equal(step.action[:, 0], expected)
+  np.testing.assert_array_equal(played[1].terminated, [True, False])
+
+
+def test_environments_are_closed_when_nobody_asks_for_more():
+  environments = FakeEnvironments([2])
+  played = rollout.play(environments, policies.UniformPolicy(), seeds(1))
+  next(played)
+  assert environments.closed == 0
+  played.close()
+  assert environments.closed == 1
+
+
+@pytest.mark.parametrize('culprit', ['reset', 'step', '__call__'])
+def test_environments_are_closed_after_an_error(culprit, monkeypatch):
+  def fail(*unused_args):
+    raise RuntimeError('broken')
+
+  owner = RememberingPolicy if culprit == '__call__' else FakeEnvironments
+  monkeypatch.setattr(owner, culprit, fail)
+  environments = FakeEnvironments([2])
+  with pytest.raises(RuntimeError, match='broken'):
+    rollout.episodes(environments, RememberingPolicy(np.array), seeds(1))
+  assert environments.closed == 1
+
+
+def test_returns_are_sums_in_float64():
+  environments = FakeEnvironments([200, 100])
+  returns = rollout.returns(environments, policies.UniformPolicy(), seeds(2))
+  assert returns.dtype == np.float64
+  rewards = np.float64(np.float32([0.1, 0.2]))
+  np.testing.assert_allclose(returns, [200, 100] * rewards, rtol=1e-12)
 
 
 def test_truncated_episode_has_rlds_steps():
@@ -33,9 +138,10 @@ def test_truncated_episode_has_rlds_steps():
 
 
 def test_terminated_episode_has_rlds_steps():
-  environments = environment.GymnasiumEnvironments([0], max_steps=1000)
-  [episode] = rollout.rollout(
-    environments, StraightAhead(), [np.random.SeedSequence(0)]
+  [episode] = rollout.episodes(
+    environment.GymnasiumEnvironments([0], max_steps=1000),
+    policies.StraightAheadPolicy(),
+    seeds(1),
   )
   assert len(episode) < 1001
   np.testing.assert_array_equal(episode.is_terminal, episode.is_last)
@@ -45,17 +151,17 @@ def test_terminated_episode_has_rlds_steps():
 
 
 def test_episodes_of_a_batch_end_when_they_end():
-  seeds = [np.random.SeedSequence(0)] * 2
-  together = rollout.rollout(
-    environment.GymnasiumEnvironments([0, 1], 400), StraightAhead(), seeds
-  )
+  def drive(tracks):
+    return rollout.episodes(
+      environment.GymnasiumEnvironments(tracks, 400),
+      policies.StraightAheadPolicy(),
+      seeds(len(tracks)),
+    )
+
+  together = drive([0, 1])
   assert len(together[0]) != len(together[1])
   for track, episode in enumerate(together):
-    [alone] = rollout.rollout(
-      environment.GymnasiumEnvironments([track], 400),
-      StraightAhead(),
-      seeds[:1],
-    )
+    [alone] = drive([track])
     np.testing.assert_array_equal(episode.observation, alone.observation)
     np.testing.assert_array_equal(episode.reward, alone.reward)
 

@@ -18,8 +18,10 @@ from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import places
 from carracing_data import prepared
+from carracing_data import steps
 from carracing_rollouts import environment
 from carracing_rollouts import loader
+from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 import numpy as np
@@ -87,8 +89,9 @@ def view(
     video,
     panels,
     [
-      f'step {i:4d}  steering {action[0]:+.2f}  gas {action[1]:.2f}  brake'
-      f' {action[2]:.2f}  return {returns[i]:.1f}'
+      f'step {i:4d}  '
+      + '  '.join(map('{} {:5.2f}'.format, steps.ACTION_NAMES, action))
+      + f'  return {returns[i]:.1f}'
       for i, action in enumerate(episode.action)
     ],
   )
@@ -115,27 +118,36 @@ def _replay(
   """
   config = metadata['config']
   simulator = config['simulator']
-  track_seed, _ = rollout.episode_seeds(config['seed'], split, episode_id)
-  environments = environment.SIMULATORS[simulator](
-    [track_seed], config['max_steps']
+  track_seed, policy_seed = rollout.episode_seeds(
+    config['seed'], split, episode_id
   )
-  frames = [environments.reset()]
-  for action in episode.action[:-1]:
-    frames.append(environments.step(action[None]).frame)
-  environments.close()
-  originals = np.concatenate(frames)
-  same = (environment.resize(originals) == episode.observation).all((1, 2, 3))
-  if not same.all():
+  actions = episode.action[:-1]
+  played = list(
+    rollout.play(
+      environment.SIMULATORS[simulator]([track_seed], len(actions)),
+      policies.RecordedPolicy([actions]),
+      [policy_seed],
+    )
+  )
+  observations = [step.observation for step in played]
+  observations.append(played[-1].next_observation)
+  same = [
+    *map(np.array_equal, np.concatenate(observations), episode.observation),
+    len(played) == len(actions),  # Another version may end the episode earlier.
+  ]
+  if not all(same):
     logging.warning(
       'The simulator shows other frames from step %d on, so its pictures are'
       ' left out: the episode was recorded with %s %s, %s is installed.',
-      same.argmin(),
+      same.index(False),
       simulator,
       metadata['packages'][simulator],
       importlib.metadata.version(simulator),
     )
     return None
-  return originals
+  return np.concatenate(
+    [step.frame for step in played] + [played[-1].next_frame]
+  )
 
 
 def main(argv: Sequence[str]) -> None:

@@ -83,13 +83,15 @@ def explain(error: pydantic.ValidationError) -> str:
   """Says in a line what a schema found first."""
   finding = error.errors(include_url=False)[0]
   where = '.'.join(map(str, finding['loc']))
+  # A validator of ours says all of it.
+  message = finding['msg'].removeprefix('Value error, ')
   value = ''
-  if finding['type'] not in ('missing', 'json_invalid'):
+  if finding['type'] not in ('missing', 'json_invalid', 'value_error'):
     value = f', not {_shorten(finding["input"])}'
   more = error.error_count() - 1
   return (
     (f'{where}: ' if where else '')
-    + finding['msg']
+    + message
     + value
     + (f' (and {more} more)' if more else '')
   )

@@ -1,12 +1,18 @@
-"""What every episode promises, whichever dataset it lies in."""
+"""What observations, actions and episodes are, in every dataset."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-ACTION_LOW = (-1, 0, 0)  # Steering, gas, brake.
-ACTION_HIGH = (1, 1, 1)
+FRAME_SIZE = 96  # Side of the simulator's square frame, in pixels.
+FRAME_ROWS = 84  # The rows below hold the dashboard: no part of the world.
+OBSERVATION_SIZE = 64
+OBSERVATION_SHAPE = (OBSERVATION_SIZE, OBSERVATION_SIZE, 3)  # uint8, RGB.
+ACTION_NAMES = ('steering', 'gas', 'brake')
+ACTION_SIZE = len(ACTION_NAMES)
+ACTION_LOW = np.array([-1, 0, 0], np.float32)
+ACTION_HIGH = np.array([1, 1, 1], np.float32)
 
 
 class Summary(NamedTuple):

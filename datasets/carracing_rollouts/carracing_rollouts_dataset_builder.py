@@ -57,30 +57,19 @@ class Builder(sharded_builder.ShardedBuilder):
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:
-    observation = (
-      environment.OBSERVATION_SIZE,
-      environment.OBSERVATION_SIZE,
-      3,
-    )
-
-    def tensor(dtype: type, *shape: int) -> tfds.features.Tensor:
+    def feature(dtype: str, shape: tuple[int | None, ...]) -> Any:
+      numpy_dtype = np.dtype(dtype).type
+      if not shape:
+        return numpy_dtype
       return tfds.features.Tensor(
-        shape=(schema.SEGMENT_STEPS, *shape), dtype=dtype, encoding='bytes'
+        shape=shape, dtype=numpy_dtype, encoding='bytes'
       )
 
     return self.dataset_info_from_configs(
       features=tfds.features.FeaturesDict(
         {
-          'episode_id': np.int64,
-          'first_step': np.int32,
-          'length': np.int32,
-          'observation': tensor(np.uint8, *observation),
-          'action': tensor(np.float32, 3),
-          'reward': tensor(np.float32),
-          'discount': tensor(np.float32),
-          'is_first': tensor(np.bool_),
-          'is_last': tensor(np.bool_),
-          'is_terminal': tensor(np.bool_),
+          name: feature(*dtype_and_shape)
+          for name, dtype_and_shape in schema.KIND.features.items()
         }
       ),
       homepage='https://gymnasium.farama.org/environments/box2d/car_racing/',

@@ -14,21 +14,15 @@ import cv2
 from gymnasium import wrappers
 import numpy as np
 
-FRAME_SIZE = 96  # Side of the simulator's square frame, in pixels.
-FRAME_ROWS = 84  # The rows below hold the dashboard: no part of the world.
-OBSERVATION_SIZE = 64
-ACTION_LOW = np.array(steps.ACTION_LOW, np.float32)
-ACTION_HIGH = np.array(steps.ACTION_HIGH, np.float32)
-
 
 class Transition(NamedTuple):
-  """What one step of a batch of B environments returns.
+  """What one step of R environments returns.
 
   Attributes:
-    frame: uint8 [B, 96, 96, 3], 0..255.
-    reward: float32 [B]; −0.1 a step and 1000/tiles for every new track tile.
-    terminated: bool [B], the car finished the lap or left the playing field.
-    truncated: bool [B], the episode reached its step limit.
+    frame: uint8 [R, 96, 96, 3], 0..255.
+    reward: float32 [R]; −0.1 a step and 1000/tiles for every new track tile.
+    terminated: bool [R], the car finished the lap or left the playing field.
+    truncated: bool [R], the episode reached its step limit.
   """
 
   frame: np.ndarray
@@ -50,17 +44,17 @@ def resize(frame: np.ndarray) -> np.ndarray:
   Returns:
     uint8 [B, 64, 64, 3], 0..255.
   """
-  size = (OBSERVATION_SIZE, OBSERVATION_SIZE)
+  size = (steps.OBSERVATION_SIZE, steps.OBSERVATION_SIZE)
   return np.stack(
     [
-      cv2.resize(f[:FRAME_ROWS], size, interpolation=cv2.INTER_AREA)
+      cv2.resize(f[: steps.FRAME_ROWS], size, interpolation=cv2.INTER_AREA)
       for f in frame
     ]
   )
 
 
 class Environments(Protocol):
-  """A batch of episodes, one for each seed, stepped together.
+  """A batch of B episodes, one for each seed.
 
   Attributes:
     PACKAGES: whose versions shape the episodes.
@@ -76,14 +70,15 @@ class Environments(Protocol):
     """Starts every episode; returns the first frames, uint8 [B, 96, 96, 3]."""
     ...
 
-  def step(self, action: np.ndarray) -> Transition:
-    """Steps every episode; what is returned of ended ones has no meaning.
+  def step(self, ids: np.ndarray, action: np.ndarray) -> Transition:
+    """Steps some of the episodes.
 
     Args:
-      action: float32 [B, 3]: steering −1..1, gas 0..1, brake 0..1.
+      ids: int [R], ascending: which of the B episodes; none of them has ended.
+      action: float32 [R, 3]: steering −1..1, gas 0..1, brake 0..1.
 
     Returns:
-      The transition of every episode.
+      The transitions of these episodes.
     """
     ...
 
@@ -108,7 +103,6 @@ class GymnasiumEnvironments:
       wrappers.TimeLimit(culled_car_racing.CulledCarRacing(), max_steps)
       for _ in self._seeds
     ]
-    self._running = [True] * len(self._seeds)
 
   def reset(self) -> np.ndarray:
     return np.stack(
@@ -118,23 +112,16 @@ class GymnasiumEnvironments:
       ]
     )
 
-  def step(self, action: np.ndarray) -> Transition:
-    batch = len(self._seeds)
-    transition = Transition(
-      np.zeros((batch, FRAME_SIZE, FRAME_SIZE, 3), np.uint8),
-      np.zeros(batch, np.float32),
-      np.zeros(batch, bool),
-      np.zeros(batch, bool),
+  def step(self, ids: np.ndarray, action: np.ndarray) -> Transition:
+    frame, reward, terminated, truncated, _ = zip(
+      *[self._environments[i].step(a) for i, a in zip(ids, action)]
     )
-    for i, environment in enumerate(self._environments):
-      if self._running[i]:
-        frame, reward, terminated, truncated, _ = environment.step(action[i])
-        transition.frame[i] = frame
-        transition.reward[i] = reward
-        transition.terminated[i] = terminated
-        transition.truncated[i] = truncated
-        self._running[i] = not (terminated or truncated)
-    return transition
+    return Transition(
+      np.stack(frame),
+      np.array(reward, np.float32),
+      np.array(terminated),
+      np.array(truncated),
+    )
 
   def close(self) -> None:
     for environment in self._environments:
@@ -185,9 +172,11 @@ class EnvPoolEnvironments:
   def reset(self) -> np.ndarray:
     return self._environments.reset()[0]
 
-  def step(self, action: np.ndarray) -> Transition:
-    # Ended episodes start again by themselves; nobody looks at them.
-    frame, reward, terminated, truncated, _ = self._environments.step(action)
+  def step(self, ids: np.ndarray, action: np.ndarray) -> Transition:
+    self._environments.send(action, ids)
+    *fields, info = self._environments.recv()
+    order = np.argsort(info['env_id'])
+    frame, reward, terminated, truncated = (field[order] for field in fields)
     return Transition(
       frame, reward.astype(np.float32), terminated, truncated & ~terminated
     )

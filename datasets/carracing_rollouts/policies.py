@@ -2,7 +2,10 @@
 
 A policy acts on a batch of B episodes at once and keeps nothing itself: all it
 remembers lies in the carry, one entry for each episode, so an episode's actions
-do not depend on the batch it runs in.
+do not depend on the batch it runs in. A carry is an array (of NumPy or JAX)
+whose first axis is the batch, or a tuple or NamedTuple of carries, so that
+`rollout.play` can select the entries of the episodes that are still running.
+Generators lie in an object array.
 
 Datasets are rebuilt on other machines, where matrix products and `tanh` round
 differently. So the policies compute with dyadic fractions of few bits, whose
@@ -13,11 +16,12 @@ the same everywhere.
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from carracing_rollouts import environment
+from carracing_data import errors
+from carracing_data import steps
 import numpy as np
 
 _BLOCK = 8  # Side of the pixel blocks that `RandomPolicy` averages.
-_GRID = environment.OBSERVATION_SIZE // _BLOCK
+_GRID = steps.OBSERVATION_SIZE // _BLOCK
 _FEATURES = _GRID * _GRID * 3
 _HIDDEN = 16
 _RESOLUTION = 2.0**-12
@@ -54,16 +58,15 @@ class UniformPolicy:
 
   def initial_carry(
     self, seeds: Sequence[np.random.SeedSequence]
-  ) -> list[np.random.Generator]:
-    return [np.random.default_rng(seed) for seed in seeds]
+  ) -> np.ndarray:
+    return _generators(seeds)
 
   def __call__(
-    self, observation: np.ndarray, carry: list[np.random.Generator]
-  ) -> tuple[np.ndarray, list[np.random.Generator]]:
+    self, observation: np.ndarray, carry: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
     del observation
     actions = [
-      rng.uniform(environment.ACTION_LOW, environment.ACTION_HIGH)
-      for rng in carry
+      rng.uniform(steps.ACTION_LOW, steps.ACTION_HIGH) for rng in carry
     ]
     return np.stack(actions).astype(np.float32), carry
 
@@ -75,18 +78,48 @@ class StraightAheadPolicy:
   spin and most cars never get that far.
   """
 
-  def initial_carry(self, seeds: Sequence[np.random.SeedSequence]) -> int:
-    return len(seeds)
+  def __init__(self, gas: float = 0.4):
+    """Takes the gas, 0..1."""
+    self._gas = gas
+
+  def initial_carry(self, seeds: Sequence[np.random.SeedSequence]) -> tuple[()]:
+    del seeds
+    return ()
 
   def __call__(
-    self, observation: np.ndarray, carry: int
-  ) -> tuple[np.ndarray, int]:
+    self, observation: np.ndarray, carry: tuple[()]
+  ) -> tuple[np.ndarray, tuple[()]]:
+    action = np.array([0, self._gas, 0], np.float32)
+    return np.tile(action, (len(observation), 1)), carry
+
+
+class RecordedPolicy:
+  """Drives recorded actions again.
+
+  Episodes must not be longer than what was recorded of them: `max_steps` of
+  the environments sees to that.
+  """
+
+  def __init__(self, actions: Sequence[np.ndarray]):
+    """Takes the actions of B episodes, each float32 [N, 3], N of its own."""
+    self._actions = actions
+
+  def initial_carry(
+    self, seeds: Sequence[np.random.SeedSequence]
+  ) -> np.ndarray:
+    """Returns the number of each episode and of its next step, int [B, 2]."""
+    return np.stack([np.arange(len(seeds)), np.zeros(len(seeds), int)], axis=-1)
+
+  def __call__(
+    self, observation: np.ndarray, carry: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray]:
     del observation
-    return np.tile(np.array([0, 0.4, 0], np.float32), (carry, 1)), carry
+    action = np.stack([self._actions[episode][step] for episode, step in carry])
+    return action, carry + [0, 1]
 
 
 class BrownianCarry(NamedTuple):
-  rng: list[np.random.Generator]
+  rng: np.ndarray  # Generators [B]
   action: np.ndarray  # float64 [B, 3]
 
 
@@ -100,8 +133,8 @@ class BrownianPolicy:
   def initial_carry(
     self, seeds: Sequence[np.random.SeedSequence]
   ) -> BrownianCarry:
-    rngs = [np.random.default_rng(seed) for seed in seeds]
-    low, high = environment.ACTION_LOW, environment.ACTION_HIGH
+    rngs = _generators(seeds)
+    low, high = steps.ACTION_LOW, steps.ACTION_HIGH
     return BrownianCarry(rngs, np.stack([r.uniform(low, high) for r in rngs]))
 
   def __call__(
@@ -112,14 +145,14 @@ class BrownianPolicy:
     noise = np.stack([rng.standard_normal(3) for rng in carry.rng])
     walked = np.clip(
       carry.action + np.sqrt(_STEP_SECONDS) * noise,
-      environment.ACTION_LOW,
-      environment.ACTION_HIGH,
+      steps.ACTION_LOW,
+      steps.ACTION_HIGH,
     )
     return action, carry._replace(action=walked)
 
 
 class RandomPolicyCarry(NamedTuple):
-  rng: list[np.random.Generator]
+  rng: np.ndarray  # Generators [B]
   hidden_kernel: np.ndarray  # float64 [B, 192, 16]
   output_kernel: np.ndarray  # float64 [B, 16, 3]
   output_bias: np.ndarray  # float64 [B, 3]
@@ -138,7 +171,7 @@ class RandomPolicy:
   def initial_carry(
     self, seeds: Sequence[np.random.SeedSequence]
   ) -> RandomPolicyCarry:
-    rngs = [np.random.default_rng(seed) for seed in seeds]
+    rngs = _generators(seeds)
 
     def draw(*shape: int, scale: float = 1.0) -> np.ndarray:
       return _quantize(
@@ -189,9 +222,51 @@ def _quantize(x: np.ndarray) -> np.ndarray:
   return np.round(x / _RESOLUTION) * _RESOLUTION
 
 
-POLICIES = {
-  'brownian': BrownianPolicy,
-  'random_policy': RandomPolicy,
-  'straight_ahead': StraightAheadPolicy,
-  'uniform': UniformPolicy,
+# The class of each policy, and its arguments with the range of each.
+_POLICIES: dict[str, tuple[type[Any], dict[str, tuple[float, float]]]] = {
+  'brownian': (BrownianPolicy, {}),
+  'random_policy': (RandomPolicy, {}),
+  'straight_ahead': (StraightAheadPolicy, {'gas': (0, 1)}),
+  'uniform': (UniformPolicy, {}),
 }
+
+
+def make(spec: str) -> Policy:
+  """Makes a policy.
+
+  Args:
+    spec: `NAME` or `NAME:ARGUMENT=VALUE,...`, e.g. `straight_ahead:gas=1`.
+
+  Raises:
+    errors.DatasetError: there is no such policy or argument, or a value is no
+      number or out of range; the message lists what there is.
+  """
+  name, colon, rest = spec.partition(':')
+  arguments = {}
+  try:
+    policy, ranges = _POLICIES[name]
+    for item in rest.split(',') if colon else ():
+      key, _, text = item.partition('=')
+      (low, high), value = ranges[key], float(text)
+      if key in arguments or not low <= value <= high:  # NaN is not either.
+        raise ValueError
+      arguments[key] = value
+  except (KeyError, ValueError):
+    raise errors.DatasetError(
+      f'a policy is one of {_list()}, not {spec!r}'
+    ) from None
+  return policy(**arguments)
+
+
+def _list() -> str:
+  """Returns what `make` takes, e.g. `straight_ahead[:gas=0..1], uniform`."""
+  texts = []
+  for name, (_, ranges) in _POLICIES.items():
+    items = [f'{key}={low}..{high}' for key, (low, high) in ranges.items()]
+    texts.append(name + (f'[:{",".join(items)}]' if items else ''))
+  return ', '.join(texts)
+
+
+def _generators(seeds: Sequence[np.random.SeedSequence]) -> np.ndarray:
+  """Returns a random number generator for each seed, object [B]."""
+  return np.array([np.random.default_rng(seed) for seed in seeds], object)

@@ -1,15 +1,129 @@
-"""Policy × environments → episodes.
+"""Policy × environments → steps, and from them episodes or returns.
 
-The one engine for everything that drives: data generation, control and
-evaluation. An episode is a pure function of the seed, its split and its number.
+`play` is the one engine for everything that drives: data generation, control,
+evaluation and videos. An episode of a dataset is a pure function of the seed,
+its split and its number.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from typing import Any, NamedTuple
 
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import schema
 import numpy as np
+
+
+class Step(NamedTuple):
+  """One step of the R episodes that are running, of a batch of B.
+
+  Attributes:
+    ids: int [R], ascending: which of the B episodes.
+    frame: uint8 [R, 96, 96, 3], 0..255: the simulator's, before the action.
+    observation: uint8 [R, 64, 64, 3], 0..255: before the action.
+    action: float32 [R, 3]: steering −1..1, gas 0..1, brake 0..1.
+    reward: float32 [R].
+    terminated: bool [R], the car finished the lap or left the playing field.
+    truncated: bool [R], the episode reached its step limit.
+    next_frame: uint8 [R, 96, 96, 3], 0..255: after the action.
+    next_observation: uint8 [R, 64, 64, 3], 0..255: after the action.
+  """
+
+  ids: np.ndarray
+  frame: np.ndarray
+  observation: np.ndarray
+  action: np.ndarray
+  reward: np.ndarray
+  terminated: np.ndarray
+  truncated: np.ndarray
+  next_frame: np.ndarray
+  next_observation: np.ndarray
+
+
+def play(
+  environments: environment.Environments,
+  policy: policies.Policy,
+  seeds: Sequence[np.random.SeedSequence],
+) -> Generator[Step, None, None]:
+  """Runs a batch of episodes from their first step to their last.
+
+  Episodes that have ended cost nothing: neither the simulator nor the policy
+  sees them again. Once the first step was asked for, the environments are
+  closed however the loop ends.
+
+  Args:
+    environments: B environments that have not been reset.
+    policy: chooses the actions.
+    seeds: B seeds for the policy's own draws.
+
+  Yields:
+    The next step of the episodes that are running, in new arrays.
+  """
+  try:
+    ids = np.arange(len(seeds))
+    frame = environments.reset()
+    observation = environment.resize(frame)
+    carry = policy.initial_carry(seeds)
+    running = np.ones(len(seeds), bool)
+    while running.any():
+      if not running.all():
+        ids, frame, observation, carry = _select(
+          (ids, frame, observation, carry), np.flatnonzero(running)
+        )
+      action, carry = policy(observation, carry)
+      next_frame, reward, terminated, truncated = environments.step(ids, action)
+      next_observation = environment.resize(next_frame)
+      yield Step(
+        ids,
+        frame,
+        observation,
+        action,
+        reward,
+        terminated,
+        truncated,
+        next_frame,
+        next_observation,
+      )
+      frame, observation = next_frame, next_observation
+      running = ~(terminated | truncated)
+  finally:
+    environments.close()
+
+
+def episodes(
+  environments: environment.Environments,
+  policy: policies.Policy,
+  seeds: Sequence[np.random.SeedSequence],
+) -> list[schema.Episode]:
+  """Records B episodes; for the arguments see `play`."""
+  rows = [[] for _ in seeds]
+  for step in play(environments, policy, seeds):
+    for i, *row in zip(
+      step.ids,
+      step.observation,
+      step.action,
+      step.reward,
+      step.terminated,
+      step.next_observation,
+    ):
+      rows[i].append(row)
+  return [_episode(*zip(*episode)) for episode in rows]
+
+
+def returns(
+  environments: environment.Environments,
+  policy: policies.Policy,
+  seeds: Sequence[np.random.SeedSequence],
+) -> np.ndarray:
+  """Sums up the rewards of B episodes; for the arguments see `play`.
+
+  Returns:
+    float64 [B].
+  """
+  totals = np.zeros(len(seeds))
+  for step in play(environments, policy, seeds):
+    totals[step.ids] += step.reward
+  return totals
 
 
 def generate(
@@ -27,7 +141,7 @@ def generate(
     split: `train` or `validation`.
     episode_id: the episode's number within its split.
     seed: the dataset's seed.
-    policy: a key of `policies.POLICIES`.
+    policy: see `policies.make`.
     simulator: a key of `environment.SIMULATORS`.
     max_steps: transitions after which the episode is truncated.
 
@@ -36,8 +150,7 @@ def generate(
   """
   track_seed, policy_seed = episode_seeds(seed, split, episode_id)
   environments = environment.SIMULATORS[simulator]([track_seed], max_steps)
-  [episode] = rollout(environments, policies.POLICIES[policy](), [policy_seed])
-  environments.close()
+  [episode] = episodes(environments, policies.make(policy), [policy_seed])
   return episode
 
 
@@ -52,62 +165,30 @@ def episode_seeds(
   return int(track.generate_state(1)[0] >> 1), policy  # EnvPool takes 31 bits.
 
 
-def rollout(
-  environments: environment.Environments,
-  policy: policies.Policy,
-  policy_seeds: Sequence[np.random.SeedSequence],
-) -> list[schema.Episode]:
-  """Runs a batch of episodes from their first step to their last.
-
-  Args:
-    environments: B environments that have not been reset.
-    policy: chooses the actions.
-    policy_seeds: B seeds for the policy's own draws.
-
-  Returns:
-    B episodes.
-  """
-  observation = environment.resize(environments.reset())
-  carry = policy.initial_carry(policy_seeds)
-  observations = [[first] for first in observation]
-  actions = [[] for _ in observation]
-  rewards = [[] for _ in observation]
-  terminal = np.zeros(len(observation), bool)
-  running = np.ones(len(observation), bool)
-  while running.any():
-    action, carry = policy(observation, carry)
-    transition = environments.step(action)
-    observation = environment.resize(transition.frame)
-    for i in np.flatnonzero(running):
-      observations[i].append(observation[i])
-      actions[i].append(action[i])
-      rewards[i].append(transition.reward[i])
-    terminal |= running & transition.terminated
-    running &= ~(transition.terminated | transition.truncated)
-  return [
-    _episode(np.stack(o), np.stack(a), np.stack(r), t)
-    for o, a, r, t in zip(observations, actions, rewards, terminal)
-  ]
+def _select(carry: Any, keep: np.ndarray) -> Any:
+  """Selects entries of a carry, see `policies`; `keep` holds their indices."""
+  if isinstance(carry, tuple):
+    make = getattr(carry, '_make', tuple)  # The first of a NamedTuple's class.
+    return make(_select(part, keep) for part in carry)
+  return carry[keep]
 
 
 def _episode(
-  observation: np.ndarray,
-  action: np.ndarray,
-  reward: np.ndarray,
-  terminal: bool,
+  observation: Sequence[np.ndarray],
+  action: Sequence[np.ndarray],
+  reward: Sequence[np.ndarray],
+  terminated: Sequence[np.ndarray],
+  next_observation: Sequence[np.ndarray],
 ) -> schema.Episode:
-  """Assembles N+1 observations and N actions and rewards to N+1 RLDS steps."""
-  steps = len(observation)
-  is_first = np.arange(steps) == 0
-  is_last = np.arange(steps) == steps - 1
-  discount = np.ones(steps - 1, np.float32)
-  discount[-1] = 0 if terminal else 1
+  """Assembles N transitions to N+1 RLDS steps."""
+  last = np.arange(len(action) + 1) == len(action)
+  terminal = last & terminated[-1]
   return schema.Episode(
-    observation=observation,
+    observation=np.stack([*observation, next_observation[-1]]),
     action=np.pad(action, ((0, 1), (0, 0))),
     reward=np.pad(reward, (0, 1)),
-    discount=np.pad(discount, (0, 1)),
-    is_first=is_first,
-    is_last=is_last,
-    is_terminal=is_last & terminal,
+    discount=(~(last | np.roll(terminal, -1))).astype(np.float32),
+    is_first=np.arange(len(action) + 1) == 0,
+    is_last=last,
+    is_terminal=terminal,
   )

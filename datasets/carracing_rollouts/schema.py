@@ -12,10 +12,16 @@ from typing import Annotated, Any, Literal
 from carracing_data import documents
 from carracing_data import metadata
 from carracing_data import steps
+from carracing_rollouts import policies
 import numpy as np
 import pydantic
 
 SPLITS = ('train', 'validation')
+
+
+def _check_policy(spec: str) -> str:
+  policies.make(spec)
+  return spec
 
 
 class Config(documents.Document):
@@ -25,14 +31,16 @@ class Config(documents.Document):
     num_episodes: how many episodes; the last tenth of them (at least one) is
       the validation split.
     max_steps: transitions after which an episode is truncated.
-    policy: the behaviour policy, a key of `policies.POLICIES`.
+    policy: the behaviour policy, see `policies.make`.
     seed: all tracks, policy weights and action noise derive from it.
     simulator: a key of `environment.SIMULATORS`.
   """
 
   num_episodes: Annotated[int, pydantic.Field(ge=2, le=10_000_000)]
   max_steps: Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
-  policy: Literal['brownian', 'random_policy', 'straight_ahead', 'uniform']
+  policy: Annotated[
+    str, pydantic.Field(max_length=100), pydantic.AfterValidator(_check_policy)
+  ]
   seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)]
   simulator: Literal['envpool', 'gymnasium']
 
@@ -165,8 +173,8 @@ KIND = metadata.Kind(
     'episode_id': ('int64', ()),
     'first_step': ('int32', ()),
     'length': ('int32', ()),
-    'observation': ('uint8', (SEGMENT_STEPS, 64, 64, 3)),
-    'action': ('float32', (SEGMENT_STEPS, 3)),
+    'observation': ('uint8', (SEGMENT_STEPS, *steps.OBSERVATION_SHAPE)),
+    'action': ('float32', (SEGMENT_STEPS, steps.ACTION_SIZE)),
     'reward': ('float32', (SEGMENT_STEPS,)),
     'discount': ('float32', (SEGMENT_STEPS,)),
     'is_first': ('bool', (SEGMENT_STEPS,)),

@@ -11,6 +11,7 @@ from carracing_rollouts import (
 )
 from carracing_rollouts import environment
 from carracing_rollouts import policies
+from carracing_rollouts import rollout
 import gymnasium
 import numpy as np
 import tensorflow_datasets as tfds
@@ -54,12 +55,12 @@ def drive_culled() -> contest.Work:
   """Prepares episodes in the simulator of the dataset."""
 
   def work() -> float:
-    game = environment.GymnasiumEnvironments([1], _STEPS)
-    game.reset()
-    for action in _actions():
-      game.step(action[None])
-    game.close()
-    return _STEPS
+    played = rollout.play(
+      environment.GymnasiumEnvironments([1], _STEPS),
+      policies.RecordedPolicy([_actions()]),
+      [np.random.SeedSequence(1)],
+    )
+    return sum(len(step.ids) for step in played)
 
   return work
 
@@ -111,7 +112,7 @@ def build(simulator: str) -> contest.Work:
 def collect_stock() -> contest.Work:
   """Prepares the usual collection: one environment, a folder of .npz files."""
   game = gymnasium.make('CarRacing-v3', max_episode_steps=_STEPS)
-  policy = policies.POLICIES['random_policy']()
+  policy = policies.make('random_policy')
   folder = tempfile.TemporaryDirectory()
 
   def work() -> float:
