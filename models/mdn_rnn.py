@@ -219,7 +219,8 @@ class MDNRNN(nn.Module):
     )
 
     def by_component(x: jax.Array) -> jax.Array:
-      return x.reshape(*x.shape[:-1], self.num_mixtures, -1)
+      size = x.shape[-1] // self.num_mixtures
+      return x.reshape(*x.shape[:-1], self.num_mixtures, size)
 
     bounded = _MAX_ABS_LOG_STD * jnp.tanh(log_std / _MAX_ABS_LOG_STD)
     mixture = Mixture(

@@ -11,14 +11,13 @@ All functions but `load` and `encode_episode` are pure, and work under `jit`,
 with it runs with all weights of the same shapes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import os
 from typing import Any, NamedTuple
 
 from flax import struct
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from models import mdn_rnn
 from models import recurrent
 from models import vae
@@ -43,7 +42,7 @@ class WorldModel:
   v: vae.VAE = struct.field(pytree_node=False)
   v_variables: Mapping[str, Any]
   m: mdn_rnn.MDNRNN | None = struct.field(pytree_node=False, default=None)
-  m_variables: Mapping[str, Any] | None = None
+  m_variables: Any = None
 
 
 class State(NamedTuple):
@@ -100,7 +99,7 @@ def load(
 
 def encode(model: WorldModel, observation: jax.Array) -> vae.Posterior:
   """Encodes uint8 frames [B, 64, 64, 3], 0..255, to posteriors [B, Z]."""
-  return model.v.apply(model.v_variables, observation, method=vae.VAE.encode)
+  return _apply_v(model, observation, vae.VAE.encode)
 
 
 _encode = jax.jit(encode)
@@ -121,21 +120,19 @@ def encode_episode(model: WorldModel, observation: np.ndarray) -> vae.Posterior:
     chunk = observation[start : start + _CHUNK]
     padding = (0, _CHUNK - len(chunk)), (0, 0), (0, 0), (0, 0)
     posterior = jax.device_get(_encode(model, np.pad(chunk, padding)))
-    posteriors.append([x[: len(chunk)] for x in posterior])
-  return vae.Posterior(*map(np.concatenate, zip(*posteriors)))
+    posteriors.append(vae.Posterior(*(x[: len(chunk)] for x in posterior)))
+  return jax.tree.map(lambda *x: np.concatenate(x), *posteriors)
 
 
 def decode(model: WorldModel, z: jax.Array) -> jax.Array:
   """Decodes float32 [..., Z] to float32 frames [..., 64, 64, 3] in 0..1."""
-  frames = model.v.apply(
-    model.v_variables, z.reshape(-1, z.shape[-1]), method=vae.VAE.decode
-  )
+  frames = _apply_v(model, z.reshape(-1, z.shape[-1]), vae.VAE.decode)
   return frames.reshape(*z.shape[:-1], *frames.shape[1:])
 
 
 def initial_state(model: WorldModel, z: jax.Array) -> State:
   """Returns the state in which M has seen nothing before `z`, [B, Z]."""
-  return State(z, _mdn_rnn(model).initial_carry(len(z)))
+  return State(z, _m(model).initial_carry(len(z)))
 
 
 def observe(
@@ -161,7 +158,7 @@ def imagine(
   state: State,
   action: jax.Array,
   key: jax.Array,
-  temperature: ArrayLike = 1.0,
+  temperature: float | jax.Array = 1.0,
 ) -> tuple[State, jax.Array | None, jax.Array | None]:
   """Draws what happens next, as far as M can tell.
 
@@ -190,15 +187,14 @@ def watch(model: WorldModel, z: jax.Array, action: jax.Array) -> State:
 
   Args:
     model: the world model.
-    z: latent vectors, float32 [B, T + 1, Z].
+    z: latent vectors, float32 [B, T + 1, Z], with T at least 0.
     action: what was done between them, float32 [B, T, A].
 
   Returns:
     The state with the last `z`.
   """
-  m = _mdn_rnn(model)
-  carry = m.initial_carry(len(z))
-  _, carry = m.apply(model.m_variables, z[:, :-1], action, carry)
+  carry = _m(model).initial_carry(len(z))
+  _, carry = _apply_m(model, z[:, :-1], action, carry)
   return State(z[:, -1], carry)
 
 
@@ -207,7 +203,7 @@ def dream(
   state: State,
   action: jax.Array,
   key: jax.Array,
-  temperature: ArrayLike = 1.0,
+  temperature: float | jax.Array = 1.0,
 ) -> Dream:
   """Lets M go on by itself: it is fed what it drew the step before.
 
@@ -219,10 +215,9 @@ def dream(
     temperature: float32 [], at least 0, see `mdn_rnn.Mixture.sample`.
   """
 
-  def step(state, action_and_key):
-    state, reward, termination = imagine(
-      model, state, *action_and_key, temperature
-    )
+  def step(state, x):
+    action, key = x
+    state, reward, termination = imagine(model, state, action, key, temperature)
     return state, Dream(state.z, reward, termination)
 
   keys = jax.random.split(key, action.shape[1])
@@ -230,17 +225,27 @@ def dream(
   return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), dreamt)
 
 
-def _mdn_rnn(model: WorldModel) -> mdn_rnn.MDNRNN:
-  if model.m is None:
-    raise ValueError('this world model has no MDN-RNN')
-  return model.m
-
-
 def _predict(
   model: WorldModel, state: State, action: jax.Array
 ) -> tuple[mdn_rnn.Prediction, recurrent.Carry]:
   """Returns M's prediction [B, ...] and its carry, a step further."""
-  prediction, carry = _mdn_rnn(model).apply(
-    model.m_variables, state.z[:, None], action[:, None], state.carry
+  prediction, carry = _apply_m(
+    model, state.z[:, None], action[:, None], state.carry
   )
   return jax.tree.map(lambda x: x[:, 0], prediction), carry
+
+
+def _apply_v(model: WorldModel, x: jax.Array, method: Callable) -> Any:
+  return model.v.apply(model.v_variables, x, method=method)
+
+
+def _apply_m(
+  model: WorldModel, z: jax.Array, action: jax.Array, carry: recurrent.Carry
+) -> Any:
+  return _m(model).apply(model.m_variables, z, action, carry)
+
+
+def _m(model: WorldModel) -> mdn_rnn.MDNRNN:
+  if model.m is None:
+    raise ValueError('this world model has no MDN-RNN')
+  return model.m

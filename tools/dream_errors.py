@@ -17,6 +17,7 @@ from carracing_data import places
 from carracing_rollouts import loader
 from carracing_rollouts import schema
 import jax
+from jax.typing import ArrayLike
 from models import vae
 from models import world_model
 import numpy as np
@@ -126,9 +127,9 @@ def measure(
   }
 
 
-def _cut(steps: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+def _cut(steps: ArrayLike, starts: np.ndarray, length: int) -> np.ndarray:
   """Cuts pieces [N, length, ...] out of an episode [steps, ...]."""
-  return steps[starts[:, None] + np.arange(length)]
+  return np.asarray(steps)[starts[:, None] + np.arange(length)]
 
 
 def table(
