@@ -1,1 +1,1 @@
-"""The world model: V (vae), M (mdn_rnn) and the files they are kept in."""
+"""V (vae), M (mdn_rnn), both put together (world_model), and their files."""

@@ -4,7 +4,6 @@ Ha & Schmidhuber, "World Models" (2018), section 2.2 and appendix "MDN-RNN": an
 LSTM whose outputs are the parameters of a mixture of Gaussians.
 """
 
-from collections.abc import Mapping
 import functools
 import math
 from typing import Any, NamedTuple
@@ -198,19 +197,21 @@ class MDNRNN(nn.Module):
     return zeros, zeros
 
   def __call__(
-    self, inputs: jax.Array, carry: recurrent.Carry
+    self, z: jax.Array, action: jax.Array, carry: recurrent.Carry
   ) -> tuple[Prediction, recurrent.Carry]:
     """Predicts what comes after every step of a sequence.
 
     A whole sequence in one call and its steps one by one give equal results.
 
     Args:
-      inputs: float32 [B, T, Z + A], latent vectors and actions.
+      z: latent vectors, float32 [B, T, Z].
+      action: what is done there, float32 [B, T, A].
       carry: `initial_carry`, or what the call before returned.
 
     Returns:
       The predictions, [B, T, ...], and the carry after the last step.
     """
+    inputs = jnp.concatenate([z, action], axis=-1)
     carry, hidden = self.lstm(inputs, carry)
     logits_size, values_size, _ = self._output_sizes()
     logits, mean, log_std = jnp.split(
@@ -218,7 +219,8 @@ class MDNRNN(nn.Module):
     )
 
     def by_component(x: jax.Array) -> jax.Array:
-      return x.reshape(*x.shape[:-1], self.num_mixtures, -1)
+      size = x.shape[-1] // self.num_mixtures
+      return x.reshape(*x.shape[:-1], self.num_mixtures, size)
 
     bounded = _MAX_ABS_LOG_STD * jnp.tanh(log_std / _MAX_ABS_LOG_STD)
     mixture = Mixture(
@@ -292,40 +294,3 @@ def loss(
   termination_nll = jax.nn.softplus(jnp.where(terminal, -logit, logit))
   total = of_z + (reward_nll + termination_nll) / targets.shape[-1]
   return Loss(total, of_z, reward_nll, reward_error, termination_nll)
-
-
-def dream(
-  model: MDNRNN,
-  variables: Mapping[str, Any],
-  carry: recurrent.Carry,
-  z: jax.Array,
-  action: jax.Array,
-  key: jax.Array,
-  temperature: float | jax.Array = 1.0,
-) -> jax.Array:
-  """Lets the model go on by itself: it is fed what it drew the step before.
-
-  Args:
-    model: the MDN-RNN.
-    variables: its weights, `{'params': ...}`.
-    carry: after the steps that were seen before `z`.
-    z: the latent vector to start from, float32 [B, Z].
-    action: what is done from `z` on, float32 [B, T, A].
-    key: for the draws.
-    temperature: see `Mixture.sample`.
-
-  Returns:
-    The latent vectors after each action, float32 [B, T, Z].
-  """
-
-  def step(state, action_and_key):
-    carry, z = state
-    action, key = action_and_key
-    inputs = jnp.concatenate([z, action], axis=-1)[:, None]
-    prediction, carry = model.apply(variables, inputs, carry)
-    z = prediction.mixture.sample(key, temperature)[:, 0]
-    return (carry, z), z
-
-  keys = jax.random.split(key, action.shape[1])
-  _, dreamt = jax.lax.scan(step, (carry, z), (jnp.swapaxes(action, 0, 1), keys))
-  return jnp.swapaxes(dreamt, 0, 1)

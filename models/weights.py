@@ -60,8 +60,8 @@ class _MDNRNNConfig(documents.Document):
 
   def init(self, key: jax.Array) -> Any:
     model = self.model()
-    inputs = jnp.zeros((1, 1, self.latent_size + 3))
-    return model.init(key, inputs, model.initial_carry(1))
+    z, action = jnp.zeros((1, 1, self.latent_size)), jnp.zeros((1, 1, 3))
+    return model.init(key, z, action, model.initial_carry(1))
 
 
 _CONFIGS = {'vae': _VAEConfig, 'mdn_rnn': _MDNRNNConfig}
@@ -282,21 +282,3 @@ def _check_params(
       raise WeightsError(f'{source}: {path} is {found}, not {wanted}')
     if not np.isfinite(params[path]).all():
       raise WeightsError(f'{source}: {path} has NaN or infinite numbers')
-
-
-def load_world_model(
-  vae_folder: str | os.PathLike[str], mdn_rnn_folder: str | os.PathLike[str]
-) -> tuple[Weights, Weights]:
-  """Loads a VAE and an MDN-RNN that was trained on its latents.
-
-  Raises:
-    WeightsError: as `load`, or the two do not belong together.
-  """
-  v, m = load(vae_folder, 'vae'), load(mdn_rnn_folder, 'mdn_rnn')
-  if m.training.get('vae_sha256') != v.sha256:
-    raise WeightsError(
-      f'{mdn_rnn_folder} was trained on the latents of another VAE than'
-      f' {vae_folder}; give the folder of that VAE, or build carracing_latents'
-      ' with this one and train an MDN-RNN on them'
-    )
-  return v, m

@@ -10,6 +10,7 @@ from carracing_latents import carracing_latents_dataset_builder as builder_lib
 from carracing_latents import loader
 from carracing_rollouts import loader as rollouts_loader
 from conftest import VERSION
+import jax
 from models import vae
 from models import weights
 import numpy as np
@@ -123,8 +124,15 @@ def test_latents_of_another_vae_are_not_taken_for_these(world, tmp_path):
 
 def test_every_transition_comes_exactly_once_an_epoch(world):
   batches = list(windows(world, num_epochs=1, sample=False))
-  assert batches[0].inputs.shape == (4, 24, 35)
-  assert batches[0].targets.shape == (4, 24, 32)
+  [first, *_] = batches
+  assert first.inputs.shape == (4, 24, 35)
+  np.testing.assert_array_equal(first.inputs[..., :32], first.z)
+  np.testing.assert_array_equal(first.inputs[..., 32:], first.action)
+  assert first.targets is first.next_z and first.next_z.shape == (4, 24, 32)
+  # Within a compiled program, they are arrays of JAX.
+  np.testing.assert_array_equal(
+    jax.jit(lambda windows: windows.inputs)(first), first.inputs
+  )
   assert sorted(transitions(batches)) == sorted(mean_transitions(world))
 
 
@@ -156,7 +164,7 @@ def test_hosts_read_other_episodes_and_draw_other_noise(world):
     [batch] = windows(
       world, window_steps=70, num_epochs=1, shard_index=host, shard_count=3
     )
-    [z] = batch.inputs[..., :32]  # One episode a host.
+    [z] = batch.z  # One episode a host.
     std = np.exp(record['logvar'][:70] / 2)
     noises.append((z - record['mean'][:70]) / std)
   for host, noise in enumerate(noises):
@@ -205,7 +213,7 @@ def test_samples_follow_the_posterior(world):
   split = {'split': 'validation'}  # It has one episode.
   [record] = loader.episodes(NAME, data_dir=world.data_dir, **split)
   stream = windows(world, window_steps=70, batch_size=300, **split)
-  z = next(iter(stream)).inputs[..., :32]
+  z = next(iter(stream)).z
   std = np.exp(record['logvar'][:70] / 2)
   standardised = (z - record['mean'][:70]) / std
   np.testing.assert_allclose(standardised.mean(), 0, atol=0.01)

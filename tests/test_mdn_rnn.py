@@ -21,19 +21,27 @@ def random_mixture(seed, *batch, components=5, size=3, per_dimension=False):
   )
 
 
+def init(model):
+  z, action = jnp.zeros((1, 2, 32)), jnp.zeros((1, 2, 3))
+  return model.init(jax.random.key(0), z, action, model.initial_carry(1))
+
+
+def random_sequence(*shape):
+  """Returns latent vectors and actions, [*shape, 32] and [*shape, 3]."""
+  inputs = jax.random.normal(jax.random.key(1), (*shape, 35))
+  return inputs[..., :32], inputs[..., 32:]
+
+
 @pytest.fixture(scope='module', params=[False, True])
 def model_and_variables(request):
   model = mdn_rnn.MDNRNN(per_dimension=request.param)
-  inputs = jnp.zeros((1, 2, 35))
-  return model, model.init(jax.random.key(0), inputs, model.initial_carry(1))
+  return model, init(model)
 
 
 @pytest.mark.parametrize(('per_dimension', 'outputs'), [(0, 325), (1, 480)])
 def test_number_of_outputs(per_dimension, outputs):
   model = mdn_rnn.MDNRNN(per_dimension=bool(per_dimension))
-  variables = model.init(
-    jax.random.key(0), jnp.zeros((1, 1, 35)), model.initial_carry(1)
-  )
+  variables = init(model)
   assert variables['params']['mixture']['bias'].shape == (outputs,)
 
 
@@ -81,14 +89,14 @@ def test_nll_and_gradients_are_finite_for_every_finite_input(
   model_and_variables, scale
 ):
   model, variables = model_and_variables
-  signs = jnp.sign(jax.random.normal(jax.random.key(0), (2, 3, 35)))
+  z, action = (scale * jnp.sign(x) for x in random_sequence(2, 3))
 
-  def mean_nll(variables, inputs, targets):
-    prediction, _ = model.apply(variables, inputs, model.initial_carry(2))
+  def mean_nll(variables, z, action, targets):
+    prediction, _ = model.apply(variables, z, action, model.initial_carry(2))
     return mdn_rnn.nll(prediction.mixture, targets).mean()
 
-  value, gradients = jax.value_and_grad(mean_nll, argnums=(0, 1, 2))(
-    variables, scale * signs, -scale * signs[..., :32]
+  value, gradients = jax.value_and_grad(mean_nll, argnums=(0, 1, 2, 3))(
+    variables, z, action, -z
   )
   assert np.isfinite(value)
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
@@ -103,7 +111,10 @@ def test_extreme_outputs_of_the_network_are_finite(model_and_variables, scale):
     params = {**variables['params']}
     params['mixture'] = {**params['mixture'], 'bias': bias}
     (mixture, *_), _ = model.apply(
-      {'params': params}, jnp.ones((1, 2, 35)), model.initial_carry(1)
+      {'params': params},
+      jnp.ones((1, 2, 32)),
+      jnp.ones((1, 2, 3)),
+      model.initial_carry(1),
     )
     return mdn_rnn.nll(mixture, jnp.ones((1, 2, 32))).mean()
 
@@ -115,12 +126,14 @@ def test_extreme_outputs_of_the_network_are_finite(model_and_variables, scale):
 
 def test_sequence_equals_steps(model_and_variables):
   model, variables = model_and_variables
-  inputs = jax.random.normal(jax.random.key(1), (2, 7, 35))
-  whole, final_carry = model.apply(variables, inputs, model.initial_carry(2))
-
+  z, action = random_sequence(2, 7)
   carry = model.initial_carry(2)
+  whole, final_carry = model.apply(variables, z, action, carry)
+
   for t in range(7):
-    step, carry = model.apply(variables, inputs[:, t : t + 1], carry)
+    step, carry = model.apply(
+      variables, z[:, t : t + 1], action[:, t : t + 1], carry
+    )
     for x, y in zip(step.mixture, whole.mixture):
       np.testing.assert_allclose(x[:, 0], y[:, t], rtol=1e-5, atol=1e-6)
 
@@ -162,38 +175,15 @@ def test_low_temperature_takes_the_mean_of_the_likeliest_component():
   )
 
 
-def test_dream_goes_on_from_its_own_samples(model_and_variables):
-  model, variables = model_and_variables
-  action = jax.random.normal(jax.random.key(1), (2, 5, 3))
-  z = jax.random.normal(jax.random.key(2), (2, 32))
-
-  dreamt = mdn_rnn.dream(
-    model,
-    variables,
-    model.initial_carry(2),
-    z,
-    action,
-    jax.random.key(3),
-    temperature=1e-6,
-  )
-
-  carry = model.initial_carry(2)
-  for t in range(5):
-    inputs = jnp.concatenate([z, action[:, t]], axis=-1)[:, None]
-    (mixture, *_), carry = model.apply(variables, inputs, carry)
-    z = mixture.sample(jax.random.key(0), temperature=1e-6)[:, 0]
-    np.testing.assert_allclose(dreamt[:, t], z, atol=0.02)
-
-
 def test_bfloat16_is_close_to_float32(model_and_variables):
   model, variables = model_and_variables
-  inputs = jax.random.normal(jax.random.key(1), (4, 30, 35))
+  z, action = random_sequence(4, 30)
   targets = jax.random.normal(jax.random.key(2), (4, 30, 32))
 
   def nll_and_gradients(model):
     def mean_nll(variables):
       (mixture, *_), carry = model.apply(
-        variables, inputs, model.initial_carry(4)
+        variables, z, action, model.initial_carry(4)
       )
       assert {x.dtype for x in (*mixture, *carry)} == {jnp.dtype('float32')}
       return mdn_rnn.nll(mixture, targets).mean()
@@ -208,13 +198,12 @@ def test_bfloat16_is_close_to_float32(model_and_variables):
 
 def test_outcome_losses_are_those_of_their_distributions():
   model = mdn_rnn.MDNRNN(predict_outcomes=True)
-  inputs = jax.random.normal(jax.random.key(1), (2, 5, 35))
+  z, action = random_sequence(2, 5)
   targets = jax.random.normal(jax.random.key(2), (2, 5, 32))
   reward = jax.random.normal(jax.random.key(3), (2, 5))
   terminal = jnp.zeros((2, 5), bool).at[1, 4].set(True)
-  carry = model.initial_carry(2)
-  variables = model.init(jax.random.key(0), inputs, carry)
-  prediction, _ = model.apply(variables, inputs, carry)
+  variables = init(model)
+  prediction, _ = model.apply(variables, z, action, model.initial_carry(2))
   loss = mdn_rnn.loss(prediction, targets, reward, terminal)
 
   p = 1 / (1 + np.exp(-np.float64(prediction.termination_logit)))

@@ -3,8 +3,8 @@ import sys
 
 from carracing_rollouts import loader
 import imageio.v3 as imageio
-from models import vae
-from models import weights
+import jax
+from models import world_model
 import numpy as np
 import pytest
 from tools import dream_errors
@@ -92,35 +92,31 @@ def test_demo_goes_the_whole_way_and_skips_what_is_done(tmp_path):
   assert 'choose another --output_dir' in other.stderr
 
 
-def test_dream_errors_grow_from_the_error_of_the_vae(world, monkeypatch):
-  monkeypatch.setattr(dream_errors, 'HORIZONS', (1, 5))
-  monkeypatch.setattr(dream_errors, '_SEEN_STEPS', 20)
+def test_dream_errors_grow_from_the_error_of_the_vae(world):
+  model = world_model.load(world.vae, world.mdn_rnn)
+  [episode] = loader.episodes(
+    'carracing_rollouts/tiny', split='validation', data_dir=world.data_dir
+  )
   measured = dream_errors.measure(
-    world.vae, world.mdn_rnn, 'carracing_rollouts/tiny', 0, str(world.data_dir)
+    model, [episode], jax.random.key(0), horizons=(1, 5), seen_steps=20
   )
   assert measured['VAE alone']['latent'] == [0, 0]
   still = measured['nothing changes']
   assert 0 < still['latent'][0] < still['latent'][1]
 
-  v = weights.load(world.vae, 'vae')
-  [episode] = loader.episodes(
-    'carracing_rollouts/tiny', split='validation', data_dir=world.data_dir
-  )
   starts = np.arange(20, 71 - 5 - 1, 10)
-  z = v.model.apply(
-    v.variables, episode.observation, method=vae.VAE.encode
-  ).mean
+  z = world_model.encode(model, episode.observation).mean
   np.testing.assert_allclose(
     still['latent'],
     [np.sqrt(((z[starts + n] - z[starts]) ** 2).mean()) for n in (1, 5)],
     rtol=1e-4,
   )
-  decoded = v.model.apply(v.variables, z[starts + 5], method=vae.VAE.decode)
+  decoded = world_model.decode(model, z[starts + 5])
   error = (episode.observation[starts + 5] / 255 - decoded) ** 2
   np.testing.assert_allclose(
     measured['VAE alone']['frame'][1], error.sum((1, 2, 3)).mean(), rtol=1e-4
   )
-  head, _, *rows = dream_errors.table(measured).splitlines()
+  head, _, *rows = dream_errors.table(measured, (1, 5)).splitlines()
   assert head == '|  | z +1 | z +5 | frame +1 | frame +5 |'
   assert len(rows) == 4
 

@@ -324,7 +324,7 @@ def test_m_is_judged_by_whole_episodes_with_one_carry(world):
   validation = train_mdn_rnn.whole_episodes(latents)
   assert [batch.mask.sum() for batch in validation] == [70]
   again = train_mdn_rnn.whole_episodes(latents)
-  np.testing.assert_array_equal(validation[0].inputs, again[0].inputs)
+  np.testing.assert_array_equal(validation[0].z, again[0].z)
 
   loaded = weights.load(world.mdn_rnn, 'mdn_rnn')
   config = tiny_mdn_rnn_config()
@@ -333,11 +333,9 @@ def test_m_is_judged_by_whole_episodes_with_one_carry(world):
   scalars = evaluate(loaded.variables['params']).scalars
   carry, nll = loaded.model.initial_carry(1), []
   for t in range(70):
-    x, z = (
-      v[:, t : t + 1] for v in (validation[0].inputs, validation[0].targets)
-    )
-    prediction, carry = loaded.model.apply(loaded.variables, x, carry)
-    nll.append(mdn_rnn.nll(prediction.mixture, z).item())
+    z, action, next_z = (x[:, t : t + 1] for x in validation[0][:3])
+    prediction, carry = loaded.model.apply(loaded.variables, z, action, carry)
+    nll.append(mdn_rnn.nll(prediction.mixture, next_z).item())
   assert scalars['nll'] == pytest.approx(np.mean(nll), rel=1e-4)
   assert scalars['nll_1_50'] == pytest.approx(np.mean(nll[:50]), rel=1e-4)
   assert scalars['nll_51_200'] == pytest.approx(np.mean(nll[50:]), rel=1e-4)
@@ -398,9 +396,11 @@ def test_first_steps_are_golden(name):
     config.warmup_steps = 0
     state = train_mdn_rnn.create_state(config, 32)
     step = functools.partial(train_mdn_rnn.train_step, config)
+    inputs = rng.standard_normal((4, 24, 35), np.float32)
     batch = latents_loader.Windows(
-      inputs=rng.standard_normal((4, 24, 35), np.float32),
-      targets=rng.standard_normal((4, 24, 32), np.float32),
+      z=inputs[..., :32],
+      action=inputs[..., 32:],
+      next_z=rng.standard_normal((4, 24, 32), np.float32),
       reward=rng.standard_normal((4, 24), np.float32),
       terminal=rng.random((4, 24)) < 0.1,
       mask=np.arange(24) < np.array([[24], [5], [10], [24]]),
@@ -432,8 +432,9 @@ def test_m_learns_more_than_no_change():
   phase = np.arange(25) * 0.5 + np.arange(4)[:, None]
   z = np.stack([np.sin(phase), np.cos(phase)], axis=-1).astype(np.float32)
   batch = latents_loader.Windows(
-    inputs=np.pad(z[:, :-1], ((0, 0), (0, 0), (0, 3))),
-    targets=z[:, 1:],
+    z=z[:, :-1],
+    action=np.zeros((4, 24, 3), np.float32),
+    next_z=z[:, 1:],
     reward=np.zeros((4, 24), np.float32),
     terminal=np.zeros((4, 24), bool),
     mask=np.ones((4, 24), bool),

@@ -22,7 +22,10 @@ def saved(tmp_path):
   config = CONFIG
   model = mdn_rnn.MDNRNN(**config)
   variables = model.init(
-    jax.random.key(0), jnp.zeros((1, 1, 7)), model.initial_carry(1)
+    jax.random.key(0),
+    jnp.zeros((1, 1, 4)),
+    jnp.zeros((1, 1, 3)),
+    model.initial_carry(1),
   )
   folder = tmp_path / 'weights'
   weights.save(folder, 'mdn_rnn', config, variables['params'], {'step': 5})

@@ -8,9 +8,9 @@ frames its own predictions.
 """
 
 from collections.abc import Sequence
-import functools
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 from absl import logging
@@ -19,10 +19,8 @@ from carracing_data import errors
 from carracing_data import places
 from carracing_rollouts import loader
 import jax
-import jax.numpy as jnp
-from models import mdn_rnn
 from models import vae
-from models import weights
+from models import world_model
 import numpy as np
 from tools import pictures
 
@@ -56,114 +54,103 @@ _OUTPUT_DIR = command_line.output_dir_flag('dream')
 _COLUMNS = 10
 
 
-def show(
-  vae_folder: str | Path,
-  mdn_rnn_folder: str | Path,
-  dataset: str,
-  episode_id: int,
+class Shown(NamedTuple):
+  """N frames of an episode in three versions, uint8 [N, 64, 64, 3], 0..255.
+
+  Attributes:
+    seen_steps: steps that the MDN-RNN watches before it dreams.
+    frame: the real frames.
+    reconstruction: the real frames, encoded and decoded.
+    dream: reconstructions up to frame `seen_steps`, and dreamt frames after it.
+  """
+
+  seen_steps: int
+  frame: np.ndarray
+  reconstruction: np.ndarray
+  dream: np.ndarray
+
+
+def dream(
+  model: world_model.WorldModel,
+  observation: np.ndarray,
+  action: np.ndarray,
   seen_steps: int,
-  dream_steps: int,
+  key: jax.Array,
   temperature: float,
-  seed: int,
-  data_dir: str | None,
-  output_dir: Path,
-) -> list[Path]:
-  """Saves reconstructions (PNG) and a dream (PNG and MP4) of an episode.
+) -> Shown:
+  """Watches the first frames of an episode and dreams the others.
 
   Args:
-    vae_folder: exported weights of a VAE.
-    mdn_rnn_folder: exported weights of an MDN-RNN on this VAE's latents.
-    dataset: rollouts, see `prepared.find`.
-    episode_id: which validation episode.
-    seen_steps: steps that the MDN-RNN watches, at least 1.
-    dream_steps: steps that it dreams, at least 1; fewer if the episode ends.
+    model: the world model.
+    observation: frames, uint8 [N, 64, 64, 3], 0..255.
+    action: what was done between them, float32 [N - 1, 3].
+    seen_steps: steps that the MDN-RNN watches, 1..N - 2.
+    key: for the dream's draws.
     temperature: see `mdn_rnn.Mixture.sample`.
-    seed: of the dream's draws.
-    data_dir: see `prepared.find`.
-    output_dir: where to.
+  """
+  watch, dream_on, decode = map(
+    jax.jit, (world_model.watch, world_model.dream, world_model.decode)
+  )
+  z = world_model.encode_episode(model, observation).mean
+  action = action[None]
+  state = watch(model, z[None, : seen_steps + 1], action[:, :seen_steps])
+  dreamt = dream_on(model, state, action[:, seen_steps:], key, temperature).z[0]
+  reconstruction, dreamt = (
+    np.asarray(vae.to_uint8(decode(model, x))) for x in (z, dreamt)
+  )
+  seen = reconstruction[: seen_steps + 1]
+  return Shown(
+    seen_steps, observation, reconstruction, np.concatenate([seen, dreamt])
+  )
+
+
+def save(shown: Shown, output_dir: Path) -> list[Path]:
+  """Saves reconstructions (PNG) and a dream (PNG and MP4).
+
+  Args:
+    shown: what `dream` returned.
+    output_dir: an existing folder.
 
   Returns:
     The files.
-
-  Raises:
-    errors.DatasetError: there is no such dataset or episode, or it is shorter
-      than `seen_steps`.
-    errors.PlaceError: the output cannot be written.
-    weights.WeightsError: weights are missing, or the MDN-RNN was trained on the
-      latents of another VAE.
   """
-  v, m = weights.load_world_model(vae_folder, mdn_rnn_folder)
-  episodes = loader.episodes(dataset, split='validation', data_dir=data_dir)
-  if not 0 <= episode_id < len(episodes):
-    raise errors.DatasetError(
-      f'{dataset} has {len(episodes)} validation episodes, numbered from 0;'
-      f' there is no episode {episode_id}'
-    )
-  places.claim_folder(output_dir)
-  episode = episodes[episode_id]
-  if not 1 <= seen_steps < len(episode) - 1:
-    raise errors.DatasetError(
-      f'episode {episode_id} has {len(episode)} steps: too few to watch'
-      f' {seen_steps} and dream on; choose another --episode or --seen_steps'
-    )
-  frames = episode.observation[: seen_steps + 1 + dream_steps]
-  actions = jnp.asarray(episode.action[: len(frames)])
 
-  encode, decode = (
-    jax.jit(functools.partial(v.model.apply, v.variables, method=method))
-    for method in (vae.VAE.encode, vae.VAE.decode)
-  )
-  z = encode(frames).mean
-  reconstructions = np.asarray(vae.to_uint8(decode(z)))
-  seen = jnp.concatenate([z, actions], axis=-1)[None, :seen_steps]
-  _, carry = m.model.apply(m.variables, seen, m.model.initial_carry(1))
-  dreamt = mdn_rnn.dream(
-    m.model,
-    m.variables,
-    carry,
-    z[None, seen_steps],
-    actions[None, seen_steps:-1],
-    jax.random.key(seed),
-    temperature,
-  )[0]
-  dream_frames = np.concatenate(
-    [
-      reconstructions[: seen_steps + 1],
-      np.asarray(vae.to_uint8(decode(dreamt))),
-    ]
-  )
-
-  def columns(first: int, last: int) -> np.ndarray:
+  def columns(first: int) -> np.ndarray:
+    last = len(shown.frame) - 1
     return np.linspace(first, last, _COLUMNS).round().astype(int)
 
   files = [
     output_dir / name
     for name in ('reconstructions.png', 'dream.png', 'dream.mp4')
   ]
-  shown = columns(0, len(frames) - 1)
+  steps = columns(0)
   pictures.save_strip(
     files[0],
-    {'frame': frames[shown], 'VAE': reconstructions[shown]},
-    [f'step {i}' for i in shown],
+    {'frame': shown.frame[steps], 'VAE': shown.reconstruction[steps]},
+    [f'step {i}' for i in steps],
     'Frames and their reconstructions from 32 numbers',
   )
-  shown = columns(seen_steps, len(frames) - 1)
+  steps = columns(shown.seen_steps)
   pictures.save_strip(
     files[1],
     {
-      'frame': frames[shown],
-      'VAE': reconstructions[shown],
-      'dream': dream_frames[shown],
+      'frame': shown.frame[steps],
+      'VAE': shown.reconstruction[steps],
+      'dream': shown.dream[steps],
     },
-    [f'+{i - seen_steps}' for i in shown],
-    f'Steps since the last frame that the MDN-RNN saw, step {seen_steps}',
+    [f'+{i - shown.seen_steps}' for i in steps],
+    f'Steps since the last frame that the MDN-RNN saw, step {shown.seen_steps}',
   )
   pictures.save_video(
     files[2],
-    {'frame': frames, 'VAE': reconstructions, 'dream': dream_frames},
+    {
+      'frame': shown.frame,
+      'VAE': shown.reconstruction,
+      'dream': shown.dream,
+    },
     [
-      f'step {i:4d}: ' + ('watching' if i <= seen_steps else 'dreaming')
-      for i in range(len(frames))
+      f'step {i:4d}: ' + ('watching' if i <= shown.seen_steps else 'dreaming')
+      for i in range(len(shown.frame))
     ],
   )
   return files
@@ -171,18 +158,34 @@ def show(
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  files = show(
-    vae_folder=_VAE.value,
-    mdn_rnn_folder=_MDN_RNN.value,
-    dataset=_DATASET.value,
-    episode_id=_EPISODE.value,
-    seen_steps=_SEEN_STEPS.value,
-    dream_steps=_DREAM_STEPS.value,
-    temperature=_TEMPERATURE.value,
-    seed=_SEED.value,
-    data_dir=_DATA_DIR.value,
-    output_dir=places.expand(_OUTPUT_DIR.value),
+  model = world_model.load(_VAE.value, _MDN_RNN.value)
+  episodes = loader.episodes(
+    _DATASET.value, split='validation', data_dir=_DATA_DIR.value
   )
+  episode_id, seen_steps = _EPISODE.value, _SEEN_STEPS.value
+  if episode_id >= len(episodes):
+    raise errors.DatasetError(
+      f'{_DATASET.value} has {len(episodes)} validation episodes, numbered from'
+      f' 0; there is no episode {episode_id}'
+    )
+  output_dir = places.claim_folder(places.expand(_OUTPUT_DIR.value))
+  episode = episodes[episode_id]
+  if seen_steps >= len(episode) - 1:
+    raise errors.DatasetError(
+      f'episode {episode_id} has {len(episode)} steps: too few to watch'
+      f' {seen_steps} and dream on; choose another --episode or --seen_steps'
+    )
+  last = seen_steps + _DREAM_STEPS.value
+  observation = episode.observation[: last + 1]
+  shown = dream(
+    model,
+    observation,
+    episode.action[: len(observation) - 1],
+    seen_steps,
+    jax.random.key(_SEED.value),
+    _TEMPERATURE.value,
+  )
+  files = save(shown, output_dir)
   logging.info('Saved %s', ' and '.join(map(str, files)))
 
 

@@ -7,9 +7,7 @@ From many places of the validation episodes the MDN-RNN dreams on, given the
 actions that were really taken. What it dreams is compared with what came.
 """
 
-from collections.abc import Mapping, Sequence
-import functools
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 from absl import flags
 from absl import logging
@@ -18,11 +16,11 @@ from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
 from carracing_rollouts import loader
+from carracing_rollouts import schema
 import jax
-import jax.numpy as jnp
-from models import mdn_rnn
+from jax.typing import ArrayLike
 from models import vae
-from models import weights
+from models import world_model
 import numpy as np
 from tools import markdown
 
@@ -35,7 +33,7 @@ _SEED = flags.DEFINE_integer(
 _OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write, if any.')
 
 HORIZONS = (1, 5, 15, 50)  # Steps; 50 are a second.
-_SEEN_STEPS = 80  # The camera zooms in during the first 50.
+SEEN_STEPS = 80  # The camera zooms in during the first 50.
 _STRIDE = 10  # Steps between the places to dream from.
 _DREAMS = {
   'dream': 1.0,
@@ -44,44 +42,40 @@ _DREAMS = {
 
 
 def measure(
-  vae_folder: str | Path,
-  mdn_rnn_folder: str | Path,
-  dataset: str,
-  seed: int,
-  data_dir: str | None,
+  model: world_model.WorldModel,
+  episodes: Iterable[schema.Episode],
+  key: jax.Array,
+  *,
+  horizons: Sequence[int] = HORIZONS,
+  seen_steps: int = SEEN_STEPS,
 ) -> dict[str, dict[str, list[float]]]:
   """Measures dreams and what they are to be compared with.
 
   Args:
-    vae_folder: exported weights of a VAE.
-    mdn_rnn_folder: exported weights of an MDN-RNN on this VAE's latents.
-    dataset: rollouts, see `prepared.find`.
-    seed: of the dreams' draws.
-    data_dir: see `prepared.find`.
+    model: the world model.
+    episodes: where to dream; short ones are left out.
+    key: for the dreams' draws.
+    horizons: steps after which a dream is compared.
+    seen_steps: steps that the MDN-RNN watches before it dreams.
 
   Returns:
-    For each kind of prediction, at each of `HORIZONS`: `latent`, the root of
-    the mean squared difference between a latent number and its true posterior
-    mean; and `frame`, the squared error of the decoded frame, summed over
-    pixels in 0..1. `VAE alone` decodes the true latents.
+    For each kind of prediction, at each horizon: `latent`, the root of the mean
+    squared difference between a latent number and its true posterior mean; and
+    `frame`, the squared error of the decoded frame, summed over pixels in 0..1.
+    `VAE alone` decodes the true latents.
 
   Raises:
-    errors.DatasetError: there is no such dataset, or its episodes are short.
-    weights.WeightsError: weights are missing, or the MDN-RNN was trained on the
-      latents of another VAE.
+    errors.DatasetError: all episodes are too short.
   """
-  v, m = weights.load_world_model(vae_folder, mdn_rnn_folder)
-  encode, decode = (
-    jax.jit(functools.partial(v.model.apply, v.variables, method=method))
-    for method in (vae.VAE.encode, vae.VAE.decode)
+  watch, dream, decode = map(
+    jax.jit, (world_model.watch, world_model.dream, world_model.decode)
   )
-  watch = jax.jit(functools.partial(m.model.apply, m.variables))
-  dream = jax.jit(functools.partial(mdn_rnn.dream, m.model, m.variables))
-  key = jax.random.key(seed)
+  longest = max(horizons)
+  ahead = np.subtract(horizons, 1)
   found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
 
   def note(name, z, true_z, frames) -> None:
-    error = vae.to_float(frames) - _decoded(decode, z)
+    error = vae.to_float(frames) - decode(model, z)
     found.setdefault(name, []).append(
       (
         np.asarray(((z - true_z) ** 2).mean(-1)),
@@ -89,34 +83,30 @@ def measure(
       )
     )
 
-  for episode in loader.episodes(
-    dataset, split='validation', data_dir=data_dir
-  ):
-    starts = np.arange(_SEEN_STEPS, len(episode) - max(HORIZONS) - 1, _STRIDE)
+  for episode in episodes:
+    starts = np.arange(seen_steps, len(episode) - longest - 1, _STRIDE)
     if not len(starts):
       continue
     key, dream_key = jax.random.split(key)
-    z = encode(episode.observation).mean
-    seen = _cut(
-      np.concatenate([z, episode.action], -1), starts - _SEEN_STEPS, _SEEN_STEPS
+    z = world_model.encode_episode(model, episode.observation).mean
+    state = watch(
+      model,
+      _cut(z, starts - seen_steps, seen_steps + 1),
+      _cut(episode.action, starts - seen_steps, seen_steps),
     )
-    _, carry = watch(seen, m.model.initial_carry(len(starts)))
-    action = _cut(episode.action, starts, max(HORIZONS))
-    ahead = np.subtract(HORIZONS, 1)
-    true_z = _cut(np.asarray(z), starts + 1, max(HORIZONS))[:, ahead]
-    frames = _cut(episode.observation, starts + 1, max(HORIZONS))[:, ahead]
+    action = _cut(episode.action, starts, longest)
+    true_z, frames = (
+      _cut(x, starts + 1, longest)[:, ahead] for x in (z, episode.observation)
+    )
     for name, temperature in _DREAMS.items():
-      dreamt = dream(
-        carry, z[starts], action, dream_key, temperature=temperature
-      )
+      dreamt = dream(model, state, action, dream_key, temperature).z
       note(name, dreamt[:, ahead], true_z, frames)
-    still = np.broadcast_to(np.asarray(z)[starts, None], true_z.shape)
+    still = np.broadcast_to(z[starts, None], true_z.shape)
     note('nothing changes', still, true_z, frames)
     note('VAE alone', true_z, true_z, frames)
   if not found:
     raise errors.DatasetError(
-      f'no validation episode of {dataset} has more than'
-      f' {_SEEN_STEPS + max(HORIZONS) + 1} steps'
+      f'no validation episode has more than {seen_steps + longest + 1} steps'
     )
   return {
     name: {
@@ -128,18 +118,15 @@ def measure(
   }
 
 
-def _cut(steps: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+def _cut(steps: ArrayLike, starts: np.ndarray, length: int) -> np.ndarray:
   """Cuts pieces [N, length, ...] out of an episode [steps, ...]."""
-  return steps[starts[:, None] + np.arange(length)]
+  return np.asarray(steps)[starts[:, None] + np.arange(length)]
 
 
-def _decoded(decode, z) -> jax.Array:
-  """Decodes [N, H, Z] to frames [N, H, 64, 64, 3]."""
-  frames = decode(jnp.reshape(z, (-1, z.shape[-1])))
-  return frames.reshape(*z.shape[:2], *frames.shape[1:])
-
-
-def table(measured: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+def table(
+  measured: Mapping[str, Mapping[str, Sequence[float]]],
+  horizons: Sequence[int] = HORIZONS,
+) -> str:
   """Returns what `measure` found as a Markdown table."""
   rows = [
     [
@@ -149,7 +136,7 @@ def table(measured: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
     ]
     for name, of in measured.items()
   ]
-  head = [f'{kind} +{steps}' for kind in ('z', 'frame') for steps in HORIZONS]
+  head = [f'{kind} +{steps}' for kind in ('z', 'frame') for steps in horizons]
   return markdown.table(['', *head], rows)
 
 
@@ -158,9 +145,11 @@ def main(argv: Sequence[str]) -> None:
   output = None
   if _OUTPUT.value is not None:
     output = places.claim_file(places.expand(_OUTPUT.value))
-  measured = measure(
-    _VAE.value, _MDN_RNN.value, _DATASET.value, _SEED.value, _DATA_DIR.value
+  model = world_model.load(_VAE.value, _MDN_RNN.value)
+  episodes = loader.episodes(
+    _DATASET.value, split='validation', data_dir=_DATA_DIR.value
   )
+  measured = measure(model, episodes, jax.random.key(_SEED.value))
   print(table(measured))
   if output is not None:
     documents.write(output, measured)

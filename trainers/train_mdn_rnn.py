@@ -113,8 +113,8 @@ def create_state(
 
   @jax.jit
   def create(key: jax.Array) -> train_state.TrainState:
-    inputs = jnp.zeros((1, 1, latent_size + 3))
-    variables = model.init(key, inputs, model.initial_carry(1))
+    z, action = jnp.zeros((1, 1, latent_size)), jnp.zeros((1, 1, 3))
+    variables = model.init(key, z, action, model.initial_carry(1))
     return train_state.create(config, model.apply, variables['params'])
 
   return create(jax.random.key(config.seed))
@@ -173,10 +173,10 @@ def _model(
 def _losses(
   config: ml_collections.ConfigDict, params, batch: loader.Windows
 ) -> mdn_rnn.Loss:
-  model = _model(config, batch.targets.shape[-1])
-  carry = model.initial_carry(len(batch.inputs))
-  prediction, _ = model.apply({'params': params}, batch.inputs, carry)
-  return mdn_rnn.loss(prediction, batch.targets, batch.reward, batch.terminal)
+  model = _model(config, batch.z.shape[-1])
+  carry = model.initial_carry(len(batch.z))
+  prediction, _ = model.apply({'params': params}, batch.z, batch.action, carry)
+  return mdn_rnn.loss(prediction, batch.next_z, batch.reward, batch.terminal)
 
 
 def _metrics(

@@ -20,11 +20,10 @@ import jax
 from models import strided
 from models import vae
 from models import weights
+from models import world_model
 import numpy as np
 import pydantic
 import tensorflow_datasets as tfds
-
-_BATCH = 50  # Frames that are encoded together; fits into a CPU's cache.
 
 tfds_command.adapt(weights.WeightsError)
 
@@ -56,7 +55,7 @@ class LatentsConfig(builder_config.Config):
 class Builder(sharded_builder.ShardedBuilder):
   """Encodes every frame of a rollouts dataset with a trained VAE."""
 
-  CODE = (rollouts_loader, schema, steps, strided, vae, weights)
+  CODE = (rollouts_loader, schema, steps, strided, vae, weights, world_model)
   VERSION = tfds.core.Version('1.0.1')
   RELEASE_NOTES = {
     '1.0.1': 'The metadata count terminated episodes and seal shard lengths.',
@@ -158,12 +157,12 @@ def _write_episodes(
   episode_ids: Iterable[int],
 ) -> list[steps.Summary]:
   """Writes the latents of some episodes, one record each."""
-  encode = _encoder(vae_folder, vae_sha256)
+  model = _load(vae_folder, vae_sha256)
   episodes = rollouts_loader.episodes(rollouts, split=split)
   summaries = []
   for episode_id in episode_ids:
     episode = episodes[episode_id]
-    mean, logvar = encode(episode.observation)
+    mean, logvar = world_model.encode_episode(model, episode.observation)
     if not (np.isfinite(mean).all() and np.isfinite(logvar).all()):
       raise errors.DatasetError(
         f'the VAE gives infinite latents or NaN for episode {episode_id};'
@@ -186,31 +185,9 @@ def _write_episodes(
   return summaries
 
 
-@functools.lru_cache(maxsize=1)  # Compiled once for all shards of a process.
-def _encoder(
-  folder: str, sha256: str
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-  """Returns a function from frames [N, 64, 64, 3] to mean and logvar [N, Z]."""
+@functools.lru_cache(maxsize=1)  # Read once for all shards of a process.
+def _load(folder: str, sha256: str) -> world_model.WorldModel:
   loaded = weights.load(folder, 'vae')
   if loaded.sha256 != sha256:
     raise errors.DatasetError(f'the weights in {folder} changed meanwhile')
-  compiled = jax.jit(
-    functools.partial(
-      loaded.model.apply,
-      jax.device_put(loaded.variables),
-      method=vae.VAE.encode,
-    )
-  )
-
-  def encode(observation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    means, logvars = [], []
-    for start in range(0, len(observation), _BATCH):
-      batch = observation[start : start + _BATCH]
-      padding = _BATCH - len(batch)  # One size is compiled only.
-      padded = np.pad(batch, ((0, padding), (0, 0), (0, 0), (0, 0)))
-      mean, logvar = compiled(padded)
-      means.append(np.asarray(mean)[: len(batch)])
-      logvars.append(np.asarray(logvar)[: len(batch)])
-    return np.concatenate(means), np.concatenate(logvars)
-
-  return encode
+  return world_model.WorldModel(loaded.model, jax.device_put(loaded.variables))

@@ -25,18 +25,31 @@ class Windows(NamedTuple):
   """Windows of T consecutive transitions of one episode.
 
   Attributes:
-    inputs: float32 [B, T, Z + 3], the latent vector and the action of a step.
-    targets: float32 [B, T, Z], the latent vector of the next step.
+    z: float32 [B, T, Z], the latent vector of a step.
+    action: float32 [B, T, 3], what was done there.
+    next_z: float32 [B, T, Z], the latent vector of the next step.
     reward: float32 [B, T], of the action.
     terminal: bool [B, T], whether the next step ends the task.
     mask: bool [B, T], False after the window's last transition.
   """
 
-  inputs: np.ndarray
-  targets: np.ndarray
+  z: np.ndarray
+  action: np.ndarray
+  next_z: np.ndarray
   reward: np.ndarray
   terminal: np.ndarray
   mask: np.ndarray
+
+  @property
+  def inputs(self) -> np.ndarray:
+    """`z` and `action` of a step, float32 [B, T, Z + 3]."""
+    numpy = self.z.__array_namespace__()  # That of JAX within `jit`.
+    return numpy.concat([self.z, self.action], axis=-1)
+
+  @property
+  def targets(self) -> np.ndarray:
+    """Another name of `next_z`."""
+    return self.next_z
 
 
 def windows(
@@ -141,8 +154,8 @@ def _cut(
     if sample:
       noise = rng.standard_normal(z.shape, np.float32)
       z = z + np.exp(record['logvar'] / 2) * noise
-    inputs = np.concatenate([z, record['action']], axis=-1)
-    if not np.isfinite(inputs).all():
+    action = record['action']
+    if not (np.isfinite(z).all() and np.isfinite(action).all()):
       raise errors.DatasetError(
         f'{dataset} holds latents that are NaN or infinite; train the VAE'
         ' again, delete that dataset and build it again'
@@ -156,8 +169,9 @@ def _cut(
       after = slice(start + 1, stop + 1)
       pieces.append(
         Windows(
-          inputs=inputs[start:stop],
-          targets=z[after],
+          z=z[start:stop],
+          action=action[start:stop],
+          next_z=z[after],
           reward=record['reward'][start:stop],
           terminal=record['is_terminal'][after],
           mask=np.ones(stop - start, bool),

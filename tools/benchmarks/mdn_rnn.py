@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from models import mdn_rnn
 from models import vae
+from models import world_model
 import numpy as np
 from tools.benchmarks import contest
 from tools.benchmarks import vae as vae_benchmark
@@ -43,7 +44,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
   controls = [
     contest.Stage(
       f'control_{batch_size}',
-      f'control step, batch {batch_size}: encode, act, predict',
+      f'control step, batch {batch_size}: encode, observe, act',
       'steps',
       [
         contest.Contender('ours', functools.partial(control, batch_size)),
@@ -86,26 +87,32 @@ def compiled_step(batch_size: int, window_steps: int) -> jax.stages.Compiled:
 
 
 def control(batch_size: int) -> contest.Work:
-  """Prepares control steps: encode a frame, act on [z, h], predict."""
+  """Prepares control steps: encode a frame, observe it, act on [z, h]."""
   v, m = vae.VAE(), mdn_rnn.MDNRNN()
   key = jax.random.key(0)
   observation = vae_benchmark.frames(batch_size)
+  z = jnp.zeros((batch_size, _LATENT_SIZE))
+  action = jnp.zeros((batch_size, 3))
   carry = m.initial_carry(batch_size)
-  v_variables = v.init(key, observation, key)
-  m_variables = m.init(key, jnp.zeros((batch_size, 1, 35)), carry)
+  model = world_model.WorldModel(
+    v,
+    v.init(key, observation, key),
+    m,
+    m.init(key, z[:, None], action[:, None], carry),
+  )
+  state = world_model.initial_state(model, z)
   controller = jax.random.normal(key, (_LATENT_SIZE + m.hidden_size, 3))
 
   @jax.jit
-  def step(observation, carry):
-    z = v.apply(v_variables, observation, method=vae.VAE.encode).mean
-    action = jnp.tanh(jnp.concatenate([z, carry[1]], axis=-1) @ controller)
-    inputs = jnp.concatenate([z, action], axis=-1)[:, None]
-    _, carry = m.apply(m_variables, inputs, carry)
-    return action, carry
+  def step(model, observation, state, action):
+    z = world_model.encode(model, observation).mean
+    state = world_model.observe(model, state, action, z)
+    inputs = jnp.concatenate([state.z, state.carry[1]], axis=-1)
+    return state, jnp.tanh(inputs @ controller)
 
   def work() -> float:
-    nonlocal carry
-    action, carry = step(observation, carry)
+    nonlocal state, action
+    state, action = step(model, observation, state, action)
     np.asarray(action)
     return 1
 
@@ -137,8 +144,9 @@ def _step(batch_size: int, window_steps: int):
   rng = np.random.default_rng(0)
   shape = batch_size, window_steps
   batch = loader.Windows(
-    inputs=rng.standard_normal((*shape, _LATENT_SIZE + 3), np.float32),
-    targets=rng.standard_normal((*shape, _LATENT_SIZE), np.float32),
+    z=rng.standard_normal((*shape, _LATENT_SIZE), np.float32),
+    action=rng.standard_normal((*shape, 3), np.float32),
+    next_z=rng.standard_normal((*shape, _LATENT_SIZE), np.float32),
     reward=np.zeros(shape, np.float32),
     terminal=np.zeros(shape, bool),
     mask=np.ones(shape, bool),

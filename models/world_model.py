@@ -1,0 +1,251 @@
+"""V and M put together: frames → z and M's carry → what M imagines comes next.
+
+  model = world_model.load('runs/vae/weights', 'runs/mdn_rnn/weights')
+  z = world_model.encode(model, observation).mean
+  state = world_model.initial_state(model, z)
+  state, reward, termination = world_model.imagine(model, state, action, key)
+  frames = world_model.decode(model, state.z)
+
+All functions but `load` and `encode_episode` are pure, and work under `jit`,
+`vmap`, `grad` and `scan`. The model is an argument: a program that was compiled
+with it runs with all weights of the same shapes.
+"""
+
+from collections.abc import Callable, Mapping
+import os
+from typing import Any, NamedTuple
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+from models import mdn_rnn
+from models import recurrent
+from models import vae
+from models import weights
+import numpy as np
+
+# Frames that `encode_episode` encodes together; they fit into a CPU's cache.
+_CHUNK = 50
+
+
+@struct.dataclass
+class WorldModel:
+  """V and M with their weights, a pytree whose leaves are the weights.
+
+  Attributes:
+    v: the VAE.
+    v_variables: its weights, `{'params': ...}`.
+    m: the MDN-RNN; None where only frames are encoded and decoded.
+    m_variables: its weights; None likewise.
+  """
+
+  v: vae.VAE = struct.field(pytree_node=False)
+  v_variables: Mapping[str, Any]
+  m: mdn_rnn.MDNRNN | None = struct.field(pytree_node=False, default=None)
+  m_variables: Any = None
+
+
+class State(NamedTuple):
+  """What an agent acts on: a latent vector and what came before it.
+
+  Attributes:
+    z: float32 [B, Z].
+    carry: of M before it sees this `z`, (cell, hidden), float32 [B, H] each.
+  """
+
+  z: jax.Array
+  carry: recurrent.Carry
+
+
+class Dream(NamedTuple):
+  """What M imagined after each of T actions.
+
+  Attributes:
+    z: the next latent vectors, float32 [B, T, Z].
+    reward: expected rewards of the actions, float32 [B, T]; None if M has no
+      such output.
+    termination: probabilities that the action ends the task, float32 [B, T] in
+      0..1; None likewise.
+  """
+
+  z: jax.Array
+  reward: jax.Array | None
+  termination: jax.Array | None
+
+
+def load(
+  vae_folder: str | os.PathLike[str], mdn_rnn_folder: str | os.PathLike[str]
+) -> WorldModel:
+  """Loads a VAE and an MDN-RNN that was trained on its latents.
+
+  Args:
+    vae_folder: exported weights.
+    mdn_rnn_folder: exported weights.
+
+  Raises:
+    weights.WeightsError: as `weights.load`, or the two do not belong together.
+  """
+  v = weights.load(vae_folder, 'vae')
+  m = weights.load(mdn_rnn_folder, 'mdn_rnn')
+  if m.training.get('vae_sha256') != v.sha256:
+    raise weights.WeightsError(
+      f'{mdn_rnn_folder} was trained on the latents of another VAE than'
+      f' {vae_folder}; give the folder of that VAE, or build carracing_latents'
+      ' with this one and train an MDN-RNN on them'
+    )
+  variables = jax.device_put((v.variables, m.variables))
+  return WorldModel(v.model, variables[0], m.model, variables[1])
+
+
+def encode(model: WorldModel, observation: jax.Array) -> vae.Posterior:
+  """Encodes uint8 frames [B, 64, 64, 3], 0..255, to posteriors [B, Z]."""
+  return _apply_v(model, observation, vae.VAE.encode)
+
+
+_encode = jax.jit(encode)
+
+
+def encode_episode(model: WorldModel, observation: np.ndarray) -> vae.Posterior:
+  """Encodes the frames of an episode; one program serves all lengths.
+
+  Args:
+    model: the world model.
+    observation: uint8 [N, 64, 64, 3], 0..255, with N at least 1.
+
+  Returns:
+    Posteriors of NumPy arrays [N, Z].
+  """
+  posteriors = []
+  for start in range(0, len(observation), _CHUNK):
+    chunk = observation[start : start + _CHUNK]
+    padding = (0, _CHUNK - len(chunk)), (0, 0), (0, 0), (0, 0)
+    posterior = jax.device_get(_encode(model, np.pad(chunk, padding)))
+    posteriors.append(vae.Posterior(*(x[: len(chunk)] for x in posterior)))
+  return jax.tree.map(lambda *x: np.concatenate(x), *posteriors)
+
+
+def decode(model: WorldModel, z: jax.Array) -> jax.Array:
+  """Decodes float32 [..., Z] to float32 frames [..., 64, 64, 3] in 0..1."""
+  frames = _apply_v(model, z.reshape(-1, z.shape[-1]), vae.VAE.decode)
+  return frames.reshape(*z.shape[:-1], *frames.shape[1:])
+
+
+def initial_state(model: WorldModel, z: jax.Array) -> State:
+  """Returns the state in which M has seen nothing before `z`, [B, Z]."""
+  return State(z, _m(model).initial_carry(len(z)))
+
+
+def observe(
+  model: WorldModel, state: State, action: jax.Array, z: jax.Array
+) -> State:
+  """Lets M follow what really happened.
+
+  Args:
+    model: the world model.
+    state: before the action.
+    action: what was done, float32 [B, A].
+    z: the latent vectors that came, float32 [B, Z].
+
+  Returns:
+    The state after the action.
+  """
+  _, carry = _predict(model, state, action)
+  return State(z, carry)
+
+
+def imagine(
+  model: WorldModel,
+  state: State,
+  action: jax.Array,
+  key: jax.Array,
+  temperature: float | jax.Array = 1.0,
+) -> tuple[State, jax.Array | None, jax.Array | None]:
+  """Draws what happens next, as far as M can tell.
+
+  Args:
+    model: the world model.
+    state: before the action.
+    action: what is done, float32 [B, A].
+    key: for the draw.
+    temperature: float32 [], at least 0, see `mdn_rnn.Mixture.sample`.
+
+  Returns:
+    The state after the action; the expected reward, float32 [B]; and the
+    probability that the action ends the task, float32 [B] in 0..1. The latter
+    two are None if M has no such outputs.
+  """
+  (mixture, reward, termination_logit), carry = _predict(model, state, action)
+  return (
+    State(mixture.sample(key, temperature), carry),
+    None if reward is None else reward.mean(),
+    None if termination_logit is None else jax.nn.sigmoid(termination_logit),
+  )
+
+
+def watch(model: WorldModel, z: jax.Array, action: jax.Array) -> State:
+  """Lets M follow a sequence from its beginning, faster than by `observe`.
+
+  Args:
+    model: the world model.
+    z: latent vectors, float32 [B, T + 1, Z], with T at least 0.
+    action: what was done between them, float32 [B, T, A].
+
+  Returns:
+    The state with the last `z`.
+  """
+  carry = _m(model).initial_carry(len(z))
+  _, carry = _apply_m(model, z[:, :-1], action, carry)
+  return State(z[:, -1], carry)
+
+
+def dream(
+  model: WorldModel,
+  state: State,
+  action: jax.Array,
+  key: jax.Array,
+  temperature: float | jax.Array = 1.0,
+) -> Dream:
+  """Lets M go on by itself: it is fed what it drew the step before.
+
+  Args:
+    model: the world model.
+    state: before the first action.
+    action: what is done, float32 [B, T, A].
+    key: for the draws.
+    temperature: float32 [], at least 0, see `mdn_rnn.Mixture.sample`.
+  """
+
+  def step(state, x):
+    action, key = x
+    state, reward, termination = imagine(model, state, action, key, temperature)
+    return state, Dream(state.z, reward, termination)
+
+  keys = jax.random.split(key, action.shape[1])
+  _, dreamt = jax.lax.scan(step, state, (jnp.swapaxes(action, 0, 1), keys))
+  return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), dreamt)
+
+
+def _predict(
+  model: WorldModel, state: State, action: jax.Array
+) -> tuple[mdn_rnn.Prediction, recurrent.Carry]:
+  """Returns M's prediction [B, ...] and its carry, a step further."""
+  prediction, carry = _apply_m(
+    model, state.z[:, None], action[:, None], state.carry
+  )
+  return jax.tree.map(lambda x: x[:, 0], prediction), carry
+
+
+def _apply_v(model: WorldModel, x: jax.Array, method: Callable) -> Any:
+  return model.v.apply(model.v_variables, x, method=method)
+
+
+def _apply_m(
+  model: WorldModel, z: jax.Array, action: jax.Array, carry: recurrent.Carry
+) -> Any:
+  return _m(model).apply(model.m_variables, z, action, carry)
+
+
+def _m(model: WorldModel) -> mdn_rnn.MDNRNN:
+  if model.m is None:
+    raise ValueError('this world model has no MDN-RNN')
+  return model.m
