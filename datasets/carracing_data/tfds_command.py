@@ -26,11 +26,8 @@ _JAX = 'jax._src.xla_bridge'
 _MODULE = ('scripts', 'cli', 'main.py')  # `python -m` instead of `tfds`.
 
 
-def adapt(*error_classes: type[Exception]) -> None:
+def adapt() -> None:
   """Adapts the command, if it is what runs.
-
-  Args:
-    *error_classes: errors beside `errors.UserError` whose message is enough.
 
   Raises:
     errors.DatasetError: `--config` is empty or no JSON.
@@ -38,13 +35,13 @@ def adapt(*error_classes: type[Exception]) -> None:
   program = Path(sys.argv[0])
   if program.name != 'tfds' and program.parts[-3:] != _MODULE:
     return
-  _show_in_a_line((errors.UserError, *error_classes))
+  _show_in_a_line()
   for logger in logging.get_absl_logger(), python_logging.getLogger(_JAX):
     logger.addFilter(_is_wanted)
   _check_config()
 
 
-def _show_in_a_line(error_classes: tuple[type[Exception], ...]) -> None:
+def _show_in_a_line() -> None:
   previous = sys.excepthook
 
   def hook(
@@ -52,7 +49,7 @@ def _show_in_a_line(error_classes: tuple[type[Exception], ...]) -> None:
     error: BaseException,
     traceback: TracebackType | None,
   ) -> None:
-    if isinstance(error, error_classes):
+    if isinstance(error, errors.UserError):
       print('Error:', *str(error).splitlines(), file=sys.stderr)
     elif isinstance(error, KeyboardInterrupt):
       print('Interrupted; the same command continues.', file=sys.stderr)

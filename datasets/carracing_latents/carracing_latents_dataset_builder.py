@@ -13,7 +13,6 @@ from carracing_data import prepared
 from carracing_data import sharded_builder
 from carracing_data import shards
 from carracing_data import steps
-from carracing_data import tfds_command
 from carracing_rollouts import loader as rollouts_loader
 from carracing_rollouts import schema
 import jax
@@ -24,8 +23,6 @@ from models import world_model
 import numpy as np
 import pydantic
 import tensorflow_datasets as tfds
-
-tfds_command.adapt(weights.WeightsError)
 
 
 class _Settings(documents.Document):
