@@ -7,10 +7,9 @@ itself: it is given the actions that were really taken, but instead of real
 frames its own predictions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 from absl import flags
 from absl import logging
@@ -54,22 +53,6 @@ _OUTPUT_DIR = command_line.output_dir_flag('dream')
 _COLUMNS = 10
 
 
-class Shown(NamedTuple):
-  """N frames of an episode in three versions, uint8 [N, 64, 64, 3], 0..255.
-
-  Attributes:
-    seen_steps: steps that the MDN-RNN watches before it dreams.
-    frame: the real frames.
-    reconstruction: the real frames, encoded and decoded.
-    dream: reconstructions up to frame `seen_steps`, and dreamt frames after it.
-  """
-
-  seen_steps: int
-  frame: np.ndarray
-  reconstruction: np.ndarray
-  dream: np.ndarray
-
-
 def dream(
   model: world_model.WorldModel,
   observation: np.ndarray,
@@ -77,7 +60,7 @@ def dream(
   seen_steps: int,
   key: jax.Array,
   temperature: float,
-) -> Shown:
+) -> dict[str, np.ndarray]:
   """Watches the first frames of an episode and dreams the others.
 
   Args:
@@ -87,6 +70,11 @@ def dream(
     seen_steps: steps that the MDN-RNN watches, 1..N - 2.
     key: for the dream's draws.
     temperature: see `mdn_rnn.Mixture.sample`.
+
+  Returns:
+    Three versions of the frames, uint8 [N, 64, 64, 3], 0..255: `frame`, the
+    real ones; `VAE`, encoded and decoded; `dream`, which is `VAE` up to frame
+    `seen_steps` and dreamt after it.
   """
   watch, dream_on, decode = map(
     jax.jit, (world_model.watch, world_model.dream, world_model.decode)
@@ -98,26 +86,30 @@ def dream(
   reconstruction, dreamt = (
     np.asarray(vae.to_uint8(decode(model, x))) for x in (z, dreamt)
   )
-  seen = reconstruction[: seen_steps + 1]
-  return Shown(
-    seen_steps, observation, reconstruction, np.concatenate([seen, dreamt])
-  )
+  return {
+    'frame': observation,
+    'VAE': reconstruction,
+    'dream': np.concatenate([reconstruction[: seen_steps + 1], dreamt]),
+  }
 
 
-def save(shown: Shown, output_dir: Path) -> list[Path]:
+def save(
+  shown: Mapping[str, np.ndarray], seen_steps: int, output_dir: Path
+) -> list[Path]:
   """Saves reconstructions (PNG) and a dream (PNG and MP4).
 
   Args:
     shown: what `dream` returned.
+    seen_steps: what `dream` was given.
     output_dir: an existing folder.
 
   Returns:
     The files.
   """
+  num_frames = len(shown['frame'])
 
   def columns(first: int) -> np.ndarray:
-    last = len(shown.frame) - 1
-    return np.linspace(first, last, _COLUMNS).round().astype(int)
+    return np.linspace(first, num_frames - 1, _COLUMNS).round().astype(int)
 
   files = [
     output_dir / name
@@ -126,31 +118,23 @@ def save(shown: Shown, output_dir: Path) -> list[Path]:
   steps = columns(0)
   pictures.save_strip(
     files[0],
-    {'frame': shown.frame[steps], 'VAE': shown.reconstruction[steps]},
+    {name: shown[name][steps] for name in ('frame', 'VAE')},
     [f'step {i}' for i in steps],
     'Frames and their reconstructions from 32 numbers',
   )
-  steps = columns(shown.seen_steps)
+  steps = columns(seen_steps)
   pictures.save_strip(
     files[1],
-    {
-      'frame': shown.frame[steps],
-      'VAE': shown.reconstruction[steps],
-      'dream': shown.dream[steps],
-    },
-    [f'+{i - shown.seen_steps}' for i in steps],
-    f'Steps since the last frame that the MDN-RNN saw, step {shown.seen_steps}',
+    {name: frames[steps] for name, frames in shown.items()},
+    [f'+{i - seen_steps}' for i in steps],
+    f'Steps since the last frame that the MDN-RNN saw, step {seen_steps}',
   )
   pictures.save_video(
     files[2],
-    {
-      'frame': shown.frame,
-      'VAE': shown.reconstruction,
-      'dream': shown.dream,
-    },
+    shown,
     [
-      f'step {i:4d}: ' + ('watching' if i <= shown.seen_steps else 'dreaming')
-      for i in range(len(shown.frame))
+      f'step {i:4d}: ' + ('watching' if i <= seen_steps else 'dreaming')
+      for i in range(num_frames)
     ],
   )
   return files
@@ -185,7 +169,7 @@ def main(argv: Sequence[str]) -> None:
     jax.random.key(_SEED.value),
     _TEMPERATURE.value,
   )
-  files = save(shown, output_dir)
+  files = save(shown, seen_steps, output_dir)
   logging.info('Saved %s', ' and '.join(map(str, files)))
 
 
