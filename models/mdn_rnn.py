@@ -164,6 +164,7 @@ class MDNRNN(nn.Module):
     predict_outcomes: have outputs for reward and termination, which the paper
       has for its dream environments (section 4).
     dtype: of the matrix products; parameters, carry and mixtures are float32.
+    recurrence: the class of the LSTM; benchmarks compare another one.
   """
 
   latent_size: int = 32
@@ -172,9 +173,10 @@ class MDNRNN(nn.Module):
   per_dimension: bool = False
   predict_outcomes: bool = False
   dtype: Any = jnp.float32
+  recurrence: type[nn.Module] = recurrent.LSTM
 
   def setup(self):
-    self.lstm = recurrent.LSTM(self.hidden_size, self.dtype)
+    self.lstm = self.recurrence(self.hidden_size, self.dtype)
     self.mixture = nn.Dense(
       sum(self._output_sizes()),
       dtype=self.dtype,

@@ -1,25 +1,32 @@
-"""Convolutions with stride 2, and their gradients, as matrix products.
+"""Convolutions with stride 2 as matrix products, or as XLA has them.
 
 XLA for CPU computes the gradients of strided and transposed convolutions many
-times slower than the matrix products they come down to. On a CPU the functions
-here are therefore such products; elsewhere they are the plain `lax`
-convolutions. Values and gradients are the same up to rounding.
+times slower than the matrix products they come down to. So a convolution has
+two forms, equal up to rounding, and a rule that chooses:
 
-What bounds the speed then is how much memory the products' operands take. A
+  'lax':     `lax.conv_general_dilated` and `lax.conv_transpose`;
+  'matmul':  the products below;
+  'auto':    'matmul' in a program for CPU, 'lax' in one for anything else.
+
+What bounds the speed of the products is how much memory their operands take. A
 product with whole *patches* of K×K pixels reads every pixel K²/4 times, one
 with single *pixels* writes as many overlapping outputs. Half of each is cheaper
 than either: the columns of a window are gathered before the product, its rows
 are added up after it. With stride 2, rows come in pairs; row 2i + a of the
-kernel is row a of the pair i. Three products make it all:
+kernel is row a of the pair i:
 
   conv:             y = add_rows(strips(x) · M)
   conv_transpose:   x = add_columns(shifted_rows(y) · Mᵀ)
-  kernel gradient:  M = strips(x)ᵀ · shifted_rows(y)
 
 where M is the kernel as a matrix [2·K·C, ⌈K/2⌉·O], a row of it for every (a,
 column, input channel) and a column for every (i, output channel). `strips` and
-`add_columns`, `shifted_rows` and `add_rows` are each other's transposes.
+`add_columns`, `shifted_rows` and `add_rows` are each other's transposes, so
+each is the other's gradient. That of M is strips(x)ᵀ · shifted_rows(y) in
+both cases.
 """
+
+from collections.abc import Callable
+from typing import Literal
 
 from flax import linen as nn
 from flax.linen import dtypes
@@ -28,43 +35,29 @@ from jax import lax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+Form = Literal['auto', 'lax', 'matmul']
+
+_Map = Callable[[jax.Array], jax.Array]
 _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
-class Conv(nn.Module):
-  """A convolutional layer with stride 2 and without padding.
-
-  Attributes:
-    features: output channels.
-    kernel_size: K.
-    dtype: of the computation; the parameters are float32.
-  """
-
-  features: int
-  kernel_size: int
-  dtype: DTypeLike = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-    kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    x, kernel, bias = dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-    return conv(x, kernel) + bias.reshape(1, 1, 1, -1)
-
-
 class ConvTranspose(nn.Module):
-  """The transpose of a convolutional layer with stride 2 without padding.
+  """`nn.ConvTranspose` with stride 2, without padding, in a form of choice.
+
+  Its parameters are those of `nn.ConvTranspose(transpose_kernel=True)`, which
+  cannot be given another convolution, as `nn.Conv` can.
 
   Attributes:
     features: output channels.
     kernel_size: K.
     dtype: of the computation; the parameters are float32.
+    form: see above.
   """
 
   features: int
   kernel_size: int
   dtype: DTypeLike = jnp.float32
+  form: Form = 'auto'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -74,25 +67,38 @@ class ConvTranspose(nn.Module):
     )
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
     x, kernel, bias = dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-    return conv_transpose(x, kernel) + bias.reshape(1, 1, 1, -1)
+    return conv_transpose(x, kernel, self.form) + bias.reshape(1, 1, 1, -1)
 
 
-def conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def conv_general_dilated(form: Form) -> Callable[..., jax.Array]:
+  """Returns `conv` with the arguments that `nn.Conv` calls it with."""
+
+  def convolve(x, kernel, window_strides, padding, **options):
+    del options  # Flax's defaults: NHWC, no dilation, one group.
+    if window_strides != (2, 2) or padding != 'VALID':
+      raise ValueError('only stride 2 without padding')
+    return conv(x, kernel, form)
+
+  return convolve
+
+
+def conv(x: jax.Array, kernel: jax.Array, form: Form = 'auto') -> jax.Array:
   """Convolves with stride 2 and without padding.
 
   Args:
     x: float [N, H, W, C].
     kernel: float [K, K, C, O].
+    form: see above.
 
   Returns:
     float [N, (H − K) // 2 + 1, (W − K) // 2 + 1, O].
   """
-  if jax.default_backend() == 'cpu':
-    return _conv(x, kernel)
-  return plain_conv(x, kernel)
+  return _apply(form, _matmul_conv, _lax_conv, x, kernel)
 
 
-def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def conv_transpose(
+  x: jax.Array, kernel: jax.Array, form: Form = 'auto'
+) -> jax.Array:
   """Applies the transpose of a convolution with stride 2 without padding.
 
   Every input pixel adds K×K output pixels: y[2p + t] += kernel[t] · x[p].
@@ -100,28 +106,40 @@ def conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
   Args:
     x: float [N, H, W, C].
     kernel: float [K, K, O, C].
+    form: see above.
 
   Returns:
     float [N, 2·H + K − 2, 2·W + K − 2, O].
   """
-  if x.shape[1:3] == (1, 1):  # No overlaps: one matrix product everywhere.
+  if x.shape[1:3] == (1, 1) and form != 'lax':
+    # No overlaps: one matrix product on every platform.
     size, _, outputs, inputs = kernel.shape
     y = x.reshape(-1, inputs) @ kernel.reshape(-1, inputs).T
     return y.reshape(-1, size, size, outputs)
-  if jax.default_backend() == 'cpu':
-    return _conv_transpose(x, kernel)
-  return plain_conv_transpose(x, kernel)
+  return _apply(form, _matmul_conv_transpose, _lax_conv_transpose, x, kernel)
 
 
-def plain_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """As `conv`, by `lax`."""
+def _apply(form, matmul, plain, x, kernel):
+  match form:
+    case 'auto':
+      # Decided when the program is lowered for a platform, which need not be
+      # the one of this process.
+      return lax.platform_dependent(x, kernel, cpu=matmul, default=plain)
+    case 'lax':
+      return plain(x, kernel)
+    case 'matmul':
+      return matmul(x, kernel)
+    case _:
+      raise ValueError(f'{form!r} is none of auto, lax, matmul')
+
+
+def _lax_conv(x, kernel):
   return lax.conv_general_dilated(
     x, kernel, (2, 2), 'VALID', dimension_numbers=_LAYOUT
   )
 
 
-def plain_conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """As `conv_transpose`, by `lax`."""
+def _lax_conv_transpose(x, kernel):
   return lax.conv_transpose(
     x,
     kernel,
@@ -132,51 +150,45 @@ def plain_conv_transpose(x: jax.Array, kernel: jax.Array) -> jax.Array:
   )
 
 
-@jax.custom_vjp
-def _conv(x, kernel):
-  return _conv_forward(x, kernel)[0]
-
-
-def _conv_forward(x, kernel):
+def _matmul_conv(x, kernel):
   size, _, _, outputs = kernel.shape
-  strips = _strips(x, size)
-  y = _add_rows(strips @ _matrix(kernel), outputs)
-  shape = jnp.zeros((*x.shape[1:3], 0))  # Residuals are arrays: keeps H and W.
-  return y, (strips, kernel, shape)
+  strips = _linear(
+    lambda x: _strips(x, size),
+    lambda dy, shape=x.shape[1:3]: _add_columns(dy, kernel.shape, shape),
+  )
+  add_rows = _linear(
+    lambda rows: _add_rows(rows, outputs),
+    lambda dy: _shifted_rows(_computed_once(dy), size),
+  )
+  return add_rows(_product(strips(x), _matrix(kernel)))
 
 
-def _conv_backward(residuals, dy):
-  strips, kernel, shape = residuals
-  rows = _shifted_rows(_computed_once(dy), kernel.shape[0])
-  dx = _add_columns(rows @ _matrix(kernel).T, kernel.shape, shape.shape[:2])
-  return dx, _kernel_gradient(strips, rows, kernel.shape)
-
-
-_conv.defvjp(_conv_forward, _conv_backward)
-
-
-@jax.custom_vjp
-def _conv_transpose(x, kernel):
-  return _conv_transpose_forward(x, kernel)[0]
-
-
-def _conv_transpose_forward(x, kernel):
-  size = kernel.shape[0]
-  rows = _shifted_rows(x, size)
-  height, width = (2 * n + size - 2 for n in x.shape[1:3])
-  y = _add_columns(rows @ _matrix(kernel).T, kernel.shape, (height, width))
-  return y, (rows, kernel)
-
-
-def _conv_transpose_backward(residuals, dy):
-  rows, kernel = residuals
+def _matmul_conv_transpose(y, kernel):
   size, _, _, inputs = kernel.shape
-  strips = _strips(_computed_once(dy), size)
-  dx = _add_rows(strips @ _matrix(kernel), inputs)
-  return dx, _kernel_gradient(strips, rows, kernel.shape)
+  height, width = (2 * n + size - 2 for n in y.shape[1:3])
+  shifted_rows = _linear(
+    lambda y: _shifted_rows(y, size), lambda rows: _add_rows(rows, inputs)
+  )
+  add_columns = _linear(
+    lambda strips: _add_columns(strips, kernel.shape, (height, width)),
+    lambda dx: _strips(_computed_once(dx), size),
+  )
+  return add_columns(_product(shifted_rows(y), _matrix(kernel).T))
 
 
-_conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
+def _product(x, matrix):
+  y = x.reshape(-1, x.shape[-1]) @ matrix
+  return y.reshape(*x.shape[:-1], -1)
+
+
+def _linear(function: _Map, transpose: _Map) -> _Map:
+  """Returns a linear function whose gradient is computed by its transpose.
+
+  JAX would derive a transpose by itself, but one without `_computed_once`.
+  """
+  linear = jax.custom_vjp(function)
+  linear.defvjp(lambda x: (function(x), None), lambda _, dy: (transpose(dy),))
+  return linear
 
 
 def _strips(x, size):
@@ -245,17 +257,6 @@ def _matrix(kernel):
   kernel = jnp.pad(kernel, ((0, size % 2), (0, 0), (0, 0), (0, 0)))
   kernel = kernel.reshape(-1, 2, size, inputs, outputs)
   return kernel.transpose(1, 2, 3, 0, 4).reshape(2 * size * inputs, -1)
-
-
-def _kernel_gradient(strips, rows, shape):
-  """Returns the product of both, as a kernel of the given shape."""
-  size, _, inputs, outputs = shape
-  matrix = jnp.matmul(
-    strips.reshape(-1, strips.shape[-1]).T, rows.reshape(-1, rows.shape[-1])
-  )
-  kernel = matrix.reshape(2, size, inputs, -1, outputs)
-  kernel = kernel.transpose(3, 0, 1, 2, 4).reshape(-1, *shape[1:])
-  return kernel[:size]
 
 
 def _computed_once(x):

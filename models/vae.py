@@ -3,6 +3,7 @@
 Ha & Schmidhuber, "World Models" (2018), appendix "Variational Autoencoder".
 """
 
+import functools
 from typing import NamedTuple
 
 from flax import linen as nn
@@ -38,11 +39,20 @@ class Encoder(nn.Module):
 
   latent_size: int
   dtype: DTypeLike = jnp.float32
+  convolution: strided.Form = 'auto'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> Posterior:
+    conv = functools.partial(
+      nn.Conv,
+      kernel_size=(4, 4),
+      strides=2,
+      padding='VALID',
+      dtype=self.dtype,
+      conv_general_dilated=strided.conv_general_dilated(self.convolution),
+    )
     for features in (32, 64, 128, 256):
-      x = nn.relu(strided.Conv(features, 4, self.dtype)(x))
+      x = nn.relu(conv(features)(x))
     x = x.reshape(len(x), 1024).astype(jnp.float32)
     return Posterior(
       mean=nn.Dense(self.latent_size, name='mean')(x),
@@ -54,13 +64,17 @@ class Decoder(nn.Module):
   """Latent vectors [B, Z] → float frames [B, 64, 64, 3] in 0..1."""
 
   dtype: DTypeLike = jnp.float32
+  convolution: strided.Form = 'auto'
 
   @nn.compact
   def __call__(self, z: jax.Array) -> jax.Array:
     x = nn.Dense(1024)(z).reshape(len(z), 1, 1, 1024)
-    for features, kernel in ((128, 5), (64, 5), (32, 6)):
-      x = nn.relu(strided.ConvTranspose(features, kernel, self.dtype)(x))
-    x = strided.ConvTranspose(3, 6, self.dtype)(x)
+    conv_transpose = functools.partial(
+      strided.ConvTranspose, dtype=self.dtype, form=self.convolution
+    )
+    for features, size in ((128, 5), (64, 5), (32, 6)):
+      x = nn.relu(conv_transpose(features, size)(x))
+    x = conv_transpose(3, 6)(x)
     return nn.sigmoid(x.astype(jnp.float32))
 
 
@@ -71,14 +85,17 @@ class VAE(nn.Module):
     latent_size: Z, numbers in a latent vector.
     dtype: of the convolutions; bfloat16 is faster on GPUs and TPUs. Parameters,
       posteriors and frames are float32 in any case.
+    convolution: the form of the convolutions, see `strided`: 'auto' is the
+      faster one of the platform. The parameters are the same for all.
   """
 
   latent_size: int = 32
   dtype: DTypeLike = jnp.float32
+  convolution: strided.Form = 'auto'
 
   def setup(self):
-    self.encoder = Encoder(self.latent_size, self.dtype)
-    self.decoder = Decoder(self.dtype)
+    self.encoder = Encoder(self.latent_size, self.dtype, self.convolution)
+    self.decoder = Decoder(self.dtype, self.convolution)
 
   def encode(self, observation: jax.Array) -> Posterior:
     """Encodes uint8 [B, 64, 64, 3], 0..255, to posteriors [B, Z]."""

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 from models import strided
@@ -33,8 +35,10 @@ def test_conv_equals_lax(shape, size, outputs):
     jax.random.key(1), (size, size, shape[-1], outputs)
   )
   assert_equal_up_to_rounding(
-    value_and_gradients(strided._conv, x, kernel),
-    value_and_gradients(strided.plain_conv, x, kernel),
+    *(
+      value_and_gradients(functools.partial(strided.conv, form=form), x, kernel)
+      for form in ('matmul', 'lax')
+    )
   )
 
 
@@ -53,11 +57,13 @@ def test_conv_transpose_equals_lax(shape, size, outputs):
   kernel = jax.random.normal(
     jax.random.key(1), (size, size, outputs, shape[-1])
   )
-  expected = value_and_gradients(strided.plain_conv_transpose, x, kernel)
-  for function in strided._conv_transpose, strided.conv_transpose:
-    assert_equal_up_to_rounding(
-      value_and_gradients(function, x, kernel), expected
+  found, expected = (
+    value_and_gradients(
+      functools.partial(strided.conv_transpose, form=form), x, kernel
     )
+    for form in ('matmul', 'lax')
+  )
+  assert_equal_up_to_rounding(found, expected)
 
 
 def test_conv_transpose_is_the_transpose_of_conv():
@@ -69,3 +75,11 @@ def test_conv_transpose_is_the_transpose_of_conv():
     jnp.vdot(x, strided.conv_transpose(y, kernel)),
     rtol=1e-4,
   )
+
+
+def test_unknown_form_and_other_strides_are_refused():
+  x, kernel = jnp.zeros((1, 8, 8, 3)), jnp.zeros((4, 4, 3, 2))
+  with pytest.raises(ValueError, match="'fft' is none of auto, lax, matmul"):
+    strided.conv(x, kernel, 'fft')  # pyright: ignore[reportArgumentType]
+  with pytest.raises(ValueError, match='only stride 2 without padding'):
+    strided.conv_general_dilated('auto')(x, kernel, (1, 1), 'VALID')

@@ -45,6 +45,52 @@ def test_bfloat16_is_close_to_float32(model_and_variables):
     np.testing.assert_allclose(x, y, atol=0.03)
 
 
+def loss_of(model, observation):
+  def loss(variables):
+    image, posterior = model.apply(variables, observation, jax.random.key(2))
+    return vae.loss(image, posterior, observation).total.mean()
+
+  return jax.jit(jax.value_and_grad(loss))
+
+
+def test_all_forms_of_the_convolutions_are_the_same_function(
+  model_and_variables,
+):
+  model, variables = model_and_variables
+  observation = jax.random.randint(
+    jax.random.key(1), (2, 64, 64, 3), 0, 256
+  ).astype(jnp.uint8)
+  found, expected = (
+    loss_of(model.clone(convolution=form), observation)(variables)
+    for form in ('matmul', 'lax')
+  )
+  for x, y in zip(
+    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4 * np.abs(y).max())
+
+
+@pytest.mark.parametrize(
+  ('form', 'platform', 'convolves'),
+  [
+    ('auto', 'cpu', False),
+    ('auto', 'cuda', True),
+    ('auto', 'tpu', True),
+    ('lax', 'cpu', True),
+    ('matmul', 'cuda', False),
+  ],
+)
+def test_platform_of_the_program_chooses_the_form_of_the_convolutions(
+  form, platform, convolves, model_and_variables
+):
+  model, variables = model_and_variables
+  step = loss_of(
+    model.clone(convolution=form), jnp.zeros((2, 64, 64, 3), jnp.uint8)
+  )
+  program = step.trace(variables).lower(lowering_platforms=(platform,))
+  assert ('stablehlo.convolution' in program.as_text()) == convolves
+
+
 def test_kl_is_that_of_the_definition():
   posterior = vae.Posterior(jnp.array([0.7]), jnp.array([-1.2]))
   p, q = stats.norm(0.7, np.exp(-0.6)), stats.norm()

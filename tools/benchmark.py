@@ -27,7 +27,6 @@ from tools.benchmarks import data
 from tools.benchmarks import growth
 from tools.benchmarks import mdn_rnn
 from tools.benchmarks import simulator
-from tools.benchmarks import start
 from tools.benchmarks import vae
 
 _OUTPUT_DIR = command_line.output_dir_flag('benchmark')
@@ -38,7 +37,7 @@ _ROUNDS = flags.DEFINE_integer(
 _SECONDS = flags.DEFINE_float(
   'seconds', 2, 'Length of a turn.', lower_bound=0, upper_bound=3600
 )
-_TABLES = {'start': start.table, 'growth': growth.tables}
+_TABLES = {'growth': growth.table}
 
 
 def benchmark(
@@ -113,16 +112,9 @@ def _ratios(
           f'{statistics.median(theirs):,.4g}',
           f'**{ratio.median:.3g}** ({ratio.lowest:.3g} to {ratio.highest:.3g})',
         ]
-      rows.append(
-        [
-          stage.title,
-          f'{statistics.median(ours):,.4g} {stage.unit}/s',
-          contender.name,
-          *figures,
-          f'≥ {contender.target:g}' if contender.target else '',
-        ]
-      )
-  head = ['stage', 'ours', 'against', 'theirs', 'ratio (range)', 'target']
+      rate = f'{statistics.median(ours):,.4g} {stage.unit}/s'
+      rows.append([stage.title, rate, contender.name, *figures])
+  head = ['stage', 'ours', 'against', 'theirs', 'ratio (range)']
   return markdown.table(head, rows)
 
 

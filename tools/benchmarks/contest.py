@@ -26,12 +26,10 @@ class Contender(NamedTuple):
     prepare: a function of a module, or a partial of one: goes to the process.
       What it returns does the work. It raises ImportError if something that it
       needs is not installed.
-    target: how many times faster than this one the first contender is to be.
   """
 
   name: str
   prepare: Callable[[], Work]
-  target: float | None = None
 
 
 class Stage(NamedTuple):

@@ -80,11 +80,9 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'frames',
       [
         contender('ours', frames),
-        contender(
-          'np.load of .npz, compressed', npz, 'npz_compressed', target=7
-        ),
-        contender('np.load of .npz, not compressed', npz, 'npz', target=7),
-        contender('all in RAM', in_memory, target=0.2),
+        contender('np.load of .npz, compressed', npz, 'npz_compressed'),
+        contender('np.load of .npz, not compressed', npz, 'npz'),
+        contender('all in RAM', in_memory),
       ],
     ),
     contest.Stage(
@@ -93,7 +91,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'frames',
       [
         contender('ours', frames_on_device),
-        contest.Contender('VAE training step', vae.train_step, target=20),
+        contest.Contender('VAE training step', vae.train_step),
       ],
     ),
     contest.Stage(
@@ -102,9 +100,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'windows',
       [
         contender('ours', windows),
-        contest.Contender(
-          'MDN-RNN training step', mdn_rnn.windows_consumed, target=10
-        ),
+        contest.Contender('MDN-RNN training step', mdn_rnn.windows_consumed),
       ],
     ),
   ]

@@ -1,8 +1,7 @@
-"""How cost grows: with the size of the data, with threads, with batches."""
+"""How the cost of loading grows with the size of the dataset."""
 
 from collections.abc import Callable
 import functools
-import importlib.util
 import multiprocessing
 from pathlib import Path
 import re
@@ -13,46 +12,38 @@ from carracing_rollouts import (
 )
 from tools import markdown
 from tools.benchmarks import data
-from tools.benchmarks import mdn_rnn
-from tools.benchmarks import vae
 
 _EPISODES = 8
 _STEPS = 500
 _GROWTH = 1, 4, 16
-_THREADS = 0, 1, 2, 4, 8
 _SECONDS = 5
 
 
-def tables(output_dir: Path) -> str:
-  """Measures how cost grows.
+def table(output_dir: Path) -> str:
+  """Loads frames from datasets of growing size.
 
   Args:
     output_dir: gets the datasets, in `data`.
 
   Returns:
-    Tables in Markdown.
+    A table in Markdown.
   """
   data_dir = output_dir / 'data'
-  return '\n\n'.join(
-    [_data_growth(data_dir), _thread_growth(data_dir), _batch_growth()]
-  )
-
-
-def _data_growth(data_dir: Path) -> str:
-  fast = importlib.util.find_spec('envpool') is not None
   rows = []
   for factor in _GROWTH:
     config = rollouts_builder.RolloutsConfig(
       name=f'benchmark_x{factor}',
       num_episodes=factor * _EPISODES,
       max_steps=_STEPS,
-      simulator='envpool' if fast else 'gymnasium',
+      simulator='sketched',
     )
     builder = rollouts_builder.Builder(data_dir=data_dir, config=config)
     builder.download_and_prepare()
-    frames, peak = _in_new_process(
-      functools.partial(data.frames, data_dir, name=str(builder.data_dir))
+    prepare = functools.partial(
+      data.frames, data_dir, name=str(builder.data_dir)
     )
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+      frames, peak = pool.apply(_measure, (prepare,))
     rows.append(
       [
         f'×{factor}',
@@ -66,53 +57,8 @@ def _data_growth(data_dir: Path) -> str:
   )
 
 
-def _thread_growth(data_dir: Path) -> str:
-  rows = []
-  for threads in _THREADS:
-    frames, peak = _in_new_process(
-      functools.partial(data.frames, data_dir, num_threads=threads)
-    )
-    rows.append([threads, f'{frames:,.0f}', f'{peak:,.0f}'])
-  return markdown.table(['threads', 'frames/s', 'peak memory, MiB'], rows)
-
-
-def _batch_growth() -> str:
-  steps = [
-    *(
-      (f'VAE, batch {batch}', functools.partial(vae.compiled_step, batch))
-      for batch in (25, 100, 400)
-    ),
-    *(
-      (
-        f'MDN-RNN, [{batch}, {steps}]',
-        functools.partial(mdn_rnn.compiled_step, batch, steps),
-      )
-      for batch, steps in (
-        (8, 128),
-        (32, 128),
-        (128, 128),
-        (32, 512),
-        (32, 1000),
-      )
-    ),
-  ]
-  rows = []
-  for name, compile_step in steps:
-    memory = compile_step().memory_analysis()
-    rows.append([name, f'{memory.temp_size_in_bytes / 2**20:,.0f}'])
-  return markdown.table(
-    ['training step', 'memory beside parameters and batch, MiB'], rows
-  )
-
-
-def _in_new_process(prepare: Callable) -> tuple[float, float]:
-  """Returns the rate of some work and the peak memory of doing it, MiB."""
-  spawn = multiprocessing.get_context('spawn')
-  with spawn.Pool(1) as pool:
-    return pool.apply(_measure, (prepare,))
-
-
 def _measure(prepare: Callable) -> tuple[float, float]:
+  """Returns the rate of some work and the peak memory of doing it, MiB."""
   work = prepare()
   for _ in range(20):
     work()
@@ -123,7 +69,7 @@ def _measure(prepare: Callable) -> tuple[float, float]:
 
 
 def _peak_memory() -> float:
-  """Returns this process's own, MiB; `getrusage` would tell its parent's."""
+  """Returns this process's own, MiB; `getrusage` would return its parent's."""
   status = Path('/proc/self/status').read_text()
   [kilobytes] = re.findall(r'VmHWM:\s+(\d+) kB', status)
   return int(kilobytes) / 1024

@@ -2,11 +2,14 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 from carracing_latents import loader
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from models import mdn_rnn
+from models import recurrent
 from models import vae
 from models import world_model
 import numpy as np
@@ -14,6 +17,7 @@ from tools.benchmarks import contest
 from tools.benchmarks import vae as vae_benchmark
 from trainers import devices
 from trainers import runtime
+from trainers import state as train_state
 from trainers import train_mdn_rnn
 from trainers.configs import mdn_rnn as mdn_rnn_config
 
@@ -33,9 +37,12 @@ def stages(data_dir: Path) -> list[contest.Stage]:
           'ours', functools.partial(train_step, batch_size, window_steps)
         ),
         contest.Contender(
+          'flax nn.RNN(OptimizedLSTMCell)',
+          functools.partial(flax_step, batch_size, window_steps),
+        ),
+        contest.Contender(
           'PyTorch nn.LSTM',
           functools.partial(pytorch_step, batch_size, window_steps),
-          target=1,
         ),
       ],
     )
@@ -49,7 +56,11 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       [
         contest.Contender('ours', functools.partial(control, batch_size)),
         contest.Contender(
-          'PyTorch', functools.partial(pytorch_control, batch_size), target=1
+          'flax nn.RNN(OptimizedLSTMCell)',
+          functools.partial(control, batch_size, FlaxLSTM),
+        ),
+        contest.Contender(
+          'PyTorch', functools.partial(pytorch_control, batch_size)
         ),
       ],
     )
@@ -58,19 +69,53 @@ def stages(data_dir: Path) -> list[contest.Stage]:
   return [*steps, *controls]
 
 
+class FlaxLSTM(nn.Module):
+  """Flax's own LSTM, called as `recurrent.LSTM` is."""
+
+  hidden_size: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array, carry: recurrent.Carry):
+    cell = nn.OptimizedLSTMCell(self.hidden_size, dtype=self.dtype)
+    return nn.RNN(cell, return_carry=True)(inputs, initial_carry=carry)
+
+
 def train_step(batch_size: int, window_steps: int) -> contest.Work:
   """Prepares training steps as the trainer takes them."""
   runtime.prepare()
   runtime.divide_cpu(batch_size)
-  step, state, batch = _step(batch_size, window_steps)
+  return _repeat(*_step(batch_size, window_steps))
 
-  def work() -> float:
-    nonlocal state
-    state, metrics = step(state, batch)
-    jax.block_until_ready(metrics)
-    return batch_size * window_steps
 
-  return work
+def flax_step(batch_size: int, window_steps: int) -> contest.Work:
+  """Prepares the same steps with flax's own LSTM."""
+  runtime.prepare()
+  runtime.divide_cpu(batch_size)
+  config = _config()
+  model = mdn_rnn.MDNRNN(_LATENT_SIZE, config.hidden_size, recurrence=FlaxLSTM)
+  carry = model.initial_carry(batch_size)
+  batch = _batch(batch_size, window_steps)
+  variables = jax.jit(model.init)(
+    jax.random.key(0), batch.z, batch.action, carry
+  )
+  state = train_state.create(config, model.apply, variables['params'])
+
+  def step(state, batch):
+    def mean_loss(params):
+      prediction, _ = model.apply(
+        {'params': params}, batch.z, batch.action, carry
+      )
+      losses = mdn_rnn.loss(
+        prediction, batch.next_z, batch.reward, batch.terminal
+      )
+      return jnp.mean(losses.total, where=batch.mask), losses
+
+    state, losses, _ = train_state.take_step(config, state, mean_loss)
+    return state, losses.nll.mean()
+
+  step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated())
+  return _repeat(step, devices.replicate(state), devices.shard_batch(batch))
 
 
 def windows_consumed() -> contest.Work:
@@ -80,15 +125,11 @@ def windows_consumed() -> contest.Work:
   return lambda: work() / config.window_steps
 
 
-def compiled_step(batch_size: int, window_steps: int) -> jax.stages.Compiled:
-  """Compiles a training step, to ask for its memory."""
-  step, state, batch = _step(batch_size, window_steps)
-  return step.lower(state, batch).compile()
-
-
-def control(batch_size: int) -> contest.Work:
+def control(
+  batch_size: int, recurrence: type[nn.Module] = recurrent.LSTM
+) -> contest.Work:
   """Prepares control steps: encode a frame, observe it, act on [z, h]."""
-  v, m = vae.VAE(), mdn_rnn.MDNRNN()
+  v, m = vae.VAE(), mdn_rnn.MDNRNN(recurrence=recurrence)
   key = jax.random.key(0)
   observation = vae_benchmark.frames(batch_size)
   z = jnp.zeros((batch_size, _LATENT_SIZE))
@@ -134,16 +175,27 @@ def pytorch_control(batch_size: int) -> contest.Work:
 
 
 def _step(batch_size: int, window_steps: int):
-  config = mdn_rnn_config.get_config()
-  config.predict_outcomes = False  # As in the other implementation.
+  config = _config()
   step = jax.jit(
     functools.partial(train_mdn_rnn.train_step, config),
     donate_argnums=0,
     out_shardings=devices.replicated(),
   )
+  state = train_mdn_rnn.create_state(config, _LATENT_SIZE)
+  batch = _batch(batch_size, window_steps)
+  return step, devices.replicate(state), devices.shard_batch(batch)
+
+
+def _config():
+  config = mdn_rnn_config.get_config()
+  config.predict_outcomes = False  # As in the other implementations.
+  return config
+
+
+def _batch(batch_size: int, window_steps: int) -> loader.Windows:
   rng = np.random.default_rng(0)
   shape = batch_size, window_steps
-  batch = loader.Windows(
+  return loader.Windows(
     z=rng.standard_normal((*shape, _LATENT_SIZE), np.float32),
     action=rng.standard_normal((*shape, 3), np.float32),
     next_z=rng.standard_normal((*shape, _LATENT_SIZE), np.float32),
@@ -151,5 +203,15 @@ def _step(batch_size: int, window_steps: int):
     terminal=np.zeros(shape, bool),
     mask=np.ones(shape, bool),
   )
-  state = train_mdn_rnn.create_state(config, _LATENT_SIZE)
-  return step, devices.replicate(state), devices.shard_batch(batch)
+
+
+def _repeat(step, state, batch: loader.Windows) -> contest.Work:
+  transitions = batch.mask.size
+
+  def work() -> float:
+    nonlocal state
+    state, metrics = step(state, batch)
+    jax.block_until_ready(metrics)
+    return transitions
+
+  return work

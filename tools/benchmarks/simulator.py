@@ -1,11 +1,9 @@
 """The simulator and the collection of episodes."""
 
-import contextlib
 import functools
 from pathlib import Path
 import tempfile
 
-from absl import logging
 from carracing_rollouts import (
   carracing_rollouts_dataset_builder as rollouts_builder,
 )
@@ -14,7 +12,7 @@ from carracing_rollouts import policies
 from carracing_rollouts import rollout
 import gymnasium
 import numpy as np
-import tensorflow_datasets as tfds
+from tools.benchmarks import building
 from tools.benchmarks import contest
 
 _STEPS = 200  # Of an episode.
@@ -22,16 +20,17 @@ _EPISODES = 100  # Of a collection.
 
 
 def stages(data_dir: Path) -> list[contest.Stage]:
-  """Returns the stages of the simulator."""
+  """Returns the stages of the simulators."""
   del data_dir
   return [
     contest.Stage(
       'simulator',
-      'Gymnasium simulator, one core',
+      'simulator, one core',
       'steps',
       [
-        contest.Contender('ours', drive_culled),
-        contest.Contender('stock CarRacing-v3', drive_stock, target=2.5),
+        contest.Contender('`sketched`', functools.partial(drive, 'sketched')),
+        contest.Contender('`gymnasium`', functools.partial(drive, 'gymnasium')),
+        contest.Contender('stock CarRacing-v3', drive_stock),
       ],
     ),
     *(
@@ -41,22 +40,20 @@ def stages(data_dir: Path) -> list[contest.Stage]:
         'steps',
         [
           contest.Contender('ours', functools.partial(build, simulator)),
-          contest.Contender(
-            'a loop around stock CarRacing-v3', collect_stock, target
-          ),
+          contest.Contender('a loop around stock CarRacing-v3', collect_stock),
         ],
       )
-      for simulator, target in (('gymnasium', None), ('envpool', 10))
+      for simulator in ('gymnasium', 'sketched')
     ),
   ]
 
 
-def drive_culled() -> contest.Work:
-  """Prepares episodes in the simulator of the dataset."""
+def drive(simulator: str) -> contest.Work:
+  """Prepares episodes in a simulator of the dataset."""
 
   def work() -> float:
     played = rollout.play(
-      environment.GymnasiumEnvironments([1], _STEPS),
+      environment.SIMULATORS[simulator]([1], _STEPS),
       policies.RecordedPolicy([_actions()]),
       [np.random.SeedSequence(1)],
     )
@@ -80,33 +77,15 @@ def drive_stock() -> contest.Work:
 
 def build(simulator: str) -> contest.Work:
   """Prepares builds of the dataset, to the verified files."""
-  if simulator == 'envpool':
-    import envpool  # noqa: F401  Tells whether it is installed.
-  tfds.disable_progress_bar()
-  logging.set_verbosity(logging.ERROR)
-  scratch = tempfile.TemporaryDirectory()
-
-  def work() -> float:
-    with (
-      tempfile.TemporaryDirectory(dir=scratch.name) as folder,
-      contextlib.redirect_stdout(None),
-    ):
-      builder = rollouts_builder.Builder(
-        data_dir=folder,
-        config=rollouts_builder.RolloutsConfig(
-          name='benchmark',
-          num_episodes=_EPISODES,
-          max_steps=_STEPS,
-          simulator=simulator,
-        ),
-      )
-      builder.download_and_prepare()
-      return sum(
-        sum(split['episode_steps']) - len(split['episode_steps'])
-        for split in builder.info.metadata['splits'].values()
-      )
-
-  return work
+  config = rollouts_builder.RolloutsConfig(
+    name='benchmark',
+    num_episodes=_EPISODES,
+    max_steps=_STEPS,
+    simulator=simulator,
+  )
+  return building.builds(
+    lambda folder: rollouts_builder.Builder(data_dir=folder, config=config)
+  )
 
 
 def collect_stock() -> contest.Work:
@@ -134,7 +113,7 @@ def collect_stock() -> contest.Work:
       action=np.stack(actions),
       reward=np.array(rewards),
     )
-    return len(rewards)
+    return len(rewards) + 1  # The dataset's steps include the last frame.
 
   return work
 

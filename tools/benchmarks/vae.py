@@ -1,21 +1,19 @@
 """V: training steps and encodings."""
 
-import contextlib
 import functools
 from pathlib import Path
-import tempfile
 
-from absl import logging
 from carracing_data import prepared
 from carracing_latents import (
   carracing_latents_dataset_builder as latents_builder,
 )
 import jax
-from models import strided
+from models import vae
 import numpy as np
-import tensorflow_datasets as tfds
+from tools.benchmarks import building
 from tools.benchmarks import contest
 from trainers import runtime
+from trainers import state as train_state
 from trainers import train_vae
 from trainers.configs import vae as vae_config
 
@@ -38,14 +36,12 @@ def stages(data_dir: Path) -> list[contest.Stage]:
         contest.Contender(
           'PyTorch, channels_last',
           functools.partial(pytorch_step, 'channels_last'),
-          target=1,
         ),
         contest.Contender(
           'PyTorch, contiguous',
           functools.partial(pytorch_step, 'contiguous_format'),
-          target=1,
         ),
-        contest.Contender('lax convolutions, as in flax', plain_step, target=5),
+        contest.Contender('lax convolutions, as in flax', lax_step),
       ],
     ),
     contest.Stage(
@@ -57,7 +53,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
           'ours, dataset to dataset', functools.partial(build_latents, data_dir)
         ),
         contest.Contender(
-          'PyTorch encoder alone, channels_last', pytorch_encoder, target=0.9
+          'PyTorch encoder alone, channels_last', pytorch_encoder
         ),
       ],
     ),
@@ -67,28 +63,33 @@ def stages(data_dir: Path) -> list[contest.Stage]:
 def train_step(batch_size: int = _BATCH) -> contest.Work:
   """Prepares training steps as the trainer takes them."""
   runtime.prepare()
-  step, state, observation = _step(batch_size)
-
-  def work() -> float:
-    nonlocal state
-    state, metrics = step(state, observation)
-    jax.block_until_ready(metrics)
-    return batch_size
-
-  return work
+  return _repeat(*_step(batch_size))
 
 
-def compiled_step(batch_size: int) -> jax.stages.Compiled:
-  """Compiles a training step, to ask for its memory."""
-  step, state, observation = _step(batch_size)
-  return step.lower(state, observation).compile()
-
-
-def plain_step() -> contest.Work:
+def lax_step() -> contest.Work:
   """Prepares the same steps with what flax's own layers call."""
-  strided.conv = strided.plain_conv
-  strided.conv_transpose = strided.plain_conv_transpose
-  return train_step()
+  runtime.prepare()
+  config = vae_config.get_config()
+  model = vae.VAE(
+    latent_size=config.latent_size, dtype=config.dtype, convolution='lax'
+  )
+  key = jax.random.key(0)
+
+  def step(state, observation):
+    def mean_loss(params):
+      losses = vae.loss(
+        *model.apply({'params': params}, observation, key), observation
+      )
+      return losses.total.mean(), losses
+
+    state, losses, _ = train_state.take_step(config, state, mean_loss)
+    return state, losses
+
+  return _repeat(
+    jax.jit(step, donate_argnums=0),
+    train_vae.create_state(config),
+    frames(_BATCH),
+  )
 
 
 def pytorch_step(memory_format: str) -> contest.Work:
@@ -100,30 +101,15 @@ def pytorch_step(memory_format: str) -> contest.Work:
 
 def build_latents(data_dir: Path) -> contest.Work:
   """Prepares builds of the latents of the benchmark's rollouts."""
-  tfds.disable_progress_bar()
-  logging.set_verbosity(logging.ERROR)
   rollouts = prepared.find('carracing_rollouts/benchmark', data_dir)
-  scratch = tempfile.TemporaryDirectory()
-
-  def work() -> float:
-    with (
-      tempfile.TemporaryDirectory(dir=scratch.name) as folder,
-      contextlib.redirect_stdout(None),
-    ):
-      config = latents_builder.LatentsConfig(
-        name='benchmark',
-        rollouts=str(rollouts.data_dir),
-        vae=str(data_dir / 'vae'),
-      )
-      latents_builder.Builder(
-        data_dir=folder, config=config
-      ).download_and_prepare()
-    return sum(
-      sum(split['episode_steps'])
-      for split in rollouts.info.metadata['splits'].values()
-    )
-
-  return work
+  config = latents_builder.LatentsConfig(
+    name='benchmark',
+    rollouts=str(rollouts.data_dir),
+    vae=str(data_dir / 'vae'),
+  )
+  return building.builds(
+    lambda folder: latents_builder.Builder(data_dir=folder, config=config)
+  )
 
 
 def pytorch_encoder() -> contest.Work:
@@ -139,6 +125,16 @@ def _step(batch_size: int):
     functools.partial(train_vae.train_step, config), donate_argnums=0
   )
   return step, train_vae.create_state(config), frames(batch_size)
+
+
+def _repeat(step, state, observation: np.ndarray) -> contest.Work:
+  def work() -> float:
+    nonlocal state
+    state, metrics = step(state, observation)
+    jax.block_until_ready(metrics)
+    return len(observation)
+
+  return work
 
 
 def frames(batch_size: int) -> np.ndarray:
