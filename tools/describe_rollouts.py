@@ -13,6 +13,7 @@ from absl import logging
 from carracing_data import command_line
 from carracing_data import places
 from carracing_data import prepared
+from carracing_data import steps
 from carracing_rollouts import loader
 from carracing_rollouts import schema
 from matplotlib import figure
@@ -27,7 +28,6 @@ _OUTPUT_DIR = command_line.output_dir_flag('description')
 _SHEET_ROWS = 6
 _SHEET_COLUMNS = 10
 _BINS = 40
-_ACTIONS = ('steering', 'gas', 'brake')
 _SPLIT_HEAD = (
   'split',
   'episodes',
@@ -67,8 +67,8 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
       actions.append(episode.action[:-1])
       frame_sum += episode.observation.sum(axis=0, dtype=np.float64)
       if len(sheet) < _SHEET_ROWS:
-        steps = np.linspace(0, len(episode) - 1, _SHEET_COLUMNS).astype(int)
-        sheet[f'{split} {index}'] = episode.observation[steps]
+        shown = np.linspace(0, len(episode) - 1, _SHEET_COLUMNS).astype(int)
+        sheet[f'{split} {index}'] = episode.observation[shown]
     recorded = builder.info.metadata['splits'][split]
     rows.append(
       [
@@ -92,7 +92,7 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
         _ACTION_HEAD,
         [
           [title, *(f'{x:.2f}' for x in (v.mean(), v.std(), *of_action))]
-          for title, v, of_action in zip(_ACTIONS, all_actions.T, quantiles)
+          for title, v, of_action in zip(steps.ACTION_NAMES, all_actions.T, quantiles)
         ],
       ),
     ]
@@ -106,7 +106,7 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
     {
       'steps of an episode': np.array(lengths),
       'return of an episode': np.array(returns),
-      **dict(zip(_ACTIONS, all_actions.T)),
+      **dict(zip(steps.ACTION_NAMES, all_actions.T)),
     },
     frame_sum / sum(lengths),
   )

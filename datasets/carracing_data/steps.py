@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FRAME_SIZE = 96  # Side of the simulator's square frame, in pixels.
-FRAME_ROWS = 84  # The rows below hold the dashboard: no part of the world.
+# Rows of the simulator's 96×96 frame above the dashboard.
+FRAME_ROWS = 84
 OBSERVATION_SIZE = 64
 OBSERVATION_SHAPE = (OBSERVATION_SIZE, OBSERVATION_SIZE, 3)  # uint8, RGB.
 ACTION_NAMES = ('steering', 'gas', 'brake')

@@ -54,7 +54,7 @@ KIND = metadata.Kind(
     'episode_id': ('int64', ()),
     'mean': ('float32', (None, None)),
     'logvar': ('float32', (None, None)),
-    'action': ('float32', (None, 3)),
+    'action': ('float32', (None, steps.ACTION_SIZE)),
     'reward': ('float32', (None,)),
     'discount': ('float32', (None,)),
     'is_first': ('bool', (None,)),
