@@ -92,7 +92,9 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
         _ACTION_HEAD,
         [
           [title, *(f'{x:.2f}' for x in (v.mean(), v.std(), *of_action))]
-          for title, v, of_action in zip(steps.ACTION_NAMES, all_actions.T, quantiles)
+          for title, v, of_action in zip(
+            steps.ACTION_NAMES, all_actions.T, quantiles
+          )
         ],
       ),
     ]
