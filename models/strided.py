@@ -152,9 +152,10 @@ def _lax_conv_transpose(x, kernel):
 
 def _matmul_conv(x, kernel):
   size, _, _, outputs = kernel.shape
+  shape = x.shape[1:3]
   strips = _linear(
     lambda x: _strips(x, size),
-    lambda dy, shape=x.shape[1:3]: _add_columns(dy, kernel.shape, shape),
+    lambda strips: _add_columns(strips, kernel.shape, shape),
   )
   add_rows = _linear(
     lambda rows: _add_rows(rows, outputs),
@@ -165,12 +166,12 @@ def _matmul_conv(x, kernel):
 
 def _matmul_conv_transpose(y, kernel):
   size, _, _, inputs = kernel.shape
-  height, width = (2 * n + size - 2 for n in y.shape[1:3])
+  shape = tuple(2 * n + size - 2 for n in y.shape[1:3])
   shifted_rows = _linear(
     lambda y: _shifted_rows(y, size), lambda rows: _add_rows(rows, inputs)
   )
   add_columns = _linear(
-    lambda strips: _add_columns(strips, kernel.shape, (height, width)),
+    lambda strips: _add_columns(strips, kernel.shape, shape),
     lambda dx: _strips(_computed_once(dx), size),
   )
   return add_columns(_product(shifted_rows(y), _matrix(kernel).T))

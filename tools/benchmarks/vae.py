@@ -77,9 +77,10 @@ def lax_step() -> contest.Work:
 
   def step(state, observation):
     def mean_loss(params):
-      losses = vae.loss(
-        *model.apply({'params': params}, observation, key), observation
+      reconstruction, posterior = model.apply(
+        {'params': params}, observation, key
       )
+      losses = vae.loss(reconstruction, posterior, observation)
       return losses.total.mean(), losses
 
     state, losses, _ = train_state.take_step(config, state, mean_loss)
