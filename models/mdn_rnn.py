@@ -180,7 +180,7 @@ class MDNRNN(nn.Module):
     self.mixture = nn.Dense(
       sum(self._output_sizes()),
       dtype=self.dtype,
-      dot_general=functools.partial(
+      dot_general_cls=lambda: functools.partial(
         jax.lax.dot_general, preferred_element_type=jnp.float32
       ),
     )

@@ -49,7 +49,9 @@ class Encoder(nn.Module):
       strides=2,
       padding='VALID',
       dtype=self.dtype,
-      conv_general_dilated=strided.conv_general_dilated(self.convolution),
+      conv_general_dilated_cls=lambda: strided.conv_general_dilated(
+        self.convolution
+      ),
     )
     for features in (32, 64, 128, 256):
       x = nn.relu(conv(features)(x))
