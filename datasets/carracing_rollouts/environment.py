@@ -10,8 +10,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from carracing_data import errors
 from carracing_data import steps
 from carracing_rollouts import culled_car_racing
+from carracing_rollouts import sketched_car_racing
 import cv2
 from gymnasium import wrappers
+from gymnasium.envs.box2d import car_racing
 import numpy as np
 
 FRAME_SIZE = 96  # Side of the simulator's square frame, in pixels.
@@ -101,12 +103,12 @@ class GymnasiumEnvironments:
   """
 
   PACKAGES: ClassVar[tuple[str, ...]] = ('box2d', 'gymnasium', 'pygame-ce')
+  GAME: ClassVar[type[car_racing.CarRacing]] = culled_car_racing.CulledCarRacing
 
   def __init__(self, seeds: Sequence[int], max_steps: int):
     self._seeds = list(seeds)
     self._environments = [
-      wrappers.TimeLimit(culled_car_racing.CulledCarRacing(), max_steps)
-      for _ in self._seeds
+      wrappers.TimeLimit(self.GAME(), max_steps) for _ in self._seeds
     ]
     self._running = [True] * len(self._seeds)
 
@@ -157,6 +159,14 @@ def _free(game: Any) -> None:
     game.world.DestroyBody(body)
 
 
+class SketchedEnvironments(GymnasiumEnvironments):
+  """Gymnasium's `CarRacing-v3` with approximate frames, for bulk."""
+
+  # OpenCV, which shapes the frames, is recorded for every simulator.
+  PACKAGES: ClassVar[tuple[str, ...]] = ('box2d', 'gymnasium')
+  GAME = sketched_car_racing.SketchedCarRacing
+
+
 class EnvPoolEnvironments:
   """EnvPool's `CarRacing-v3`: the game written again in C++, twice as fast.
 
@@ -199,4 +209,5 @@ class EnvPoolEnvironments:
 SIMULATORS: dict[str, type[Environments]] = {
   'envpool': EnvPoolEnvironments,
   'gymnasium': GymnasiumEnvironments,
+  'sketched': SketchedEnvironments,
 }

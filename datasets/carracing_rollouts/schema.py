@@ -34,7 +34,7 @@ class Config(documents.Document):
   max_steps: Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
   policy: Literal['brownian', 'random_policy', 'straight_ahead', 'uniform']
   seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)]
-  simulator: Literal['envpool', 'gymnasium']
+  simulator: Literal['envpool', 'gymnasium', 'sketched']
 
 
 SEGMENT_STEPS = 32
