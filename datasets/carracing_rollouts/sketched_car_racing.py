@@ -4,16 +4,17 @@ Seeds and actions flow in; frames that are close to Gymnasium's flow out, and
 everything else (tracks, physics, rewards, ends of episodes) is Gymnasium's own.
 
 Gymnasium draws 1000×800 pixels and shrinks them to 96×96. Here OpenCV draws the
-polygons in view straight onto a canvas of 384×336 pixels, with corners at
-multiples of 1/16 pixel, and halves it twice. A frame has no dashboard: the rows
-below the world stay black.
+polygons in view straight onto a canvas of 192×168 pixels and halves it. A
+frame has no dashboard: the rows below the world stay black.
 """
 
 import cmath
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import math
 import os
+import types
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,26 +29,31 @@ cv2.setNumThreads(1)
 
 _SIDE = car_racing.STATE_W
 _ROWS = _SIDE * 7 // 8  # The rows below hold the dashboard.
-# OpenCV halves 8-bit images five times as fast as it divides them by four.
-_WIDTH, _HEIGHT = 4 * _SIDE, 4 * _ROWS
+# A canvas of twice these sides comes closer (0.15 instead of 0.33 levels of
+# 0..255), but the caches hold it less well: a step takes 1.3 times as long.
+_WIDTH, _HEIGHT = 2 * _SIDE, 2 * _ROWS
+# Places on the canvas are given in these fractions of a pixel.
 _FRACTION_BITS = 4
-# Canvas pixels for each pixel of Gymnasium's window of 1000×800, of which the
-# upper 700 rows show the world. Its y points upwards.
-_SCALE = np.array([_WIDTH / 1000, -_HEIGHT / 700])
-_CAR = np.array([500, 600]) * abs(_SCALE)  # Where the car is on the canvas.
-# From the car to the middle of the view, from there to a corner, in pixels of
-# the window.
+_FRACTIONS = 1 << _FRACTION_BITS
+# Of a canvas pixel, for each pixel of Gymnasium's window of 1000×800, whose
+# upper 700 rows show the world, and whose y points upwards.
+_SCALE = _FRACTIONS * np.array([_WIDTH / 1000, -_HEIGHT / 700])
+# Where the car is on the canvas. OpenCV counts from the centre of the first
+# pixel; one half is added so that cutting to integers rounds.
+_CAR = np.array([500, 600]) * abs(_SCALE) - _FRACTIONS / 2 + 0.5
+# From the car to the middle of the view and from there to a corner, in pixels
+# of the window.
 _AHEAD = 250
 _RADIUS = math.hypot(500, 350)
 
 Color = tuple[int, int, int]
-# As Gymnasium's frames show them: shrinking takes 2 off all but black.
-_BACKGROUND, _GRASS = (100, 202, 100), (100, 228, 100)
+# As Gymnasium's frames show them: its shrinking takes 2 off all but black.
+_BACKGROUND = (100, 202, 100)
 _HULL_COLOR, _WHEEL_COLOR, _STRIPE_COLOR = (202, 0, 0), (0, 0, 0), (75, 75, 75)
-# What the polygons of the ground show, in the order of drawing, by the green
-# of their colours in the game: grass, three greys of road, white, red.
+# How the polygons on the ground look, in drawing order, by the green of their
+# colour in the game: grass, three greys of the road, white and red curbs.
 _SHOWN: dict[int, Color] = {
-  230: _GRASS,
+  230: (100, 228, 100),
   102: (100, 100, 100),
   104: (102, 102, 102),
   107: (105, 105, 105),
@@ -55,18 +61,15 @@ _SHOWN: dict[int, Color] = {
   0: (253, 0, 0),
 }
 _EMPTY_CANVAS = np.full((_HEIGHT, _WIDTH, 3), _BACKGROUND, np.uint8)
-_FIELD = car_racing.PLAYFIELD * np.array(
-  [[(1, 1), (1, -1), (-1, -1), (-1, 1)]], np.float64
-)
-# Polygons seem larger by half a canvas pixel on each side, since OpenCV draws
-# their outlines too; Gymnasium's seem larger by half a pixel of the window.
-# The difference, in metres.
-_SHRINKAGE = 0.05
+_FIELD = car_racing.PLAYFIELD * np.array([[(1, 1), (1, -1), (-1, -1), (-1, 1)]])
+# OpenCV's polygons reach half a pixel of the canvas too far on each side,
+# Gymnasium's half a pixel of the window. The difference, in metres.
+_EXCESS = 0.5 * (1000 / _WIDTH - 1) / (car_racing.ZOOM * car_racing.SCALE)
 
 _WHEELS = [complex(*p) * car_dynamics.SIZE for p in car_dynamics.WHEELPOS]
 _WHEEL_WIDTH = car_dynamics.WHEEL_W * car_dynamics.SIZE
 _WHEEL_RADIUS = car_dynamics.WHEEL_R * car_dynamics.SIZE
-_STRIPE_ANGLE = 1.2  # Of the wheel's turn.
+_STRIPE_ANGLE = 1.2  # Radians of the wheel's turn.
 # Polygons that are filled together must not overlap.
 _HULL = [
   (car_dynamics.HULL_POLY1, car_dynamics.HULL_POLY3),
@@ -76,6 +79,12 @@ _HULL = [
 
 class SketchedCarRacing(car_racing.CarRacing):
   """`CarRacing` without render modes: its frames come from `step` alone."""
+
+  def reset(self, **arguments: Any) -> tuple[Any, dict[str, Any]]:
+    result = super().reset(**arguments)
+    assert self.car is not None
+    self.car.__class__ = _Car
+    return result
 
   def _create_track(self) -> bool:
     success = super()._create_track()
@@ -87,10 +96,10 @@ class SketchedCarRacing(car_racing.CarRacing):
       centers = self._corners.mean(1, keepdims=True)
       arms = self._corners - centers
       lengths = np.hypot(arms[..., :1], arms[..., 1:])
-      self._corners -= _SHRINKAGE / lengths * arms
+      self._corners -= _EXCESS / lengths * arms
       self._x, self._y = centers[:, 0].T.copy()
       self._reach = lengths.max((1, 2))
-      self._colors = np.array([(0, 230, 0)] * len(grass) + list(colors), float)
+      self._colors = np.array([(102, 230, 102)] * len(grass) + [*colors], float)
       # The game changes the colours of tiles in place; now it does so here.
       rows = {id(color): i for i, color in enumerate(colors, len(grass))}
       for tile in self.road:
@@ -111,31 +120,30 @@ class SketchedCarRacing(car_racing.CarRacing):
       1 - self.t, 0
     ) + car_racing.ZOOM * car_racing.SCALE * min(self.t, 1)
     angle = self.car.hull.angle
-    canvas = self._draw_ground(zoom, angle)
-    self._draw_car(canvas, zoom, angle)
-    half = cv2.resize(
-      canvas, (_WIDTH // 2, _HEIGHT // 2), interpolation=cv2.INTER_AREA
-    )
+    x, y = self.car.hull.position
+    canvas = self._draw_ground(zoom, angle, x, y)
+    _draw_car(canvas, zoom, angle, self.car.wheels)
     frame = np.zeros((_SIDE, _SIDE, 3), np.uint8)
+    # OpenCV has fast code for halving alone, in integers.
     cv2.resize(
-      half, (_SIDE, _ROWS), dst=frame[:_ROWS], interpolation=cv2.INTER_AREA
+      canvas, (_SIDE, _ROWS), dst=frame[:_ROWS], interpolation=cv2.INTER_AREA
     )
     return frame
 
-  def _draw_ground(self, zoom: float, angle: float) -> np.ndarray:
-    """Returns a canvas with all but the car, uint8 [336, 384, 3]."""
-    x, y = self.car.hull.position
+  def _draw_ground(
+    self, zoom: float, angle: float, x: float, y: float
+  ) -> np.ndarray:
+    """Returns a canvas with all but the car, uint8 [168, 192, 3]."""
     sin, cos = math.sin(angle), math.cos(angle)
     scale_x, scale_y = (zoom * _SCALE).tolist()
-    # A metre along x or y moves a point on the canvas by these.
+    # One metre along x or y moves a point on the canvas by these.
     along_x = np.array([scale_x * cos, -scale_y * sin])
     along_y = np.array([scale_x * sin, scale_y * cos])
     origin = _CAR - x * along_x - y * along_y
 
     def project(corners: np.ndarray) -> np.ndarray:
-      return _fixed_point(
-        corners[..., :1] * along_x + corners[..., 1:] * along_y + origin
-      )
+      columns_rows = corners[..., :1] * along_x + corners[..., 1:] * along_y
+      return (columns_rows + origin).astype(np.int32)
 
     radius = _RADIUS / zoom
     middle_x, middle_y = x - _AHEAD / zoom * sin, y + _AHEAD / zoom * cos
@@ -145,11 +153,12 @@ class SketchedCarRacing(car_racing.CarRacing):
       canvas = np.zeros_like(_EMPTY_CANVAS)
       _fill(canvas, project(_FIELD), _BACKGROUND)
 
-    reach = self._reach + radius
     distance_x, distance_y = self._x - middle_x, self._y - middle_y
+    reach = self._reach + radius
     near = np.flatnonzero(
       distance_x * distance_x + distance_y * distance_y < reach * reach
     )
+    # One call for each colour.
     batches = {green: [] for green in _SHOWN}
     greens = self._colors[near, 1].tolist()
     for green, polygon in zip(greens, project(self._corners[near])):
@@ -159,42 +168,6 @@ class SketchedCarRacing(car_racing.CarRacing):
         _fill(canvas, batch, _SHOWN[green])
     return canvas
 
-  def _draw_car(self, canvas: np.ndarray, zoom: float, angle: float) -> None:
-    """Draws the car, whose hull is always upright and at the same place."""
-    wheels, stripes = [], []
-    for center, wheel in zip(_WHEELS, self.car.wheels):
-      forward = cmath.rect(_WHEEL_RADIUS, wheel.angle - angle) * 1j
-      side = cmath.rect(_WHEEL_WIDTH, wheel.angle - angle)
-      left, right = center - side, center + side
-      wheels.append(
-        (left + forward, right + forward, right - forward, left - forward)
-      )
-      begin, end = wheel.phase, wheel.phase + _STRIPE_ANGLE
-      hidden = math.sin(begin) > 0, math.sin(end) > 0
-      if not all(hidden):
-        front, back = (
-          forward * (math.copysign(1, math.cos(a)) if h else math.cos(a))
-          for a, h in zip((begin, end), hidden)
-        )
-        stripes.append((left + front, right + front, right + back, left + back))
-    corners = np.array(wheels + stripes).view(np.float64).reshape(-1, 4, 2)
-    polygons = _fixed_point(corners * (zoom * _SCALE) + _CAR)
-    _fill(canvas, polygons[:4], _WHEEL_COLOR)
-    if stripes:
-      _fill(canvas, polygons[4:], _STRIPE_COLOR)
-    for batch in _hull(zoom):
-      _fill(canvas, batch, _HULL_COLOR)
-
-
-@functools.lru_cache(maxsize=128)  # The zoom changes for 50 steps only.
-def _hull(zoom: float) -> list[list[np.ndarray]]:
-  """Returns the hull's polygons on the canvas, each int32 [corners, 2]."""
-  scale = zoom * car_dynamics.SIZE * _SCALE
-  return [
-    [_fixed_point(polygon * scale + _CAR) for polygon in batch]
-    for batch in _HULL
-  ]
-
 
 def _grass() -> np.ndarray:
   """Returns the corners of the light squares, float64 [400, 4, 2], metres."""
@@ -203,19 +176,80 @@ def _grass() -> np.ndarray:
   return car_racing.GRASS_DIM * (first.reshape(-1, 1, 2) + square)
 
 
-def _fixed_point(corners: np.ndarray) -> np.ndarray:
-  """Converts positions on the canvas to OpenCV's, int32, in 1/16 pixel.
+def _draw_car(
+  canvas: np.ndarray, zoom: float, angle: float, wheels: Sequence[Any]
+) -> None:
+  """Draws the car, which is always upright and at the same place."""
+  tyres, stripes = [], []
+  for center, wheel in zip(_WHEELS, wheels):
+    turn = cmath.rect(1, wheel.angle - angle)
+    forward, side = turn * 1j * _WHEEL_RADIUS, turn * _WHEEL_WIDTH
+    left, right = center - side, center + side
+    tyres.append(
+      (left + forward, right + forward, right - forward, left - forward)
+    )
+    # Of the stripe around the wheel, the game shows the part where sin ≤ 0.
+    ends = wheel.phase, wheel.phase + _STRIPE_ANGLE
+    hidden = [math.sin(end) > 0 for end in ends]
+    if not all(hidden):
+      front, back = (
+        forward * (math.copysign(1, math.cos(e)) if h else math.cos(e))
+        for e, h in zip(ends, hidden)
+      )
+      stripes.append((left + front, right + front, right + back, left + back))
+  corners = np.array(tyres + stripes).view(np.float64).reshape(-1, 4, 2)
+  polygons = (corners * (zoom * _SCALE) + _CAR).astype(np.int32)
+  _fill(canvas, polygons[: len(tyres)], _WHEEL_COLOR)
+  if stripes:
+    _fill(canvas, polygons[len(tyres) :], _STRIPE_COLOR)
+  for batch in _hull(zoom):
+    _fill(canvas, batch, _HULL_COLOR)
 
-  OpenCV's positions are pixels' centres.
 
-  Args:
-    corners: float64 [..., 2]: columns and rows.
-  """
-  fixed = np.rint(corners * (1 << _FRACTION_BITS) - (1 << _FRACTION_BITS) / 2)
-  return fixed.astype(np.int32)
+@functools.lru_cache(maxsize=128)  # The zoom changes in the first second only.
+def _hull(zoom: float) -> list[list[np.ndarray]]:
+  """Returns the hull's polygons on the canvas, each int32 [corners, 2]."""
+  scale = zoom * car_dynamics.SIZE * _SCALE
+  return [
+    [(np.array(polygon) * scale + _CAR).astype(np.int32) for polygon in batch]
+    for batch in _HULL
+  ]
 
 
 def _fill(
   canvas: np.ndarray, polygons: np.ndarray | Sequence[np.ndarray], color: Color
 ) -> None:
   cv2.fillPoly(canvas, list(polygons), color, cv2.LINE_8, _FRACTION_BITS)
+
+
+# What Gymnasium's car computes of single numbers, where NumPy takes ten times
+# as long. All are exact or correctly rounded, so the results are the same.
+_SCALAR_MATH = types.SimpleNamespace(
+  clip=lambda x, low, high: min(max(x, low), high),
+  sign=lambda x: 1.0 if x > 0 else -1.0 if x < 0 else 0.0,
+  sqrt=math.sqrt,
+  square=lambda x: x * x,
+)
+
+
+def _with_scalar_math(method: types.FunctionType) -> Callable[..., None]:
+  """Returns the same method; to it, `np` is `_SCALAR_MATH`."""
+  return types.FunctionType(
+    method.__code__, {**method.__globals__, 'np': _SCALAR_MATH}
+  )
+
+
+class _Car(car_dynamics.Car):
+  """Gymnasium's car, bit for bit, with numbers of Python instead of NumPy."""
+
+  step = _with_scalar_math(car_dynamics.Car.step)
+  _gas = _with_scalar_math(car_dynamics.Car.gas)
+
+  def steer(self, s: float) -> None:
+    super().steer(float(s))
+
+  def gas(self, gas: float) -> None:
+    self._gas(float(gas))
+
+  def brake(self, b: float) -> None:
+    super().brake(float(b))
