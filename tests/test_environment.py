@@ -3,6 +3,12 @@ import weakref
 
 from carracing_rollouts import environment
 import numpy as np
+import pytest
+
+on_both = pytest.mark.parametrize(
+  'environments_class',
+  [environment.GymnasiumEnvironments, environment.SketchedEnvironments],
+)
 
 
 def test_resize_is_the_exact_area_mean():
@@ -19,9 +25,10 @@ def test_resize_is_the_exact_area_mean():
   assert resized.dtype == np.uint8
 
 
-def test_an_episode_depends_on_its_seed_and_actions_alone():
+@on_both
+def test_an_episode_depends_on_its_seed_and_actions_alone(environments_class):
   def drive(seeds):
-    environments = environment.GymnasiumEnvironments(seeds, max_steps=10)
+    environments = environments_class(seeds, max_steps=10)
     frames = [environments.reset()]
     rng = np.random.default_rng(0)
     for action in rng.uniform(0, 1, (10, 3)).astype(np.float32):
@@ -36,8 +43,9 @@ def test_an_episode_depends_on_its_seed_and_actions_alone():
   assert (first[0] != first[1]).any()
 
 
-def test_closed_environments_leave_nothing_behind():
-  environments = environment.GymnasiumEnvironments([0], max_steps=3)
+@on_both
+def test_closed_environments_leave_nothing_behind(environments_class):
+  environments = environments_class([0], max_steps=3)
   environments.reset()
   environments.step(np.zeros((1, 3), np.float32))
   game = environments._environments[0].unwrapped
