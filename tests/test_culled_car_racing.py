@@ -17,7 +17,7 @@ def drive_both(seed, actions):
   frame, _ = stock.reset(seed=seed)
   step, ended = None, False
   for step in rollout.play(
-    environment.GymnasiumEnvironments([seed], len(actions)),
+    environment.Environments([seed], len(actions)),
     policies.RecordedPolicy([actions]),
     [np.random.SeedSequence(0)],
   ):

@@ -5,6 +5,12 @@ from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
 import numpy as np
+import pytest
+
+on_both = pytest.mark.parametrize(
+  'environments_class',
+  [environment.Environments, environment.SketchedEnvironments],
+)
 
 
 def test_resize_is_the_exact_area_mean():
@@ -21,13 +27,14 @@ def test_resize_is_the_exact_area_mean():
   assert resized.dtype == np.uint8
 
 
-def test_an_episode_depends_on_its_seed_and_actions_alone():
+@on_both
+def test_an_episode_depends_on_its_seed_and_actions_alone(environments_class):
   rng = np.random.default_rng(0)
   actions = rng.uniform(0, 1, (10, 3)).astype(np.float32)
 
   def drive(seeds):
     played = rollout.play(
-      environment.GymnasiumEnvironments(seeds, max_steps=10),
+      environments_class(seeds, max_steps=10),
       policies.RecordedPolicy([actions] * len(seeds)),
       [np.random.SeedSequence(0)] * len(seeds),
     )
@@ -40,8 +47,9 @@ def test_an_episode_depends_on_its_seed_and_actions_alone():
   assert (first[0] != first[1]).any()
 
 
-def test_closed_environments_leave_nothing_behind():
-  environments = environment.GymnasiumEnvironments([0], max_steps=3)
+@on_both
+def test_closed_environments_leave_nothing_behind(environments_class):
+  environments = environments_class([0], max_steps=3)
   environments.reset()
   environments.step(np.array([0]), np.zeros((1, 3), np.float32))
   game = environments._environments[0].unwrapped
@@ -55,7 +63,7 @@ def test_closed_environments_leave_nothing_behind():
 
 def test_truncates_after_max_steps():
   played = rollout.play(
-    environment.GymnasiumEnvironments([0], max_steps=3),
+    environment.Environments([0], max_steps=3),
     policies.RecordedPolicy([np.zeros((3, 3), np.float32)]),
     [np.random.SeedSequence(0)],
   )

@@ -139,7 +139,7 @@ def test_truncated_episode_has_rlds_steps():
 
 def test_terminated_episode_has_rlds_steps():
   [episode] = rollout.episodes(
-    environment.GymnasiumEnvironments([0], max_steps=1000),
+    environment.Environments([0], max_steps=1000),
     policies.StraightAheadPolicy(),
     seeds(1),
   )
@@ -153,7 +153,7 @@ def test_terminated_episode_has_rlds_steps():
 def test_episodes_of_a_batch_end_when_they_end():
   def drive(tracks):
     return rollout.episodes(
-      environment.GymnasiumEnvironments(tracks, 400),
+      environment.Environments(tracks, 400),
       policies.StraightAheadPolicy(),
       seeds(len(tracks)),
     )

@@ -120,7 +120,7 @@ def _ratios(
 
 def _machine() -> dict[str, str]:
   """Returns what the figures depend on."""
-  packages = 'jax', 'jaxlib', 'grain', 'gymnasium', 'torch', 'envpool'
+  packages = 'jax', 'jaxlib', 'grain', 'gymnasium', 'torch'
   versions = {}
   for package in packages:
     try:

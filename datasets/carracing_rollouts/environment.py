@@ -5,13 +5,14 @@ the 64×64 observation of the dataset.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
-from carracing_data import errors
 from carracing_data import steps
 from carracing_rollouts import culled_car_racing
+from carracing_rollouts import sketched_car_racing
 import cv2
 from gymnasium import wrappers
+from gymnasium.envs.box2d import car_racing
 import numpy as np
 
 
@@ -53,22 +54,36 @@ def resize(frame: np.ndarray) -> np.ndarray:
   )
 
 
-class Environments(Protocol):
-  """A batch of B episodes, one for each seed.
+class Environments:
+  """A batch of B episodes of Gymnasium's `CarRacing-v3`, the reference.
+
+  Every episode runs in a fresh simulator, so that nothing of an earlier one
+  (Box2D keeps the order of its internal lists) can reach it: an episode depends
+  on its seed and its actions alone.
 
   Attributes:
-    PACKAGES: whose versions shape the episodes.
+    PACKAGES: packages whose versions shape the episodes.
+    GAME: the simulator of one episode.
   """
 
-  PACKAGES: ClassVar[tuple[str, ...]]
+  PACKAGES: ClassVar[tuple[str, ...]] = ('box2d', 'gymnasium', 'pygame-ce')
+  GAME: ClassVar[type[car_racing.CarRacing]] = culled_car_racing.CulledCarRacing
 
   def __init__(self, seeds: Sequence[int], max_steps: int):
     """Prepares one episode for each seed, of at most `max_steps` steps."""
-    ...
+    self._seeds = list(seeds)
+    self._environments = [
+      wrappers.TimeLimit(self.GAME(), max_steps) for _ in self._seeds
+    ]
 
   def reset(self) -> np.ndarray:
     """Starts every episode; returns the first frames, uint8 [B, 96, 96, 3]."""
-    ...
+    return np.stack(
+      [
+        environment.reset(seed=seed)[0]
+        for environment, seed in zip(self._environments, self._seeds)
+      ]
+    )
 
   def step(self, ids: np.ndarray, action: np.ndarray) -> Transition:
     """Steps some of the episodes.
@@ -80,39 +95,6 @@ class Environments(Protocol):
     Returns:
       The transitions of these episodes.
     """
-    ...
-
-  def close(self) -> None:
-    """Frees the simulators."""
-    ...
-
-
-class GymnasiumEnvironments:
-  """Gymnasium's `CarRacing-v3`, the reference.
-
-  Every episode runs in a fresh simulator, so that nothing of an earlier one
-  (Box2D keeps the order of its internal lists) can reach it: an episode depends
-  on its seed and its actions alone.
-  """
-
-  PACKAGES: ClassVar[tuple[str, ...]] = ('box2d', 'gymnasium', 'pygame-ce')
-
-  def __init__(self, seeds: Sequence[int], max_steps: int):
-    self._seeds = list(seeds)
-    self._environments = [
-      wrappers.TimeLimit(culled_car_racing.CulledCarRacing(), max_steps)
-      for _ in self._seeds
-    ]
-
-  def reset(self) -> np.ndarray:
-    return np.stack(
-      [
-        environment.reset(seed=seed)[0]
-        for environment, seed in zip(self._environments, self._seeds)
-      ]
-    )
-
-  def step(self, ids: np.ndarray, action: np.ndarray) -> Transition:
     frame, reward, terminated, truncated, _ = zip(
       *[self._environments[i].step(a) for i, a in zip(ids, action)]
     )
@@ -124,6 +106,7 @@ class GymnasiumEnvironments:
     )
 
   def close(self) -> None:
+    """Frees the simulators."""
     for environment in self._environments:
       environment.close()
       _free(environment.unwrapped)
@@ -144,48 +127,15 @@ def _free(game: Any) -> None:
     game.world.DestroyBody(body)
 
 
-class EnvPoolEnvironments:
-  """EnvPool's `CarRacing-v3`: the game written again in C++, twice as fast.
+class SketchedEnvironments(Environments):
+  """The same game with approximate frames, for bulk."""
 
-  Frames, physics and tracks are close to Gymnasium's but not the same.
-  """
-
-  PACKAGES: ClassVar[tuple[str, ...]] = ('envpool',)
-
-  def __init__(self, seeds: Sequence[int], max_steps: int):
-    try:
-      import envpool  # An optional dependency.
-    except ImportError:
-      raise errors.DatasetError(
-        'the simulator envpool is not installed; install it with: pip install'
-        " -c constraints.txt -e '.[envpool]'"
-      ) from None
-    self._environments = envpool.make(
-      'CarRacing-v3',
-      env_type='gymnasium',
-      num_envs=len(seeds),
-      num_threads=1,  # Processes are what builds run in parallel.
-      env_seed=list(seeds),
-      max_episode_steps=max_steps,
-    )
-
-  def reset(self) -> np.ndarray:
-    return self._environments.reset()[0]
-
-  def step(self, ids: np.ndarray, action: np.ndarray) -> Transition:
-    self._environments.send(action, ids)
-    *fields, info = self._environments.recv()
-    order = np.argsort(info['env_id'])
-    frame, reward, terminated, truncated = (field[order] for field in fields)
-    return Transition(
-      frame, reward.astype(np.float32), terminated, truncated & ~terminated
-    )
-
-  def close(self) -> None:
-    self._environments.close()
+  # OpenCV, which shapes the frames, is recorded for every simulator.
+  PACKAGES: ClassVar[tuple[str, ...]] = ('box2d', 'gymnasium')
+  GAME = sketched_car_racing.SketchedCarRacing
 
 
 SIMULATORS: dict[str, type[Environments]] = {
-  'envpool': EnvPoolEnvironments,
-  'gymnasium': GymnasiumEnvironments,
+  'gymnasium': Environments,
+  'sketched': SketchedEnvironments,
 }

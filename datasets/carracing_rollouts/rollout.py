@@ -162,7 +162,7 @@ def episode_seeds(
     [seed, schema.SPLITS.index(split), episode_id]
   )
   track, policy = sequence.spawn(2)
-  return int(track.generate_state(1)[0] >> 1), policy  # EnvPool takes 31 bits.
+  return int(track.generate_state(1)[0] >> 1), policy  # 31 bits.
 
 
 def _select(carry: Any, keep: np.ndarray) -> Any:

@@ -42,7 +42,7 @@ class Config(documents.Document):
     str, pydantic.Field(max_length=100), pydantic.AfterValidator(_check_policy)
   ]
   seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)]
-  simulator: Literal['envpool', 'gymnasium']
+  simulator: Literal['gymnasium', 'sketched']
 
 
 SEGMENT_STEPS = 32

@@ -1,0 +1,212 @@
+"""Gymnasium's `CarRacing-v3`: the same game, sketched instead of drawn.
+
+Seeds and actions flow in; frames that are close to Gymnasium's flow out, and
+everything else (tracks, physics, rewards, ends of episodes) is Gymnasium's own.
+
+Gymnasium draws 1000×800 pixels and shrinks them to 96×96. Here OpenCV draws the
+polygons in view straight onto a canvas of 192×168 pixels and halves it. A
+frame has no dashboard: the rows below the world stay black.
+"""
+
+import cmath
+from collections.abc import Sequence
+import functools
+import math
+import os
+from typing import Any
+
+import cv2
+import numpy as np
+
+# pygame greets on stdout at import, which would break a command's output.
+os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
+from gymnasium.envs.box2d import car_dynamics
+from gymnasium.envs.box2d import car_racing
+
+_SIDE = car_racing.STATE_W
+_ROWS = _SIDE * 7 // 8  # The rows below hold the dashboard.
+# A canvas of twice these sides comes closer (0.15 instead of 0.33 levels of
+# 0..255), but the caches hold it less well: a step takes 1.3 times as long.
+_WIDTH, _HEIGHT = 2 * _SIDE, 2 * _ROWS
+# Places on the canvas are given in these fractions of a pixel.
+_FRACTION_BITS = 4
+_FRACTIONS = 1 << _FRACTION_BITS
+# Of a canvas pixel, for each pixel of Gymnasium's window of 1000×800, whose
+# upper 700 rows show the world, and whose y points upwards.
+_SCALE = _FRACTIONS * np.array([_WIDTH / 1000, -_HEIGHT / 700])
+# Where the car is on the canvas. OpenCV counts from the centre of the first
+# pixel; one half is added so that cutting to integers rounds.
+_CAR = np.array([500, 600]) * abs(_SCALE) - _FRACTIONS / 2 + 0.5
+# From the car to the middle of the view and from there to a corner, in pixels
+# of the window.
+_AHEAD = 250
+_RADIUS = math.hypot(500, 350)
+
+Color = tuple[int, int, int]
+# As Gymnasium's frames show them: its shrinking takes 2 off all but black.
+_BACKGROUND = (100, 202, 100)
+_HULL_COLOR, _WHEEL_COLOR, _STRIPE_COLOR = (202, 0, 0), (0, 0, 0), (75, 75, 75)
+# How the polygons on the ground look, in drawing order, by the green of their
+# colour in the game: grass, three greys of the road, white and red curbs.
+_SHOWN: dict[int, Color] = {
+  230: (100, 228, 100),
+  102: (100, 100, 100),
+  104: (102, 102, 102),
+  107: (105, 105, 105),
+  255: (253, 253, 253),
+  0: (253, 0, 0),
+}
+_EMPTY_CANVAS = np.full((_HEIGHT, _WIDTH, 3), _BACKGROUND, np.uint8)
+_FIELD = car_racing.PLAYFIELD * np.array([[(1, 1), (1, -1), (-1, -1), (-1, 1)]])
+# OpenCV's polygons reach half a pixel of the canvas too far on each side,
+# Gymnasium's half a pixel of the window. The difference, in metres.
+_EXCESS = 0.5 * (1000 / _WIDTH - 1) / (car_racing.ZOOM * car_racing.SCALE)
+
+_WHEELS = [complex(*p) * car_dynamics.SIZE for p in car_dynamics.WHEELPOS]
+_WHEEL_WIDTH = car_dynamics.WHEEL_W * car_dynamics.SIZE
+_WHEEL_RADIUS = car_dynamics.WHEEL_R * car_dynamics.SIZE
+_STRIPE_ANGLE = 1.2  # Radians of the wheel's turn.
+# Polygons that are filled together must not overlap.
+_HULL = [
+  (car_dynamics.HULL_POLY1, car_dynamics.HULL_POLY3),
+  (car_dynamics.HULL_POLY2, car_dynamics.HULL_POLY4),
+]
+
+
+class SketchedCarRacing(car_racing.CarRacing):
+  """`CarRacing` without render modes: its frames come from `step` alone."""
+
+  def _create_track(self) -> bool:
+    success = super()._create_track()
+    if success:
+      assert self.road is not None
+      corners, colors = zip(*self.road_poly)
+      grass = _grass()
+      self._corners = np.concatenate([grass, corners])  # [P, 4, 2], metres.
+      centers = self._corners.mean(1, keepdims=True)
+      arms = self._corners - centers
+      lengths = np.hypot(arms[..., :1], arms[..., 1:])
+      self._corners -= _EXCESS / lengths * arms
+      self._x, self._y = centers[:, 0].T.copy()
+      self._reach = lengths.max((1, 2))
+      self._colors = np.array([(102, 230, 102)] * len(grass) + [*colors], float)
+      # The game changes the colours of tiles in place; now it does so here.
+      rows = {id(color): i for i, color in enumerate(colors, len(grass))}
+      for tile in self.road:
+        tile.color = self._colors[rows[id(tile.color)]]
+    return success
+
+  def _render(self, mode: str) -> np.ndarray:
+    """Sketches a frame.
+
+    Args:
+      mode: `state_pixels`.
+
+    Returns:
+      uint8 [96, 96, 3], 0..255; the rows from 84 on are black.
+    """
+    assert mode == 'state_pixels' and self.car is not None
+    zoom = 0.1 * car_racing.SCALE * max(
+      1 - self.t, 0
+    ) + car_racing.ZOOM * car_racing.SCALE * min(self.t, 1)
+    angle = self.car.hull.angle
+    x, y = self.car.hull.position
+    canvas = self._draw_ground(zoom, angle, x, y)
+    _draw_car(canvas, zoom, angle, self.car.wheels)
+    frame = np.zeros((_SIDE, _SIDE, 3), np.uint8)
+    # OpenCV has fast code for halving alone, in integers.
+    cv2.resize(
+      canvas, (_SIDE, _ROWS), dst=frame[:_ROWS], interpolation=cv2.INTER_AREA
+    )
+    return frame
+
+  def _draw_ground(
+    self, zoom: float, angle: float, x: float, y: float
+  ) -> np.ndarray:
+    """Returns a canvas with all but the car, uint8 [168, 192, 3]."""
+    sin, cos = math.sin(angle), math.cos(angle)
+    scale_x, scale_y = (zoom * _SCALE).tolist()
+    # One metre along x or y moves a point on the canvas by these.
+    along_x = np.array([scale_x * cos, -scale_y * sin])
+    along_y = np.array([scale_x * sin, scale_y * cos])
+    origin = _CAR - x * along_x - y * along_y
+
+    def project(corners: np.ndarray) -> np.ndarray:
+      columns_rows = corners[..., :1] * along_x + corners[..., 1:] * along_y
+      return (columns_rows + origin).astype(np.int32)
+
+    radius = _RADIUS / zoom
+    middle_x, middle_y = x - _AHEAD / zoom * sin, y + _AHEAD / zoom * cos
+    if max(abs(middle_x), abs(middle_y)) + radius < car_racing.PLAYFIELD:
+      canvas = _EMPTY_CANVAS.copy()
+    else:
+      canvas = np.zeros_like(_EMPTY_CANVAS)
+      _fill(canvas, project(_FIELD), _BACKGROUND)
+
+    distance_x, distance_y = self._x - middle_x, self._y - middle_y
+    reach = self._reach + radius
+    near = np.flatnonzero(
+      distance_x * distance_x + distance_y * distance_y < reach * reach
+    )
+    # One call for each colour.
+    batches = {green: [] for green in _SHOWN}
+    greens = self._colors[near, 1].tolist()
+    for green, polygon in zip(greens, project(self._corners[near])):
+      batches[int(green)].append(polygon)
+    for green, batch in batches.items():
+      if batch:
+        _fill(canvas, batch, _SHOWN[green])
+    return canvas
+
+
+def _grass() -> np.ndarray:
+  """Returns the corners of the light squares, float64 [400, 4, 2], metres."""
+  first = np.stack(np.meshgrid(*[np.arange(-20, 20, 2)] * 2), -1)
+  square = np.array([(1, 0), (0, 0), (0, 1), (1, 1)])
+  return car_racing.GRASS_DIM * (first.reshape(-1, 1, 2) + square)
+
+
+def _draw_car(
+  canvas: np.ndarray, zoom: float, angle: float, wheels: Sequence[Any]
+) -> None:
+  """Draws the car, which is always upright and at the same place."""
+  tyres, stripes = [], []
+  for center, wheel in zip(_WHEELS, wheels):
+    turn = cmath.rect(1, wheel.angle - angle)
+    forward, side = turn * 1j * _WHEEL_RADIUS, turn * _WHEEL_WIDTH
+    left, right = center - side, center + side
+    tyres.append(
+      (left + forward, right + forward, right - forward, left - forward)
+    )
+    # Of the stripe around the wheel, the game shows the part where sin ≤ 0.
+    ends = wheel.phase, wheel.phase + _STRIPE_ANGLE
+    hidden = [math.sin(end) > 0 for end in ends]
+    if not all(hidden):
+      front, back = (
+        forward * (math.copysign(1, math.cos(e)) if h else math.cos(e))
+        for e, h in zip(ends, hidden)
+      )
+      stripes.append((left + front, right + front, right + back, left + back))
+  corners = np.array(tyres + stripes).view(np.float64).reshape(-1, 4, 2)
+  polygons = (corners * (zoom * _SCALE) + _CAR).astype(np.int32)
+  _fill(canvas, polygons[: len(tyres)], _WHEEL_COLOR)
+  if stripes:
+    _fill(canvas, polygons[len(tyres) :], _STRIPE_COLOR)
+  for batch in _hull(zoom):
+    _fill(canvas, batch, _HULL_COLOR)
+
+
+@functools.lru_cache(maxsize=128)  # The zoom changes in the first second only.
+def _hull(zoom: float) -> list[list[np.ndarray]]:
+  """Returns the hull's polygons on the canvas, each int32 [corners, 2]."""
+  scale = zoom * car_dynamics.SIZE * _SCALE
+  return [
+    [(np.array(polygon) * scale + _CAR).astype(np.int32) for polygon in batch]
+    for batch in _HULL
+  ]
+
+
+def _fill(
+  canvas: np.ndarray, polygons: np.ndarray | Sequence[np.ndarray], color: Color
+) -> None:
+  cv2.fillPoly(canvas, list(polygons), color, cv2.LINE_8, _FRACTION_BITS)
