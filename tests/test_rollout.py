@@ -106,15 +106,18 @@ def test_environments_are_closed_when_nobody_asks_for_more():
 
 
 @pytest.mark.parametrize('culprit', ['reset', 'step', '__call__'])
-def test_environments_are_closed_after_an_error(culprit, monkeypatch):
+def test_environments_are_closed_after_an_error(culprit):
   def fail(*unused_args):
     raise RuntimeError('broken')
 
-  owner = RememberingPolicy if culprit == '__call__' else FakeEnvironments
-  monkeypatch.setattr(owner, culprit, fail)
-  environments = FakeEnvironments([2])
+  classes = {
+    owner: type('Broken', (owner,), {culprit: fail})
+    for owner in (FakeEnvironments, RememberingPolicy)
+  }
+  environments = classes[FakeEnvironments]([2])
+  policy = classes[RememberingPolicy](np.array)
   with pytest.raises(RuntimeError, match='broken'):
-    rollout.episodes(environments, RememberingPolicy(np.array), seeds(1))
+    rollout.episodes(environments, policy, seeds(1))
   assert environments.closed == 1
 
 

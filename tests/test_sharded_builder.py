@@ -14,10 +14,10 @@ import subprocess
 import sys
 
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import prepared
 from carracing_data import runners
+from carracing_data import sharded_builder
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
-from carracing_rollouts import rollout
 from conftest import VERSION
 import psutil
 import pytest
@@ -40,11 +40,16 @@ def start_build(data_dir, **kwargs):
   )  # fmt: skip
 
 
-def build(data_dir, **config):
-  builder = builder_lib.Builder(
-    data_dir=data_dir, config=builder_lib.RolloutsConfig(**CONFIG | config)
+def make_builder(data_dir, num_workers=None, **config):
+  return builder_lib.Builder(
+    data_dir=data_dir,
+    config=builder_lib.RolloutsConfig(**CONFIG | config),
+    num_workers=num_workers,
   )
-  builder.download_and_prepare()
+
+
+def build(data_dir, **config):
+  make_builder(data_dir, **config).download_and_prepare()
 
 
 def folder(data_dir):
@@ -75,9 +80,8 @@ def expected(tmp_path_factory):
   return data_dir
 
 
-def test_one_worker_writes_the_same_bytes(expected, tmp_path, monkeypatch):
-  monkeypatch.setattr(builder_lib.Builder, '_num_workers', lambda self: 1)
-  build(tmp_path)
+def test_one_worker_writes_the_same_bytes(expected, tmp_path):
+  build(tmp_path, num_workers=1)
   assert_same_bytes(tmp_path, expected)
 
 
@@ -181,37 +185,29 @@ def test_killed_build_continues_to_the_same_bytes(
   assert kept >= set(finished.values())  # They were not written again.
 
 
-def interrupted_after_one_shard(data_dir, monkeypatch):
+def interrupted_after_one_shard(data_dir):
   """Leaves one finished shard in the staging folder."""
-  generate = rollout.generate
-
-  def generate_one(split, episode_id, **kwargs):
-    if episode_id == 1:
-      raise KeyboardInterrupt
-    return generate(split, episode_id, **kwargs)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(builder_lib.Builder, '_num_workers', lambda self: 1)
-    patch.setattr(rollout, 'generate', generate_one)
-    with pytest.raises(KeyboardInterrupt):
-      build(data_dir)
+  folder(data_dir).mkdir(parents=True)
+  make_builder(data_dir)._jobs()['train'][0]()
   [record] = records_of_finished_shards(data_dir)
   return record
 
 
+def test_interrupted_build_leaves_no_dataset(tmp_path):
+  interrupted_after_one_shard(tmp_path)
+  with pytest.raises(errors.DatasetError, match='no prepared dataset'):
+    prepared.find(f'carracing_rollouts/{CONFIG["name"]}', tmp_path)
+
+
 @pytest.mark.parametrize('change', ['config', 'code'])
-def test_shards_of_other_configs_or_code_are_not_continued(
-  change, tmp_path, monkeypatch
-):
-  record = interrupted_after_one_shard(tmp_path, monkeypatch)
-  if change == 'code':
-    monkeypatch.setattr(
-      builder_lib.Builder, 'CODE', (*builder_lib.Builder.CODE, json)
-    )
+def test_shards_of_other_configs_or_code_are_not_continued(change, tmp_path):
+  record = interrupted_after_one_shard(tmp_path)
   shard_of(record).write_text('If this were taken, it would show.')
-  config = {'seed': 1} if change == 'config' else {}
-  build(tmp_path / 'fresh', **config)
-  build(tmp_path, **config)
+  for data_dir in tmp_path / 'fresh', tmp_path:
+    builder = make_builder(data_dir, seed=int(change == 'config'))
+    if change == 'code':
+      builder.CODE = (*builder.CODE, json)
+    builder.download_and_prepare()
   assert_same_bytes(tmp_path, tmp_path / 'fresh')
 
 
@@ -284,30 +280,20 @@ def test_incomplete_folder_is_built_again(missing, expected, tmp_path):
 
 
 def test_shards_of_an_earlier_build_are_told_of_and_kept_until_the_end(
-  tmp_path, monkeypatch, caplog
+  tmp_path, caplog
 ):
-  record = interrupted_after_one_shard(tmp_path, monkeypatch)
+  record = interrupted_after_one_shard(tmp_path)
   earlier = record.parent
-
-  collect = builder_lib.Builder._collect
-
-  def collect_while_all_is_there(builder, jobs):
-    assert record.exists() and shard_of(record).exists()
-    collect(builder, jobs)
-
-  monkeypatch.setattr(
-    builder_lib.Builder, '_collect', collect_while_all_is_there
-  )
-  build(tmp_path, seed=1)
+  make_builder(tmp_path, seed=1)._jobs()['train'][0]()  # Another interruption.
   assert f'1 finished shards in {earlier}' in caplog.text
   assert 'differs in config' in caplog.text
+  assert record.exists() and shard_of(record).exists()
+  build(tmp_path, seed=1)
   assert not earlier.exists()
 
 
-def test_staged_shard_that_was_damaged_is_written_again(
-  expected, tmp_path, monkeypatch
-):
-  shard = shard_of(interrupted_after_one_shard(tmp_path, monkeypatch))
+def test_staged_shard_that_was_damaged_is_written_again(expected, tmp_path):
+  shard = shard_of(interrupted_after_one_shard(tmp_path))
   shard.write_bytes(shard.read_bytes()[:-100])
   with pytest.raises(
     errors.DatasetError, match='was damaged after it was writ'
@@ -318,28 +304,19 @@ def test_staged_shard_that_was_damaged_is_written_again(
   assert_same_bytes(tmp_path, expected)
 
 
-def test_damaged_record_of_a_staged_shard_is_as_none(
-  expected, tmp_path, monkeypatch
-):
-  interrupted_after_one_shard(tmp_path, monkeypatch).write_text('{')
+def test_damaged_record_of_a_staged_shard_is_as_none(expected, tmp_path):
+  interrupted_after_one_shard(tmp_path).write_text('{')
   build(tmp_path)
   assert_same_bytes(tmp_path, expected)
 
 
 def test_dataset_that_another_process_finished_is_not_built_again(
-  expected, tmp_path, monkeypatch
+  expected, tmp_path
 ):
-  config = builder_lib.RolloutsConfig(**CONFIG)
-  builder = builder_lib.Builder(data_dir=tmp_path, config=config)
-  claim_folder = places.claim_folder
-
-  def claim_late(path):
-    """The other process finishes after this one has looked."""
-    shutil.copytree(folder(expected), path, dirs_exist_ok=True)
-    return claim_folder(path)
-
-  monkeypatch.setattr(places, 'claim_folder', claim_late)
-  builder.download_and_prepare()
+  builder = make_builder(tmp_path)
+  # The other process finishes after this one has looked.
+  shutil.copytree(folder(expected), folder(tmp_path))
+  builder._build(overwrite=False)
   names = sorted(path.name for path in folder(tmp_path).iterdir())
   assert names == ['.lock', VERSION]
   assert builder.info.splits['train'].num_examples > 0
@@ -367,12 +344,9 @@ def test_failing_jobs_leave_other_children_alone():
   assert bystander.exitcode == 0
 
 
-def test_error_of_a_job_is_not_taken_for_a_full_disk(tmp_path, monkeypatch):
-  def fail(*unused_args, **unused_kwargs):
+def test_error_of_a_job_is_not_taken_for_a_full_disk(tmp_path):
+  with (
+    pytest.raises(OSError, match='Input/output error'),
+    sharded_builder._name_unwritable(tmp_path),
+  ):
     raise OSError(5, 'Input/output error')
-
-  monkeypatch.setattr(builder_lib.Builder, '_num_workers', lambda self: 1)
-  monkeypatch.setattr(rollout, 'generate', fail)
-  with pytest.raises(OSError, match='Input/output error') as caught:
-    build(tmp_path)
-  assert not isinstance(caught.value, errors.UserError)

@@ -452,9 +452,7 @@ def test_m_learns_more_than_no_change():
   assert metrics.compute()['nll'] < references['nll_no_change'] - 0.5
 
 
-def test_validation_that_is_not_finite_is_an_error(
-  world, tmp_path, monkeypatch
-):
+def test_validation_that_is_not_finite_is_an_error(world, tmp_path):
   config = tiny_vae_config()
   # Finite losses, but parameters that overflow in evaluation.
   config.update(learning_rate=3e4, num_steps=1, cosine_decay=False)

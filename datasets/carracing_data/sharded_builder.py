@@ -48,7 +48,25 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   CODE: Sequence[ModuleType]
 
-  def __init__(self, *, file_format: str | None = None, **kwargs: Any):
+  def __init__(
+    self,
+    *,
+    file_format: str | None = None,
+    num_workers: int | None = None,
+    **kwargs: Any,
+  ):
+    """Opens the dataset, or prepares to write it.
+
+    Args:
+      file_format: `array_record` if given.
+      num_workers: local processes that write; 1 means this process, None one
+        for each core.
+      **kwargs: as `tfds.core.DatasetBuilder` takes.
+
+    Raises:
+      errors.DatasetError: another file format is wanted.
+    """
+    self._num_workers = num_workers or runners.num_cores()
     if file_format not in (None, tfds.core.FileFormat.ARRAY_RECORD.value):
       raise errors.DatasetError(
         f'{self.name} is written in array_record only, not in {file_format}'
@@ -100,10 +118,6 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       name: config[name] for name in self.builder_config.SCHEMA.model_fields
     }
 
-  def _num_workers(self) -> int:
-    """Returns how many local processes write; 1 means this process."""
-    return runners.num_cores()
-
   def dataset_info_from_configs(self, **kwargs: Any) -> tfds.core.DatasetInfo:
     metadata = self.get_metadata()
     return _Info(
@@ -132,6 +146,9 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     # Needs no lock: shared data directories may be read-only.
     if not overwrite and self._is_built():
       return
+    self._build(overwrite, **kwargs)
+
+  def _build(self, overwrite: bool, **kwargs: Any) -> None:
     folder = places.claim_folder(Path(self.data_path).parent)
     with places.locked(folder), _name_unwritable(folder):
       if not overwrite:
@@ -184,6 +201,24 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     download_config: tfds.download.DownloadConfig | None = None,
   ) -> None:
     del dl_manager
+    jobs = self._jobs()
+    todo = [job for split in jobs.values() for job in split]
+    folder = Path(todo[0].staging)
+    try:
+      with staging.progress(self.name, folder, len(todo)):
+        if download_config and (
+          download_config.beam_runner or download_config.beam_options
+        ):
+          runners.run_with_beam(todo, download_config)
+        else:
+          unwritten = [job for job in todo if job.result() is None]
+          runners.run_locally(unwritten, self._num_workers)
+    finally:
+      staging.remove_temporary(folder)
+    self._collect(jobs)
+
+  def _jobs(self) -> dict[str, list[shards.Job]]:
+    """Enters the staging folder; returns the jobs that fill it, by split."""
     split_shards = self._shards()
     num_shards = {
       split: len(of_split) for split, of_split in split_shards.items()
@@ -191,7 +226,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     folder = staging.enter(
       Path(self.data_path).parent, self._depends_on(num_shards)
     )
-    jobs = {
+    return {
       split: [
         shards.Job(
           name=f'{split}-{index:05d}',
@@ -203,19 +238,6 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       ]
       for split, of_split in split_shards.items()
     }
-    todo = [job for split in jobs.values() for job in split]
-    try:
-      with staging.progress(self.name, folder, len(todo)):
-        if download_config and (
-          download_config.beam_runner or download_config.beam_options
-        ):
-          runners.run_with_beam(todo, download_config)
-        else:
-          unwritten = [job for job in todo if job.result() is None]
-          runners.run_locally(unwritten, self._num_workers())
-    finally:
-      staging.remove_temporary(folder)
-    self._collect(jobs)
 
   def _depends_on(self, num_shards: Mapping[str, int]) -> dict[str, Any]:
     """Returns all that may shape the shards."""

@@ -121,8 +121,9 @@ class Builder(sharded_builder.ShardedBuilder):
     device = jax.devices()[0]
     return f'{device.platform} {device.device_kind}'
 
-  def _num_workers(self) -> int:
-    return 1  # The encoder uses all cores, or a GPU, by itself.
+  def __init__(self, **kwargs: Any):
+    # The encoder uses all cores, or a GPU, by itself.
+    super().__init__(num_workers=1, **kwargs)
 
   def _shards(self) -> Mapping[str, Sequence[shards.Shard]]:
     rollouts = os.path.abspath(self._rollouts.data_dir)
