@@ -20,8 +20,11 @@ from carracing_data import command_line
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
-from carracing_data import prepared
+from etils import epy
 from trainers import run_documents
+
+with epy.lazy_imports():
+  from carracing_data import prepared  # Imports TFDS, which takes seconds.
 
 _OUTPUT_DIR = command_line.output_dir_flag('demo')
 _NUM_EPISODES = flags.DEFINE_integer(
