@@ -131,13 +131,13 @@ class RewardDistribution(NamedTuple):
 
 
 def _reward_bins() -> jax.Array:
-  """Returns the rewards of the bins, float32 [bins], -147..147, dense near 0"""
+  """Returns the rewards of the bins, float32 [bins], -147..147, dense at 0."""
   x = jnp.linspace(-_MAX_LOG_REWARD, _MAX_LOG_REWARD, _REWARD_BINS)
   return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
 class Prediction(NamedTuple):
-  """Prediction of the next step.
+  """Predictions of the next z and of the outcomes of the action.
 
   Attributes:
     mixture: distributions of the next z, [B, T].

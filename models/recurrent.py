@@ -68,7 +68,7 @@ class LSTM(nn.Module):
 
 
 def _init_kernel(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-  """Initialises the kernel like those of `nn.OptimizedLSTMCell`."""
+  """Initialises the kernel as in `nn.OptimizedLSTMCell`."""
   hidden_size = shape[1] // 4
   input_key, *gate_keys = jax.random.split(key, 5)
   of_inputs = nn.initializers.lecun_normal()(

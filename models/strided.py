@@ -8,11 +8,11 @@ equal up to rounding, and 'auto' selects one:
   'matmul':  the products below;
   'auto':    'matmul' in programs for CPU, 'lax' in all others.
 
-The size of their operands in memory bounds the speed of the products. A product
+The memory traffic of the operands limits the speed of the products. A product
 with whole *patches* of K×K pixels reads every pixel K²/4 times; one with single
-*pixels* writes as many overlapping outputs. A combination is cheaper
-than either: the columns of a window are gathered before the product, and its
-rows are added up after it. With stride 2, rows come in pairs; row 2i + a of the
+*pixels* writes as many overlapping outputs. Combining both is cheaper than
+either: the columns of a window are gathered before the product, and its rows
+are added up after it. With stride 2, rows come in pairs; row 2i + a of the
 kernel is row a of pair i:
 
   conv:             y = add_rows(strips(x) · M)

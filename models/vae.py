@@ -151,9 +151,9 @@ def loss(
     reconstruction: float32 [B, 64, 64, 3] in 0..1.
     posterior: posterior of the latents, [B, Z].
     observation: true frames, uint8 [B, 64, 64, 3], 0..255.
-    free_nats: KL per latent dimension that is free (0.5 in the reference
+    free_nats: free KL per latent dimension, nats (0.5 in the reference
       implementation). Below Z times this value, the summed KL has no gradient,
-      so the posterior cannot collapse; it mostly ends just above.
+      so the posterior cannot collapse; the KL mostly ends just above.
     kl_weight: weight of the KL, the β of a β-VAE.
 
   Returns:

@@ -46,7 +46,7 @@ class WorldModel:
 
 
 class State(NamedTuple):
-  """The input of an agent: a latent vector and a carry with its history.
+  """The input of an agent: a latent vector and a summary of its past.
 
   Attributes:
     z: latent vectors, float32 [B, Z].

@@ -105,7 +105,7 @@ def find(
 
 
 def _is_folder(name: str, path: Path) -> bool:
-  """Returns whether `name` is the folder of a dataset.
+  """Returns whether `name` denotes a folder and not a named dataset.
 
   `carracing_rollouts` is also the name of a folder in `datasets`, so a relative
   path of one or two parts counts only if it contains a dataset.
@@ -121,8 +121,8 @@ def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
   if match is None:
     raise errors.DatasetError(
       f'{name!r} is not a dataset name; use dataset, dataset/config or'
-      ' dataset/config:version, with letters, digits, _, - and ., or the folder'
-      ' of a prepared dataset'
+      ' dataset/config:version (letters, digits, _, - and .), or the folder of'
+      ' a prepared dataset'
     )
   dataset, config, version = match.groups()
   root = places.expand(data_dir or constants.get_default_data_dir())

@@ -70,7 +70,7 @@ def run_with_beam(
   """Runs jobs with Apache Beam.
 
   Args:
-    jobs: picklable jobs; must see the same file system as this process.
+    jobs: picklable jobs; all workers must see the file system of this process.
     config: config with `beam_runner` or `beam_options`.
   """
   import apache_beam as beam  # Slow to import and rarely needed.
@@ -107,8 +107,8 @@ class _SpawnContext(multiprocessing.context.SpawnContext):
 def _bare_main() -> Iterator[None]:
   """Keeps spawned workers from importing `__main__`.
 
-  `__main__` is the `tfds` command, whose import of TensorFlow and Beam would
-  take each worker 5 s.
+  `__main__` is the `tfds` command, which imports TensorFlow and Beam: 5 s per
+  worker.
   """
   main = sys.modules['__main__']
   sys.modules['__main__'] = types.ModuleType('__main__')

@@ -175,7 +175,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       folder, folder.with_name(f'incomplete_{folder.name}')
     )
     logging.warning(
-      '%s; building it again, the old folder was moved to %s.', problem, aside
+      '%s; building it again. The old folder was moved to %s.', problem, aside
     )
 
   def _download_and_prepare(

@@ -59,7 +59,7 @@ def remove_temporary(folder: Path) -> None:
 
 @contextlib.contextmanager
 def progress(name: str, folder: Path, total: int) -> Iterator[None]:
-  """Shows a progress bar of the shards in a folder, written by any process."""
+  """Shows the progress of shards in a folder, whichever process writes them."""
   done = threading.Event()
 
   found = len(list(folder.glob(f'*{shards.RECORD}')))

@@ -69,9 +69,9 @@ def broken_promises(steps: Mapping[str, np.ndarray]) -> Iterator[str]:
   if count < 2:
     yield f'it has {count} steps, fewer than 2'
   if not np.array_equal(steps['is_first'], index == 0):
-    yield 'is_first is not set at exactly the first step'
+    yield 'is_first is not set at the first step only'
   if not np.array_equal(steps['is_last'], last):
-    yield 'is_last is not set at exactly the last step'
+    yield 'is_last is not set at the last step only'
   if (steps['is_terminal'] & ~last).any():
     yield 'is_terminal is set before the last step'
   for name, value in steps.items():

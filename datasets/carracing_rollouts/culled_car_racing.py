@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-# pygame prints a banner to stdout on import, amid the output of a command.
+# pygame prints a banner on import, which would corrupt a command's stdout.
 os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
 from gymnasium.envs.box2d import car_racing
 import pygame
@@ -110,7 +110,7 @@ class CulledCarRacing(car_racing.CarRacing):
     )
     polygons = np.stack([columns[:, in_view].T, rows[:, in_view].T], axis=-1)
     for i, polygon in zip(in_view.tolist(), polygons.tolist()):
-      # Read late: tiles change colour in place when the car touches them.
+      # Read per frame: tiles change colour in place when the car touches them.
       color = [int(c) for c in self._colors[i]]
       gfxdraw.aapolygon(self._surface, polygon, color)
       gfxdraw.filled_polygon(self._surface, polygon, color)

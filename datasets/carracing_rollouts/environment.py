@@ -71,7 +71,7 @@ class Environments(Protocol):
     ...
 
   def step(self, ids: np.ndarray, action: np.ndarray) -> Transition:
-    """Steps some of the episodes.
+    """Advances the given episodes by one step.
 
     Args:
       ids: int [R], ascending: indices of running episodes in the batch.

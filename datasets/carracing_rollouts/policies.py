@@ -30,10 +30,10 @@ _STEP_SECONDS = 1 / 50  # CarRacing runs at 50 Hz.
 
 
 class Policy(Protocol):
-  """Acts on a batch of episodes; the interface of trained controllers too."""
+  """Interface of behaviour policies and of trained controllers."""
 
   def initial_carry(self, seeds: Sequence[np.random.SeedSequence]) -> Any:
-    """Returns the carry of B new episodes, with one seed each."""
+    """Returns the carry of B new episodes, one per seed."""
     ...
 
   def __call__(
@@ -158,7 +158,7 @@ class RandomPolicyCarry(NamedTuple):
 
 
 class RandomPolicy:
-  """An untrained network with weights drawn afresh for each episode.
+  """An untrained network with new random weights for each episode.
 
   As in the paper (section "Collecting random rollouts" of its appendix, and
   the reference implementation behind it), the actions depend on the frame, so
@@ -259,7 +259,7 @@ def make(spec: str) -> Policy:
 
 
 def _list() -> str:
-  """Lists the arguments of `make`: `straight_ahead[:gas=0..1], uniform`."""
+  """Lists the specs of `make`, e.g. `straight_ahead[:gas=0..1], uniform`."""
   texts = []
   for name, (_, ranges) in _POLICIES.items():
     items = [f'{key}={low}..{high}' for key, (low, high) in ranges.items()]

@@ -1,8 +1,8 @@
 """Policy × environments → steps, which are collected into episodes or returns.
 
-`play` is the only loop that drives: data generation, control, evaluation and
-videos use it. An episode of a dataset is a pure function of the seed, its split
-and its number.
+`play` is the single loop behind data generation, control, evaluation and
+videos. An episode of a dataset is a pure function of the seed, its split and
+its number.
 """
 
 from collections.abc import Generator, Sequence
