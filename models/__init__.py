@@ -1,1 +1,1 @@
-"""V (vae), M (mdn_rnn), both put together (world_model), and their files."""
+"""V (vae), M (mdn_rnn), both combined (world_model), and their weights."""

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from models import recurrent
 
-# Bounds on the logarithm of a standard deviation, approached smoothly.
+# Bound on the absolute logarithm of a standard deviation, approached smoothly.
 _MAX_ABS_LOG_STD = 7.0
-# Differences beyond it would overflow float32 when they are squared.
+# Larger differences would overflow float32 when they are squared.
 _MAX_ABS_DIFFERENCE = 1e15
 _REWARD_BINS = 41
 _MAX_LOG_REWARD = 5.0  # log(1 + |reward|) of the outermost bins.
@@ -25,10 +25,10 @@ class Mixture(NamedTuple):
   """Mixtures of K Gaussians over vectors of Z dimensions.
 
   Attributes:
-    logits: float32 [..., K, 1] where one mixture describes the whole vector,
-      [..., K, Z] where each dimension has its own; normalised log weights.
-    mean: float32 [..., K, Z].
-    log_std: float32 [..., K, Z].
+    logits: normalised log weights, float32 [..., K, 1] if one mixture describes
+      the whole vector, [..., K, Z] if each dimension has its own.
+    mean: means, float32 [..., K, Z].
+    log_std: logarithms of the standard deviations, float32 [..., K, Z].
   """
 
   logits: jax.Array
@@ -36,12 +36,12 @@ class Mixture(NamedTuple):
   log_std: jax.Array
 
   def log_prob(self, z: jax.Array) -> jax.Array:
-    """Returns the log density of vectors, in log space throughout.
+    """Returns the log density of vectors, computed in log space.
 
-    It is finite, and so are its gradients, for every finite input.
+    It and its gradients are finite for every finite input.
 
     Args:
-      z: float32 [..., Z].
+      z: vectors, float32 [..., Z].
 
     Returns:
       float32 [...], nats.
@@ -61,16 +61,16 @@ class Mixture(NamedTuple):
   def sample(
     self, key: jax.Array, temperature: float | jax.Array = 1.0
   ) -> jax.Array:
-    """Draws vectors, float32 [..., Z].
+    """Samples vectors, float32 [..., Z].
 
     Args:
       key: random key.
       temperature: at least 0; divides the logits and multiplies the variances
-        (section 2.2 of the paper): below 1 the dream is more certain than the
-        model, above it less; 0 takes the mean of the likeliest component.
+        (section 2.2 of the paper). Below 1 the dream is more certain than the
+        model, above 1 less; 0 selects the mean of the likeliest component.
     """
     component_key, noise_key = jax.random.split(key)
-    # Ordered like logits / temperature + gumbel, and defined at 0.
+    # Same order as logits / temperature + gumbel, but defined at 0.
     gumbel = jax.random.gumbel(component_key, self.logits.shape)
     component = jnp.argmax(
       self.logits + temperature * gumbel, axis=-2, keepdims=True
@@ -91,9 +91,9 @@ class RewardDistribution(NamedTuple):
   """Distributions over rewards, on bins that grow exponentially.
 
   A new tile gives 3, leaving the playing field -100, and most steps -0.1. The
-  squared error of a single number would be dominated by the -100; regression of
-  the logarithm would predict its mean, which underestimates rare tiles. Bins
-  have the right expectation (Hafner et al., "Mastering Diverse Domains through
+  -100 would dominate the squared error of a scalar output; regression of the
+  logarithm would predict its mean, which underestimates rare tiles. Bins give
+  the right expectation (Hafner et al., "Mastering Diverse Domains through
   World Models" (2023), two-hot regression).
 
   Attributes:
@@ -107,13 +107,13 @@ class RewardDistribution(NamedTuple):
     return jax.nn.softmax(self.logits) @ _reward_bins()
 
   def nll(self, reward: jax.Array) -> jax.Array:
-    """Returns the cross-entropy of the two bins around each reward.
+    """Returns the cross-entropy with a two-hot target for each reward.
 
-    Their weights are such that the expectation is the reward; beyond the
-    outermost bins it is theirs.
+    The target weights the two bins around the reward such that its expectation
+    is the reward, clipped to the outermost bins.
 
     Args:
-      reward: float32 [...].
+      reward: rewards, float32 [...].
 
     Returns:
       float32 [...], nats.
@@ -131,20 +131,20 @@ class RewardDistribution(NamedTuple):
 
 
 def _reward_bins() -> jax.Array:
-  """Returns -147..147, float32 [bins], densest around 0."""
+  """Returns the rewards of the bins, float32 [bins], -147..147, dense at 0."""
   x = jnp.linspace(-_MAX_LOG_REWARD, _MAX_LOG_REWARD, _REWARD_BINS)
   return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
 class Prediction(NamedTuple):
-  """What happens after a step, as far as the model can tell.
+  """Predictions of the next z and of the outcomes of the action.
 
   Attributes:
-    mixture: of the next z.
-    reward: of the action, distributions [B, T]; None if the model has no such
-      output.
+    mixture: distributions of the next z, [B, T].
+    reward: distributions of the reward of the action, [B, T]; None if the model
+      has no such output.
     termination_logit: log odds that the episode terminates, float32 [B, T];
-      None likewise.
+      None if the model has no such output.
   """
 
   mixture: Mixture
@@ -156,15 +156,17 @@ class MDNRNN(nn.Module):
   """LSTM and mixture density outputs.
 
   Attributes:
-    latent_size: Z, numbers in a latent vector.
-    hidden_size: units of the LSTM.
-    num_mixtures: K, Gaussians in a mixture.
-    per_dimension: one mixture for each latent dimension (the paper's; 3·K·Z
-      outputs) instead of one over the whole vector (K·(2·Z+1) outputs).
-    predict_outcomes: have outputs for reward and termination, which the paper
-      has for its dream environments (section 4).
-    dtype: of the matrix products; parameters, carry and mixtures are float32.
-    recurrence: the class of the LSTM; benchmarks compare another one.
+    latent_size: Z, size of a latent vector.
+    hidden_size: number of LSTM units.
+    num_mixtures: K, number of Gaussians in a mixture.
+    per_dimension: whether each latent dimension has its own mixture (as in the
+      paper; 3·K·Z outputs) instead of one for the whole vector (K·(2·Z+1)
+      outputs).
+    predict_outcomes: whether to predict reward and termination, as the paper
+      does for its dream environments (section 4).
+    dtype: dtype of the matrix products; parameters, carry and mixtures are
+      float32.
+    recurrence: class of the LSTM; benchmarks compare another one.
   """
 
   latent_size: int = 32
@@ -194,21 +196,21 @@ class MDNRNN(nn.Module):
     return logits, values, values
 
   def initial_carry(self, batch_size: int) -> recurrent.Carry:
-    """Returns the carry before the first step, zeros."""
+    """Returns the carry before the first step: zeros."""
     zeros = jnp.zeros((batch_size, self.hidden_size))
     return zeros, zeros
 
   def __call__(
     self, z: jax.Array, action: jax.Array, carry: recurrent.Carry
   ) -> tuple[Prediction, recurrent.Carry]:
-    """Predicts what comes after every step of a sequence.
+    """Predicts the next step after every step of a sequence.
 
-    A whole sequence in one call and its steps one by one give equal results.
+    One call for a whole sequence gives the same results as one call per step.
 
     Args:
       z: latent vectors, float32 [B, T, Z].
-      action: what is done there, float32 [B, T, A].
-      carry: `initial_carry`, or what the call before returned.
+      action: actions, float32 [B, T, A].
+      carry: carry from `initial_carry` or the previous call.
 
     Returns:
       The predictions, [B, T, ...], and the carry after the last step.
@@ -238,11 +240,11 @@ class MDNRNN(nn.Module):
 
 
 def nll(mixture: Mixture, targets: jax.Array) -> jax.Array:
-  """Returns the negative log-likelihood of the latent vectors that came next.
+  """Returns the negative log-likelihood (NLL) of the true next latent vectors.
 
   Args:
     mixture: predictions for [B, T] steps.
-    targets: float32 [B, T, Z].
+    targets: true next latent vectors, float32 [B, T, Z].
 
   Returns:
     float32 [B, T], nats per latent dimension.
@@ -251,16 +253,17 @@ def nll(mixture: Mixture, targets: jax.Array) -> jax.Array:
 
 
 class Loss(NamedTuple):
-  """The loss of every step and its terms, each float32 [B, T].
+  """The loss of each step and its terms, each float32 [B, T].
 
   Attributes:
-    total: what to minimise: the terms' sum, all per latent dimension. Unscaled,
-      the reward dominates and hurts the prediction of z.
-    nll: of the next z, nats per latent dimension.
-    reward_nll: of the reward, see `RewardDistribution.nll`; None if it is not
+    total: loss to minimise: the sum of the terms, all per latent dimension.
+      Unscaled, the reward dominates and hurts the prediction of z.
+    nll: NLL of the next z, nats per latent dimension.
+    reward_nll: NLL of the reward, nats, see `RewardDistribution.nll`; None if
+      it is not predicted.
+    reward_error: squared error of the expected reward; None if it is not
       predicted.
-    reward_error: squared error of the expected reward; None likewise.
-    termination_nll: of what was observed, nats; None likewise.
+    termination_nll: NLL of the termination, nats; None if it is not predicted.
   """
 
   total: jax.Array
@@ -276,12 +279,12 @@ def loss(
   reward: jax.Array,
   terminal: jax.Array,
 ) -> Loss:
-  """Compares predictions with what happened.
+  """Compares predictions with the true outcomes.
 
   Args:
-    prediction: for [B, T] steps.
-    targets: the latent vectors that came next, float32 [B, T, Z].
-    reward: of the actions, float32 [B, T].
+    prediction: predictions for [B, T] steps.
+    targets: true next latent vectors, float32 [B, T, Z].
+    reward: rewards of the actions, float32 [B, T].
     terminal: whether the next step ended the task, bool [B, T].
 
   Returns:

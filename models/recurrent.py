@@ -1,22 +1,22 @@
-"""A long short-term memory layer with a gradient made of few matrix products.
+"""A long short-term memory layer whose gradient takes few matrix products.
 
 Hochreiter & Schmidhuber, "Long Short-Term Memory" (1997), with forget gates.
-Values and gradients are those of `nn.RNN(nn.OptimizedLSTMCell(H))` up to
-rounding; the parameters of that cell are the blocks of `kernel` and `bias`.
-On a CPU two things make it faster:
+Values and gradients equal those of `nn.RNN(nn.OptimizedLSTMCell(H))` up to
+rounding; the parameters of that cell are blocks of `kernel` and `bias`. Two
+things make it faster on CPU:
 
-- One matrix serves inputs and hidden state and all four gates, so that no
-  weights are concatenated per step, which otherwise dominates the latency of a
-  single step.
-- Going backward, the scan computes only the gradients of the gates and of the
-  carry. The gradient of the matrix is a single product over all steps after
-  it, instead of one product, and one sum of matrices, in every step.
+- One matrix maps inputs and hidden state to all four gates, so that no weights
+  are concatenated per step, which otherwise dominates the latency of a single
+  step.
+- The backward scan computes only the gradients of the gates and the carry. The
+  gradient of the matrix is then a single product over all steps, instead of one
+  product and one sum of matrices per step.
 
-It has one form for all platforms, unlike the convolutions of `strided`: the
-gradient is made of scans and matrix products, plain XLA everywhere.
+Unlike the convolutions of `strided`, it has one form for all platforms: scans
+and matrix products, which are plain XLA everywhere.
 
-As σ(a) = ½ + ½·tanh(½·a), the gates are one `tanh`, which is all that the
-backward scan needs of them.
+Because σ(a) = ½ + ½·tanh(½·a), one `tanh` computes all gates, and the backward
+scan needs only its output.
 """
 
 from typing import Any
@@ -34,8 +34,8 @@ class LSTM(nn.Module):
   """Long short-term memory over a sequence.
 
   Attributes:
-    hidden_size: H, units.
-    dtype: of the matrix products; parameters and carry are float32.
+    hidden_size: H, number of units.
+    dtype: dtype of the matrix products; parameters and carry are float32.
   """
 
   hidden_size: int
@@ -45,11 +45,11 @@ class LSTM(nn.Module):
   def __call__(
     self, inputs: jax.Array, carry: Carry
   ) -> tuple[Carry, jax.Array]:
-    """Runs through sequences.
+    """Runs the LSTM over sequences.
 
     Args:
       inputs: float [B, T, D].
-      carry: before the first step.
+      carry: carry before the first step.
 
     Returns:
       The carry after the last step, and the hidden states after every step,
@@ -68,7 +68,7 @@ class LSTM(nn.Module):
 
 
 def _init_kernel(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-  """As Flax initialises the kernels of `nn.OptimizedLSTMCell`."""
+  """Initialises the kernel as in `nn.OptimizedLSTMCell`."""
   hidden_size = shape[1] // 4
   input_key, *gate_keys = jax.random.split(key, 5)
   of_inputs = nn.initializers.lecun_normal()(
@@ -85,14 +85,14 @@ def _init_kernel(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
 def lstm(
   inputs: jax.Array, kernel: jax.Array, bias: jax.Array, carry: Carry
 ) -> tuple[Carry, jax.Array]:
-  """Runs through sequences, time first.
+  """Runs the LSTM over sequences, time first.
 
   Args:
-    inputs: [T, B, D]; their dtype is that of the matrix products.
+    inputs: [T, B, D], in the dtype of the matrix products.
     kernel: [D + H, 4·H], columns ordered input gate, forget gate, candidate,
       output gate; same dtype.
     bias: float32 [4·H].
-    carry: before the first step.
+    carry: carry before the first step.
 
   Returns:
     The carry after the last step, and the hidden states after every step,
@@ -152,7 +152,7 @@ def _backward(residuals, gradients):
     step, dfinal, (dhidden, cell_before, tanhs), reverse=True
   )
   x = jnp.concatenate([inputs, hidden_before.astype(inputs.dtype)], axis=-1)
-  # Both axes at once: joined, a batch on several devices would be moved.
+  # Contracts both axes; merging them would reshard a batch on several devices.
   dkernel = lax.dot_general(
     x,
     dgates,

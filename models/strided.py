@@ -1,28 +1,28 @@
-"""Convolutions with stride 2 as matrix products, or as XLA has them.
+"""Convolutions with stride 2, as matrix products or as XLA convolutions.
 
 XLA for CPU computes the gradients of strided and transposed convolutions many
-times slower than the matrix products they come down to. So a convolution has
-two forms, equal up to rounding, and a rule that chooses:
+times slower than equivalent matrix products. So a convolution has two forms,
+equal up to rounding, and 'auto' selects one:
 
   'lax':     `lax.conv_general_dilated` and `lax.conv_transpose`;
   'matmul':  the products below;
-  'auto':    'matmul' in a program for CPU, 'lax' in one for anything else.
+  'auto':    'matmul' in programs for CPU, 'lax' in all others.
 
-What bounds the speed of the products is how much memory their operands take. A
-product with whole *patches* of K×K pixels reads every pixel K²/4 times, one
-with single *pixels* writes as many overlapping outputs. Half of each is cheaper
-than either: the columns of a window are gathered before the product, its rows
+The memory traffic of the operands limits the speed of the products. A product
+with whole *patches* of K×K pixels reads every pixel K²/4 times; one with single
+*pixels* writes as many overlapping outputs. Combining both is cheaper than
+either: the columns of a window are gathered before the product, and its rows
 are added up after it. With stride 2, rows come in pairs; row 2i + a of the
-kernel is row a of the pair i:
+kernel is row a of pair i:
 
   conv:             y = add_rows(strips(x) · M)
   conv_transpose:   x = add_columns(shifted_rows(y) · Mᵀ)
 
-where M is the kernel as a matrix [2·K·C, ⌈K/2⌉·O], a row of it for every (a,
+where M is the kernel as a matrix [2·K·C, ⌈K/2⌉·O], with a row for every (a,
 column, input channel) and a column for every (i, output channel). `strips` and
-`add_columns`, `shifted_rows` and `add_rows` are each other's transposes, so
-each is the other's gradient. That of M is strips(x)ᵀ · shifted_rows(y) in
-both cases.
+`add_columns` are each other's transposes, and so are `shifted_rows` and
+`add_rows`; each computes the gradient of the other. The gradient of M is
+strips(x)ᵀ · shifted_rows(y) in both cases.
 """
 
 from collections.abc import Callable
@@ -42,16 +42,16 @@ _LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 
 
 class ConvTranspose(nn.Module):
-  """`nn.ConvTranspose` with stride 2, without padding, in a form of choice.
+  """`nn.ConvTranspose` with stride 2, without padding, in a selectable form.
 
-  Its parameters are those of `nn.ConvTranspose(transpose_kernel=True)`, which
-  cannot be given another convolution, as `nn.Conv` can.
+  Its parameters are those of `nn.ConvTranspose(transpose_kernel=True)`, which,
+  unlike `nn.Conv`, does not accept another convolution.
 
   Attributes:
-    features: output channels.
-    kernel_size: K.
-    dtype: of the computation; the parameters are float32.
-    form: see above.
+    features: number of output channels.
+    kernel_size: K, height and width of the kernel.
+    dtype: dtype of the computation; the parameters are float32.
+    form: form of the convolution, see above.
   """
 
   features: int
@@ -71,12 +71,12 @@ class ConvTranspose(nn.Module):
 
 
 def conv_general_dilated(form: Form) -> Callable[..., jax.Array]:
-  """Returns `conv` with the arguments that `nn.Conv` calls it with."""
+  """Returns `conv` with the signature that `nn.Conv` expects."""
 
   def convolve(x, kernel, window_strides, padding, **options):
     del options  # Flax's defaults: NHWC, no dilation, one group.
     if window_strides != (2, 2) or padding != 'VALID':
-      raise ValueError('only stride 2 without padding')
+      raise ValueError('only stride 2 without padding is supported')
     return conv(x, kernel, form)
 
   return convolve
@@ -88,7 +88,7 @@ def conv(x: jax.Array, kernel: jax.Array, form: Form = 'auto') -> jax.Array:
   Args:
     x: float [N, H, W, C].
     kernel: float [K, K, C, O].
-    form: see above.
+    form: form of the convolution, see above.
 
   Returns:
     float [N, (H − K) // 2 + 1, (W − K) // 2 + 1, O].
@@ -106,7 +106,7 @@ def conv_transpose(
   Args:
     x: float [N, H, W, C].
     kernel: float [K, K, O, C].
-    form: see above.
+    form: form of the convolution, see above.
 
   Returns:
     float [N, 2·H + K − 2, 2·W + K − 2, O].
@@ -122,15 +122,15 @@ def conv_transpose(
 def _apply(form, matmul, plain, x, kernel):
   match form:
     case 'auto':
-      # Decided when the program is lowered for a platform, which need not be
-      # the one of this process.
+      # Decided when the program is lowered, possibly for another platform than
+      # that of this process.
       return lax.platform_dependent(x, kernel, cpu=matmul, default=plain)
     case 'lax':
       return plain(x, kernel)
     case 'matmul':
       return matmul(x, kernel)
     case _:
-      raise ValueError(f'{form!r} is none of auto, lax, matmul')
+      raise ValueError(f'{form!r} is not one of auto, lax, matmul')
 
 
 def _lax_conv(x, kernel):
@@ -183,9 +183,9 @@ def _product(x, matrix):
 
 
 def _linear(function: _Map, transpose: _Map) -> _Map:
-  """Returns a linear function whose gradient is computed by its transpose.
+  """Returns a linear function with the given transpose for its gradient.
 
-  JAX would derive a transpose by itself, but one without `_computed_once`.
+  The transpose that JAX derives would lack `_computed_once`.
   """
   linear = jax.custom_vjp(function)
   linear.defvjp(lambda x: (function(x), None), lambda _, dy: (transpose(dy),))
@@ -197,7 +197,7 @@ def _strips(x, size):
 
   Args:
     x: [N, H, W, C].
-    size: K, taps of the kernel.
+    size: K, height and width of the kernel.
 
   Returns:
     [N, pairs of rows, windows in a row, 2·K·C], ordered (row, column, channel).
@@ -209,7 +209,7 @@ def _strips(x, size):
   x = x.reshape(n, rows, 2, columns, 2 * channels)
   windows = columns - pairs + 1
   strips = [
-    # The last column of an odd kernel is half of a pair.
+    # In an odd kernel, the last pair has one column only.
     x[:, :, row, pair : pair + windows, : (size - 2 * pair) * channels]
     for row in range(2)
     for pair in range(pairs)
@@ -218,7 +218,7 @@ def _strips(x, size):
 
 
 def _add_columns(strips, kernel_shape, shape):
-  """Adds up what overlaps, to an image [N, *shape, C]."""
+  """Adds up overlapping columns to an image [N, *shape, C]."""
   size, _, channels, _ = kernel_shape
   n, rows, windows, _ = strips.shape
   pairs = (size + 1) // 2
@@ -234,7 +234,7 @@ def _add_columns(strips, kernel_shape, shape):
 
 
 def _shifted_rows(y, size):
-  """[N, H, W, O] → [N, H + pairs − 1, W, pairs·O], the transpose of adding."""
+  """[N, H, W, O] → [N, H + pairs − 1, W, pairs·O]; transposes `_add_rows`."""
   pairs = (size + 1) // 2
   shifted = [
     jnp.pad(y, ((0, 0), (pair, pairs - 1 - pair), (0, 0), (0, 0)))
@@ -261,18 +261,18 @@ def _matrix(kernel):
 
 
 def _computed_once(x):
-  """Returns x, bit for bit.
+  """Returns x, bit for bit, but computed only once.
 
-  XLA for CPU repeats the computation of cheap elements in every operation that
-  reads them, here for each of the overlapping windows, and heeds no
-  `optimization_barrier`. A division is dear enough to be computed once; that
-  the divisor is always one, XLA cannot know.
+  XLA for CPU recomputes cheap elements in every operation that reads them, here
+  for each of the overlapping windows, and ignores `optimization_barrier`. A
+  division is expensive enough to be computed once, and XLA cannot know that the
+  divisor is always one.
   """
   return x / jnp.minimum(jnp.abs(x) + 1, 1)
 
 
 def _fit(x, height, width):
-  """Cuts off, or pads with zeros, to [N, height, width, C]."""
+  """Crops, or pads with zeros, to [N, height, width, C]."""
   x = x[:, :height, :width]
   missing = height - x.shape[1], width - x.shape[2]
   return jnp.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))

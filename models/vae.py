@@ -1,4 +1,4 @@
-"""V, a convolutional VAE: 64×64 frames ⇄ latent vectors of 32 numbers.
+"""V, a convolutional VAE: 64×64 frames ⇄ latent vectors of size 32.
 
 Ha & Schmidhuber, "World Models" (2018), appendix "Variational Autoencoder".
 """
@@ -30,7 +30,7 @@ class Posterior(NamedTuple):
     return self.mean + jnp.exp(self.logvar / 2) * noise
 
   def kl(self) -> jax.Array:
-    """Returns KL(posterior || N(0, 1)) of each dimension, nats [..., Z]."""
+    """Returns KL(posterior || N(0, 1)) of each dimension, [..., Z] in nats."""
     return (jnp.exp(self.logvar) + self.mean**2 - 1 - self.logvar) / 2
 
 
@@ -84,11 +84,11 @@ class VAE(nn.Module):
   """Encoder and decoder of uint8 frames; 4,348,547 parameters with Z = 32.
 
   Attributes:
-    latent_size: Z, numbers in a latent vector.
-    dtype: of the convolutions; bfloat16 is faster on GPUs and TPUs. Parameters,
-      posteriors and frames are float32 in any case.
-    convolution: the form of the convolutions, see `strided`: 'auto' is the
-      faster one of the platform. The parameters are the same for all.
+    latent_size: Z, size of a latent vector.
+    dtype: dtype of the convolutions; bfloat16 is faster on GPUs and TPUs.
+      Parameters, posteriors and frames are always float32.
+    convolution: form of the convolutions, see `strided`; 'auto' is the faster
+      one on each platform. All forms have the same parameters.
   """
 
   latent_size: int = 32
@@ -110,11 +110,11 @@ class VAE(nn.Module):
   def __call__(
     self, observation: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, Posterior]:
-    """Reconstructs frames from latents that are drawn from their posterior.
+    """Reconstructs frames from latents sampled from their posterior.
 
     Args:
       observation: uint8 [B, 64, 64, 3], 0..255.
-      key: for the draw of the latents.
+      key: random key for sampling the latents.
 
     Returns:
       The reconstruction, float32 [B, 64, 64, 3] in 0..1, and the posterior.
@@ -124,10 +124,10 @@ class VAE(nn.Module):
 
 
 class Loss(NamedTuple):
-  """The loss of every frame and its two terms, each float32 [B].
+  """The loss of each frame and its two terms, each float32 [B].
 
   Attributes:
-    total: what to minimise.
+    total: loss to minimise.
     reconstruction: squared error, summed over the frame's pixels in 0..1.
     kl: KL(posterior || N(0, 1)), nats.
   """
@@ -145,16 +145,16 @@ def loss(
   free_nats: float = 0.5,
   kl_weight: float = 1.0,
 ) -> Loss:
-  """Returns the loss of each frame, by default the reference implementation's.
+  """Returns the loss of each frame; defaults of the reference implementation.
 
   Args:
     reconstruction: float32 [B, 64, 64, 3] in 0..1.
-    posterior: of the latents, [B, Z].
-    observation: the true frames, uint8 [B, 64, 64, 3], 0..255.
-    free_nats: times Z, the sum of the KL that costs nothing (0.5 in the
-      reference implementation): the KL has no gradient below it, so the
-      posterior cannot collapse, and mostly ends just above it.
-    kl_weight: of the KL, the β of a β-VAE.
+    posterior: posterior of the latents, [B, Z].
+    observation: true frames, uint8 [B, 64, 64, 3], 0..255.
+    free_nats: free KL per latent dimension, nats (0.5 in the reference
+      implementation). Below Z times this value, the summed KL has no gradient,
+      so the posterior cannot collapse; the KL mostly ends just above.
+    kl_weight: weight of the KL, the β of a β-VAE.
 
   Returns:
     The loss and its terms.

@@ -1,6 +1,6 @@
 """Exported weights on disk: safetensors, and a JSON file that describes them.
 
-The only file of `models` that touches the disk.
+The only module of `models` that reads or writes files.
 """
 
 from collections.abc import Mapping
@@ -27,11 +27,11 @@ import safetensors.numpy
 FILE = 'model.safetensors'
 _CONFIG = 'config.json'
 _SEAL = 'description_sha256'
-_FORMAT = 2  # Raised when older folders cannot be read any more.
+_FORMAT = 2  # Incremented when older folders can no longer be read.
 
 
 class WeightsError(errors.UserError):
-  """A folder does not hold the weights that were asked for."""
+  """A folder does not hold the requested weights."""
 
 
 _Size = Annotated[int, pydantic.Field(ge=1, le=16_384)]
@@ -70,21 +70,21 @@ _CONFIGS = {'vae': _VAEConfig, 'mdn_rnn': _MDNRNNConfig}
 def _check_format(number: int) -> int:
   if number != _FORMAT:
     raise pydantic_core.PydanticCustomError(
-      'format', 'another version of this project wrote it'
+      'format', f'this version of the project reads format {_FORMAT}'
     )
   return number
 
 
 class _Description(documents.Document):
-  """All of `config.json`.
+  """Schema of `config.json`.
 
   Attributes:
-    format: of the folder.
+    format: version of the format of the folder.
     model: `vae` or `mdn_rnn`.
-    config: the arguments of the model's constructor.
-    training: what the weights came from.
-    weights_sha256: of the weights file.
-    description_sha256: of all of the above.
+    config: arguments of the model's constructor.
+    training: provenance of the weights.
+    weights_sha256: digest of the weights file.
+    description_sha256: digest of all of the above.
   """
 
   format: Annotated[int, pydantic.AfterValidator(_check_format)]
@@ -96,13 +96,13 @@ class _Description(documents.Document):
 
 
 class Weights(NamedTuple):
-  """A model that is ready to be applied: `model.apply(variables, ...)`.
+  """A model and its weights: `model.apply(variables, ...)`.
 
   Attributes:
-    model: the linen module, with the sizes it was trained with.
+    model: linen module, with the sizes used in training.
     variables: `{'params': ...}`, NumPy arrays.
-    training: what the weights came from: dataset, steps, ...
-    sha256: of the weights file, hexadecimal.
+    training: provenance of the weights: dataset, steps, ...
+    sha256: SHA-256 of the weights file, hexadecimal.
   """
 
   model: Any
@@ -121,17 +121,17 @@ def save(
   """Exports weights; the folder appears only when it is complete.
 
   Args:
-    folder: where to; replaced if it exists.
+    folder: output folder; replaced if it exists.
     name: `vae` or `mdn_rnn`.
-    config: the arguments of the model's constructor.
-    params: its parameters, float32.
-    training: what the weights came from, for the record; JSON.
+    config: arguments of the model's constructor.
+    params: parameters of the model, float32.
+    training: provenance of the weights; JSON.
 
   Returns:
     The SHA-256 of the weights file.
 
   Raises:
-    WeightsError: the parameters are not finite or not those of the model.
+    WeightsError: the parameters are not finite or do not fit the model.
     errors.PlaceError: the folder cannot be written.
   """
   folder = Path(folder)
@@ -173,14 +173,14 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
   """Loads exported weights.
 
   Args:
-    folder: what was given to `save`.
-    name: the model that is expected, `vae` or `mdn_rnn`.
+    folder: folder written by `save`.
+    name: expected model, `vae` or `mdn_rnn`.
 
   Returns:
     The model and its weights.
 
   Raises:
-    WeightsError: there are none, they are damaged, or of another model.
+    WeightsError: the weights are missing, damaged or of another model.
     errors.UnreadableError: the operating system cannot read them.
   """
   folder = places.expand(folder)
@@ -205,10 +205,10 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
 
 
 def verify(folder: str | os.PathLike[str]) -> str:
-  """Returns the SHA-256 of exported weights that are what was written.
+  """Checks the digests of exported weights and returns their SHA-256.
 
   Raises:
-    WeightsError: there are none, or they are damaged.
+    WeightsError: the weights are missing or damaged.
     errors.UnreadableError: the operating system cannot read them.
   """
   description, _ = _read(places.expand(folder), 'vae')
@@ -223,11 +223,11 @@ def _hint(name: str) -> str:
 
 
 def _read(folder: Path, name: str) -> tuple[_Description, bytes]:
-  """Reads both files and checks that they are what was written.
+  """Reads both files and checks their digests.
 
   Args:
-    folder: what was given to `save`.
-    name: the model that is expected, for the message.
+    folder: folder written by `save`.
+    name: expected model, for the error message.
   """
   try:
     data = places.read_bytes(folder / FILE)
@@ -235,7 +235,7 @@ def _read(folder: Path, name: str) -> tuple[_Description, bytes]:
     _CONFIGS[description.model](**description.config)
   except FileNotFoundError:
     hint = _hint(name)
-    # A run's own `config.json` is a file of that name, too.
+    # The folder of a run has a `config.json`, too.
     if os.path.exists(folder / 'weights' / FILE):
       hint = f'did you mean {folder / "weights"}?'
     raise WeightsError(
@@ -246,11 +246,11 @@ def _read(folder: Path, name: str) -> tuple[_Description, bytes]:
   except errors.DocumentError as error:
     raise _damaged(folder, str(error)) from None
   if not documents.is_sealed(description.model_dump(), _SEAL):
-    raise _damaged(folder, 'its content is not what was written')
+    raise _damaged(folder, 'its content does not match its digest')
   if hashlib.sha256(data).hexdigest() != description.weights_sha256:
     raise WeightsError(
-      f'{folder / FILE} is damaged: it is not the file that was written; copy'
-      ' it again from where it came, or export it again'
+      f'{folder / FILE} is damaged: it does not match its digest; copy it'
+      ' again from its source, or export it again'
     )
   return description, data
 
@@ -259,7 +259,7 @@ def _damaged(folder: Path, reason: str) -> WeightsError:
   path = f'{folder / _CONFIG} is damaged: '
   return WeightsError(
     f'{path}{reason.removeprefix(path)}; export the weights again, or copy them'
-    ' again from where they came'
+    ' again from their source'
   )
 
 
@@ -270,7 +270,7 @@ def _flatten(params: Mapping[str, Any]) -> Any:
 def _check_params(
   config: _VAEConfig | _MDNRNNConfig, params: Mapping[str, Any], source: str
 ) -> None:
-  """Raises WeightsError if parameters are not those of a model."""
+  """Raises WeightsError if parameters do not fit a model or are not finite."""
   shapes = jax.eval_shape(config.init, jax.random.key(0))['params']
   expected: Any = traverse_util.flatten_dict(shapes, sep='/')
   for path in sorted({*params, *expected}):

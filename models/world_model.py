@@ -1,4 +1,4 @@
-"""V and M put together: frames → z and M's carry → what M imagines comes next.
+"""V and M combined: frames → z and M's carry → imagined next steps.
 
   model = world_model.load('runs/vae/weights', 'runs/mdn_rnn/weights')
   z = world_model.encode(model, observation).mean
@@ -6,9 +6,9 @@
   state, reward, termination = world_model.imagine(model, state, action, key)
   frames = world_model.decode(model, state.z)
 
-All functions but `load` and `encode_episode` are pure, and work under `jit`,
-`vmap`, `grad` and `scan`. The model is an argument: a program that was compiled
-with it runs with all weights of the same shapes.
+All functions except `load` and `encode_episode` are pure and work under `jit`,
+`vmap`, `grad` and `scan`. The model is an argument, so a compiled program runs
+with all weights of the same shapes.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from models import vae
 from models import weights
 import numpy as np
 
-# Frames that `encode_episode` encodes together; they fit into a CPU's cache.
+# Batch size of `encode_episode`; its frames fit into a CPU's cache.
 _CHUNK = 50
 
 
@@ -33,10 +33,10 @@ class WorldModel:
   """V and M with their weights, a pytree whose leaves are the weights.
 
   Attributes:
-    v: the VAE.
-    v_variables: its weights, `{'params': ...}`.
-    m: the MDN-RNN; None where only frames are encoded and decoded.
-    m_variables: its weights; None likewise.
+    v: VAE.
+    v_variables: weights of V, `{'params': ...}`.
+    m: MDN-RNN; None if frames are only encoded and decoded.
+    m_variables: weights of M; None if `m` is None.
   """
 
   v: vae.VAE = struct.field(pytree_node=False)
@@ -46,11 +46,11 @@ class WorldModel:
 
 
 class State(NamedTuple):
-  """What an agent acts on: a latent vector and what came before it.
+  """The input of an agent: a latent vector and a summary of its past.
 
   Attributes:
-    z: float32 [B, Z].
-    carry: of M before it sees this `z`, (cell, hidden), float32 [B, H] each.
+    z: latent vectors, float32 [B, Z].
+    carry: M's carry before this `z`: (cell, hidden), float32 [B, H] each.
   """
 
   z: jax.Array
@@ -58,14 +58,14 @@ class State(NamedTuple):
 
 
 class Dream(NamedTuple):
-  """What M imagined after each of T actions.
+  """The steps that M imagined after each of T actions.
 
   Attributes:
-    z: the next latent vectors, float32 [B, T, Z].
+    z: next latent vectors, float32 [B, T, Z].
     reward: expected rewards of the actions, float32 [B, T]; None if M has no
       such output.
     termination: probabilities that the action ends the task, float32 [B, T] in
-      0..1; None likewise.
+      0..1; None if M has no such output.
   """
 
   z: jax.Array
@@ -79,19 +79,20 @@ def load(
   """Loads a VAE and an MDN-RNN that was trained on its latents.
 
   Args:
-    vae_folder: exported weights.
-    mdn_rnn_folder: exported weights.
+    vae_folder: folder of the exported weights of V.
+    mdn_rnn_folder: folder of the exported weights of M.
 
   Raises:
-    weights.WeightsError: as `weights.load`, or the two do not belong together.
+    weights.WeightsError: see `weights.load`; or M was trained on the latents of
+      another VAE.
   """
   v = weights.load(vae_folder, 'vae')
   m = weights.load(mdn_rnn_folder, 'mdn_rnn')
   if m.training.get('vae_sha256') != v.sha256:
     raise weights.WeightsError(
       f'{mdn_rnn_folder} was trained on the latents of another VAE than'
-      f' {vae_folder}; give the folder of that VAE, or build carracing_latents'
-      ' with this one and train an MDN-RNN on them'
+      f' {vae_folder}; pass the folder of that VAE, or build carracing_latents'
+      ' with this one and train an MDN-RNN on it'
     )
   variables = jax.device_put((v.variables, m.variables))
   return WorldModel(v.model, variables[0], m.model, variables[1])
@@ -106,14 +107,14 @@ _encode = jax.jit(encode)
 
 
 def encode_episode(model: WorldModel, observation: np.ndarray) -> vae.Posterior:
-  """Encodes the frames of an episode; one program serves all lengths.
+  """Encodes the frames of an episode; compiles once for all lengths.
 
   Args:
-    model: the world model.
+    model: world model.
     observation: uint8 [N, 64, 64, 3], 0..255, with N at least 1.
 
   Returns:
-    Posteriors of NumPy arrays [N, Z].
+    Posteriors, NumPy arrays [N, Z].
   """
   posteriors = []
   for start in range(0, len(observation), _CHUNK):
@@ -131,20 +132,20 @@ def decode(model: WorldModel, z: jax.Array) -> jax.Array:
 
 
 def initial_state(model: WorldModel, z: jax.Array) -> State:
-  """Returns the state in which M has seen nothing before `z`, [B, Z]."""
+  """Returns the state of new episodes that start with `z`, [B, Z]."""
   return State(z, _m(model).initial_carry(len(z)))
 
 
 def observe(
   model: WorldModel, state: State, action: jax.Array, z: jax.Array
 ) -> State:
-  """Lets M follow what really happened.
+  """Updates the state with an observed step.
 
   Args:
-    model: the world model.
-    state: before the action.
-    action: what was done, float32 [B, A].
-    z: the latent vectors that came, float32 [B, Z].
+    model: world model.
+    state: state before the action.
+    action: actions taken, float32 [B, A].
+    z: latent vectors observed after them, float32 [B, Z].
 
   Returns:
     The state after the action.
@@ -160,13 +161,13 @@ def imagine(
   key: jax.Array,
   temperature: float | jax.Array = 1.0,
 ) -> tuple[State, jax.Array | None, jax.Array | None]:
-  """Draws what happens next, as far as M can tell.
+  """Samples the next state from the prediction of M.
 
   Args:
-    model: the world model.
-    state: before the action.
-    action: what is done, float32 [B, A].
-    key: for the draw.
+    model: world model.
+    state: state before the action.
+    action: actions, float32 [B, A].
+    key: random key for sampling.
     temperature: float32 [], at least 0, see `mdn_rnn.Mixture.sample`.
 
   Returns:
@@ -183,15 +184,15 @@ def imagine(
 
 
 def watch(model: WorldModel, z: jax.Array, action: jax.Array) -> State:
-  """Lets M follow a sequence from its beginning, faster than by `observe`.
+  """Returns the state after an observed sequence, faster than `observe`.
 
   Args:
-    model: the world model.
+    model: world model.
     z: latent vectors, float32 [B, T + 1, Z], with T at least 0.
-    action: what was done between them, float32 [B, T, A].
+    action: actions taken between them, float32 [B, T, A].
 
   Returns:
-    The state with the last `z`.
+    The state at the last `z`.
   """
   carry = _m(model).initial_carry(len(z))
   _, carry = _apply_m(model, z[:, :-1], action, carry)
@@ -205,13 +206,13 @@ def dream(
   key: jax.Array,
   temperature: float | jax.Array = 1.0,
 ) -> Dream:
-  """Lets M go on by itself: it is fed what it drew the step before.
+  """Rolls out M on its own samples: each sampled `z` is the next input.
 
   Args:
-    model: the world model.
-    state: before the first action.
-    action: what is done, float32 [B, T, A].
-    key: for the draws.
+    model: world model.
+    state: state before the first action.
+    action: actions, float32 [B, T, A].
+    key: random key for sampling.
     temperature: float32 [], at least 0, see `mdn_rnn.Mixture.sample`.
   """
 
@@ -228,7 +229,7 @@ def dream(
 def _predict(
   model: WorldModel, state: State, action: jax.Array
 ) -> tuple[mdn_rnn.Prediction, recurrent.Carry]:
-  """Returns M's prediction [B, ...] and its carry, a step further."""
+  """Returns M's prediction of the next step, [B, ...], and its next carry."""
   prediction, carry = _apply_m(
     model, state.z[:, None], action[:, None], state.carry
   )

@@ -79,7 +79,7 @@ def test_conv_transpose_is_the_transpose_of_conv():
 
 def test_unknown_form_and_other_strides_are_refused():
   x, kernel = jnp.zeros((1, 8, 8, 3)), jnp.zeros((4, 4, 3, 2))
-  with pytest.raises(ValueError, match="'fft' is none of auto, lax, matmul"):
+  with pytest.raises(ValueError, match="'fft' is not one of auto, lax, matmul"):
     strided.conv(x, kernel, 'fft')  # pyright: ignore[reportArgumentType]
   with pytest.raises(ValueError, match='only stride 2 without padding'):
     strided.conv_general_dilated('auto')(x, kernel, (1, 1), 'VALID')

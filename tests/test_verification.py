@@ -110,7 +110,9 @@ def test_statistics_are_those_of_the_records(key, copy):
     content.update(documents.sealed(content, metadata.SEAL))
 
   edit(copy / 'metadata.json', change)
-  with pytest.raises(errors.DatasetError, match=f'{key} of train is not that'):
+  with pytest.raises(
+    errors.DatasetError, match=f'{key} of train does not match'
+  ):
     verify(copy)
 
 

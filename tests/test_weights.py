@@ -76,8 +76,8 @@ def resealed(description):
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    (lambda d: d['training'].update(step=6), 'is not what was written'),
-    (lambda d: d['config'].update(latent_size=5), 'is not what was written'),
+    (lambda d: d['training'].update(step=6), 'does not match its digest'),
+    (lambda d: d['config'].update(latent_size=5), 'does not match its digest'),
     (lambda d: d.pop('training'), 'training: Field required'),
     (lambda d: d.update(model='gan'), 'model: Input should be'),
   ],

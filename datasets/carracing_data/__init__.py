@@ -1,1 +1,1 @@
-"""What the datasets of this project share: finding, reading and writing."""
+"""Shared code of the datasets: finding, reading and writing them."""

@@ -1,10 +1,10 @@
-"""Shuffled batches of pieces: what the loaders of the datasets have in common.
+"""Shuffled batches of examples cut from records, shared by all loaders.
 
-A record holds many training examples: frames of a segment, windows of an
-episode. Reading a record for each example would be slow, keeping all of them in
-memory impossible. So a *group* of records, drawn at random, is read and cut
-into its examples, these are shuffled among themselves, and batches are taken
-from one group after the other.
+A record holds many training examples: the frames of a segment or the windows of
+an episode. Reading a record for each example would be slow, and the records do
+not all fit into memory. So a random *group* of records is read and cut into
+examples, these are shuffled together, and batches are taken from one group
+after another.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from carracing_data import errors
 import grain
 import numpy as np
 
-# Cuts records into examples: a tree of arrays [N, ...]; draws from the rng.
+# (records, generator) → N shuffled examples, a pytree of arrays [N, ...].
 Cut = Callable[[Sequence[Any], np.random.Generator], Any]
 
 
@@ -30,28 +30,28 @@ def shuffled(
   shard_count: int,
   num_threads: int,
 ) -> grain.IterDataset:
-  """Returns batches in which each example comes exactly once an epoch.
+  """Returns shuffled batches with each example exactly once per epoch.
 
-  Shuffling is local: in each epoch the records come in a new order, and the
-  examples of `group_size` records in a row are shuffled among themselves, so
-  that many batches in a row come from one group.
+  Shuffling is local: each epoch reorders the records, and the examples of
+  `group_size` consecutive records are shuffled together, so many consecutive
+  batches come from the same group.
 
-  Batches run on over the end of an epoch; only the very last one may be
-  smaller than `batch_size`. The order depends on the seed and the epoch, never
-  on `num_threads`. Iterators have `get_state` and `set_state`, and Grain's
-  checkpointing saves them.
+  Batches may span two epochs; only the very last one may be smaller than
+  `batch_size`. The order depends on the seed and the epoch, not on
+  `num_threads`. Iterators support `get_state`, `set_state` and Grain's
+  checkpointing.
 
   Args:
-    source: the records.
-    cut: turns the records of a group into examples.
-    batch_size: examples in a batch.
-    group_size: records in a group; the larger, the better the shuffling and
-      the more memory is taken.
-    seed: of the order and of what `cut` draws, other ones on every host.
-    num_epochs: passes over the data; endless if None.
-    shard_index: which part of the records to read, one for each host.
-    shard_count: into how many parts the records are divided.
-    num_threads: how many threads read; 0 reads in the caller's.
+    source: records to read.
+    cut: function that cuts the records of a group into shuffled examples.
+    batch_size: examples per batch.
+    group_size: records per group; larger groups shuffle better and take more
+      memory.
+    seed: seed of the order and of the draws of `cut`, which differ by host.
+    num_epochs: number of passes over the data; endless if None.
+    shard_index: index of this host.
+    shard_count: number of hosts, which divide the records among them.
+    num_threads: number of reading threads; 0 reads in the calling thread.
 
   Raises:
     errors.DatasetError: there are fewer records than hosts.
@@ -62,7 +62,7 @@ def shuffled(
     )
   read = _ReadGroup(source, cut)
   dataset = grain.MapDataset.range(shard_index, len(source), shard_count)
-  # Every host draws its own: else all would have the same offsets and noise.
+  # Each host needs its own seed, or all would draw the same offsets and noise.
   sequence = np.random.SeedSequence([seed, shard_index])
   dataset = dataset.seed(int(sequence.generate_state(1)[0]))
   dataset = dataset.shuffle().batch(group_size).repeat(num_epochs)
@@ -75,7 +75,7 @@ def shuffled(
 
 
 class _ReadGroup(grain.transforms.RandomMap):
-  """Reads the records of a group and cuts and shuffles them."""
+  """Reads the records of a group and cuts them into shuffled examples."""
 
   def __init__(self, source: grain.sources.RandomAccessDataSource, cut: Cut):
     self._source = source

@@ -1,4 +1,4 @@
-"""Configs of builders whose keys and values are checked."""
+"""Builder configs whose keys and values are validated."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -11,19 +11,19 @@ import tensorflow_datasets as tfds
 
 @dataclasses.dataclass(eq=False)
 class Config(tfds.core.BuilderConfig):
-  """A builder config whose keys and values are checked.
+  """A builder config whose keys and values are validated.
 
   Attributes:
-    SCHEMA: of the keys beside TFDS's own.
+    SCHEMA: schema of the keys that TFDS does not define.
 
   Raises:
-    errors.DatasetError: a key or a value is impossible; the message names it.
+    errors.DatasetError: a key or a value is invalid; the message names it.
   """
 
   SCHEMA: ClassVar[type[documents.Document]]
 
   def __new__(cls, *unused_args: Any, **kwargs: Any):
-    # TFDS's other fields (versions, tags) would be ignored.
+    # TFDS's other fields (versions, tags) are rejected, as they have no effect.
     known = {'name', 'description', *cls._own_fields()}
     given = {key for key, value in kwargs.items() if value or key in known}
     if unknown := sorted(given - known | (set(kwargs) - cls._all_fields())):
@@ -41,13 +41,13 @@ class Config(tfds.core.BuilderConfig):
     names = ['name', *self._own_fields()]
     if not isinstance(self.description, str | None):
       raise errors.DatasetError(
-        'the config cannot work: description: Input should be a valid string'
+        'invalid config: description: Input should be a valid string'
       )
     try:
       schema.model_validate({name: getattr(self, name) for name in names})
     except pydantic.ValidationError as error:
       raise errors.DatasetError(
-        f'the config cannot work: {documents.explain(error)}'
+        f'invalid config: {documents.explain(error)}'
       ) from None
 
   @classmethod

@@ -20,21 +20,20 @@ _STATISTICS = (
   'content_sha256',
 )
 _READING = (
-  'Croissant loaders read the record sets `splits` and `features`. The records'
-  ' themselves are in ArrayRecord, which they cannot read: use'
+  'Croissant loaders can read the record sets `splits` and `features`, but not'
+  ' the records themselves, which are ArrayRecord files. Read those with'
   ' `tensorflow_datasets.builder_from_directory(FOLDER)` and its'
   ' `as_data_source`.'
 )
 
 
 def describe(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
-  """Describes files, their digests, splits and features.
+  """Describes the files, digests, splits and features of a dataset.
 
-  Croissant loaders read splits and features; ArrayRecord is not among the
-  formats that they know.
+  Croissant loaders read the splits and features, but not ArrayRecord files.
 
   Args:
-    builder: what `prepared.find` returned.
+    builder: a builder returned by `prepared.find`.
 
   Returns:
     JSON-LD; paths are relative to the dataset's folder.
@@ -84,7 +83,7 @@ def describe(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
 
 
 def _record_set(name: str, description: str, rows: list[Any]) -> mlc.RecordSet:
-  """Returns a table whose rows stand in the description itself."""
+  """Returns a table whose rows are part of the description itself."""
   types = {
     str: mlc.DataType.TEXT,
     int: mlc.DataType.INTEGER,

@@ -1,4 +1,4 @@
-"""SHA-256 digests of datasets: of their content, not of how it is stored."""
+"""SHA-256 digests of a dataset's content, independent of its storage."""
 
 from collections.abc import Iterable, Mapping
 import hashlib
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def of_record(record: Mapping[str, Any]) -> str:
-  """Returns the digest of a decoded record: names, types, shapes and values."""
+  """Returns the digest of a record's names, dtypes, shapes and values."""
   digest = hashlib.sha256()
   for name in sorted(record):
     value = np.asarray(record[name])
@@ -22,7 +22,7 @@ def of_record(record: Mapping[str, Any]) -> str:
 
 
 def of_split(record_digests: Iterable[str]) -> str:
-  """Returns the digest of records in order, however they are sharded."""
+  """Returns the digest of an ordered split, independent of its sharding."""
   digest = hashlib.sha256()
   for record_digest in record_digests:
     digest.update(bytes.fromhex(record_digest))
@@ -36,7 +36,7 @@ def of_file(path: str | os.PathLike[str]) -> str:
 
 
 def of_code(modules: Iterable[ModuleType]) -> str:
-  """Returns the digest of the source of modules."""
+  """Returns the digest of the source code of modules."""
   digest = hashlib.sha256()
   for module in modules:
     digest.update(inspect.getsource(module).encode())

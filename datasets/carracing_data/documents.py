@@ -1,4 +1,4 @@
-"""JSON documents: a schema for each kind, and one way to the disk and back."""
+"""JSON documents: schemas, digests, reading and writing."""
 
 from collections.abc import Mapping
 import functools
@@ -13,7 +13,7 @@ from carracing_data import places
 import pydantic
 import pydantic_core
 
-# Names of datasets, configs and packages: never a path, never hidden.
+# Names of datasets, configs and packages; never paths or hidden files.
 NAME = r'[A-Za-z0-9_][A-Za-z0-9_.\-]*'
 
 
@@ -21,8 +21,8 @@ def _check_name(name: str) -> str:
   if len(name) > 100 or not re.fullmatch(NAME, name):
     raise pydantic_core.PydanticCustomError(
       'name',
-      'a name has at most 100 letters, digits, _, - and ., and starts with none'
-      ' of the last two',
+      'a name has at most 100 letters, digits, _, - and ., and does not'
+      ' start with - or .',
     )
   return name
 
@@ -34,7 +34,7 @@ _Schema = TypeVar('_Schema', bound=pydantic.BaseModel)
 
 
 class Document(pydantic.BaseModel):
-  """A schema; unknown keys, wrong types, NaN and infinity are errors."""
+  """A base schema; unknown keys, wrong types, NaN and infinity are errors."""
 
   model_config = pydantic.ConfigDict(
     extra='forbid', strict=True, frozen=True, allow_inf_nan=False
@@ -45,13 +45,13 @@ def read(path: Path, schema: type[_Schema]) -> _Schema:
   """Reads a JSON document.
 
   Args:
-    path: the file.
-    schema: of the document.
+    path: file to read.
+    schema: schema of the document.
 
   Raises:
-    FileNotFoundError: there is no such file.
+    FileNotFoundError: the file does not exist.
     errors.UnreadableError: the operating system cannot read it.
-    errors.DocumentError: it is no JSON or breaks the schema.
+    errors.DocumentError: it is not JSON or does not match the schema.
   """
   try:
     text = places.read_bytes(path).decode()
@@ -64,12 +64,12 @@ def parse(text: str, schema: type[_Schema], source: str) -> _Schema:
   """Parses a JSON document.
 
   Args:
-    text: the JSON.
-    schema: of the document.
-    source: where the text is from, for the message.
+    text: JSON text.
+    schema: schema of the document.
+    source: origin of the text, for the error message.
 
   Raises:
-    errors.DocumentError: it is no JSON or breaks the schema.
+    errors.DocumentError: it is not JSON or does not match the schema.
   """
   try:
     return schema.model_validate_json(text)
@@ -80,10 +80,10 @@ def parse(text: str, schema: type[_Schema], source: str) -> _Schema:
 
 
 def explain(error: pydantic.ValidationError) -> str:
-  """Says in a line what a schema found first."""
+  """Describes the first violation of a schema in one line."""
   finding = error.errors(include_url=False)[0]
   where = '.'.join(map(str, finding['loc']))
-  # A validator of ours says all of it.
+  # Messages of our own validators need neither this prefix nor the value.
   message = finding['msg'].removeprefix('Value error, ')
   value = ''
   if finding['type'] not in ('missing', 'json_invalid', 'value_error'):
@@ -98,47 +98,47 @@ def explain(error: pydantic.ValidationError) -> str:
 
 
 def digest(content: Any) -> str:
-  """Returns the SHA-256 of JSON content, however it is laid out.
+  """Returns the SHA-256 of JSON content, independent of its formatting.
 
   Raises:
-    ValueError: the content has NaN or an infinity.
+    ValueError: the content contains NaN or infinity.
   """
   text = json.dumps(content, sort_keys=True, allow_nan=False)
   return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sealed(content: Mapping[str, Any], seal: str) -> dict[str, Any]:
-  """Adds the digest of a document to it, so that later edits show.
+  """Adds the digest of a document to it, so that edits are detectable.
 
   Args:
-    content: JSON; an earlier seal is replaced.
+    content: JSON object; an existing seal is replaced.
     seal: key of the digest.
 
   Raises:
-    ValueError: the content has NaN or an infinity.
+    ValueError: the content contains NaN or infinity.
   """
   rest = {key: value for key, value in content.items() if key != seal}
   return {**rest, seal: digest(rest)}
 
 
 def is_sealed(content: Mapping[str, Any], seal: str) -> bool:
-  """Tells whether a document is what `sealed` returned."""
+  """Returns whether a document matches its seal."""
   try:
     return content.get(seal) == sealed(content, seal)[seal]
-  except ValueError:  # NaN and infinity are never written.
+  except ValueError:  # `write` rejects NaN and infinity.
     return False
 
 
 def write(path: Path, content: Any) -> None:
-  """Writes strict JSON (no NaN), all of it or nothing.
+  """Writes strict JSON (no NaN) atomically.
 
   Args:
-    path: the file; replaced if it exists.
-    content: of JSON's own types.
+    path: file to write; replaced if it exists.
+    content: JSON-compatible content.
 
   Raises:
     errors.PlaceError: the file cannot be written.
-    ValueError: the content has NaN or an infinity.
+    ValueError: the content contains NaN or infinity.
   """
   text = json.dumps(content, indent=2, allow_nan=False) + '\n'
   places.replace(

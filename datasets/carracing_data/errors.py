@@ -1,24 +1,24 @@
-"""Errors whose message is meant to be read alone."""
+"""Errors whose message is meant to be shown without a traceback."""
 
 
 class UserError(ValueError):
-  """Something that the user can mend.
+  """An error that the user can fix.
 
-  The message says, in one line, what is wrong and which command mends it.
+  The message states, in one line, the problem and the command that fixes it.
   """
 
 
 class DatasetError(UserError):
-  """A dataset is missing, unreadable or wrongly configured."""
+  """A dataset is missing, unreadable or misconfigured."""
 
 
 class PlaceError(UserError):
-  """A file or folder cannot be written, or another process is writing it."""
+  """A file or folder is not writable, or another process is writing to it."""
 
 
 class DocumentError(UserError):
-  """The content of a JSON document is not what its schema says."""
+  """A JSON document does not match its schema."""
 
 
 class UnreadableError(UserError):
-  """The operating system cannot read a file, which may be intact."""
+  """The operating system cannot read a file; the file may be intact."""

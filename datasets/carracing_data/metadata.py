@@ -1,8 +1,8 @@
-"""The JSON documents of a prepared dataset, and whether they agree.
+"""Schemas and consistency checks of a prepared dataset's JSON documents.
 
-Everything else relies on them: TFDS runs code that `features.json` names and
-reads files that `dataset_info.json` names. So a folder is checked here, without
-TFDS, before TFDS sees it.
+TFDS runs code named in `features.json` and reads files named in
+`dataset_info.json`. So this module checks a folder, without TFDS, before TFDS
+opens it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,17 +24,17 @@ SEAL = 'metadata_sha256'
 
 
 class Kind(NamedTuple):
-  """A kind of dataset, as its readers need it.
+  """A kind of dataset, with the schemas and checks that its readers need.
 
   Attributes:
-    name: of the dataset.
-    config: schema of what the metadata record as its config.
-    records_of_episode: how many records an episode of so many steps fills.
-    features: dtype and shape of every feature, by name; None stands for a
-      dimension of any size.
+    name: name of the dataset.
+    config: schema of the config in `metadata.json`.
+    records_of_episode: number of steps of an episode → its number of records.
+    features: dtype and shape of each feature, by name; None is a dimension of
+      any size.
     broken_promises: checks the decoded records of a split, in order; appends
-      a summary of every episode to the list, and yields what is wrong with the
-      record that it read last.
+      a summary of each episode to the list, and yields each problem of the
+      record read last.
   """
 
   name: str
@@ -58,7 +58,7 @@ class _Location(documents.Document):
 
 
 class _DatasetInfo(documents.Document):
-  """All of `dataset_info.json`, as TFDS writes it for our builders."""
+  """Schema of `dataset_info.json`, as TFDS writes it for our builders."""
 
   name: documents.Name
   version: _Version
@@ -98,7 +98,7 @@ class _FeaturesDict(documents.Document):
 
 
 class _Features(documents.Document):
-  """All of `features.json`; TFDS imports the modules that it names."""
+  """Schema of `features.json`; TFDS imports the modules named in it."""
 
   pythonClassName: Literal[
     'tensorflow_datasets.core.features.features_dict.FeaturesDict'
@@ -107,21 +107,21 @@ class _Features(documents.Document):
 
 
 class SplitMetadata(documents.Document):
-  """What is recorded of a split.
+  """Metadata of a split.
 
   Attributes:
-    content_sha256: of the decoded records, however they are sharded.
-    num_episodes: how many episodes.
-    num_steps: of all episodes.
-    num_terminated: episodes that ended in a terminal state; the others were
-      truncated.
-    episode_steps: of each episode.
-    num_bytes: of the serialized records, before compression.
-    shard_lengths: records of each shard.
-    return_mean: of the episodes.
-    return_std: likewise.
-    return_min: likewise.
-    return_max: likewise.
+    content_sha256: digest of the decoded records, independent of sharding.
+    num_episodes: number of episodes.
+    num_steps: number of steps of all episodes.
+    num_terminated: number of episodes that ended in a terminal state; the
+      others were truncated.
+    episode_steps: number of steps of each episode.
+    num_bytes: size of the serialized records, before compression.
+    shard_lengths: number of records of each shard.
+    return_mean: mean of the returns of the episodes.
+    return_std: standard deviation of the returns.
+    return_min: lowest return.
+    return_max: highest return.
   """
 
   content_sha256: documents.Sha256
@@ -138,15 +138,15 @@ class SplitMetadata(documents.Document):
 
 
 class Metadata(documents.Document):
-  """All of `metadata.json`, which our builders write.
+  """Schema of `metadata.json`, which our builders write.
 
   Attributes:
     name: `dataset/config:version`.
-    config: everything that the user chose and that shapes the data.
-    packages: versions of the packages that may shape the data.
-    splits: by name.
-    files_sha256: of the shards, by file name.
-    metadata_sha256: of all of the above, see `documents.sealed`.
+    config: all choices of the user that affect the data.
+    packages: versions of the packages that may affect the data.
+    splits: metadata of each split, by name.
+    files_sha256: digest of each shard, by file name.
+    metadata_sha256: digest of all of the above, see `documents.sealed`.
   """
 
   name: str
@@ -158,19 +158,19 @@ class Metadata(documents.Document):
 
 
 def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
-  """Checks that a folder holds a complete dataset whose documents agree.
+  """Checks that a folder holds a complete dataset with consistent documents.
 
   Reads the documents only; `verification.verify` reads the records.
 
   Args:
-    folder: of a prepared dataset.
-    kinds: which kinds are wanted; any if empty.
+    folder: folder of a prepared dataset.
+    kinds: accepted kinds of dataset; all if empty.
 
   Returns:
     The dataset's metadata.
 
   Raises:
-    errors.DatasetError: it does not; the message says what is wrong.
+    errors.DatasetError: a check failed; the message names the problem.
   """
   try:
     info = documents.read(folder / 'dataset_info.json', _DatasetInfo)
@@ -204,7 +204,7 @@ def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
 def _check_agreement(
   folder: Path, info: _DatasetInfo, metadata: Metadata
 ) -> None:
-  """Raises DatasetError if what TFDS reads is not what was sealed."""
+  """Raises DatasetError if `dataset_info.json` differs from the metadata."""
   lengths = {s.name: [int(n) for n in s.shardLengths] for s in info.splits}
   files = {
     f'{info.name}-{split}.array_record-{index:05d}-of-{len(shards):05d}'
@@ -230,8 +230,8 @@ def _check_agreement(
   ):
     if found != expected:
       raise errors.DatasetError(
-        f'{folder}/dataset_info.json was edited: its {what} are not those of'
-        ' metadata.json'
+        f'{folder}/dataset_info.json was edited: it differs from metadata.json'
+        f' in {what}'
       )
 
 
@@ -239,13 +239,13 @@ def _kind(folder: Path, name: str, kinds: Sequence[Kind]) -> Kind:
   wanted = {kind.name: kind for kind in kinds}
   if name not in wanted:
     raise errors.DatasetError(
-      f'{folder} is a dataset {name}, but {" or ".join(wanted)} is needed here'
+      f'{folder} is a {name} dataset, but {" or ".join(wanted)} is needed here'
     )
   return wanted[name]
 
 
 def _check_counts(folder: Path, metadata: Metadata, kind: Kind) -> None:
-  """Raises DatasetError if a split's counts cannot be those of its records."""
+  """Raises DatasetError if the counts of a split are inconsistent."""
   for name, split in metadata.splits.items():
     steps = split.episode_steps
     if (
@@ -261,7 +261,7 @@ def _check_counts(folder: Path, metadata: Metadata, kind: Kind) -> None:
 
 
 def _check_features(folder: Path, features: _Features, kind: Kind) -> None:
-  """Raises DatasetError if the features are not those of a kind."""
+  """Raises DatasetError if the features do not match a kind."""
   found = {
     name: (
       feature.tensor.dtype,

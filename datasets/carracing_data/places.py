@@ -1,4 +1,4 @@
-"""Places to write to: made, writable and locked before any work starts."""
+"""Output files and folders: created, checked and locked before work starts."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -14,10 +14,10 @@ _LOCK = '.lock'
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
-  """Returns a path that a user gave, with `~` expanded.
+  """Returns a path given by a user, with `~` expanded.
 
   Raises:
-    errors.PlaceError: there is no such user.
+    errors.PlaceError: the user named after `~` does not exist.
   """
   try:
     return Path(path).expanduser()
@@ -26,10 +26,10 @@ def expand(path: str | os.PathLike[str]) -> Path:
 
 
 def claim_folder(path: str | os.PathLike[str]) -> Path:
-  """Makes a folder if there is none, and checks that it can be written to.
+  """Creates a folder if it does not exist, and checks that it is writable.
 
   Raises:
-    errors.PlaceError: it cannot.
+    errors.PlaceError: it is not writable.
   """
   path = Path(path)
   probe = path / f'.{uuid.uuid4().hex}.tmp'
@@ -41,10 +41,10 @@ def claim_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def claim_file(path: str | os.PathLike[str]) -> Path:
-  """Checks that a file can be written, and makes its folder.
+  """Checks that a file can be written, and creates its folder.
 
   Raises:
-    errors.PlaceError: it cannot.
+    errors.PlaceError: it cannot be written.
   """
   path = Path(path)
   with write_errors(path):
@@ -57,15 +57,15 @@ def claim_file(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-  """Keeps other processes from writing to a folder meanwhile.
+  """Holds an exclusive lock on a folder.
 
-  The lock ends with the process, however that ends.
+  The lock is released when the process exits, even if it is killed.
 
   Args:
-    folder: must exist.
+    folder: folder to lock; must exist.
 
   Raises:
-    errors.PlaceError: another process holds it.
+    errors.PlaceError: another process holds the lock.
   """
   with contextlib.ExitStack() as stack:
     with write_errors(folder / _LOCK):
@@ -81,10 +81,10 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Turns an OSError into a PlaceError that names the place.
+  """Turns an OSError into a PlaceError that names the path.
 
   Raises:
-    errors.PlaceError: as the operating system says.
+    errors.PlaceError: the path cannot be written.
   """
   try:
     yield
@@ -98,7 +98,7 @@ def read_bytes(path: Path) -> bytes:
   """Reads a file.
 
   Raises:
-    FileNotFoundError: there is no such file.
+    FileNotFoundError: the file does not exist.
     errors.UnreadableError: the operating system cannot read it.
   """
   try:
@@ -107,7 +107,7 @@ def read_bytes(path: Path) -> bytes:
     raise
   except NotADirectoryError as error:
     raise FileNotFoundError(*error.args, str(path)) from None
-  except (OSError, ValueError) as error:  # The path may have a NUL in it.
+  except (OSError, ValueError) as error:  # The path may contain a NUL.
     reason = getattr(error, 'strerror', None) or error
     raise errors.UnreadableError(
       f'cannot read {str(path)[:200]!r}: {reason}'
@@ -115,11 +115,11 @@ def read_bytes(path: Path) -> bytes:
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-  """Writes a file, all of it or nothing, whatever happens to the machine.
+  """Writes a file atomically, even if the machine crashes.
 
   Args:
-    path: the file; replaced if it exists.
-    write: writes the file that it is given.
+    path: file to write; replaced if it exists.
+    write: function that writes the content to a given path.
 
   Raises:
     errors.PlaceError: the file cannot be written.
@@ -134,18 +134,18 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def make_durable(temporary: Path, path: Path) -> None:
-  """Renames a file only when it is on disk, and the new name as well."""
+  """Syncs a file to disk, renames it and syncs the new name."""
   sync(temporary)
   temporary.replace(path)
   sync(path.parent)
 
 
 def move_aside(path: Path, aside: Path) -> Path:
-  """Moves a file or folder to a name that is not taken.
+  """Moves a file or folder to an unused path.
 
   Args:
-    path: what to move.
-    aside: the new path; a number is added if it is taken.
+    path: file or folder to move.
+    aside: new path; a number is appended if it is taken.
 
   Returns:
     The new path.
@@ -159,14 +159,14 @@ def move_aside(path: Path, aside: Path) -> Path:
 
 
 def check_space(folder: Path, num_bytes: int) -> None:
-  """Checks that a disk has room.
+  """Checks that a disk has enough free space.
 
   Args:
-    folder: on that disk.
-    num_bytes: that will be written.
+    folder: folder on that disk.
+    num_bytes: number of bytes that will be written.
 
   Raises:
-    errors.PlaceError: it has not.
+    errors.PlaceError: the disk has too little free space.
   """
   free = shutil.disk_usage(folder).free
   if free < num_bytes:
@@ -177,7 +177,7 @@ def check_space(folder: Path, num_bytes: int) -> None:
 
 
 def sync(path: Path) -> None:
-  """Waits until a file, or the names in a folder, are on disk."""
+  """Syncs a file, or the names in a folder, to disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)

@@ -1,7 +1,7 @@
 """Finds prepared datasets on disk and reads them, without their builders.
 
-Whoever has the data directory can read it: neither TensorFlow nor the code that
-built the dataset is imported.
+Only the data directory is needed: neither TensorFlow nor the builder is
+imported.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _FULL_NAME = re.compile(
 
 
 class Records(Sequence[Any]):
-  """The records of a split; decodes only the features that are wanted."""
+  """The records of a split; decodes only the requested features."""
 
   def __init__(
     self,
@@ -51,7 +51,7 @@ class Records(Sequence[Any]):
     except (RuntimeError, ValueError, message.DecodeError) as error:
       raise errors.DatasetError(
         f'{self._split} record {index} of {self._folder} is damaged'
-        f' ({str(error)[:80]}); look closer with: python -m tools.verify'
+        f' ({str(error)[:80]}); diagnose it with: python -m tools.verify'
         f' --dataset={self._folder}'
       ) from error
 
@@ -63,23 +63,23 @@ def find(
 ) -> tfds.core.DatasetBuilder:
   """Opens a prepared dataset.
 
-  Its documents are checked first, so that a folder of somebody else can be
-  opened safely; its records are not read.
+  Its JSON documents are checked first, so a folder from an untrusted source is
+  safe to open. Its records are not read.
 
   Args:
-    name: `dataset`, `dataset/config` or `dataset/config:version`, the config
-      `default` and the newest version where they are left out; or the folder of
-      a prepared dataset.
-    data_dir: where datasets lie; by default `$TFDS_DATA_DIR`, else
+    name: `dataset`, `dataset/config` or `dataset/config:version` (by default
+      the config `default` and the newest version), or the folder of a prepared
+      dataset.
+    data_dir: data directory; defaults to `$TFDS_DATA_DIR` or
       `~/tensorflow_datasets`.
-    *kinds: which kinds of dataset are wanted; any if there are none.
+    *kinds: accepted kinds of dataset; all if empty.
 
   Returns:
-    A builder that can only read, through `as_data_source`.
+    A read-only builder; read records with `as_data_source`.
 
   Raises:
-    errors.DatasetError: no such dataset has been prepared there, it is of
-      another kind, or its documents are damaged.
+    errors.DatasetError: the dataset is not prepared, is of another kind, or has
+      damaged documents.
   """
   try:
     folder = places.expand(name).absolute()
@@ -92,9 +92,9 @@ def find(
       if found.name != f'{dataset}/{config}:{version}':
         raise errors.DatasetError(
           f'{folder} is not {dataset}/{config}:{version} but {found.name}; move'
-          ' it to where its name says'
+          ' it to the folder that matches its name'
         )
-  except (OSError, ValueError) as error:  # Too long, or a NUL in it.
+  except (OSError, ValueError) as error:  # Too long, or contains a NUL.
     if isinstance(error, errors.UserError):
       raise
     reason = getattr(error, 'strerror', None) or error
@@ -105,10 +105,10 @@ def find(
 
 
 def _is_folder(name: str, path: Path) -> bool:
-  """Tells whether a dataset is given by its folder.
+  """Returns whether `name` denotes a folder and not a named dataset.
 
   `carracing_rollouts` is also the name of a folder in `datasets`, so a relative
-  path of one or two parts counts only if a dataset lies there.
+  path of one or two parts counts only if it contains a dataset.
   """
   if (path / 'dataset_info.json').exists():
     return True
@@ -116,13 +116,13 @@ def _is_folder(name: str, path: Path) -> bool:
 
 
 def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
-  """Returns the folder of a dataset that is given by its name."""
+  """Returns the folder of the dataset with a given name."""
   match = _FULL_NAME.fullmatch(name)
   if match is None:
     raise errors.DatasetError(
-      f'{name!r} is no name of a dataset: it must be dataset,'
-      ' dataset/config or dataset/config:version, of letters, digits, _, - and'
-      ' ., or the folder of a prepared dataset'
+      f'{name!r} is not a dataset name; use dataset, dataset/config or'
+      ' dataset/config:version (letters, digits, _, - and .), or the folder of'
+      ' a prepared dataset'
     )
   dataset, config, version = match.groups()
   root = places.expand(data_dir or constants.get_default_data_dir())
@@ -149,7 +149,7 @@ def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
     command += f""" --config '{{"name": "{config}", ...}}'"""
   raise errors.DatasetError(
     f'there is no prepared dataset {name!r} in {root}'
-    + (f' (there are {", ".join(others)})' if others else '')
+    + (f' (available: {", ".join(others)})' if others else '')
     + f'. Build it with: {command}'
   )
 
@@ -162,9 +162,9 @@ def records(
   """Returns the decoded records of a split, for random access.
 
   Args:
-    builder: what `find` returned.
-    split: the name of a split.
-    features: which features to decode; all of them if None.
+    builder: a builder returned by `find`.
+    split: name of the split.
+    features: names of the features to decode; all if None.
 
   Raises:
     errors.DatasetError: the dataset has no such split.

@@ -19,20 +19,20 @@ Job = Callable[[], None]
 
 
 def num_cores() -> int:
-  """Returns how many cores this process may use (`taskset` limits them)."""
+  """Returns the number of cores that this process may use (see `taskset`)."""
   if hasattr(os, 'sched_getaffinity'):
     return len(os.sched_getaffinity(0))
   return os.cpu_count() or 1
 
 
 def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
-  """Runs jobs on several processes.
+  """Runs jobs in several processes.
 
-  Workers end with this process, however it ends.
+  Workers exit with this process, even if it is killed.
 
   Args:
-    jobs: picklable if `num_workers` > 1.
-    num_workers: how many processes; 1 means this one.
+    jobs: jobs to run; picklable if `num_workers` > 1.
+    num_workers: number of processes; 1 means this one.
 
   Raises:
     errors.DatasetError: a worker was killed.
@@ -55,7 +55,7 @@ def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
   except concurrent.futures.process.BrokenProcessPool:
     raise errors.DatasetError(
       'a worker process was killed (out of memory?); run the same command'
-      ' again, it keeps what is finished'
+      ' again to continue'
     ) from None
   finally:
     # On failure the remaining workers are useless; after success they are idle.
@@ -67,15 +67,15 @@ def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
 def run_with_beam(
   jobs: Sequence[Job], config: tfds.download.DownloadConfig
 ) -> None:
-  """Runs jobs on whatever the Beam options name.
+  """Runs jobs with Apache Beam.
 
   Args:
-    jobs: picklable; they must see the same file system as this process.
-    config: with `beam_runner` or `beam_options`.
+    jobs: picklable jobs; all workers must see the file system of this process.
+    config: config with `beam_runner` or `beam_options`.
   """
-  import apache_beam as beam  # Takes seconds, and few need it.
+  import apache_beam as beam  # Slow to import and rarely needed.
 
-  # One leaf: the Dask runner computes no other than the last.
+  # A single leaf, because the Dask runner computes only the last one.
   with beam.Pipeline(
     runner=config.beam_runner, options=config.beam_options
   ) as pipeline:
@@ -87,10 +87,10 @@ def _call(job: Job) -> None:
 
 
 class _SpawnContext(multiprocessing.context.SpawnContext):
-  """Starts processes afresh and remembers them.
+  """A spawn context that keeps track of its processes.
 
   Attributes:
-    started: the processes, and no others that the program may have.
+    started: processes that this context has started.
   """
 
   def __init__(self):
@@ -107,7 +107,8 @@ class _SpawnContext(multiprocessing.context.SpawnContext):
 def _bare_main() -> Iterator[None]:
   """Keeps spawned workers from importing `__main__`.
 
-  It is the `tfds` command, which imports TensorFlow and Beam: 5 s a worker.
+  `__main__` is the `tfds` command, which imports TensorFlow and Beam: 5 s per
+  worker.
   """
   main = sys.modules['__main__']
   sys.modules['__main__'] = types.ModuleType('__main__')
@@ -118,7 +119,7 @@ def _bare_main() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-  """Ends this worker silently at Ctrl-C and when its parent is gone."""
+  """Makes this worker exit silently on Ctrl-C and when its parent exits."""
   signal.signal(signal.SIGINT, signal.SIG_DFL)
   parent = multiprocessing.parent_process()
 

@@ -1,9 +1,9 @@
 """Writes a TFDS dataset shard by shard: parallel, resumable, reproducible.
 
 A shard is a pure function of the config and the shard's index, so neither the
-number of workers, nor where they run, nor interruptions can change a byte.
-Finished shards wait in a *staging* folder, whose name says what they depend on,
-until the last one is there; only then does the dataset appear.
+number of workers, nor their machines, nor interruptions can change a byte.
+Finished shards are kept in a *staging* folder, named by a fingerprint of their
+dependencies. The dataset appears only when all shards are finished.
 """
 
 import abc
@@ -37,13 +37,13 @@ tfds_command.adapt()
 
 
 class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
-  """A TFDS builder whose subclasses say how to write each shard.
+  """A TFDS builder whose subclasses define how to write each shard.
 
-  Files are ArrayRecord, the format with fast random access.
+  Files are in ArrayRecord, the format with fast random access.
 
   Attributes:
-    CODE: modules, beside the builder's own, whose source may shape the data;
-      unfinished shards of other code are not continued.
+    CODE: modules, besides the builder's own, whose source may affect the data;
+      a build does not reuse staged shards of other code.
   """
 
   CODE: Sequence[ModuleType]
@@ -85,8 +85,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       name = builder_config
       if name not in known:
         raise errors.DatasetError(
-          f'there is no config {name!r}, only {", ".join(known)}; any other is'
-          """ given as JSON: --config '{"name": ..., ...}' or --config"""
+          f'there is no config {name!r}, only {", ".join(known)}; give any'
+          """ other as JSON: --config '{"name": ..., ...}' or --config"""
           ' "$(cat FILE)"'
         )
     elif builder_config is not None and builder_config.name in known:
@@ -100,18 +100,18 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   @abc.abstractmethod
   def _shards(self) -> Mapping[str, Sequence[shards.Shard]]:
-    """Returns the shards of every split, picklable."""
+    """Returns the picklable shards of each split."""
 
   @abc.abstractmethod
   def _packages(self) -> Sequence[str]:
-    """Returns the packages whose version may shape the data."""
+    """Returns the packages whose versions may affect the data."""
 
   def _platform(self) -> str:
-    """Returns what else of the machine may shape the data."""
+    """Returns a description of the hardware, if it may affect the data."""
     return ''
 
   def _identity(self) -> Mapping[str, Any]:
-    """Returns everything that the user chose and that shapes the data."""
+    """Returns all choices of the user that affect the data."""
     assert self.builder_config is not None
     config = dataclasses.asdict(self.builder_config)
     return {
@@ -128,22 +128,22 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     )
 
   def download_and_prepare(self, **kwargs: Any) -> None:  # pyright: ignore
-    """Writes the dataset, or keeps it if the same one is prepared already.
+    """Writes the dataset, unless the same one is already prepared.
 
     Args:
-      **kwargs: as `tfds.core.DatasetBuilder.download_and_prepare` takes.
+      **kwargs: arguments of `tfds.core.DatasetBuilder.download_and_prepare`.
 
     Raises:
-      errors.DatasetError: this name is taken by a dataset with another config,
-        or an option of TFDS is not supported.
-      errors.PlaceError: another process is building it, or it cannot be
-        written.
+      errors.DatasetError: the name is taken by a dataset with another config,
+        or a TFDS option is not supported.
+      errors.PlaceError: the dataset cannot be written, or another process is
+        building it.
     """
     config = kwargs.get('download_config') or tfds.download.DownloadConfig()
     _check_options(config)
     overwrite = config.download_mode.overwrite_dataset
-    self._identity()  # Finds what is missing before any place is taken.
-    # Needs no lock: shared data directories may be read-only.
+    self._identity()  # Fails on missing inputs before anything is written.
+    # Without a lock, because shared data directories may be read-only.
     if not overwrite and self._is_built():
       return
     self._build(overwrite, **kwargs)
@@ -152,7 +152,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     folder = places.claim_folder(Path(self.data_path).parent)
     with places.locked(folder), _name_unwritable(folder):
       if not overwrite:
-        if self._is_built():  # By another process meanwhile.
+        if self._is_built():  # By another process in the meantime.
           return
         self._move_partial_aside()
       _remove_unfinished(folder)
@@ -160,10 +160,10 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       staging.remove_all(folder)
 
   def _is_built(self) -> bool:
-    """Tells whether the dataset is complete.
+    """Returns whether the dataset is complete.
 
     Raises:
-      errors.DatasetError: it is, but with another config.
+      errors.DatasetError: it is complete, but has another config.
     """
     try:
       built = metadata_lib.check_folder(Path(self.data_path))
@@ -176,11 +176,11 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         ' --overwrite'
       )
     self.info.read_from_directory(self.data_path)
-    logging.info('%s is there already.', self.data_dir)
+    logging.info('%s already exists.', self.data_dir)
     return True
 
   def _move_partial_aside(self) -> None:
-    """Makes room for the dataset where an incomplete one lies."""
+    """Moves an incomplete dataset out of the way."""
     folder = Path(self.data_path)
     if not folder.exists():
       return
@@ -192,7 +192,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       folder, folder.with_name(f'incomplete_{folder.name}')
     )
     logging.warning(
-      '%s; it is built again, what lay there was moved to %s.', problem, aside
+      '%s; building it again. The old folder was moved to %s.', problem, aside
     )
 
   def _download_and_prepare(
@@ -240,8 +240,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     }
 
   def _depends_on(self, num_shards: Mapping[str, int]) -> dict[str, Any]:
-    """Returns all that may shape the shards."""
-    # This module deals with the order of shards, `shards` with their episodes.
+    """Returns everything that may affect the shards."""
+    # This module determines the order of shards, `shards` their episodes.
     code = [shards, digests, sys.modules[__name__]]
     return {
       'version': str(self.version),
@@ -258,14 +258,14 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     return {name: importlib.metadata.version(name) for name in self._packages()}
 
   def _log_download_bytes(self) -> None:
-    """Says what TFDS would say of a download."""
+    """Logs the start of the build instead of a download."""
     logging.info('Building %s in %s.', self.info.full_name, self.data_dir_root)
 
   def _log_download_done(self) -> None:
-    """Says nothing: `repr(info)` follows."""
+    """Logs nothing, because `tfds build` prints `repr(info)` next."""
 
   def _collect(self, jobs: Mapping[str, Sequence[shards.Job]]) -> None:
-    """Takes the staged shards into the dataset and sets its metadata."""
+    """Links the staged shards into the dataset and sets its metadata."""
     split_infos, split_metadata, files = [], {}, {}
     for split, split_jobs in jobs.items():
       template = self._get_filename_template(split)
@@ -277,7 +277,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
             shard_index=index, num_shards=len(split_jobs)
           )
         )
-        # Linked, not moved: an interruption here must not undo a shard.
+        # Linked, not moved: an interruption here must not lose a staged shard.
         _link_or_copy(job.path, path)
         files[path.name] = result.file_sha256
         written.append(result)
@@ -313,9 +313,9 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
 
 class _Info(tfds.core.DatasetInfo):
-  """Information that is only read from complete datasets, and is shown short.
+  """Dataset info that reads only complete datasets and has a short `repr`.
 
-  `tfds build` shows it at its end.
+  `tfds build` prints it at the end.
   """
 
   def read_from_directory(self, dataset_info_dir: epath.PathLike) -> None:
@@ -340,7 +340,7 @@ class _Info(tfds.core.DatasetInfo):
 
 
 def _problem(folder: epath.PathLike) -> str | None:
-  """Says why a folder is no complete dataset; None if it is one."""
+  """Returns why a folder is not a complete dataset, or None if it is one."""
   try:
     metadata_lib.check_folder(Path(folder))
   except errors.DatasetError as error:
@@ -349,19 +349,19 @@ def _problem(folder: epath.PathLike) -> str | None:
 
 
 def _check_options(config: tfds.download.DownloadConfig) -> None:
-  """Raises DatasetError if an option of TFDS would do nothing."""
+  """Raises DatasetError if a TFDS option would have no effect."""
   usual = tfds.download.DownloadConfig()
   for option in 'max_examples_per_split', 'num_shards', 'max_shard_size':
     if getattr(config, option) != getattr(usual, option):
       raise errors.DatasetError(
-        f'{option} is not supported: shards follow from the config alone, so'
-        ' that every build is the same; choose num_episodes in --config'
+        f'{option} is not supported: shards depend on the config alone, so that'
+        ' all builds are equal; set num_episodes in --config'
       )
 
 
 @contextlib.contextmanager
 def _name_unwritable(folder: Path) -> Iterator[None]:
-  """Names the place where TFDS could not write; other errors pass."""
+  """Names the path that TFDS could not write; other errors propagate."""
   try:
     yield
   except OSError as error:
@@ -373,7 +373,7 @@ def _name_unwritable(folder: Path) -> Iterator[None]:
 
 
 def _remove_unfinished(folder: Path) -> None:
-  """Removes what TFDS leaves behind if it is killed."""
+  """Removes the folders that TFDS leaves behind when it is killed."""
   for path in folder.glob('incomplete.*'):
     shutil.rmtree(path)
 

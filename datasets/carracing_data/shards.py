@@ -1,8 +1,8 @@
-"""One shard as a pure function, safe to run any number of times, anywhere.
+"""Writes one shard: a pure function, safe to repeat and to run on any machine.
 
-A shard is written under a temporary name, made durable and renamed; then a
-record of it (counts, digests, what the builder wants to know) appears beside it
-in the same way. A shard without its record has not been written.
+A shard is written under a temporary name, synced to disk and renamed. Then its
+record (counts, digests and episode summaries) is written next to it in the same
+way. A shard without a record counts as not written.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,8 +22,8 @@ from carracing_data import steps
 import numpy as np
 import tensorflow_datasets as tfds
 
-# Writes the records of one shard with the function it is given, in order, and
-# returns summaries of their episodes, in order.
+# Writes the records of one shard, in order, with the given function. Returns
+# summaries of their episodes, in order.
 Shard = Callable[[Callable[[Mapping[str, Any]], None]], list[steps.Summary]]
 
 
@@ -33,7 +33,7 @@ RECORD = '.record.json'  # Suffix of the record of a shard.
 
 def episodes_of_shards(num_episodes: int) -> list[list[int]]:
   """Divides the episodes of a split among its shards, in order."""
-  # Small datasets get one shard an episode: the finest progress.
+  # Small datasets get one shard per episode, for the finest progress.
   num_shards = min(num_episodes, _MAX_SHARDS)
   return [
     ids.tolist() for ids in np.array_split(np.arange(num_episodes), num_shards)
@@ -41,14 +41,14 @@ def episodes_of_shards(num_episodes: int) -> list[list[int]]:
 
 
 class WrittenShard(documents.Document):
-  """What is recorded of a shard.
+  """The record of a written shard.
 
   Attributes:
-    num_examples: records in the file.
-    num_bytes: of the serialized records, before compression.
-    file_sha256: of the file.
-    record_digests: of the decoded content of every record, in order.
-    episodes: what the shard's function returned.
+    num_examples: number of records in the file.
+    num_bytes: size of the serialized records, before compression.
+    file_sha256: digest of the file.
+    record_digests: digest of the decoded content of each record, in order.
+    episodes: summaries of the episodes, in order.
   """
 
   num_examples: int
@@ -59,7 +59,7 @@ class WrittenShard(documents.Document):
 
 
 class _Record(documents.Document):
-  """The file beside a shard, and a digest of it: damage is as no record."""
+  """The record file of a shard; with a wrong digest, it counts as missing."""
 
   shard: WrittenShard
   sha256: documents.Sha256
@@ -67,15 +67,15 @@ class _Record(documents.Document):
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """Writes one shard into the staging folder, unless it lies there already.
+  """Writes one shard into the staging folder, unless it is already there.
 
   Picklable, so that any process on any machine that sees the folder can run it.
 
   Attributes:
-    name: of the file.
-    shard: writes the records.
-    features: of the dataset, a `tfds.features.FeaturesDict`.
-    staging: the folder, which all processes share.
+    name: name of the file.
+    shard: function that writes the records.
+    features: features of the dataset, a `tfds.features.FeaturesDict`.
+    staging: staging folder, shared by all processes.
   """
 
   name: str
@@ -92,32 +92,32 @@ class Job:
     return Path(self.staging, self.name + RECORD)
 
   def result(self) -> WrittenShard | None:
-    """Returns what is recorded of the shard; None if it is not written."""
+    """Returns the record of the shard; None if it is not written."""
     try:
       record = documents.read(self._record_path, _Record)
     except (FileNotFoundError, errors.DocumentError):
       return None
     intact = record.sha256 == documents.digest(record.shard.model_dump())
-    # A careless cleaner may have taken the shard itself.
+    # The shard itself may have been deleted by hand.
     return record.shard if intact and self.path.exists() else None
 
   def checked_result(self) -> WrittenShard:
-    """Returns what is recorded of the shard, which must be written.
+    """Returns the record of the shard after checking the file.
 
     Raises:
-      errors.DatasetError: it is not, or not as it was recorded.
+      errors.DatasetError: the shard is not written, or differs from its record.
     """
     written = self.result()
     if written is None:
       raise errors.DatasetError(
-        f'{self.path} was not written though its job ended; do all workers see'
-        ' the same file system?'
+        f'{self.path} was not written although its job ended; do all workers'
+        ' see the same file system?'
       )
     if digests.of_file(self.path) != written.file_sha256:
       self._record_path.unlink()
       raise errors.DatasetError(
-        f'{self.path} was damaged after it was written; the same command writes'
-        ' it again'
+        f'{self.path} was damaged after it was written; run the same command'
+        ' again to rewrite it'
       )
     return written
 
@@ -140,7 +140,7 @@ class Job:
 
 def _write(path: Path, shard: Shard, features: Any) -> WrittenShard:
   serializer = tfds.core.ExampleSerializer(features.get_serialized_info())
-  # A group is what one read decompresses; records are large and read singly.
+  # A read decompresses a whole group; records are large and read one by one.
   writer = array_record_module.ArrayRecordWriter(
     os.fspath(path), 'group_size:1'
   )
@@ -150,7 +150,7 @@ def _write(path: Path, shard: Shard, features: Any) -> WrittenShard:
   def write(example: Mapping[str, Any]) -> None:
     nonlocal num_bytes
     encoded = features.encode_example(example)
-    # Unlike `serialize_example`: map fields have no order of their own.
+    # `serialize_example` is not deterministic: map fields are unordered.
     record = serializer.get_tf_example(encoded).SerializeToString(
       deterministic=True
     )
@@ -177,7 +177,7 @@ def _write(path: Path, shard: Shard, features: Any) -> WrittenShard:
 
 @contextlib.contextmanager
 def _name_unwritable(path: Path) -> Iterator[None]:
-  """Names the file if ArrayRecord cannot write it, e.g. as the disk is full."""
+  """Names the file if ArrayRecord cannot write it, e.g. on a full disk."""
   try:
     yield
   except RuntimeError as error:

@@ -1,7 +1,7 @@
-"""Staging folders, where finished shards wait for the last one.
+"""Staging folders, which hold finished shards until all are written.
 
-A folder's name is a fingerprint of all that its shards depend on, so that a
-build never continues what other code or another config began.
+A folder's name is a fingerprint of everything its shards depend on, so a build
+never continues one that other code or another config started.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,13 +23,16 @@ _DEPENDS_ON = 'depends_on.json'
 
 
 def enter(parent: Path, depends_on: Mapping[str, Any]) -> Path:
-  """Returns the folder for shards that depend on the very same things.
+  """Creates the staging folder for shards with the given dependencies.
 
   Folders of other builds are kept until this one is complete.
 
   Args:
-    parent: of the folder.
-    depends_on: all that may shape the shards; JSON.
+    parent: parent of the staging folder; must exist.
+    depends_on: everything that may affect the shards; JSON.
+
+  Returns:
+    The staging folder, without temporary files.
   """
   fingerprint = documents.digest(depends_on)[:16]
   folder = parent / f'{_PREFIX}{fingerprint}'
@@ -43,20 +46,20 @@ def enter(parent: Path, depends_on: Mapping[str, Any]) -> Path:
 
 
 def remove_all(parent: Path) -> None:
-  """Removes the folders of all builds."""
+  """Removes the staging folders of all builds."""
   for folder in parent.glob(f'{_PREFIX}*'):
     shutil.rmtree(folder)
 
 
 def remove_temporary(folder: Path) -> None:
-  """Removes what killed workers left."""
+  """Removes the temporary files of killed workers."""
   for path in folder.glob('*.tmp'):
     path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def progress(name: str, folder: Path, total: int) -> Iterator[None]:
-  """Shows how many shards lie in the staging folder, whoever writes them."""
+  """Shows the progress of shards in a folder, whichever process writes them."""
   done = threading.Event()
 
   found = len(list(folder.glob(f'*{shards.RECORD}')))
@@ -82,7 +85,7 @@ def progress(name: str, folder: Path, total: int) -> Iterator[None]:
 
 
 def _tell_of_other(other: Path, depends_on: Mapping[str, Any]) -> None:
-  """Says what an earlier, interrupted build of this name has left."""
+  """Warns of shards that an interrupted build of the same name has left."""
   finished = len(list(other.glob(f'*{shards.RECORD}')))
   try:
     found = dict(json.loads((other / _DEPENDS_ON).read_text()))
@@ -94,9 +97,8 @@ def _tell_of_other(other: Path, depends_on: Mapping[str, Any]) -> None:
     if found.get(key) != depends_on.get(key)
   ]
   logging.warning(
-    'An earlier build left %d finished shards in %s. They cannot be used now:'
-    ' what they depend on differs in %s. They are deleted when this build is'
-    ' complete.',
+    'An earlier build left %d finished shards in %s. They cannot be reused:'
+    ' this build differs in %s. They will be deleted when it is complete.',
     finished,
     other,
     ', '.join(differing),

@@ -1,4 +1,4 @@
-"""What observations, actions and episodes are, in every dataset."""
+"""Definitions of observations, actions and episodes for all datasets."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,12 +16,12 @@ ACTION_HIGH = np.array([1, 1, 1], np.float32)
 
 
 class Summary(NamedTuple):
-  """What a dataset's metadata keeps of an episode.
+  """Summary of an episode, for the metadata of a dataset.
 
   Attributes:
-    num_steps: N+1.
-    total_reward: the return.
-    terminated: whether it ended in a terminal state, and was not truncated.
+    num_steps: number of steps, N+1.
+    total_reward: return of the episode.
+    terminated: True if it ended in a terminal state, False if truncated.
   """
 
   num_steps: int
@@ -30,7 +30,7 @@ class Summary(NamedTuple):
 
 
 def summarize(steps: Mapping[str, np.ndarray]) -> Summary:
-  """Summarizes an episode; see `broken_promises` for its steps."""
+  """Summarizes an episode; see `broken_promises` for the format of steps."""
   return Summary(
     num_steps=len(steps['is_first']),
     total_reward=float(steps['reward'].sum(dtype=np.float64)),
@@ -54,24 +54,24 @@ def statistics(summaries: Sequence[Summary]) -> dict[str, Any]:
 
 
 def broken_promises(steps: Mapping[str, np.ndarray]) -> Iterator[str]:
-  """Checks the steps of one episode, N+1 of them with RLDS semantics.
+  """Checks the N+1 steps of one episode, which follow RLDS.
 
   Args:
-    steps: [N+1, ...] arrays: action, reward, discount, is_first, is_last,
+    steps: arrays [N+1, ...]: action, reward, discount, is_first, is_last,
       is_terminal, and any others, which must be finite.
 
   Yields:
-    What is wrong.
+    A description of each problem.
   """
   count = len(steps['is_first'])
   index = np.arange(count)
   last = index == count - 1
   if count < 2:
-    yield f'it has {count} steps, the fewest are 2'
+    yield f'it has {count} steps, fewer than 2'
   if not np.array_equal(steps['is_first'], index == 0):
-    yield 'is_first is not the first step alone'
+    yield 'is_first is not set at the first step only'
   if not np.array_equal(steps['is_last'], last):
-    yield 'is_last is not the last step alone'
+    yield 'is_last is not set at the last step only'
   if (steps['is_terminal'] & ~last).any():
     yield 'is_terminal is set before the last step'
   for name, value in steps.items():

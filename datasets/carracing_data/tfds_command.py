@@ -1,8 +1,8 @@
-"""What the `tfds` command lacks: errors in a line, checks, and quiet.
+"""Adapts the `tfds` command: one-line errors, flag checks, less logging.
 
-The command has no hook for these. It imports a builder's module before it reads
-`--config`, so importing this module there is what is left. Nothing happens in
-any other program.
+The command has no hooks for this, but it imports the builder's module before it
+reads `--config`. So `sharded_builder` calls `adapt` on import, which does
+nothing in any other program.
 """
 
 import json
@@ -15,7 +15,7 @@ from types import TracebackType
 from absl import logging
 from carracing_data import errors
 
-# What TFDS says at every build and no user needs.
+# Messages that TFDS logs in every build and that no user needs.
 _NOISE = re.compile(
   'Using custom data configuration|Variant folder .* has no dataset_info'
   '|download_and_prepare for|Generating dataset'
@@ -23,14 +23,14 @@ _NOISE = re.compile(
   '|Unable to initialize backend'
 )
 _JAX = 'jax._src.xla_bridge'
-_MODULE = ('scripts', 'cli', 'main.py')  # `python -m` instead of `tfds`.
+_MODULE = ('scripts', 'cli', 'main.py')  # Run by `python -m`.
 
 
 def adapt() -> None:
-  """Adapts the command, if it is what runs.
+  """Adapts the `tfds` command if this process runs it.
 
   Raises:
-    errors.DatasetError: `--config` is empty or no JSON.
+    errors.DatasetError: `--config` or `--config_idx` is invalid.
   """
   program = Path(sys.argv[0])
   if program.name != 'tfds' and program.parts[-3:] != _MODULE:
@@ -52,7 +52,9 @@ def _show_in_a_line() -> None:
     if isinstance(error, errors.UserError):
       print('Error:', *str(error).splitlines(), file=sys.stderr)
     elif isinstance(error, KeyboardInterrupt):
-      print('Interrupted; the same command continues.', file=sys.stderr)
+      print(
+        'Interrupted; run the same command again to continue.', file=sys.stderr
+      )
     else:
       previous(kind, error, traceback)
 
@@ -64,13 +66,13 @@ def _is_wanted(record: python_logging.LogRecord) -> bool:
 
 
 def _check_config() -> None:
-  """Checks what the command would ignore or stumble over."""
+  """Rejects flags that the command would ignore or fail on with a traceback."""
   arguments = sys.argv[1:]
   for index, argument in enumerate(arguments):
     flag, equals, value = argument.partition('=')
     if flag == '--config_idx' and value not in ('', '0'):
       raise errors.DatasetError(
-        f'--config_idx={value} is no config: there is only 0, the default'
+        f'--config_idx={value} does not exist; the only one is 0, the default'
       )
     if flag != '--config':
       continue
@@ -78,20 +80,22 @@ def _check_config() -> None:
       value = ''.join(arguments[index + 1 : index + 2])
     if not value.strip() or value.startswith('-'):
       raise errors.DatasetError(
-        '--config is empty; leave it out for the default, or give a name or'
-        ' JSON (if it came from a file: is the name of that file right?)'
+        '--config is empty; omit it for the default, or give a name or JSON'
+        ' (if it came from a file, check the name of the file)'
       )
     json_text = value.strip().lstrip('\ufeff')
     if json_text.startswith('{'):
       if value != json_text and not value.startswith('{'):
         raise errors.DatasetError(
-          '--config must begin with {, without a blank or another character'
-          ' before it'
+          '--config must begin with {, without a blank or any other'
+          ' character before it'
         )
       try:
         content = json.loads(value)
       except (RecursionError, ValueError) as error:
-        raise errors.DatasetError(f'--config is no JSON: {error}') from None
+        raise errors.DatasetError(
+          f'--config is not valid JSON: {error}'
+        ) from None
       if 'name' not in content:
         raise errors.DatasetError(
           '--config needs a "name", e.g. {"name": "mine", ...}'

@@ -1,4 +1,4 @@
-"""Checks that a prepared dataset is what its metadata says it is."""
+"""Checks that a prepared dataset matches its metadata."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,15 +19,15 @@ def verify(
   kind: metadata.Kind,
   on_shard: Callable[[], Any] = lambda: None,
 ) -> None:
-  """Reads all of a prepared dataset and checks every promise.
+  """Reads a whole prepared dataset and checks it against its metadata.
 
   Args:
-    builder: what `prepared.find` returned, which has checked the documents.
-    kind: of the dataset.
-    on_shard: is called after each shard.
+    builder: a builder returned by `prepared.find`, which checks the documents.
+    kind: kind of the dataset.
+    on_shard: callback, called after each shard.
 
   Raises:
-    errors.DatasetError: the first thing that is wrong, and at which record.
+    errors.DatasetError: a check failed; the message names the first bad record.
   """
   info: Any = builder.info
   for split, split_info in info.splits.items():
@@ -58,8 +58,8 @@ def verify(
     for name, value in found.items():
       if value != recorded[name]:
         raise errors.DatasetError(
-          f'{builder.data_dir}/metadata.json: {name} of {split} is not that of'
-          ' the records'
+          f'{builder.data_dir}/metadata.json: {name} of {split} does not'
+          ' match the records'
         )
 
 
@@ -69,13 +69,13 @@ def _read_shard(
   """Yields the decoded records of a shard.
 
   Args:
-    builder: of the dataset.
-    split: the shard's split.
-    index: the shard's number within the split.
-    path: of the file.
+    builder: builder of the dataset.
+    split: split of the shard.
+    index: index of the shard within the split.
+    path: path of the shard.
 
   Raises:
-    errors.DatasetError: the file is not the one that was written.
+    errors.DatasetError: the file is damaged or not the one that was written.
   """
   info: Any = builder.info
   lengths = info.splits[split].shard_lengths
@@ -93,7 +93,7 @@ def _read_shard(
   if reader.num_records() != length:
     raise errors.DatasetError(
       f'{builder.data_dir}: shard {where} has {reader.num_records()} records:'
-      ' dataset_info.json was edited, or the shard is of another version'
+      ' dataset_info.json was edited, or the shard is from another version'
     )
   intact = digests.of_file(path) == info.metadata['files_sha256'][path.name]
   for position in range(reader.num_records()):
@@ -108,27 +108,28 @@ def _read_shard(
   if not intact:
     raise errors.DatasetError(
       f'{builder.data_dir}: shard {where} is readable but not the one that was'
-      ' written (of another version, or a byte between records was flipped)'
+      ' written (it is from another version, or a byte between records was'
+      ' flipped)'
     )
 
 
 def compare(
   first: tfds.core.DatasetBuilder, second: tfds.core.DatasetBuilder
 ) -> str | None:
-  """Says where two prepared datasets first differ in content.
+  """Finds the first difference in content between two prepared datasets.
 
   Args:
-    first: what `prepared.find` returned.
-    second: likewise.
+    first: a builder returned by `prepared.find`.
+    second: another one.
 
   Returns:
-    The first difference; None if they hold the same content.
+    A description of the difference; None if the content is equal.
   """
   for split in {**first.info.splits, **second.info.splits}:
     sources = []
     for builder in first, second:
       if split not in builder.info.splits:
-        return f'only one of them has the split {split}'
+        return f'only one of the datasets has the split {split}'
       sources.append(prepared.records(builder, split))
     for index, (a, b) in enumerate(zip(*sources)):
       if digests.of_record(a) != digests.of_record(b):

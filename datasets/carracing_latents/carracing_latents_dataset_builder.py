@@ -33,13 +33,13 @@ class _Settings(documents.Document):
 
 @dataclasses.dataclass(eq=False)
 class LatentsConfig(builder_config.Config):
-  """What `tfds build carracing_latents --config '{...}'` takes.
+  """Config of `tfds build carracing_latents --config '{...}'`.
 
   Attributes:
-    rollouts: the dataset to encode, see `prepared.find`; it is looked for in
-      the data directory that the latents go to.
-    vae: folder of the exported weights, relative to where the command runs.
-    latent_size: numbers in a latent vector of this VAE.
+    rollouts: dataset to encode, see `prepared.find`; a name is looked up in the
+      data directory of the latents.
+    vae: folder of the exported weights, relative to the working directory.
+    latent_size: size of the latent vectors of this VAE.
   """
 
   SCHEMA = _Settings
@@ -55,13 +55,13 @@ class Builder(sharded_builder.ShardedBuilder):
   CODE = (rollouts_loader, schema, steps, strided, vae, weights, world_model)
   VERSION = tfds.core.Version('1.0.1')
   RELEASE_NOTES = {
-    '1.0.1': 'The metadata count terminated episodes and seal shard lengths.',
+    '1.0.1': 'The metadata counts terminated episodes and seals shard lengths.',
     '1.0.0': 'Initial release.',
   }
   BUILDER_CONFIGS = [
     LatentsConfig(
       name='default',
-      description='The default rollouts through the VAE in runs/vae.',
+      description='The default rollouts, encoded by the VAE in runs/vae.',
     )
   ]
 
@@ -101,13 +101,13 @@ class Builder(sharded_builder.ShardedBuilder):
     sizes = loaded.model.latent_size, self.builder_config.latent_size
     if sizes[0] != sizes[1]:
       raise errors.DatasetError(
-        f'the VAE in {self.builder_config.vae} has {sizes[0]} latents, not'
-        f' {sizes[1]}; add "latent_size": {sizes[0]} to the --config'
+        f'the VAE in {self.builder_config.vae} has latent_size {sizes[0]},'
+        f' not {sizes[1]}; add "latent_size": {sizes[0]} to --config'
       )
     return loaded
 
   def _identity(self) -> Mapping[str, Any]:
-    # Not the folder of the weights: another may lie there tomorrow.
+    # Not the folder of the weights, whose content may change.
     return {
       'rollouts': prepared.full_name(self._rollouts),
       'rollouts_content_sha256': prepared.content_digests(self._rollouts),
@@ -122,7 +122,7 @@ class Builder(sharded_builder.ShardedBuilder):
     return f'{device.platform} {device.device_kind}'
 
   def __init__(self, **kwargs: Any):
-    # The encoder uses all cores, or a GPU, by itself.
+    # The encoder itself uses all cores or a GPU.
     super().__init__(num_workers=1, **kwargs)
 
   def _shards(self) -> Mapping[str, Sequence[shards.Shard]]:
@@ -154,7 +154,7 @@ def _write_episodes(
   vae_sha256: str,
   episode_ids: Iterable[int],
 ) -> list[steps.Summary]:
-  """Writes the latents of some episodes, one record each."""
+  """Encodes episodes and writes one record for each."""
   model = _load(vae_folder, vae_sha256)
   episodes = rollouts_loader.episodes(rollouts, split=split)
   summaries = []
@@ -163,7 +163,7 @@ def _write_episodes(
     mean, logvar = world_model.encode_episode(model, episode.observation)
     if not (np.isfinite(mean).all() and np.isfinite(logvar).all()):
       raise errors.DatasetError(
-        f'the VAE gives infinite latents or NaN for episode {episode_id};'
+        f'the VAE returns NaN or infinite latents for episode {episode_id};'
         ' train it again'
       )
     write(
@@ -187,5 +187,7 @@ def _write_episodes(
 def _load(folder: str, sha256: str) -> world_model.WorldModel:
   loaded = weights.load(folder, 'vae')
   if loaded.sha256 != sha256:
-    raise errors.DatasetError(f'the weights in {folder} changed meanwhile')
+    raise errors.DatasetError(
+      f'the weights in {folder} changed during the build'
+    )
   return world_model.WorldModel(loaded.model, jax.device_put(loaded.variables))

@@ -3,7 +3,7 @@
   from carracing_latents import loader
   for windows in loader.windows('carracing_latents', batch_size=32, ...): ...
 
-Needs the data directory only: neither TensorFlow, nor the builder.
+Needs only the data directory, not TensorFlow or the builder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ class Windows(NamedTuple):
   """Windows of T consecutive transitions of one episode.
 
   Attributes:
-    z: float32 [B, T, Z], the latent vector of a step.
-    action: float32 [B, T, 3], what was done there.
-    next_z: float32 [B, T, Z], the latent vector of the next step.
-    reward: float32 [B, T], of the action.
+    z: float32 [B, T, Z], latent vector of each step.
+    action: float32 [B, T, 3], action of each step.
+    next_z: float32 [B, T, Z], latent vector of the next step.
+    reward: float32 [B, T], reward of the action.
     terminal: bool [B, T], whether the next step ends the task.
-    mask: bool [B, T], False after the window's last transition.
+    mask: bool [B, T], False after the last transition of a window.
   """
 
   z: np.ndarray
@@ -42,13 +42,13 @@ class Windows(NamedTuple):
 
   @property
   def inputs(self) -> np.ndarray:
-    """`z` and `action` of a step, float32 [B, T, Z + 3]."""
-    numpy = self.z.__array_namespace__()  # That of JAX within `jit`.
+    """`z` and `action`, concatenated: float32 [B, T, Z + 3]."""
+    numpy = self.z.__array_namespace__()  # `jax.numpy` within `jit`.
     return numpy.concat([self.z, self.action], axis=-1)
 
   @property
   def targets(self) -> np.ndarray:
-    """Another name of `next_z`."""
+    """Alias of `next_z`."""
     return self.next_z
 
 
@@ -66,33 +66,33 @@ def windows(
   shard_count: int = 1,
   num_threads: int = 2,
 ) -> grain.IterDataset:
-  """Returns shuffled windows, every transition exactly once an epoch.
+  """Returns shuffled windows with each transition exactly once per epoch.
 
-  An episode is cut at every `window_steps` transitions from an offset that is
-  drawn afresh in each epoch, so its first and last windows may be shorter.
-  Episodes that fit into one window are not cut.
+  An episode is cut every `window_steps` transitions from a random offset, a new
+  one in each epoch, so its first and last windows may be shorter. Episodes that
+  fit into one window are not cut.
 
   Args:
     name: `dataset/config:version`, see `prepared.find`.
     split: `train` or `validation`.
-    batch_size: windows in a batch.
-    window_steps: T.
-    sample: draw the latent vectors from their posterior, afresh in each epoch;
-      else take its mean.
-    seed: of the order, the offsets and the samples.
-    num_epochs: passes over the data; endless if None.
-    data_dir: where the dataset lies, see `prepared.find`.
-    shard_index: which part of the split this host reads.
-    shard_count: how many hosts read the split.
-    num_threads: how many threads read ahead; has no influence on the order.
+    batch_size: windows per batch.
+    window_steps: transitions per window, T.
+    sample: whether to sample latent vectors from their posterior, anew in each
+      epoch, instead of using its mean.
+    seed: seed of the order, the offsets and the samples.
+    num_epochs: number of passes over the data; endless if None.
+    data_dir: data directory, see `prepared.find`.
+    shard_index: index of this host.
+    shard_count: number of hosts, which divide the split among them.
+    num_threads: number of read-ahead threads; does not affect the order.
 
   Returns:
     A Grain dataset of `Windows`; only the last batch of the last epoch may be
     smaller.
 
   Raises:
-    errors.DatasetError: the dataset or the split is missing; or, when a
-      batch is read, latents are not finite.
+    errors.DatasetError: the dataset or the split is missing, or latents are not
+      finite (raised when a batch is read).
   """
   builder = prepared.find(name, data_dir, schema.KIND)
   return batches.shuffled(
@@ -123,15 +123,15 @@ def episodes(
   split: str = 'train',
   data_dir: epath.PathLike | None = None,
 ) -> prepared.Records:
-  """Returns the episodes of a split, in order, each read when it is asked for.
+  """Returns the episodes of a split, in order, each read on access.
 
   Args:
     name: `dataset/config:version`, see `prepared.find`.
     split: `train` or `validation`.
-    data_dir: where the dataset lies, see `prepared.find`.
+    data_dir: data directory, see `prepared.find`.
 
   Returns:
-    Records of [N+1, ...] steps, see the dataset's card.
+    Records with arrays [N+1, ...] of steps, see the dataset card.
 
   Raises:
     errors.DatasetError: the dataset or the split is missing.
@@ -158,7 +158,7 @@ def _cut(
     if not (np.isfinite(z).all() and np.isfinite(action).all()):
       raise errors.DatasetError(
         f'{dataset} holds latents that are NaN or infinite; train the VAE'
-        ' again, delete that dataset and build it again'
+        ' again, delete this dataset and rebuild it'
       )
     transitions = len(z) - 1
     first = rng.integers(window_steps) + 1

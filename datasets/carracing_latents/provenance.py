@@ -1,4 +1,4 @@
-"""Latents and the rollouts they were made from."""
+"""Compares latents with the rollouts that they encode."""
 
 from collections.abc import Iterator
 import os
@@ -24,12 +24,12 @@ _SHARED = (
 
 
 def check(latents: tfds.core.DatasetBuilder) -> None:
-  """Compares latents with their rollouts, if these lie in the same directory.
+  """Compares latents with their rollouts, if both share a data directory.
 
-  Logs why it does not compare them otherwise.
+  If they cannot be compared, the reason is logged.
 
   Args:
-    latents: what `prepared.find` returned.
+    latents: a builder returned by `prepared.find`.
 
   Raises:
     errors.DatasetError: they differ.
@@ -47,28 +47,27 @@ def check(latents: tfds.core.DatasetBuilder) -> None:
     return
   if prepared.content_digests(rollouts) != config['rollouts_content_sha256']:
     logging.warning(
-      'Not compared with the rollouts: %s has other content than what was'
-      ' encoded.',
+      'Not compared with the rollouts: %s differs from the encoded dataset.',
       rollouts.data_dir,
     )
     return
   for difference in differences(latents, rollouts):
     raise errors.DatasetError(
-      f'{latents.data_dir} is not made from {rollouts.data_dir}: {difference}'
+      f'{latents.data_dir} was not made from {rollouts.data_dir}: {difference}'
     )
 
 
 def differences(
   latents: tfds.core.DatasetBuilder, rollouts: tfds.core.DatasetBuilder
 ) -> Iterator[str]:
-  """Compares all that latents copy from their rollouts.
+  """Compares the features that latents copy from their rollouts.
 
   Args:
-    latents: what `prepared.find` returned.
-    rollouts: likewise.
+    latents: a builder returned by `prepared.find`.
+    rollouts: another one.
 
   Yields:
-    How an episode differs.
+    A description of each difference.
   """
   for split in latents.info.splits:
     encoded = loader.episodes(str(latents.data_dir), split=split)

@@ -9,12 +9,12 @@ from carracing_data import steps
 
 
 class Identity(documents.Document):
-  """What a latents dataset was made from.
+  """Rollouts and VAE of a latents dataset.
 
   Attributes:
-    rollouts: full name of the dataset that was encoded.
-    rollouts_content_sha256: of its splits.
-    vae_sha256: of the weights file of the VAE.
+    rollouts: full name of the encoded dataset.
+    rollouts_content_sha256: digest of the content of each of its splits.
+    vae_sha256: digest of the weights file of the VAE.
   """
 
   rollouts: str
@@ -28,11 +28,11 @@ def broken_promises(
   """Checks the records of a split, in order.
 
   Args:
-    records: decoded.
-    summaries: gets that of every episode.
+    records: decoded records.
+    summaries: list to which the summary of each episode is appended.
 
   Yields:
-    What is wrong; the record that shows it is the one read last.
+    A description of each problem of the record read last.
   """
   for index, record in enumerate(records):
     if record['episode_id'] != index:

@@ -20,9 +20,9 @@ import tensorflow_datasets as tfds
 
 @dataclasses.dataclass(eq=False)
 class RolloutsConfig(builder_config.Config):
-  """What `tfds build carracing_rollouts --config '{...}'` takes.
+  """Config of `tfds build carracing_rollouts --config '{...}'`.
 
-  See `schema.Config`.
+  See `schema.Config` for the keys.
   """
 
   SCHEMA = schema.Config
@@ -34,7 +34,7 @@ class RolloutsConfig(builder_config.Config):
   simulator: str = 'gymnasium'
 
   def split_sizes(self) -> dict[str, int]:
-    """Returns how many episodes each split has."""
+    """Returns the number of episodes of each split."""
     validation = max(1, self.num_episodes // 10)
     return dict(
       zip(schema.SPLITS, (self.num_episodes - validation, validation))
@@ -42,12 +42,12 @@ class RolloutsConfig(builder_config.Config):
 
 
 class Builder(sharded_builder.ShardedBuilder):
-  """Rolls a policy out in CarRacing and records every step."""
+  """Rolls out a policy in CarRacing and records every step."""
 
   CODE = (culled_car_racing, environment, policies, rollout, schema, steps)
   VERSION = tfds.core.Version('1.0.1')
   RELEASE_NOTES = {
-    '1.0.1': 'The metadata count terminated episodes and seal shard lengths.',
+    '1.0.1': 'The metadata counts terminated episodes and seals shard lengths.',
     '1.0.0': 'Initial release.',
   }
   BUILDER_CONFIGS = [
@@ -114,7 +114,7 @@ def _write_episodes(
   generate: Callable[[int], schema.Episode],
   episode_ids: Iterable[int],
 ) -> list[steps.Summary]:
-  """Writes the segments of some episodes."""
+  """Generates episodes and writes their segments."""
   summaries = []
   for episode_id in episode_ids:
     episode = generate(episode_id)

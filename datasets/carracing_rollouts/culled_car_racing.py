@@ -1,28 +1,28 @@
 """Gymnasium's `CarRacing-v3`: the same pixels, 2.5 times as fast.
 
-A frame has some 750 polygons, of which about 30 are in view; Gymnasium rotates
-each in Python to find out. Here NumPy rotates all of them at once, by the same
-float64 operations, and those in view are drawn in the same order by the same
-calls. `_render` says what else is saved. Physics and rewards are Gymnasium's.
+A frame has some 750 polygons, of which about 30 are in view. Gymnasium rotates
+each one in Python to find these. Here NumPy rotates all of them at once, with
+the same float64 operations, and the same calls draw those in view in the same
+order. `_render` describes further savings. Physics and rewards are Gymnasium's.
 """
 
 import os
 
 import numpy as np
 
-# pygame greets on stdout at import, which would break a command's output.
+# pygame prints a banner on import, which would corrupt a command's stdout.
 os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
 from gymnasium.envs.box2d import car_racing
 import pygame
 from pygame import gfxdraw
 
 _WIDTH, _HEIGHT = car_racing.WINDOW_W, car_racing.WINDOW_H
-# The surface is drawn upside down: its first rows end behind the dashboard.
+# The surface is drawn upside down; the dashboard hides its first rows.
 _DASHBOARD_ROWS = _HEIGHT // 8
 _WORLD_ROWS = _HEIGHT - _DASHBOARD_ROWS
-# Coordinates are cut to integers, and smoothed edges reach one pixel further.
+# Coordinates are truncated to integers; smoothed edges are a pixel wider.
 _MARGIN = 2
-# From the car to the corner of the view that is furthest away, in pixels.
+# Distance from the car to the farthest corner of the view, in pixels.
 _VIEW_RADIUS = np.hypot(_WIDTH / 2, _HEIGHT * 3 / 4)
 _BACKGROUND = car_racing.PLAYFIELD * np.array(
   [(1, 1), (1, -1), (-1, -1), (-1, 1)]
@@ -30,7 +30,7 @@ _BACKGROUND = car_racing.PLAYFIELD * np.array(
 
 
 class CulledCarRacing(car_racing.CarRacing):
-  """`CarRacing` without render modes: its frames come from `step` alone."""
+  """`CarRacing` without render modes; only `step` returns frames."""
 
   def __init__(self):
     super().__init__()
@@ -51,8 +51,9 @@ class CulledCarRacing(car_racing.CarRacing):
   def _render(self, mode: str) -> np.ndarray:
     """Draws a frame as `CarRacing._render` does.
 
-    The surface and the font are kept. `smoothscale` shrinks first each row,
-    then each column, so the image is flipped in between, ten times narrower.
+    The surface and the font are reused. `smoothscale` shrinks each row first,
+    then each column; flipping in between is cheaper, as the image is ten times
+    narrower.
 
     Args:
       mode: `state_pixels`.
@@ -75,7 +76,7 @@ class CulledCarRacing(car_racing.CarRacing):
     world = self._shrink_rows(_DASHBOARD_ROWS, _WORLD_ROWS)
     self._narrow.blit(pygame.transform.flip(world, False, True), (0, 0))
 
-    # The world's rows are done with; indicators stay within the dashboard's.
+    # The world's rows are no longer needed; indicators stay in the dashboard's.
     self._render_indicators(_WIDTH, _HEIGHT)
     text = self._font.render(
       f'{self.reward:04.0f}', True, (255, 255, 255), (0, 0, 0)
@@ -96,7 +97,7 @@ class CulledCarRacing(car_racing.CarRacing):
     self, zoom: float, translation: tuple[float, float], angle: float
   ) -> None:
     self._render_background(zoom, translation, angle)
-    # Rotates as `Vector2.rotate_rad` does, with its own sine and cosine.
+    # Rotates like `Vector2.rotate_rad`, with the same sine and cosine.
     cos, sin = pygame.Vector2(1, 0).rotate_rad(angle)
     x, y = self._corners
     columns = (cos * x - sin * y) * zoom + translation[0]
@@ -109,7 +110,7 @@ class CulledCarRacing(car_racing.CarRacing):
     )
     polygons = np.stack([columns[:, in_view].T, rows[:, in_view].T], axis=-1)
     for i, polygon in zip(in_view.tolist(), polygons.tolist()):
-      # Read now: tiles change their colour in place when the car touches them.
+      # Read per frame: tiles change colour in place when the car touches them.
       color = [int(c) for c in self._colors[i]]
       gfxdraw.aapolygon(self._surface, polygon, color)
       gfxdraw.filled_polygon(self._surface, polygon, color)
@@ -120,8 +121,8 @@ class CulledCarRacing(car_racing.CarRacing):
     assert self.car is not None
     x, y = self.car.hull.position
     if max(abs(x), abs(y)) + _VIEW_RADIUS / zoom < car_racing.PLAYFIELD - 1:
-      # `Surface.fill` writes past the cache, so all later drawing would wait
-      # for memory: a step would take 1.4 times as long.
+      # `Surface.fill` bypasses the cache, so all later drawing would wait for
+      # memory and a step would take 1.4 times as long.
       pixels = pygame.surfarray.pixels2d(self._surface)
       pixels[:] = self._surface.map_rgb(self.bg_color)
       return

@@ -1,7 +1,7 @@
-"""CarRacing: seeds and actions flow in, 96×96 frames and rewards flow out.
+"""CarRacing: (seeds, actions) → (96×96 frames, rewards).
 
-This is the only place that makes the simulator and that turns its frame into
-the 64×64 observation of the dataset.
+This is the only module that creates simulators and resizes their frames to the
+64×64 observations of the dataset.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ import numpy as np
 
 
 class Transition(NamedTuple):
-  """What one step of R environments returns.
+  """The result of one step of R environments.
 
   Attributes:
     frame: uint8 [R, 96, 96, 3], 0..255.
-    reward: float32 [R]; −0.1 a step and 1000/tiles for every new track tile.
+    reward: float32 [R]; −0.1 per step plus 1000/tiles per new track tile.
     terminated: bool [R], the car finished the lap or left the playing field.
     truncated: bool [R], the episode reached its step limit.
   """
@@ -33,11 +33,11 @@ class Transition(NamedTuple):
 
 
 def resize(frame: np.ndarray) -> np.ndarray:
-  """Returns the observation of the world above the dashboard.
+  """Crops the dashboard of a frame and resizes the rest to an observation.
 
-  The mean over each output pixel's exact area is a fraction with denominator
-  63, so it never falls half-way between two integers: its rounding, and with
-  it the dataset, is the same on every machine.
+  An output pixel is the mean over its exact area, a fraction with denominator
+  63. It is never halfway between two integers, so its rounding, and with it the
+  dataset, is the same on every machine.
 
   Args:
     frame: uint8 [B, 96, 96, 3], 0..255.
@@ -57,12 +57,12 @@ def resize(frame: np.ndarray) -> np.ndarray:
 class Environments:
   """A batch of B episodes of Gymnasium's `CarRacing-v3`, the reference.
 
-  Every episode runs in a fresh simulator, so that nothing of an earlier one
-  (Box2D keeps the order of its internal lists) can reach it: an episode depends
-  on its seed and its actions alone.
+  Every episode runs in a fresh simulator, because Box2D keeps the order of its
+  internal lists across resets. So an episode depends only on its seed and its
+  actions.
 
   Attributes:
-    PACKAGES: packages whose versions shape the episodes.
+    PACKAGES: packages whose versions affect the episodes.
     GAME: the simulator of one episode.
   """
 
@@ -70,7 +70,7 @@ class Environments:
   GAME: ClassVar[type[car_racing.CarRacing]] = culled_car_racing.CulledCarRacing
 
   def __init__(self, seeds: Sequence[int], max_steps: int):
-    """Prepares one episode for each seed, of at most `max_steps` steps."""
+    """Prepares one episode of at most `max_steps` steps for each seed."""
     self._seeds = list(seeds)
     self._environments = [
       wrappers.TimeLimit(self.GAME(), max_steps) for _ in self._seeds
@@ -86,10 +86,10 @@ class Environments:
     )
 
   def step(self, ids: np.ndarray, action: np.ndarray) -> Transition:
-    """Steps some of the episodes.
+    """Advances the given episodes by one step.
 
     Args:
-      ids: int [R], ascending: which of the B episodes; none of them has ended.
+      ids: int [R], ascending: indices of running episodes in the batch.
       action: float32 [R, 3]: steering −1..1, gas 0..1, brake 0..1.
 
     Returns:
@@ -113,12 +113,12 @@ class Environments:
 
 
 def _free(game: Any) -> None:
-  """Breaks the references through Box2D, which garbage collection misses.
+  """Breaks the reference cycles through Box2D, which garbage collection misses.
 
-  Without this, every episode would leave some 0.5 MB behind.
+  Without this, every episode would leak some 0.5 MB.
 
   Args:
-    game: the unwrapped environment.
+    game: unwrapped environment.
   """
   game.contactListener_keepref.env = None
   game.world.contactListener = None

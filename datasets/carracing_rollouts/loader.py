@@ -3,8 +3,7 @@
   from carracing_rollouts import loader
   for frames in loader.frames('carracing_rollouts', batch_size=100): ...
 
-Needs the data directory only: neither TensorFlow, nor the builder, nor the
-simulator.
+Needs only the data directory, not TensorFlow, the builder or the simulator.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ import grain
 import numpy as np
 
 # Segments that are shuffled together: 6,400 frames, 79 MB. V learns better than
-# from 50, and no better from 800; see BUILD.md.
+# with 50 and no worse than with 800; see BUILD.md.
 _GROUP_SIZE = 200
 
 
@@ -35,22 +34,21 @@ def frames(
   shard_count: int = 1,
   num_threads: int = 2,
 ) -> grain.IterDataset:
-  """Returns shuffled frames, every one of the split exactly once an epoch.
+  """Returns shuffled batches with each frame exactly once per epoch.
 
-  Shuffling is local: in each epoch the segments of 32 consecutive frames come
-  in a new order, and the frames of 200 segments in a row are shuffled among
-  themselves.
+  Shuffling is local: each epoch reorders the segments of 32 consecutive frames,
+  and the frames of 200 consecutive segments are shuffled together.
 
   Args:
     name: `dataset/config:version`, see `prepared.find`.
     split: `train` or `validation`.
-    batch_size: frames in a batch.
-    seed: of the order.
-    num_epochs: passes over the data; endless if None.
-    data_dir: where the dataset lies, see `prepared.find`.
-    shard_index: which part of the split this host reads.
-    shard_count: how many hosts read the split.
-    num_threads: how many threads read ahead; has no influence on the order.
+    batch_size: frames per batch.
+    seed: seed of the order.
+    num_epochs: number of passes over the data; endless if None.
+    data_dir: data directory, see `prepared.find`.
+    shard_index: index of this host.
+    shard_count: number of hosts, which divide the split among them.
+    num_threads: number of read-ahead threads; does not affect the order.
 
   Returns:
     A Grain dataset of uint8 [batch_size, 64, 64, 3], 0..255; only the last
@@ -82,16 +80,16 @@ def spread_frames(
   count: int,
   data_dir: epath.PathLike | None = None,
 ) -> np.ndarray:
-  """Returns frames spread evenly over a split, always the same ones.
+  """Returns a fixed set of frames, spread evenly over a split.
 
   Args:
     name: `dataset/config:version`, see `prepared.find`.
     split: `train` or `validation`.
-    count: how many frames; all of them if the split has fewer.
-    data_dir: where the dataset lies, see `prepared.find`.
+    count: number of frames; all of them if the split has fewer.
+    data_dir: data directory, see `prepared.find`.
 
   Returns:
-    uint8 [count, 64, 64, 3], 0..255, in their order in the split.
+    uint8 [count, 64, 64, 3], 0..255, in the order of the split.
 
   Raises:
     errors.DatasetError: the dataset or the split is missing.
@@ -121,15 +119,15 @@ def episodes(
   split: str = 'train',
   data_dir: epath.PathLike | None = None,
 ) -> Sequence[schema.Episode]:
-  """Returns the episodes of a split, in order, each read when it is asked for.
+  """Returns the episodes of a split, in order, each read on access.
 
   Args:
     name: `dataset/config:version`, see `prepared.find`.
     split: `train` or `validation`.
-    data_dir: where the dataset lies, see `prepared.find`.
+    data_dir: data directory, see `prepared.find`.
 
   Returns:
-    A Grain dataset: `len(...)`, `[i]`, slices and iteration.
+    A Grain dataset; supports `len(...)`, `[i]`, slices and iteration.
 
   Raises:
     errors.DatasetError: the dataset or the split is missing.
@@ -156,8 +154,8 @@ class _ReadEpisode(grain.transforms.Map):
       found = int(segment['episode_id']), int(segment['first_step'])
       if found != (element, first_step * schema.SEGMENT_STEPS):
         raise errors.DatasetError(
-          f'segment {first_step} of episode {element} is not there: the shards'
-          ' were mixed up; look closer with: python -m tools.verify'
+          f'segment {first_step} of episode {element} is missing: the shards'
+          ' are mixed up; diagnose it with: python -m tools.verify'
         )
     return schema.join(segments)
 
@@ -169,7 +167,7 @@ def _shuffled_frames(
   places = rng.permutation(sum(lengths))
   shape = records[0]['observation'].shape[1:]
   frames = np.empty((len(places), *shape), np.uint8)
-  # Straight to their places: one copy, where joining first would take two.
+  # Copied straight to the shuffled positions; joining first would copy twice.
   ends = np.cumsum(lengths)
   for record, length, end in zip(records, lengths, ends):
     frames[places[end - length : end]] = record['observation'][:length]

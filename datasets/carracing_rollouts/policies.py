@@ -1,16 +1,15 @@
-"""Behaviour policies: observations and a carry flow in, actions flow out.
+"""Behaviour policies: (observations, carry) → (actions, next carry).
 
-A policy acts on a batch of B episodes at once and keeps nothing itself: all it
-remembers lies in the carry, one entry for each episode, so an episode's actions
-do not depend on the batch it runs in. A carry is an array (of NumPy or JAX)
-whose first axis is the batch, or a tuple or NamedTuple of carries, so that
-`rollout.play` can select the entries of the episodes that are still running.
-Generators lie in an object array.
+A policy acts on a batch of B episodes at once. Its whole state is in the carry,
+with one entry for each episode, so the actions of an episode do not depend on
+its batch. A carry is a NumPy or JAX array whose first axis is the batch, or a
+tuple or NamedTuple of carries, so that `rollout.play` can select the entries of
+running episodes. Random generators are kept in an object array.
 
-Datasets are rebuilt on other machines, where matrix products and `tanh` round
-differently. So the policies compute with dyadic fractions of few bits, whose
-float64 sums are exact in any order, and with operations that IEEE 754 rounds
-the same everywhere.
+Datasets must be reproducible on other machines, where matrix products and
+`tanh` round differently. So policies compute with dyadic fractions of few bits,
+whose float64 sums are exact in any order, and with operations that IEEE 754
+rounds the same everywhere.
 """
 
 from collections.abc import Sequence
@@ -25,16 +24,16 @@ _GRID = steps.OBSERVATION_SIZE // _BLOCK
 _FEATURES = _GRID * _GRID * 3
 _HIDDEN = 16
 _RESOLUTION = 2.0**-12
-_GRASS = np.array([102, 204, 102])  # RGB of most of every frame.
+_GRASS = np.array([102, 204, 102])  # RGB, the colour of most of each frame.
 _BRAKE_BIAS = -1.0
 _STEP_SECONDS = 1 / 50  # CarRacing runs at 50 Hz.
 
 
 class Policy(Protocol):
-  """Acts on a batch of episodes; a trained controller has the same shape."""
+  """Interface of behaviour policies and of trained controllers."""
 
   def initial_carry(self, seeds: Sequence[np.random.SeedSequence]) -> Any:
-    """Returns the carry of B new episodes, one for each seed."""
+    """Returns the carry of B new episodes, one per seed."""
     ...
 
   def __call__(
@@ -44,7 +43,7 @@ class Policy(Protocol):
 
     Args:
       observation: uint8 [B, 64, 64, 3], 0..255.
-      carry: what `initial_carry` or the previous call returned.
+      carry: carry from `initial_carry` or the previous call.
 
     Returns:
       The actions, float32 [B, 3] (steering −1..1, gas 0..1, brake 0..1), and
@@ -54,7 +53,7 @@ class Policy(Protocol):
 
 
 class UniformPolicy:
-  """Every action is drawn uniformly from the action space."""
+  """Draws every action uniformly from the action space."""
 
   def initial_carry(
     self, seeds: Sequence[np.random.SeedSequence]
@@ -72,14 +71,14 @@ class UniformPolicy:
 
 
 class StraightAheadPolicy:
-  """Some gas and no steering: leaves the playing field after 200 to 288 steps.
+  """Constant gas, no steering: leaves the playing field in 200 to 288 steps.
 
   The simplest data with terminations, and a baseline. With full gas the wheels
-  spin and most cars never get that far.
+  spin, and most cars never leave the field.
   """
 
   def __init__(self, gas: float = 0.4):
-    """Takes the gas, 0..1."""
+    """Takes the constant gas, 0..1."""
     self._gas = gas
 
   def initial_carry(self, seeds: Sequence[np.random.SeedSequence]) -> tuple[()]:
@@ -94,20 +93,20 @@ class StraightAheadPolicy:
 
 
 class RecordedPolicy:
-  """Drives recorded actions again.
+  """Replays recorded actions.
 
-  Episodes must not be longer than what was recorded of them: `max_steps` of
-  the environments sees to that.
+  Episodes must not outlast their recordings; `max_steps` of the environments
+  ensures this.
   """
 
   def __init__(self, actions: Sequence[np.ndarray]):
-    """Takes the actions of B episodes, each float32 [N, 3], N of its own."""
+    """Takes the actions of B episodes, each float32 [N, 3] with its own N."""
     self._actions = actions
 
   def initial_carry(
     self, seeds: Sequence[np.random.SeedSequence]
   ) -> np.ndarray:
-    """Returns the number of each episode and of its next step, int [B, 2]."""
+    """Returns each episode's number and next step, int [B, 2]."""
     return np.stack([np.arange(len(seeds)), np.zeros(len(seeds), int)], axis=-1)
 
   def __call__(
@@ -124,10 +123,10 @@ class BrownianCarry(NamedTuple):
 
 
 class BrownianPolicy:
-  """A random walk in action space, clipped to it, with unit variance a second.
+  """A clipped random walk in action space, with unit variance per second.
 
-  Neighbouring actions are alike, so the car moves further than under
-  independent ones.
+  Consecutive actions are similar, so the car gets farther than with independent
+  ones.
   """
 
   def initial_carry(
@@ -159,12 +158,12 @@ class RandomPolicyCarry(NamedTuple):
 
 
 class RandomPolicy:
-  """An untrained network with weights drawn afresh for each episode.
+  """An untrained network with new random weights for each episode.
 
   As in the paper (section "Collecting random rollouts" of its appendix, and
   the reference implementation behind it), the actions depend on the frame, so
-  one episode keeps to the left, another brakes on grass, a third speeds up.
-  The frame is averaged over 8×8 blocks, passes one hidden layer, and white
+  one car keeps to the left, another brakes on grass, a third speeds up. The
+  frame is averaged over 8×8 blocks and passed through one hidden layer; white
   noise is added to the outputs.
   """
 
@@ -198,7 +197,7 @@ class RandomPolicy:
 
 
 def _block_means(observation: np.ndarray) -> np.ndarray:
-  """Averages how far 8×8 blocks are from grass.
+  """Averages the difference from the colour of grass over 8×8 blocks.
 
   Args:
     observation: uint8 [B, 64, 64, 3], 0..255.
@@ -206,7 +205,7 @@ def _block_means(observation: np.ndarray) -> np.ndarray:
   Returns:
     float64 [B, 192], about −2..2; exact, because 64 and 128 are powers of two.
   """
-  # Whole rows first: NumPy adds long runs of small integers much faster.
+  # Sums whole rows first: NumPy adds long runs of small integers much faster.
   rows = observation.reshape(-1, _GRID, _BLOCK, _GRID * _BLOCK * 3)
   rows = rows.sum(2, dtype=np.uint16).reshape(-1, _GRID, _GRID, _BLOCK, 3)
   means = rows.sum(3, dtype=np.float64) / _BLOCK**2 - _GRASS
@@ -214,7 +213,7 @@ def _block_means(observation: np.ndarray) -> np.ndarray:
 
 
 def _softsign(x: np.ndarray) -> np.ndarray:
-  """Squashes to −1..1 with correctly rounded operations only."""
+  """Squashes to −1..1, using only correctly rounded operations."""
   return x / (1 + np.abs(x))
 
 
@@ -222,7 +221,7 @@ def _quantize(x: np.ndarray) -> np.ndarray:
   return np.round(x / _RESOLUTION) * _RESOLUTION
 
 
-# The class of each policy, and its arguments with the range of each.
+# Name → class of the policy and range of each of its arguments.
 _POLICIES: dict[str, tuple[type[Any], dict[str, tuple[float, float]]]] = {
   'brownian': (BrownianPolicy, {}),
   'random_policy': (RandomPolicy, {}),
@@ -232,14 +231,15 @@ _POLICIES: dict[str, tuple[type[Any], dict[str, tuple[float, float]]]] = {
 
 
 def make(spec: str) -> Policy:
-  """Makes a policy.
+  """Creates a policy.
 
   Args:
-    spec: `NAME` or `NAME:ARGUMENT=VALUE,...`, e.g. `straight_ahead:gas=1`.
+    spec: specification `NAME` or `NAME:ARGUMENT=VALUE,...`, e.g.
+      `straight_ahead:gas=1`.
 
   Raises:
-    errors.DatasetError: there is no such policy or argument, or a value is no
-      number or out of range; the message lists what there is.
+    errors.DatasetError: a policy or argument is unknown, or a value is not a
+      number or out of range; the message lists all policies.
   """
   name, colon, rest = spec.partition(':')
   arguments = {}
@@ -248,7 +248,7 @@ def make(spec: str) -> Policy:
     for item in rest.split(',') if colon else ():
       key, _, text = item.partition('=')
       (low, high), value = ranges[key], float(text)
-      if key in arguments or not low <= value <= high:  # NaN is not either.
+      if key in arguments or not low <= value <= high:  # Also rejects NaN.
         raise ValueError
       arguments[key] = value
   except (KeyError, ValueError):
@@ -259,7 +259,7 @@ def make(spec: str) -> Policy:
 
 
 def _list() -> str:
-  """Returns what `make` takes, e.g. `straight_ahead[:gas=0..1], uniform`."""
+  """Lists the specs of `make`, e.g. `straight_ahead[:gas=0..1], uniform`."""
   texts = []
   for name, (_, ranges) in _POLICIES.items():
     items = [f'{key}={low}..{high}' for key, (low, high) in ranges.items()]

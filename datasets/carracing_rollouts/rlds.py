@@ -1,8 +1,8 @@
-"""A prepared `carracing_rollouts` dataset as RLDS code expects episodes.
+"""A prepared `carracing_rollouts` dataset in the RLDS format.
 
-RLDS (Ramos et al., 2021) keeps an episode as a nested sequence of steps. That
-is convenient for whole episodes and slow for single frames, so it is a view
-here, and an export for code that reads nothing else.
+RLDS (Ramos et al., 2021) stores an episode as a nested sequence of steps. That
+is convenient for whole episodes and slow for single frames, so here it is only
+a view, and an export for code that reads no other format.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,16 +28,17 @@ def episodes(
   split: str = 'train',
   data_dir: epath.PathLike | None = None,
 ) -> Iterator[Mapping[str, Any]]:
-  """Yields the episodes of a split, in order, in the form of RLDS.
+  """Yields the episodes of a split, in order, in the RLDS format.
 
   Args:
     name: `dataset/config:version`, see `prepared.find`.
     split: `train` or `validation`.
-    data_dir: where the dataset lies, see `prepared.find`.
+    data_dir: data directory, see `prepared.find`.
 
   Yields:
-    `episode_id`, and `steps`: a list of dictionaries with `observation`,
-    `action`, `reward`, `discount`, `is_first`, `is_last`, `is_terminal`.
+    Dictionaries with `episode_id` and `steps`, a list of dictionaries with
+    `observation`, `action`, `reward`, `discount`, `is_first`, `is_last` and
+    `is_terminal`.
 
   Raises:
     errors.DatasetError: the dataset or the split is missing.
@@ -63,16 +64,16 @@ def export(
 
   Args:
     name: `dataset/config:version`, see `prepared.find`.
-    output_dir: the data directory to write to.
-    data_dir: where the dataset lies, see `prepared.find`.
+    output_dir: data directory to write to.
+    data_dir: data directory, see `prepared.find`.
 
   Returns:
-    The builder of the written dataset, TFRecord files.
+    A builder of the exported dataset, in TFRecord files.
 
   Raises:
     errors.DatasetError: the dataset is missing or of another kind, or the
-      export exists.
-    errors.PlaceError: it cannot be written.
+      export already exists.
+    errors.PlaceError: the export cannot be written.
   """
   source = prepared.find(name, data_dir, schema.KIND)
   root = places.claim_folder(output_dir)
@@ -80,7 +81,7 @@ def export(
   folder = root / 'carracing_rlds' / source.info.config_name / version
   if folder.exists():
     raise errors.DatasetError(
-      f'{folder} exists; choose another --output_dir or delete it'
+      f'{folder} already exists; choose another --output_dir or delete it'
     )
   with (
     tempfile.TemporaryDirectory(dir=root, prefix='.unfinished-') as scratch,
@@ -100,12 +101,12 @@ def export(
         for split in schema.SPLITS
       },
       data_dir=scratch,
-      description=f'{prepared.full_name(source)} in the form of RLDS.',
+      description=f'{prepared.full_name(source)} in the RLDS format.',
       homepage=source.info.homepage,
       citation=source.info.citation,
       disable_shuffling=True,
     )
-    # What it was made from: digests, config, packages, statistics.
+    # Provenance: digests, config, packages and statistics of the source.
     metadata: Any = source.info.metadata
     documents.write(Path(exported.data_dir) / 'metadata.json', dict(metadata))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -115,8 +116,8 @@ def export(
 
 @contextlib.contextmanager
 def _name_unwritable(folder: Path) -> Iterator[None]:
-  """Names the place if TensorFlow cannot write to it (full disk)."""
-  import tensorflow as tf  # Takes seconds, and only exports need it.
+  """Names the folder if TensorFlow cannot write to it, e.g. on a full disk."""
+  import tensorflow as tf  # Slow to import, and only exports need it.
 
   try:
     yield

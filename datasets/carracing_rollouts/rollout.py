@@ -1,8 +1,8 @@
-"""Policy × environments → steps, and from them episodes or returns.
+"""Policy × environments → steps, which are collected into episodes or returns.
 
-`play` is the one engine for everything that drives: data generation, control,
-evaluation and videos. An episode of a dataset is a pure function of the seed,
-its split and its number.
+`play` is the single loop behind data generation, control, evaluation and
+videos. An episode of a dataset is a pure function of the seed, its split and
+its number.
 """
 
 from collections.abc import Generator, Sequence
@@ -15,18 +15,18 @@ import numpy as np
 
 
 class Step(NamedTuple):
-  """One step of the R episodes that are running, of a batch of B.
+  """One step of the R running episodes in a batch of B.
 
   Attributes:
-    ids: int [R], ascending: which of the B episodes.
-    frame: uint8 [R, 96, 96, 3], 0..255: the simulator's, before the action.
-    observation: uint8 [R, 64, 64, 3], 0..255: before the action.
+    ids: int [R], ascending: indices of the running episodes in the batch.
+    frame: uint8 [R, 96, 96, 3], 0..255: simulator's frame before the action.
+    observation: uint8 [R, 64, 64, 3], 0..255: observation before the action.
     action: float32 [R, 3]: steering −1..1, gas 0..1, brake 0..1.
     reward: float32 [R].
     terminated: bool [R], the car finished the lap or left the playing field.
     truncated: bool [R], the episode reached its step limit.
-    next_frame: uint8 [R, 96, 96, 3], 0..255: after the action.
-    next_observation: uint8 [R, 64, 64, 3], 0..255: after the action.
+    next_frame: uint8 [R, 96, 96, 3], 0..255: frame after the action.
+    next_observation: uint8 [R, 64, 64, 3], 0..255: observation after it.
   """
 
   ids: np.ndarray
@@ -45,19 +45,19 @@ def play(
   policy: policies.Policy,
   seeds: Sequence[np.random.SeedSequence],
 ) -> Generator[Step, None, None]:
-  """Runs a batch of episodes from their first step to their last.
+  """Runs a batch of episodes from the first step to the last.
 
-  Episodes that have ended cost nothing: neither the simulator nor the policy
-  sees them again. Once the first step was asked for, the environments are
-  closed however the loop ends.
+  Finished episodes cost nothing: neither the simulator nor the policy runs
+  them. Once the first step is requested, the environments are always closed,
+  even if the caller stops early.
 
   Args:
     environments: B environments that have not been reset.
-    policy: chooses the actions.
-    seeds: B seeds for the policy's own draws.
+    policy: policy that chooses the actions.
+    seeds: B seeds for the random draws of the policy.
 
   Yields:
-    The next step of the episodes that are running, in new arrays.
+    The next step of the running episodes, in new arrays.
   """
   try:
     ids = np.arange(len(seeds))
@@ -95,7 +95,7 @@ def episodes(
   policy: policies.Policy,
   seeds: Sequence[np.random.SeedSequence],
 ) -> list[schema.Episode]:
-  """Records B episodes; for the arguments see `play`."""
+  """Records B episodes; see `play` for the arguments."""
   rows = [[] for _ in seeds]
   for step in play(environments, policy, seeds):
     for i, *row in zip(
@@ -115,7 +115,7 @@ def returns(
   policy: policies.Policy,
   seeds: Sequence[np.random.SeedSequence],
 ) -> np.ndarray:
-  """Sums up the rewards of B episodes; for the arguments see `play`.
+  """Sums up the rewards of B episodes; see `play` for the arguments.
 
   Returns:
     float64 [B].
@@ -141,12 +141,12 @@ def generate(
     split: `train` or `validation`.
     episode_id: the episode's number within its split.
     seed: the dataset's seed.
-    policy: see `policies.make`.
+    policy: specification of the policy, see `policies.make`.
     simulator: a key of `environment.SIMULATORS`.
     max_steps: transitions after which the episode is truncated.
 
   Returns:
-    The episode, the same one for the same arguments.
+    The episode, which depends on the arguments alone.
   """
   track_seed, policy_seed = episode_seeds(seed, split, episode_id)
   environments = environment.SIMULATORS[simulator]([track_seed], max_steps)
@@ -166,9 +166,9 @@ def episode_seeds(
 
 
 def _select(carry: Any, keep: np.ndarray) -> Any:
-  """Selects entries of a carry, see `policies`; `keep` holds their indices."""
+  """Selects the entries of a carry (see `policies`) with the indices `keep`."""
   if isinstance(carry, tuple):
-    make = getattr(carry, '_make', tuple)  # The first of a NamedTuple's class.
+    make = getattr(carry, '_make', tuple)  # `_make` of a NamedTuple.
     return make(_select(part, keep) for part in carry)
   return carry[keep]
 
@@ -180,7 +180,7 @@ def _episode(
   terminated: Sequence[np.ndarray],
   next_observation: Sequence[np.ndarray],
 ) -> schema.Episode:
-  """Assembles N transitions to N+1 RLDS steps."""
+  """Assembles N transitions into N+1 RLDS steps."""
   last = np.arange(len(action) + 1) == len(action)
   terminal = last & terminated[-1]
   return schema.Episode(

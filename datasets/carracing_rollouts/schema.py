@@ -1,8 +1,8 @@
-"""Episodes, and the records they are kept in: segments of at most 32 steps.
+"""Episodes, and their records: segments of at most 32 steps.
 
-One record for each frame would make a random read cheap and a pass over the
-data slow; one for each episode the other way round. A segment is read whole,
-and a few dozen of them mix well.
+With one record per frame, random reads would be cheap and passes over the data
+slow; with one per episode, the reverse. A segment is read as a whole, and
+shuffling a few dozen of them together mixes their frames well.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,14 +25,14 @@ def _check_policy(spec: str) -> str:
 
 
 class Config(documents.Document):
-  """What the user chooses of a rollouts dataset, and its values.
+  """Config of a rollouts dataset, with the valid range of each key.
 
   Attributes:
-    num_episodes: how many episodes; the last tenth of them (at least one) is
+    num_episodes: number of episodes; the last tenth of them (at least one) is
       the validation split.
     max_steps: transitions after which an episode is truncated.
-    policy: the behaviour policy, see `policies.make`.
-    seed: all tracks, policy weights and action noise derive from it.
+    policy: behaviour policy, see `policies.make`.
+    seed: seed of all tracks, policy weights and action noise.
     simulator: a key of `environment.SIMULATORS`.
   """
 
@@ -49,16 +49,16 @@ SEGMENT_STEPS = 32
 
 
 def count_segments(episode_steps: int) -> int:
-  """Returns how many segments an episode of so many steps fills."""
+  """Returns the number of segments of an episode."""
   return -(-episode_steps // SEGMENT_STEPS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-  """One episode of N transitions as N+1 steps, with the semantics of RLDS.
+  """One episode of N transitions as N+1 steps, with RLDS semantics.
 
   At the last step the observation is valid; action, reward and discount are
-  zero. The episode was truncated where `is_last & ~is_terminal`.
+  zero. If that step is not terminal, the episode was truncated.
 
   Attributes:
     observation: uint8 [N+1, 64, 64, 3], 0..255.
@@ -94,7 +94,7 @@ def cut(episode_id: int, episode: Episode) -> Iterator[dict[str, Any]]:
 
   Yields:
     Records with `episode_id`, `first_step`, `length` and the fields of the
-    episode, each [32, ...], zero after `length` steps.
+    episode, each [32, ...], zero-padded after `length` steps.
   """
   fields = vars(episode)
   for first_step in range(0, len(episode), SEGMENT_STEPS):
@@ -131,11 +131,11 @@ def broken_promises(
   """Checks the records of a split, in order.
 
   Args:
-    records: decoded.
-    summaries: gets that of every episode.
+    records: decoded records.
+    summaries: list to which the summary of each episode is appended.
 
   Yields:
-    What is wrong; the record that shows it is the one read last.
+    A description of each problem of the record read last.
   """
   pending: list[Mapping[str, Any]] = []
   episode_id = 0
