@@ -1,4 +1,4 @@
-"""What the two simulators agree in; the dataset's card says in what not."""
+"""Properties that both simulators share; the dataset card has the others."""
 
 from carracing_rollouts import environment
 from carracing_rollouts import policies
@@ -14,7 +14,7 @@ GRASS = (102, 204, 102)
 
 
 def drive(simulator, action, max_steps=1000):
-  """Returns the steps of an episode in which the action stays the same."""
+  """Returns the steps of an episode with a constant action."""
   return list(
     rollout.play(
       environment.SIMULATORS[simulator]([3], max_steps),
@@ -58,7 +58,7 @@ def test_steering_turns_the_view_the_same_way(simulator):
     grey = (rows.max(-1) - rows.min(-1) < 12) & (rows.max(-1) < 130)
     return np.flatnonzero(grey.any(0)).mean()
 
-  # Who steers to the left sees the road on the right.
+  # Steering to the left shows the road on the right.
   assert grey_columns(-0.1) > 32 > grey_columns(0.1)
 
 
@@ -107,7 +107,8 @@ def test_an_ended_episode_is_not_stepped():
     if after == 5:
       break
   [ended] = set(range(3)) - set(step.ids.tolist())
-  # The first step after its end restarts an environment: here, and not before.
+  # EnvPool restarts an environment in the first step after its end. That step
+  # is this one, so the ended environment was not stepped before.
   action = np.zeros((1, 3), np.float32)
   info = environments._environments.step(action, np.array([ended]))[-1]
   assert info['elapsed_step'] == 0

@@ -1,8 +1,8 @@
-"""The same version of a dataset means the same bytes.
+"""The same version of a dataset always has the same bytes.
 
-If one of these tests fails, the code shapes the data in a new way: raise
-`VERSION` (see "Versions" in the dataset's card), say so in `RELEASE_NOTES`, and
-replace the digests by what the failure shows.
+If one of these tests fails, the code produces different data: raise `VERSION`
+(see "Versions" in the dataset card), describe the change in `RELEASE_NOTES`,
+and replace the digests with those in the failure.
 """
 
 import importlib.metadata
@@ -15,7 +15,7 @@ from carracing_rollouts import schema
 import pytest
 import tensorflow_datasets as tfds
 
-# By dataset version and simulator.
+# Digests by dataset version and simulator.
 GOLDEN = {
   ('1.0.1', 'gymnasium 1.4.0', 'brownian'): (
     '4ded447484aea71ddfa4bfcbb3f1d2af30dfa0e4a67a8ce74e188ed389a3a667'
@@ -38,7 +38,7 @@ def test_version_means_the_same_bytes(key):
   package, _, simulator_version = simulator.partition(' ')
   pytest.importorskip(package, reason='an optional dependency')
   if importlib.metadata.version(package) != simulator_version:
-    # Elsewhere other versions are fine; here they would test nothing.
+    # Other versions are fine elsewhere, but would fail this test.
     stop = pytest.fail if os.environ.get('CI') else pytest.skip
     stop(f'the digest is for {simulator}')
   if str(builder_lib.Builder.VERSION) != version:

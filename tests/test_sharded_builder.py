@@ -1,4 +1,4 @@
-"""Builds are the same bytes, wherever they run and however they end."""
+"""Builds give the same bytes, wherever they run and after any interruption."""
 
 import fcntl
 import filecmp
@@ -69,7 +69,7 @@ def assert_same_bytes(one, other):
 
 @pytest.fixture(scope='module')
 def expected(tmp_path_factory):
-  """A build that nobody disturbed, on all cores."""
+  """An uninterrupted build on all cores."""
   data_dir = tmp_path_factory.mktemp('expected')
   build(data_dir)
   return data_dir
@@ -251,7 +251,7 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
-  # A shard of 91 steps is larger.
+  # Less than the size of a shard of 91 steps.
   def limit():
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
@@ -334,7 +334,7 @@ def test_dataset_that_another_process_finished_is_not_built_again(
   claim_folder = places.claim_folder
 
   def claim_late(path):
-    """The other process finishes after this one has looked."""
+    """Lets the other process finish after this one has checked."""
     shutil.copytree(folder(expected), path, dirs_exist_ok=True)
     return claim_folder(path)
 

@@ -1,7 +1,7 @@
-"""How every binary of this project starts, ends and names its common flags.
+"""Start-up, error handling and common flags of all binaries.
 
-Light to import, so that `--help` answers at once: a binary imports heavy
-libraries lazily, with `etils.epy.lazy_imports`.
+This module imports quickly, so that `--help` answers at once: a binary imports
+heavy libraries lazily, with `etils.epy.lazy_imports`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from absl import flags
 from absl import logging
 from carracing_data import errors
 
-# The flags belong to the module that defines them with a function below.
+# `--help` lists the flags under the module that calls a function below.
 flags.disclaim_key_flags()
 
 _PROJECT = Path(__file__).parents[2]
@@ -52,10 +52,12 @@ def weights_flags() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
   """Defines `--vae` and `--mdn_rnn`."""
   return (
     flags.DEFINE_string(
-      'vae', 'runs/vae/weights', 'Folder of the exported weights of V.'
+      'vae', 'runs/vae/weights', 'Folder with the exported weights of V.'
     ),
     flags.DEFINE_string(
-      'mdn_rnn', 'runs/mdn_rnn/weights', 'Folder of the exported weights of M.'
+      'mdn_rnn',
+      'runs/mdn_rnn/weights',
+      'Folder with the exported weights of M.',
     ),
   )
 
@@ -63,11 +65,11 @@ def weights_flags() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
 def run(
   main: Callable[[Sequence[str]], None], takes_arguments: bool = False
 ) -> None:
-  """Runs a binary; an error that the user can mend is shown in one line.
+  """Runs a binary, and shows an error that the user can fix in one line.
 
   Args:
-    main: takes the name of the command and its arguments that are no flags.
-    takes_arguments: whether there may be such arguments.
+    main: called with the name of the command and its positional arguments.
+    takes_arguments: whether the command takes positional arguments.
   """
 
   def guarded(argv: Sequence[str]) -> None:
@@ -91,7 +93,7 @@ def run(
 
 
 def exit_with_usage(error: Exception) -> NoReturn:
-  """Ends the process because its command line is wrong."""
+  """Exits with a usage error and a pointer to `--help`."""
   spec = sys.modules['__main__'].__spec__
   command = sys.argv[0] if spec is None else f'python -m {spec.name}'
   message = str(error).replace('\n', ' ')
@@ -99,8 +101,8 @@ def exit_with_usage(error: Exception) -> NoReturn:
 
 
 def _set_up_logging() -> None:
-  """Shows the messages of this project and the warnings of all others."""
-  # TensorFlow, which only writes TensorBoard's files, greets every process.
+  """Shows all messages of this project, and warnings of other packages."""
+  # Silences TensorFlow, which only writes the TensorBoard files.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   logging.set_verbosity(logging.INFO)
@@ -116,6 +118,6 @@ def _set_up_logging() -> None:
 def _is_wanted(record: python_logging.LogRecord) -> bool:
   path = Path(record.pathname)
   if 'orbax' in path.parts and record.exc_info:
-    return False  # It is raised as well.
+    return False  # The exception is also raised.
   ours = any(path.is_relative_to(_PROJECT / room) for room in _ROOMS)
   return ours or record.levelno > python_logging.INFO
