@@ -234,7 +234,7 @@ TRAIN = {
     (TRAIN['vae'] + '--distributed --num_processes=2', 'must be set together'),
     (
       TRAIN['mdn_rnn'] + '--config.window_steps=71',
-      'has 70 transitions, not 71',
+      'has 70 transitions, fewer than 71',
     ),
     (TRAIN['mdn_rnn'] + '--config.num_mixtures=1000000000', 'num_mixtures: '),
     (TRAIN['mdn_rnn'] + '--config.hidden_size=0', 'hidden_size: '),

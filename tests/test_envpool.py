@@ -1,4 +1,4 @@
-"""Properties that both simulators share; the dataset card has the others."""
+"""Common properties of the simulators; the dataset card lists differences."""
 
 from carracing_rollouts import environment
 from carracing_rollouts import policies

@@ -147,9 +147,7 @@ def test_terminated_episode_has_rlds_steps():
   np.testing.assert_array_equal(episode.is_terminal, episode.is_last)
   assert episode.is_terminal[-1]
   np.testing.assert_array_equal(episode.discount[-3:], [1, 0, 0])
-  assert (
-    episode.reward[-2] == -100
-  )  # The penalty for leaving the playing field.
+  assert episode.reward[-2] == -100  # Penalty for leaving the playing field.
 
 
 def test_episodes_of_a_batch_end_when_they_end():

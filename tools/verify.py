@@ -28,7 +28,7 @@ _DATASET = command_line.dataset_flag()
 _COMPARE = flags.DEFINE_string(
   'compare',
   None,
-  'Dataset to compare with, as dataset/config:version or as its folder.',
+  'Dataset to compare with: dataset/config:version or a folder.',
 )
 _DATA_DIR = command_line.data_dir_flag()
 

@@ -80,9 +80,8 @@ def view(
   if originals is not None:
     panels = {'simulator 96x96': originals, **panels}
 
-  returns = (
-    np.cumsum(episode.reward) - episode.reward
-  )  # Return before each step.
+  # Before each step.
+  returns = np.cumsum(episode.reward) - episode.reward
   columns = np.linspace(0, len(episode) - 1, _COLUMNS).round().astype(int)
   stem = f'{split}-{episode_id}'
   sheet, video = output_dir / f'{stem}.png', output_dir / f'{stem}.mp4'

@@ -63,7 +63,7 @@ def _load(file: str) -> ml_collections.ConfigDict:
 
 
 def _line(file: str, error: Exception) -> str:
-  """Returns ` in line N`, where the file raised the error, or nothing."""
+  """Returns ` in line N` for the line that failed; empty if there is none."""
   if isinstance(error, SyntaxError):
     return f' in line {error.lineno}'
   lines = [

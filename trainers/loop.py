@@ -32,7 +32,7 @@ from trainers import state as train_state
 from trainers import tracking
 from trainers import training_log
 
-_WORSE_EVALUATIONS = 3  # Consecutive ones that cause a warning.
+_WORSE_EVALUATIONS = 3  # Consecutive ones before a warning.
 
 
 class Task(NamedTuple):

@@ -6,7 +6,7 @@ run.json               sources, and every start: command, code, packages,
 parameters.txt         shapes and sizes of the parameters
 checkpoints/           states to continue from
 events.out.tfevents.*  TensorBoard logs
-pictures/              pictures of the exported weights' evaluation
+pictures/              pictures of the best evaluation
 metrics.json           metrics of the exported weights, once the run is finished
 weights/               exported weights
 """

@@ -21,7 +21,7 @@ def prepare() -> None:
 
 
 def divide_cpu(batch_size: int) -> None:
-  """Makes JAX treat each core that gets part of the batch as a device.
+  """Divides the CPU into devices, so that each core gets part of the batch.
 
   The steps of a recurrent network are small. XLA runs their matrix products on
   all cores but not the operations in between, so sharding the batch across

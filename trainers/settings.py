@@ -74,12 +74,12 @@ def check(config: ml_collections.ConfigDict, schema: type[Settings]) -> None:
     schema.model_validate(config.to_dict())
   except pydantic.ValidationError as error:
     raise run_documents.RunError(
-      f'the config cannot work: {documents.explain(error)}'
+      f'invalid config: {documents.explain(error)}'
     ) from None
   devices = jax.device_count()
   if config.get('batch_size', devices) % devices:
     raise run_documents.RunError(
-      'the config cannot work: batch_size:'
+      'invalid config: batch_size:'
       f' {config.batch_size} is not divisible by {devices} devices'
     )
 
@@ -98,7 +98,7 @@ def check_window(
   )
   if config.window_steps > longest - 1:
     raise run_documents.RunError(
-      f'the config cannot work: window_steps: the longest episode of'
-      f' {config.dataset} has {longest - 1} transitions, not'
+      f'invalid config: window_steps: the longest episode of'
+      f' {config.dataset} has {longest - 1} transitions, fewer than'
       f' {config.window_steps}'
     )

@@ -1,7 +1,7 @@
-"""Start-up, error handling and common flags of all binaries.
+"""Entry point, error reporting and common flags of this project's binaries.
 
-This module imports quickly, so that `--help` answers at once: a binary imports
-heavy libraries lazily, with `etils.epy.lazy_imports`.
+It imports nothing heavy, so `--help` is instant; binaries import heavy
+libraries lazily, with `etils.epy.lazy_imports`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from absl import flags
 from absl import logging
 from carracing_data import errors
 
-# `--help` lists the flags under the module that calls a function below.
+# A flag belongs to the module that calls one of the functions below.
 flags.disclaim_key_flags()
 
 _PROJECT = Path(__file__).parents[2]
@@ -29,17 +29,17 @@ def data_dir_flag() -> flags.FlagHolder[str | None]:
   return flags.DEFINE_string(
     'data_dir',
     None,
-    'Data directory of the datasets; by default $TFDS_DATA_DIR or'
+    'Data directory of the datasets; defaults to $TFDS_DATA_DIR or'
     ' ~/tensorflow_datasets.',
   )
 
 
 def dataset_flag() -> flags.FlagHolder[str]:
-  """Defines `--dataset`, rollouts by default."""
+  """Defines `--dataset`, which defaults to the rollouts."""
   return flags.DEFINE_string(
     'dataset',
     'carracing_rollouts',
-    'Dataset to read, as dataset/config:version or as its folder.',
+    'Dataset to read: dataset/config:version or a folder.',
   )
 
 
@@ -65,11 +65,11 @@ def weights_flags() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
 def run(
   main: Callable[[Sequence[str]], None], takes_arguments: bool = False
 ) -> None:
-  """Runs a binary, and shows an error that the user can fix in one line.
+  """Runs a binary and prints a `UserError` as a single line.
 
   Args:
-    main: called with the name of the command and its positional arguments.
-    takes_arguments: whether the command takes positional arguments.
+    main: entry point; takes the program name and positional arguments.
+    takes_arguments: whether positional arguments are allowed.
   """
 
   def guarded(argv: Sequence[str]) -> None:
@@ -101,8 +101,8 @@ def exit_with_usage(error: Exception) -> NoReturn:
 
 
 def _set_up_logging() -> None:
-  """Shows all messages of this project, and warnings of other packages."""
-  # Silences TensorFlow, which only writes the TensorBoard files.
+  """Shows this project's messages and other packages' warnings."""
+  # Silences the banner of TensorFlow, used only to write TensorBoard files.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   logging.set_verbosity(logging.INFO)
@@ -118,6 +118,6 @@ def _set_up_logging() -> None:
 def _is_wanted(record: python_logging.LogRecord) -> bool:
   path = Path(record.pathname)
   if 'orbax' in path.parts and record.exc_info:
-    return False  # The exception is also raised.
+    return False  # Orbax also raises the error.
   ours = any(path.is_relative_to(_PROJECT / room) for room in _ROOMS)
   return ours or record.levelno > python_logging.INFO
