@@ -42,7 +42,7 @@ _TEMPERATURE = flags.DEFINE_float(
   'temperature',
   1.0,
   'Sampling temperature of the dream. Below 1 the dream is less random than the'
-  ' model predicts; at 0 it is deterministic.',
+  " model predicts; at 0 each step takes the likeliest component's mean.",
   lower_bound=0,
   upper_bound=100,
 )
