@@ -1,4 +1,4 @@
-# Each goal sets up .venv by itself, once, and then does its one job.
+# Each target sets up .venv first, if it is missing.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,26 +7,26 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test lint format clean
 
-demo: $(INSTALLED)  ## The whole way once, into demo/.
+demo: $(INSTALLED)  ## Runs the whole pipeline once, into demo/.
 	python -m tools.demo --output_dir=demo
 
-test: $(INSTALLED)  ## All tests.
+test: $(INSTALLED)  ## Runs all tests.
 	python -m pytest -n auto --dist loadfile
 
-lint: $(INSTALLED)  ## Formatting, lint and types.
+lint: $(INSTALLED)  ## Checks formatting, lint and types.
 	ruff format --check .
 	ruff check .
 	pyright
 
-format: $(INSTALLED)
+format: $(INSTALLED)  ## Fixes formatting and lint.
 	ruff format .
 	ruff check --fix .
 
-clean:  ## Removes what the goals above made.
+clean:  ## Removes the files of the targets above.
 	rm -rf .venv demo
 
-# The stamp is written last: an interrupted installation is done again.
-# Pinned through the environment, so that the build backend is pinned too.
+# The stamp is written last, so that an interrupted installation is repeated.
+# PIP_CONSTRAINT, unlike --constraint, also pins the build backend.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt \

@@ -1,12 +1,12 @@
-"""Runs commands in forks of a process that has imported the libraries already.
+"""Runs commands in forks of a process that has already imported the libraries.
 
-A command takes seconds to import JAX, TensorFlow and TFDS; here it takes
-milliseconds, so that hundreds can be tried. Only libraries are imported before:
-each fork imports the modules of this project itself, as `python -m` does, and
-ends as a command does, with its exit status, its output and its own flags.
+A command takes seconds to import JAX, TensorFlow and TFDS; a fork takes
+milliseconds, so that tests can run hundreds of commands. Only libraries are
+imported in advance: each fork imports the modules of this project itself, as
+`python -m` does, and has its own flags, output and exit status.
 
-Reads a request a line, JSON with `module`, `arguments`, `cwd` and `seconds`;
-answers with `status`, `stdout` and `stderr`.
+Reads one request per line, JSON with `module`, `arguments`, `cwd` and
+`seconds`; answers with `status`, `stdout` and `stderr`.
 """
 
 import json
@@ -20,7 +20,7 @@ import time
 
 
 def import_libraries():
-  # Names only: nothing is computed before a fork.
+  # Imports only: nothing is computed before a fork.
   import apache_beam  # noqa: F401
   from clu import metric_writers  # noqa: F401
   import cv2  # noqa: F401
@@ -39,7 +39,7 @@ def import_libraries():
 
 
 def run(module, arguments):
-  """Runs a command and ends this process as the command would end."""
+  """Runs a command and exits as the command would."""
   if module == 'tfds':
     from tensorflow_datasets.scripts.cli import main
 
@@ -75,7 +75,7 @@ def fork(request, stdout, stderr):
 
 
 def wait(child, seconds):
-  """Returns the exit status; None if it had to be killed."""
+  """Returns the exit status; None if the child had to be killed."""
   deadline = time.monotonic() + seconds
   while time.monotonic() < deadline:
     pid, status = os.waitpid(child, os.WNOHANG)
@@ -89,7 +89,7 @@ def wait(child, seconds):
 
 def serve():
   answers = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)  # Whatever libraries print is no answer.
+  os.dup2(2, 1)  # Keeps the output of libraries out of the answers.
   import_libraries()
   print('ready', file=answers, flush=True)
   for line in sys.stdin:

@@ -1,4 +1,4 @@
-"""One tiny world for all tests: real episodes, a real VAE, real latents."""
+"""Small shared fixtures: real episodes, a real VAE and real latents."""
 
 from collections.abc import Callable, Iterator
 import dataclasses
@@ -25,7 +25,7 @@ from trainers.configs import mdn_rnn as mdn_rnn_config
 from trainers.configs import vae as vae_config
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-runtime.prepare()  # Many tests compile the same step: kept as users have it.
+runtime.prepare()  # Caches compiled steps: many tests share them.
 
 PROJECT = Path(__file__).parents[1]
 VERSION = str(rollouts_builder.Builder.VERSION)
@@ -40,12 +40,12 @@ STRAIGHT_AHEAD = {
 
 @dataclasses.dataclass(frozen=True)
 class World:
-  """What the fixtures below made.
+  """Artefacts of the fixtures below.
 
   Attributes:
-    data_dir: holds `tiny` and `straight_ahead` of both datasets.
-    vae: exported weights.
-    mdn_rnn: exported weights.
+    data_dir: data directory with `tiny` and `straight_ahead` of both datasets.
+    vae: folder with exported weights.
+    mdn_rnn: folder with exported weights.
   """
 
   data_dir: Path
@@ -55,12 +55,12 @@ class World:
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-  """How a command ended.
+  """The result of a command.
 
   Attributes:
-    status: exit status; None if it took too long.
-    stdout: what it printed.
-    stderr: likewise.
+    status: exit status; None after a timeout.
+    stdout: standard output.
+    stderr: standard error.
   """
 
   status: int | None
@@ -73,7 +73,7 @@ def made_once(
   name: str,
   make: Callable[[Path], None],
 ) -> Path:
-  """Returns a folder that one of the testing processes makes for all."""
+  """Returns a folder that one test process makes for all of them."""
   root = tmp_path_factory.getbasetemp()
   if 'PYTEST_XDIST_WORKER' in os.environ:
     root = root.parent
@@ -88,7 +88,7 @@ def made_once(
 
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-  """Holds carracing_rollouts/tiny: 3 + 1 episodes of 71 steps."""
+  """Data directory with carracing_rollouts/tiny: 3 + 1 episodes of 71 steps."""
 
   def make(folder: Path) -> None:
     for name, config in ('tiny', ROLLOUTS), ('straight_ahead', STRAIGHT_AHEAD):
@@ -102,7 +102,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='session')
 def world(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
-  """All stages after the rollouts, a few training steps each."""
+  """Artefacts of all later stages, with a few training steps each."""
 
   def make(runs: Path) -> None:
     train_vae.train(tiny_vae_config(), runs / 'vae', str(data_dir))

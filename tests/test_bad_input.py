@@ -1,7 +1,7 @@
-"""Whatever is wrong with what a user gives is told in one line.
+"""Invalid input of a user leads to a one-line error message.
 
-Every new flag, key and file gets its rows here: a command, what is wrong with
-it, and what the line must name.
+Every new flag, key and file gets its rows here: a command with an invalid
+input, and a pattern of its error message.
 """
 
 import json
@@ -17,7 +17,7 @@ DATASETS = Path(__file__).parents[1] / 'datasets'
 
 @pytest.fixture
 def places(world, tmp_path):
-  """What `{...}` in the rows below stands for."""
+  """Values of the placeholders `{...}` in the rows below."""
   (tmp_path / 'file').write_text('a file')
   (tmp_path / 'empty').mkdir()
   configs = {
@@ -231,10 +231,10 @@ TRAIN = {
       ' --process_id=2',
       '--process_id=2 must be below',
     ),
-    (TRAIN['vae'] + '--distributed --num_processes=2', 'belong together'),
+    (TRAIN['vae'] + '--distributed --num_processes=2', 'must be set together'),
     (
       TRAIN['mdn_rnn'] + '--config.window_steps=71',
-      'has 70 transitions, not 71',
+      'has 70 transitions, fewer than 71',
     ),
     (TRAIN['mdn_rnn'] + '--config.num_mixtures=1000000000', 'num_mixtures: '),
     (TRAIN['mdn_rnn'] + '--config.hidden_size=0', 'hidden_size: '),
@@ -392,7 +392,7 @@ def test_damaged_run_folder(file, content, command, places):
   run = shutil.copytree(places['vae_run'], places['tmp'] / 'damaged')
   if (run / file).is_dir():
     shutil.rmtree(run / file)
-    if file == 'checkpoints':  # Not looked at in a finished run.
+    if file == 'checkpoints':  # A finished run does not read them.
       (run / 'metrics.json').unlink()
   (run / file).write_text(content)
   config = json.loads((places['vae_run'] / 'config.json').read_text())
@@ -474,7 +474,7 @@ def test_edited_document_of_a_dataset(file, path, value, command, places):
   content = json.loads((folder / file).read_text())
   set_path(content, path, value)
   if file == 'metadata.json':
-    # As a foreign builder might write it.
+    # As a third-party builder might write it.
     content = documents.sealed(content, metadata.SEAL)
   documents.write(folder / file, content)
   for module in 'tools.verify', 'tools.view_rollouts':

@@ -1,4 +1,4 @@
-"""Our simulator beside Gymnasium's own: not a bit may differ."""
+"""Our simulator must equal Gymnasium's own bit for bit."""
 
 from carracing_data import steps
 from carracing_rollouts import culled_car_racing
@@ -52,7 +52,7 @@ def test_over_the_grass_and_out_of_the_field():
   assert last.terminated[0] and last.reward[0] == -100
   assert (
     (last.next_frame[0, :40] == 0).all(-1).any()
-  )  # Beyond it, all is black.
+  )  # Outside the field everything is black.
 
 
 def test_wherever_the_car_is_and_wherever_it_looks():

@@ -96,7 +96,7 @@ def test_croissant_description_is_valid(name, world, tmp_path):
 
 
 def test_datasets_are_read_without_tensorflow_and_this_project(world, tmp_path):
-  # An environment with all packages but these.
+  # An environment with all packages except these.
   site = Path(tfds.__file__).parents[1]
   for entry in site.iterdir():
     name = entry.name.lower()

@@ -1,8 +1,8 @@
-"""The same version of a dataset means the same bytes.
+"""The same version of a dataset always has the same bytes.
 
-If one of these tests fails, the code shapes the data in a new way: raise
-`VERSION` (see "Versions" in the dataset's card), say so in `RELEASE_NOTES`, and
-replace the digests by what the failure shows.
+If one of these tests fails, the code produces different data: raise `VERSION`
+(see "Versions" in the dataset card), describe the change in `RELEASE_NOTES`,
+and replace the digests with those in the failure.
 """
 
 import importlib.metadata
@@ -15,7 +15,7 @@ from carracing_rollouts import schema
 import pytest
 import tensorflow_datasets as tfds
 
-# By dataset version, simulator and policy.
+# Digests by dataset version, simulator and policy.
 GOLDEN = {
   ('1.0.1', 'gymnasium', 'brownian'): (
     '4ded447484aea71ddfa4bfcbb3f1d2af30dfa0e4a67a8ce74e188ed389a3a667'
@@ -37,7 +37,7 @@ GYMNASIUM = '1.4.0'
 def test_version_means_the_same_bytes(key):
   version, simulator, policy = key
   if importlib.metadata.version('gymnasium') != GYMNASIUM:
-    # Elsewhere other versions are fine; here they would test nothing.
+    # Other versions work, but the digests do not apply to them.
     stop = pytest.fail if os.environ.get('CI') else pytest.skip
     stop(f'the digests are for gymnasium {GYMNASIUM}')
   if str(builder_lib.Builder.VERSION) != version:

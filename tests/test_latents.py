@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 NAME = 'carracing_latents/tiny'
-TRANSITIONS = 3 * 70  # Of the train split.
+TRANSITIONS = 3 * 70  # In the train split.
 
 
 def build(world, **config):
@@ -129,7 +129,7 @@ def test_every_transition_comes_exactly_once_an_epoch(world):
   np.testing.assert_array_equal(first.inputs[..., :32], first.z)
   np.testing.assert_array_equal(first.inputs[..., 32:], first.action)
   assert first.targets is first.next_z and first.next_z.shape == (4, 24, 32)
-  # Within a compiled program, they are arrays of JAX.
+  # Inside a compiled function they are JAX arrays.
   np.testing.assert_array_equal(
     jax.jit(lambda windows: windows.inputs)(first), first.inputs
   )
@@ -164,7 +164,7 @@ def test_hosts_read_other_episodes_and_draw_other_noise(world):
     [batch] = windows(
       world, window_steps=70, num_epochs=1, shard_index=host, shard_count=3
     )
-    [z] = batch.z  # One episode a host.
+    [z] = batch.z  # One episode per host.
     std = np.exp(record['logvar'][:70] / 2)
     noises.append((z - record['mean'][:70]) / std)
   for host, noise in enumerate(noises):
@@ -233,7 +233,7 @@ def test_iterator_resumes_exactly(world):
   for _ in range(5):
     next(iterator)
   state = iterator.get_state()
-  expected = [next(iterator) for _ in range(8)]  # Over the epoch's end.
+  expected = [next(iterator) for _ in range(8)]  # Past the end of the epoch.
 
   resumed = iter(windows(world))
   resumed.set_state(state)

@@ -224,7 +224,7 @@ def test_outcome_losses_are_those_of_their_distributions():
 
 
 def test_reward_distribution_learns_the_mean_of_rare_rewards():
-  # As in the simulator: a tile in every fifth step, and once the field is left.
+  # As in the simulator: a tile every fifth step, and one exit from the field.
   rewards = np.full(1000, -0.1, np.float32)
   rewards[::5] += 3.2
   rewards[7] = -100.0

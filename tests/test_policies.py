@@ -54,7 +54,7 @@ def test_random_policy_looks_at_the_frame(observations):
 def test_brownian_steps_are_small():
   observations = np.zeros((500, 1, 64, 64, 3), np.uint8)
   differences = np.diff(act('brownian', [0], observations), axis=0)
-  # Unit variance a second is 1/50 a step; clipping can only shorten steps.
+  # Unit variance per second is 1/50 per step; clipping only shortens steps.
   assert 0.05 < differences.std() < 0.15
 
 

@@ -1,4 +1,4 @@
-"""Runs that are stopped in every way go on as if nothing had happened."""
+"""Interrupted runs continue as if they had never been interrupted."""
 
 import contextlib
 import json
@@ -22,9 +22,9 @@ from tensorboard.util import tensor_util
 from trainers import run_documents
 from trainers import train_vae
 
-STEPS = {'train_vae': 40, 'train_mdn_rnn': 80}  # A signal comes in time.
+STEPS = {'train_vae': 40, 'train_mdn_rnn': 80}  # Long enough to send a signal.
 LAST = STEPS['train_mdn_rnn']
-BEFORE_LAST = LAST * 3 // 4  # Its last but one checkpoint.
+BEFORE_LAST = LAST * 3 // 4  # Its second-to-last checkpoint.
 FLAGS = {
   'train_vae': {
     'dataset': 'carracing_rollouts/tiny',
@@ -95,7 +95,7 @@ def losses_of(workdir):
 
 
 def training_metrics(workdir):
-  """Returns all that does not depend on the time, of every step."""
+  """Returns the metrics of every step that do not depend on the time."""
   events = events_of(workdir)
   return {
     (tag, event.step): event.tensor_proto.SerializeToString()
@@ -121,7 +121,7 @@ def assert_equal_runs(found, expected):
 
 
 def assert_close(found, expected):
-  """Compares what sums in another order leave: nearly the same metrics."""
+  """Compares metrics up to the rounding of sums in a different order."""
   a, b = (
     json.loads((run / 'metrics.json').read_text())['validation']
     for run in (found, expected)
@@ -162,7 +162,7 @@ def test_stopped_run_equals_uninterrupted_run(
 
 @pytest.fixture
 def interrupted(uninterrupted, tmp_path):
-  """A copy of a run with its two newest checkpoints, but not its end."""
+  """A copy of a run with its two newest checkpoints, without its results."""
   workdir = tmp_path / 'train_mdn_rnn'
   shutil.copytree(uninterrupted['train_mdn_rnn'], workdir)
   shutil.rmtree(workdir / 'weights')
@@ -194,7 +194,7 @@ def cut(path):
   ('damage', 'reason'),
   [
     (lambda checkpoint: flip(largest_file(checkpoint)), 'has changed'),
-    (lambda checkpoint: cut(largest_file(checkpoint)), 'has another size'),
+    (lambda checkpoint: cut(largest_file(checkpoint)), 'has the wrong size'),
     (lambda checkpoint: largest_file(checkpoint).unlink(), 'is missing'),
     (lambda checkpoint: cut(checkpoint / 'record.json'), 'Invalid JSON'),
   ],
@@ -202,7 +202,7 @@ def cut(path):
 def test_damaged_checkpoint_is_put_aside_for_an_older_one(
   damage, reason, command, world, uninterrupted, interrupted
 ):
-  (interrupted / f'damaged_checkpoint_{LAST}').mkdir()  # Of an earlier time.
+  (interrupted / f'damaged_checkpoint_{LAST}').mkdir()  # From earlier damage.
   damage(interrupted / 'checkpoints' / str(LAST))
   done = run(command, world, interrupted)
   assert done.status == 0, done.stderr
@@ -252,7 +252,7 @@ def lose_config_document(checkpoints):
 def make_file_unreadable(checkpoints):
   path = largest_file(checkpoints / str(LAST))
   path.unlink()
-  path.symlink_to(path)  # A loop: the system finds the name but no file.
+  path.symlink_to(path)  # A loop: the name exists, but no file.
 
 
 def damage_both(checkpoints):
@@ -284,7 +284,7 @@ def pretend_another_model(checkpoints):
 
 
 def make_unreadable(checkpoints):
-  # Not by permissions: root may read all.
+  # Permissions do not stop root from reading.
   path = checkpoints / str(LAST) / 'record.json'
   path.unlink()
   path.mkdir()
@@ -297,14 +297,14 @@ def make_unreadable(checkpoints):
     (pretend_two_processes, 'was saved by 2 processes.* continued by 1'),
     (
       pretend_another_model,
-      r'another model .*bias.* is float32\[7\] there and',
+      r'different model .*bias.* is float32\[7\] there and',
     ),
     (make_unreadable, 'cannot read .*record.json'),
     (make_file_unreadable, 'cannot read .*symbolic links'),
     (forget_both, 'no checkpoint .* is good .*written last'),
-    (replace_by_file, f'checkpoints/{LAST} is no complete checkpoint'),
-    (lose_run_document, 'run.json is missing, so nobody knows'),
-    (lose_config_document, 'config.json is missing, so nobody knows'),
+    (replace_by_file, f'checkpoints/{LAST} is not a complete checkpoint'),
+    (lose_run_document, 'run.json is missing, so the origin'),
+    (lose_config_document, 'config.json is missing, so the origin'),
   ],
 )
 def test_what_is_no_damage_stops_the_run_and_touches_nothing(
@@ -372,7 +372,7 @@ def test_weights_of_another_run_are_not_taken_for_its_own(
   done = run(command, world, finished)
   assert done.status == 1
   assert 'model.safetensors is damaged' in done.stderr
-  assert f'Delete {finished}/weights, and the same command' in done.stderr
+  assert f'Delete {finished}/weights and rerun the same command' in done.stderr
 
 
 @pytest.mark.parametrize('steps', [3, 9])
@@ -380,7 +380,7 @@ def test_weights_are_not_trained_anew_where_checkpoints_are_gone(
   steps, world, tmp_path
 ):
   config = tiny_vae_config()
-  config.cosine_decay = False  # So that a run may be longer than before.
+  config.cosine_decay = False  # Allows a run to be made longer.
   train_vae.train(config, tmp_path, str(world.data_dir))
   shutil.rmtree(tmp_path / 'checkpoints')
   before = snapshot(tmp_path)
@@ -411,7 +411,7 @@ def test_description_of_weights_that_is_gone_is_told_of(
   (finished / 'weights' / 'config.json').unlink()
   done = run(command, world, finished)
   assert done.status == 1
-  assert f'Delete {finished}/weights, and the same command' in done.stderr
+  assert f'Delete {finished}/weights and rerun the same command' in done.stderr
 
 
 def test_two_processes_do_not_share_a_folder(command, world, tmp_path):
@@ -476,7 +476,7 @@ def test_eight_devices_give_the_losses_of_one(world, uninterrupted, tmp_path):
   assert returncode == 128 + signal.SIGTERM, said
   run = json.loads((workdir / 'run.json').read_text())
   assert run['starts'][0]['devices'] == 8
-  # Later ones drift apart: sums are rounded in another order.
+  # Later losses drift apart, because sums are rounded in a different order.
   losses, of_one = (
     [
       tensor_util.make_ndarray(event.tensor_proto).item()
@@ -488,7 +488,7 @@ def test_eight_devices_give_the_losses_of_one(world, uninterrupted, tmp_path):
 
 
 def run_two_processes(world, workdir):
-  """Returns what each of them said."""
+  """Returns the output of each process."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
@@ -517,7 +517,7 @@ def test_two_processes_give_one_run(world, uninterrupted, tmp_path):
   assert [s['processes'] for s in run['starts']] == [2]
   assert len(list(workdir.glob('events.out.tfevents.*'))) == 1
   metrics = json.loads((workdir / 'metrics.json').read_text())
-  # Both judge by the frames that a single process judges by.
+  # Both evaluate on the same frames as a single process.
   of_one = json.loads((uninterrupted['train_vae'] / 'metrics.json').read_text())
   baselines = {
     m['validation']['mean_frame_baseline'] for m in (metrics, of_one)

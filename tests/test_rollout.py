@@ -17,11 +17,11 @@ GENERATE = {
 
 
 class FakeEnvironments:
-  """Episodes of so many steps, whose frames show their number.
+  """Episodes of given lengths, whose frames show the index of the episode.
 
   Attributes:
-    stepped: the episodes of each step.
-    closed: how often the environments were closed.
+    stepped: indices of the episodes in each step.
+    closed: number of times that the environments were closed.
   """
 
   def __init__(self, lengths):
@@ -55,7 +55,7 @@ class Memory(NamedTuple):
 
 
 class RememberingPolicy:
-  """Steers by the number of the episode that its carry remembers."""
+  """Steers by the index of the episode, which its carry stores."""
 
   def __init__(self, array):
     self._array = array
@@ -150,7 +150,7 @@ def test_terminated_episode_has_rlds_steps():
   np.testing.assert_array_equal(episode.is_terminal, episode.is_last)
   assert episode.is_terminal[-1]
   np.testing.assert_array_equal(episode.discount[-3:], [1, 0, 0])
-  assert episode.reward[-2] == -100  # What leaving the playing field costs.
+  assert episode.reward[-2] == -100  # Penalty for leaving the playing field.
 
 
 def test_episodes_of_a_batch_end_when_they_end():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 NAME = 'carracing_rollouts/tiny'
-FRAMES = 3 * 71  # Of the train split.
+FRAMES = 3 * 71  # In the train split.
 
 
 def digests(batches):
@@ -62,7 +62,7 @@ def test_iterator_resumes_exactly(data_dir):
   for _ in range(7):
     next(iterator)
   state = iterator.get_state()
-  expected = [next(iterator) for _ in range(10)]  # Over the epoch's end.
+  expected = [next(iterator) for _ in range(10)]  # Past the end of the epoch.
 
   resumed = iter(frames)
   resumed.set_state(state)
@@ -131,7 +131,7 @@ def test_newest_version_is_found(data_dir, tmp_path):
   for name in VERSION, '0.9.10', 'incomplete_9.9.9':
     shutil.copytree(source, folder / name)
   assert Path(prepared.find(NAME, tmp_path).data_dir) == folder / VERSION
-  # The folder says another version than the documents in it.
+  # The version of the folder differs from that of its documents.
   with pytest.raises(errors.DatasetError, match=r'0\.9\.10.* is not'):
     prepared.find(f'{NAME}:0.9.10', tmp_path)
 

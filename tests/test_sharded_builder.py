@@ -1,4 +1,4 @@
-"""Builds are the same bytes, wherever they run and however they end."""
+"""Builds give the same bytes, wherever they run and after any interruption."""
 
 import fcntl
 import filecmp
@@ -74,7 +74,7 @@ def assert_same_bytes(one, other):
 
 @pytest.fixture(scope='module')
 def expected(tmp_path_factory):
-  """A build that nobody disturbed, on all cores."""
+  """An uninterrupted build on all cores."""
   data_dir = tmp_path_factory.mktemp('expected')
   build(data_dir)
   return data_dir
@@ -247,7 +247,7 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
-  # A shard of 91 steps is larger.
+  # Less than the size of a shard of 91 steps.
   def limit():
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 

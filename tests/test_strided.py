@@ -22,7 +22,7 @@ def assert_equal_up_to_rounding(found, expected):
   ('shape', 'size', 'outputs'),
   [
     ((2, 64, 64, 3), 4, 32),
-    ((2, 31, 31, 32), 4, 64),  # The last row and column are not reached.
+    ((2, 31, 31, 32), 4, 64),  # The last row and column are unused.
     ((2, 6, 6, 128), 4, 256),
     ((3, 9, 12, 5), 6, 7),
     ((1, 4, 4, 2), 2, 3),

@@ -84,7 +84,7 @@ def test_demo_goes_the_whole_way_and_skips_what_is_done(tmp_path):
 
   second = run('tools.demo', *flags)
   assert second.returncode == 0
-  assert second.stdout.count('done before') == 5
+  assert second.stdout.count('already done') == 5
   assert '$' not in second.stdout
 
   other = run('tools.demo', *flags[:-1], '--mdn_rnn_steps=3')

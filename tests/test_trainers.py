@@ -180,7 +180,7 @@ def test_run_without_progress_stops_early_and_exports_the_best(world, tmp_path):
   last = max(int(p.name) for p in (tmp_path / 'checkpoints').iterdir())
   assert (metrics.step, last) == (1, 3)
 
-  # What was exported is what the metrics speak of, not what came last.
+  # The exported weights are those of the metrics, not the last ones.
   exported = weights.load(tmp_path / 'weights', 'vae')
   assert exported.sha256 == metrics.weights_sha256
   assert exported.training['step'] == metrics.step
@@ -244,7 +244,7 @@ def test_averaged_parameters_are_what_is_exported(world, tmp_path):
   ):
     np.testing.assert_allclose(found, expected, atol=2e-5)
     largest = max(largest, np.abs(found - params).max())
-  assert largest > 1e-4  # They are not the parameters themselves.
+  assert largest > 1e-4  # The averages differ from the parameters.
 
 
 def test_run_folder_explains_itself(world):
@@ -313,7 +313,7 @@ def test_validation_does_not_depend_on_the_seed(world):
     scalars.append(train_vae.evaluation(config, frames)(params).scalars)
   assert scalars[0] == scalars[1]
 
-  # Other batches get other noise: the same frames twice are no mean of itself.
+  # Every batch gets its own noise, so repeating the frames changes the mean.
   twice = np.concatenate([frames] * 5)
   found = train_vae.evaluation(tiny_vae_config(), twice)(params).scalars
   assert found['reconstruction'] != scalars[0]['reconstruction']
@@ -328,7 +328,7 @@ def test_m_is_judged_by_whole_episodes_with_one_carry(world):
 
   loaded = weights.load(world.mdn_rnn, 'mdn_rnn')
   config = tiny_mdn_rnn_config()
-  config.window_steps = 5  # Has no influence.
+  config.window_steps = 5  # Must have no influence.
   evaluate = train_mdn_rnn.evaluation(config, validation, {})
   scalars = evaluate(loaded.variables['params']).scalars
   carry, nll = loaded.model.initial_carry(1), []
@@ -383,7 +383,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize('name', GOLDEN)
 def test_first_steps_are_golden(name):
-  """A change of the model, the loss or the optimizer shows here."""
+  """Detects a change of the model, the loss or the optimizer."""
   rng = np.random.default_rng(0)
   if name == 'vae':
     config, key = tiny_vae_config(), 'loss'
@@ -426,7 +426,7 @@ def test_v_learns_more_than_the_best_constant_frame(world):
 
 
 def test_m_learns_more_than_no_change():
-  """On a sequence without noise: z turns by the same angle in every step."""
+  """Uses a sequence without noise: z turns by the same angle in every step."""
   config = tiny_mdn_rnn_config()
   config.update(num_steps=60, warmup_steps=5, hidden_size=64)
   phase = np.arange(25) * 0.5 + np.arange(4)[:, None]

@@ -28,7 +28,7 @@ SHARD = 'carracing_rollouts-train.array_record-00001-of-00003'
 def verify(folder):
   kinds = [module.KIND for module in MODULES.values()]
   builder = prepared.find(str(folder), None, *kinds)
-  verification.verify(builder, MODULES[builder.name].broken_promises)
+  verification.verify(builder, MODULES[builder.name].KIND)
 
 
 def problems(module, records):
@@ -37,7 +37,7 @@ def problems(module, records):
 
 @pytest.fixture
 def copy(data_dir, tmp_path):
-  """A copy of carracing_rollouts/tiny to damage; 3 records a shard."""
+  """A copy of carracing_rollouts/tiny to damage; 3 records per shard."""
   source = Path(prepared.find(NAME, data_dir).data_dir)
   return Path(shutil.copytree(source, tmp_path / '1.0.0'))
 

@@ -9,7 +9,7 @@ import pytest
 
 Z, H, B, T = 4, 8, 2, 6
 
-# Compiled for all tests: JAX compiles an operation by itself as slowly.
+# Compiled once for all tests: JAX compiles a single operation as slowly.
 decode, dream, encode, imagine, observe, watch = map(
   jax.jit,
   (
@@ -100,7 +100,7 @@ def test_imagination_is_what_m_predicts(model):
   assert_close(reward, prediction.reward.mean()[:, 0])
   odds = np.exp(prediction.termination_logit[:, 0])
   assert_close(termination, odds / (1 + odds))
-  # What M imagines moves its carry as what really comes.
+  # An imagined z updates the carry like an observed z.
   assert_close(imagined, observe(model, state, action, imagined.z))
 
 

@@ -1,1 +1,1 @@
-"""Binaries to look at datasets and models, and the demo."""
+"""Binaries that inspect datasets and models, and the demo."""

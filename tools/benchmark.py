@@ -1,10 +1,10 @@
-"""Measures the project beside what one would use instead.
+"""Compares the speed of this project with that of its alternatives.
 
   python -m tools.benchmark --output_dir=benchmark
 
-Makes its own data. All contenders of a stage take turns in one run, and ratios
-are what counts; PyTorch takes part where it is installed (pip install torch).
-Writes benchmark.md and benchmark.json.
+Generates its own data. In each stage the contenders take turns, and the results
+are the ratios of their rates. PyTorch takes part if it is installed (pip
+install torch). Writes benchmark.md and benchmark.json to the output directory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,12 +30,18 @@ from tools.benchmarks import simulator
 from tools.benchmarks import vae
 
 _OUTPUT_DIR = command_line.output_dir_flag('benchmark')
-_ONLY = flags.DEFINE_list('only', [], 'Stages to measure; by default all.')
+_ONLY = flags.DEFINE_list(
+  'only', [], 'Names of the stages to measure; by default all.'
+)
 _ROUNDS = flags.DEFINE_integer(
-  'rounds', 5, 'Turns of every contender.', lower_bound=1
+  'rounds', 5, 'Number of turns of each contender.', lower_bound=1
 )
 _SECONDS = flags.DEFINE_float(
-  'seconds', 2, 'Length of a turn.', lower_bound=0, upper_bound=3600
+  'seconds',
+  2,
+  'Minimum length of a turn, in seconds.',
+  lower_bound=0,
+  upper_bound=3600,
 )
 _TABLES = {'growth': growth.table}
 
@@ -46,10 +52,10 @@ def benchmark(
   """Measures the stages.
 
   Args:
-    output_dir: keeps the data, gets the results.
-    only: names of stages; all if empty.
-    rounds: turns of every contender.
-    seconds: how long a turn lasts at least.
+    output_dir: directory of the data and the results.
+    only: names of the stages; all if empty.
+    rounds: number of turns of each contender.
+    seconds: minimum length of a turn.
 
   Returns:
     The results in Markdown.
@@ -66,7 +72,7 @@ def benchmark(
   unknown = set(only) - stages.keys() - _TABLES.keys()
   if unknown:
     raise errors.UserError(
-      f'there is no stage {", ".join(sorted(unknown))}, only'
+      f'there is no stage {", ".join(sorted(unknown))}; the stages are'
       f' {", ".join([*stages, *_TABLES])}'
     )
   places.claim_folder(data_dir)
@@ -88,7 +94,7 @@ def benchmark(
         *tables,
       ]
     )
-    # Written after each stage: an interrupted benchmark is worth something.
+    # Written after each stage, so that an interruption loses only one stage.
     (output_dir / 'benchmark.md').write_text(report + '\n')
     documents.write(
       output_dir / 'benchmark.json', {'machine': machine, 'rates': results}
@@ -99,7 +105,7 @@ def benchmark(
 def _ratios(
   results: Sequence[tuple[contest.Stage, Mapping[str, Sequence[float]]]],
 ) -> str:
-  """Returns a table of our rates and how they compare with the others'."""
+  """Returns a table of our rates and their ratios to the other rates."""
   rows = []
   for stage, rates in results:
     ours = rates[stage.contenders[0].name]
@@ -119,7 +125,7 @@ def _ratios(
 
 
 def _machine() -> dict[str, str]:
-  """Returns what the figures depend on."""
+  """Describes the machine and the packages."""
   packages = 'jax', 'jaxlib', 'grain', 'gymnasium', 'torch'
   versions = {}
   for package in packages:

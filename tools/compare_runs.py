@@ -1,6 +1,9 @@
-"""Folders of finished runs → a table: how they differ, what came out.
+"""Compares finished runs in a Markdown table.
 
-python -m tools.compare_runs runs/vae runs/vae_warmup
+  python -m tools.compare_runs runs/vae runs/vae_warmup
+
+Reads the folders of the runs. Prints the settings and the data in which the
+runs differ, the steps of the best parameters, and the validation metrics.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +25,8 @@ def compare(workdirs: Sequence[Path]) -> str:
     workdirs: folders of finished runs.
 
   Returns:
-    A Markdown table with a row for each run: what differs between the configs
-    and the data, the step of the best parameters, and their evaluation.
+    A Markdown table with a row per run: the settings and the data that differ,
+    the step of the best parameters, and their validation metrics.
 
   Raises:
     run_documents.RunError: a folder holds no finished run.
@@ -51,7 +54,7 @@ def compare(workdirs: Sequence[Path]) -> str:
 
 
 def _settings(workdir: Path) -> Mapping[str, Any]:
-  """Returns what a run was asked for, and the digests of its sources."""
+  """Returns the config of a run and the digests of its sources."""
   config = run_documents.read_config(workdir)
   run = run_documents.read_run(workdir)
   if config is None or run is None:
@@ -66,7 +69,7 @@ def _settings(workdir: Path) -> Mapping[str, Any]:
 
 
 def _keys(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
-  """Returns all keys, in the order in which they first come."""
+  """Returns all keys, in order of first appearance."""
   return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 

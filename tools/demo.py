@@ -1,9 +1,10 @@
-"""The whole way once: simulator → rollouts → VAE → latents → MDN-RNN → dream.
+"""Runs the whole pipeline once at a small scale, from simulator to dream.
 
   python -m tools.demo --output_dir=demo
 
-Runs the commands that a user would type, and prints them. A second call skips
-what is done, and an interrupted one goes on where it was.
+Builds rollouts, trains a VAE, builds latents, trains an MDN-RNN, and saves
+pictures and a dream to the output directory. Prints each command that it runs.
+The same command skips finished stages and continues an interrupted one.
 """
 
 from collections.abc import Sequence
@@ -47,13 +48,13 @@ _ROOT = Path(__file__).parents[1]
 
 
 class Settings(documents.Document):
-  """What a demo is made with.
+  """Sizes and lengths of a demo.
 
   Attributes:
-    num_episodes: see `carracing_rollouts`.
-    max_steps: see `carracing_rollouts`.
-    vae_steps: training steps of the VAE.
-    mdn_rnn_steps: training steps of the MDN-RNN.
+    num_episodes: number of episodes; see `carracing_rollouts`.
+    max_steps: maximum steps per episode; see `carracing_rollouts`.
+    vae_steps: number of training steps of the VAE.
+    mdn_rnn_steps: number of training steps of the MDN-RNN.
   """
 
   num_episodes: int
@@ -63,17 +64,17 @@ class Settings(documents.Document):
 
 
 def demo(output_dir: Path, settings: Settings) -> str:
-  """Runs every stage that is not done yet.
+  """Runs every unfinished stage.
 
   Args:
-    output_dir: datasets, runs and pictures go there.
+    output_dir: directory of the datasets, runs and pictures.
     settings: sizes and lengths.
 
   Returns:
-    A summary for the reader.
+    A summary of the results.
 
   Raises:
-    errors.UserError: a stage failed, or the folder holds another demo.
+    errors.UserError: a stage failed, or the folder holds a different demo.
   """
   _claim(output_dir, settings)
   started = time.monotonic()
@@ -125,7 +126,7 @@ def demo(output_dir: Path, settings: Settings) -> str:
 
   look = [f'--data_dir={data_dir}', f'--output_dir={pictures}']
   _stage(
-      '5/5 Look: draw an episode, reconstructions and a dream',
+      '5/5 Look: show an episode, reconstructions and a dream',
       (pictures / 'dream.mp4').exists(),
       [
           *_python('tools.view_rollouts'), '--dataset=carracing_rollouts/demo',
@@ -144,7 +145,7 @@ def demo(output_dir: Path, settings: Settings) -> str:
 
 
 def _claim(output_dir: Path, settings: Settings) -> None:
-  """Notes the settings in a new folder, compares them with an old one's."""
+  """Writes the settings to a new folder, or compares them with an old one's."""
   path = places.claim_folder(output_dir) / 'demo.json'
   try:
     found = documents.read(path, Settings)
@@ -196,9 +197,9 @@ def _python(module: str) -> list[str]:
 
 
 def _stage(title: str, done: bool, *steps: list[str]) -> None:
-  """Runs commands unless what they make last is there."""
+  """Runs the commands of a stage unless it is done."""
   if done:
-    print(f'\n{title}: done before', flush=True)
+    print(f'\n{title}: already done', flush=True)
     return
   print(f'\n{title}', flush=True)
   started = time.monotonic()
@@ -208,24 +209,24 @@ def _stage(title: str, done: bool, *steps: list[str]) -> None:
 
 
 def _run(command: list[str]) -> None:
-  """Runs a command with the programs that are installed beside this Python."""
+  """Runs a command with the programs from the folder of this Python."""
   print(f'$ {shlex.join(command)}', flush=True)
   programs = Path(sys.executable).parent
   environment = {
     **os.environ,
     'PATH': f'{programs}{os.pathsep}{os.environ["PATH"]}',
-    'TF_CPP_MIN_LOG_LEVEL': '3',  # TensorFlow greets every command.
+    'TF_CPP_MIN_LOG_LEVEL': '3',  # Silences TensorFlow.
   }
   status = subprocess.run(command, cwd=_ROOT, env=environment).returncode
   if status:
     raise errors.UserError(
-      f'the command above failed with exit status {status}; the same demo'
-      ' command goes on from there'
+      f'the command above failed with exit status {status}; rerun the demo to'
+      ' continue from there'
     )
 
 
 def _summary(output_dir: Path, seconds: float) -> str:
-  """Compares what was learnt with the simplest things that could be said."""
+  """Returns the validation metrics with their baselines."""
   v, m = (
     run_documents.finished_metrics(output_dir / name).validation
     for name in ('vae', 'mdn_rnn')
@@ -234,17 +235,17 @@ def _summary(output_dir: Path, seconds: float) -> str:
 On the validation split (this call took {seconds / 60:.1f} minutes):
 
 V   squared error of a frame's reconstruction   {v['reconstruction']:8.2f}
-      of the best constant frame                {v['mean_frame_baseline']:8.2f}
+      best constant frame                       {v['mean_frame_baseline']:8.2f}
     KL, nats                                    {v['kl']:8.2f}
 
 M   NLL of the next z, nats per dimension       {m['nll']:8.3f}
-      if z did not change                       {m['nll_no_change']:8.3f}
+      z does not change                         {m['nll_no_change']:8.3f}
       floor: entropy of the VAE's posterior     {m['nll_floor']:8.3f}
 
 {output_dir}
   data/      the datasets carracing_rollouts/demo and carracing_latents/demo
   vae/       run of V: weights/, checkpoints, TensorBoard logs
-  mdn_rnn/   run of M, likewise
+  mdn_rnn/   run of M, with the same contents
   pictures/  reconstructions.png, dream.png, dream.mp4, validation-0.png, .mp4
 
 Logs: tensorboard --logdir={output_dir}

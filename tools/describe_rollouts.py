@@ -1,9 +1,10 @@
-"""Computes the statistics of a rollouts dataset for its card.
+"""Computes the statistics of a rollouts dataset for its dataset card.
 
   python -m tools.describe_rollouts --dataset=carracing_rollouts
 
-Writes `statistics.md`, `statistics.png` (histograms, the mean frame) and
-`contact_sheet.png` (frames of several episodes).
+Reads the dataset once. Writes `statistics.md`, `statistics.png` (histograms and
+the mean frame) and `contact_sheet.png` (frames of several episodes) to the
+output directory.
 """
 
 from collections.abc import Sequence
@@ -44,9 +45,9 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
   """Reads a dataset once and writes its statistics.
 
   Args:
-    dataset: see `prepared.find`.
-    data_dir: see `prepared.find`.
-    output_dir: where to.
+    dataset: name or folder of the dataset; see `prepared.find`.
+    data_dir: data directory; see `prepared.find`.
+    output_dir: output directory.
 
   Raises:
     errors.DatasetError: there is no such dataset.

@@ -1,10 +1,10 @@
-"""Shows what the world model learnt: frames, reconstructions and a dream.
+"""Saves frames, reconstructions and a dream of the world model.
 
   python -m tools.dream --vae=runs/vae/weights --mdn_rnn=runs/mdn_rnn/weights
 
-The MDN-RNN watches the first steps of a validation episode. Then it goes on by
-itself: it is given the actions that were really taken, but instead of real
-frames its own predictions.
+The MDN-RNN watches the first steps of a validation episode. Then it dreams: it
+receives the recorded actions, but its own predictions instead of real frames.
+Writes reconstructions.png, dream.png and dream.mp4 to the output directory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,27 +26,29 @@ from tools import pictures
 _VAE, _MDN_RNN = command_line.weights_flags()
 _DATASET = command_line.dataset_flag()
 _EPISODE = flags.DEFINE_integer(
-  'episode', 0, 'Number of the validation episode.', lower_bound=0
+  'episode', 0, 'Index of the validation episode, starting at 0.', lower_bound=0
 )
 _SEEN_STEPS = flags.DEFINE_integer(
   'seen_steps',
   80,
-  'Number of steps to watch. The camera zooms in during the first 50.',
+  'Number of steps to watch before the dream. The camera zooms in during the'
+  ' first 50.',
   lower_bound=1,
 )
 _DREAM_STEPS = flags.DEFINE_integer(
-  'dream_steps', 100, 'Number of steps to dream.', lower_bound=1
+  'dream_steps', 100, 'Maximum number of steps to dream.', lower_bound=1
 )
 _TEMPERATURE = flags.DEFINE_float(
   'temperature',
   1.0,
-  'Below 1 the dream is more certain than the model; 0 is the likeliest one.',
+  'Sampling temperature of the dream. Below 1 the dream is less random than the'
+  " model predicts; at 0 each step takes the likeliest component's mean.",
   lower_bound=0,
   upper_bound=100,
 )
-flags.register_validator('temperature', math.isfinite, 'It must be a number.')
+flags.register_validator('temperature', math.isfinite, 'It must be finite.')
 _SEED = flags.DEFINE_integer(
-  'seed', 0, "Seed of the dream's draws.", lower_bound=0, upper_bound=2**32 - 1
+  'seed', 0, 'Random seed of the dream.', lower_bound=0, upper_bound=2**32 - 1
 )
 _DATA_DIR = command_line.data_dir_flag()
 _OUTPUT_DIR = command_line.output_dir_flag('dream')
@@ -61,20 +63,20 @@ def dream(
   key: jax.Array,
   temperature: float,
 ) -> dict[str, np.ndarray]:
-  """Watches the first frames of an episode and dreams the others.
+  """Watches the first frames of an episode and dreams the rest.
 
   Args:
     model: the world model.
     observation: frames, uint8 [N, 64, 64, 3], 0..255.
-    action: what was done between them, float32 [N - 1, 3].
-    seen_steps: steps that the MDN-RNN watches, 1..N - 2.
-    key: for the dream's draws.
-    temperature: see `mdn_rnn.Mixture.sample`.
+    action: actions between the frames, float32 [N - 1, 3].
+    seen_steps: number of steps that the MDN-RNN watches, 1..N - 2.
+    key: random key of the dream.
+    temperature: sampling temperature; see `mdn_rnn.Mixture.sample`.
 
   Returns:
     Three versions of the frames, uint8 [N, 64, 64, 3], 0..255: `frame`, the
-    real ones; `VAE`, encoded and decoded; `dream`, which is `VAE` up to frame
-    `seen_steps` and dreamt after it.
+    real ones; `VAE`, their reconstructions; `dream`, which equals `VAE` up to
+    frame `seen_steps` and is dreamt after it.
   """
   watch, dream_on, decode = map(
     jax.jit, (world_model.watch, world_model.dream, world_model.decode)
@@ -99,12 +101,12 @@ def save(
   """Saves reconstructions (PNG) and a dream (PNG and MP4).
 
   Args:
-    shown: what `dream` returned.
-    seen_steps: what `dream` was given.
+    shown: frames by version, as returned by `dream`.
+    seen_steps: number of steps that the MDN-RNN watched.
     output_dir: an existing folder.
 
   Returns:
-    The files.
+    The saved files.
   """
   num_frames = len(shown['frame'])
 
@@ -157,7 +159,7 @@ def main(argv: Sequence[str]) -> None:
   if seen_steps >= len(episode) - 1:
     raise errors.DatasetError(
       f'episode {episode_id} has {len(episode)} steps: too few to watch'
-      f' {seen_steps} and dream on; choose another --episode or --seen_steps'
+      f' {seen_steps} and then dream; choose another --episode or --seen_steps'
     )
   last = seen_steps + _DREAM_STEPS.value
   observation = episode.observation[: last + 1]

@@ -1,10 +1,11 @@
-r"""How far a dream goes astray, over growing horizons.
+r"""Measures the errors of dreams over growing horizons.
 
   python -m tools.dream_errors --vae=runs/vae/weights \
     --mdn_rnn=runs/mdn_rnn/weights
 
-From many places of the validation episodes the MDN-RNN dreams on, given the
-actions that were really taken. What it dreams is compared with what came.
+The MDN-RNN dreams from many steps of the validation episodes, given the
+recorded actions, and the dreams are compared with the recordings. Prints a
+Markdown table; --output also writes the errors as JSON.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,13 +29,15 @@ _VAE, _MDN_RNN = command_line.weights_flags()
 _DATASET = command_line.dataset_flag()
 _DATA_DIR = command_line.data_dir_flag()
 _SEED = flags.DEFINE_integer(
-  'seed', 0, "Seed of the dreams' draws.", lower_bound=0, upper_bound=2**32 - 1
+  'seed', 0, 'Random seed of the dreams.', lower_bound=0, upper_bound=2**32 - 1
 )
-_OUTPUT = flags.DEFINE_string('output', None, 'JSON file to write, if any.')
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'JSON file for the errors; by default none.'
+)
 
-HORIZONS = (1, 5, 15, 50)  # Steps; 50 are a second.
+HORIZONS = (1, 5, 15, 50)  # In steps; 50 steps are one second.
 SEEN_STEPS = 80  # The camera zooms in during the first 50.
-_STRIDE = 10  # Steps between the places to dream from.
+_STRIDE = 10  # Steps between the starts of dreams.
 _DREAMS = {
   'dream': 1.0,
   'dream, temperature 0.1': 0.1,
@@ -49,20 +52,20 @@ def measure(
   horizons: Sequence[int] = HORIZONS,
   seen_steps: int = SEEN_STEPS,
 ) -> dict[str, dict[str, list[float]]]:
-  """Measures dreams and what they are to be compared with.
+  """Measures the errors of dreams and of their baselines.
 
   Args:
     model: the world model.
-    episodes: where to dream; short ones are left out.
-    key: for the dreams' draws.
-    horizons: steps after which a dream is compared.
-    seen_steps: steps that the MDN-RNN watches before it dreams.
+    episodes: episodes to dream in; short ones are skipped.
+    key: random key of the dreams.
+    horizons: numbers of steps after which a dream is compared.
+    seen_steps: number of steps that the MDN-RNN watches before it dreams.
 
   Returns:
-    For each kind of prediction, at each horizon: `latent`, the root of the mean
-    squared difference between a latent number and its true posterior mean; and
-    `frame`, the squared error of the decoded frame, summed over pixels in 0..1.
-    `VAE alone` decodes the true latents.
+    For each kind of prediction, at each horizon: `latent`, the root mean
+    squared error of z against the true posterior mean; and `frame`, the squared
+    error of the decoded frame, for pixels in 0..1, summed over pixels. `VAE
+    alone` decodes the true latents.
 
   Raises:
     errors.DatasetError: all episodes are too short.
@@ -119,7 +122,7 @@ def measure(
 
 
 def _cut(steps: ArrayLike, starts: np.ndarray, length: int) -> np.ndarray:
-  """Cuts pieces [N, length, ...] out of an episode [steps, ...]."""
+  """Cuts segments [N, length, ...] out of an episode [steps, ...]."""
   return np.asarray(steps)[starts[:, None] + np.arange(length)]
 
 
@@ -127,7 +130,7 @@ def table(
   measured: Mapping[str, Mapping[str, Sequence[float]]],
   horizons: Sequence[int] = HORIZONS,
 ) -> str:
-  """Returns what `measure` found as a Markdown table."""
+  """Returns the result of `measure` as a Markdown table."""
   rows = [
     [
       name,

@@ -1,12 +1,12 @@
-"""Writes a prepared dataset in a form that others read.
+"""Exports a prepared dataset to Croissant or RLDS.
 
   python -m tools.export --format=croissant --dataset=carracing_rollouts
   python -m tools.export --format=rlds --dataset=carracing_rollouts
 
-`croissant` describes a dataset in JSON-LD, `croissant.json` in the output
-folder; its splits and features are what Croissant loaders read. `rlds` writes
-the rollouts again as nested episodes, which
-`tfds.load('carracing_rlds/CONFIG', data_dir=OUTPUT_DIR)` reads.
+`croissant` writes `croissant.json`, a JSON-LD description of the dataset.
+Croissant loaders can read its splits and features, but not the records. `rlds`
+writes a copy of the rollouts as nested episodes; load it with
+`tfds.load('carracing_rlds/CONFIG', data_dir=OUTPUT_DIR)`.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from carracing_rollouts import rlds
 from carracing_rollouts import schema as rollouts_schema
 
 _FORMAT = flags.DEFINE_enum(
-  'format', None, ['croissant', 'rlds'], 'Which form.', required=True
+  'format', None, ['croissant', 'rlds'], 'Output format.', required=True
 )
 _DATASET = command_line.dataset_flag()
 _DATA_DIR = command_line.data_dir_flag()

@@ -1,4 +1,4 @@
-"""Rows of frames → pictures and videos."""
+"""Saves rows of frames as pictures and videos."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,10 +25,10 @@ def save_strip(
   """Saves rows of frames, one below the other, as a PNG.
 
   Args:
-    path: the file.
-    rows: N frames each, uint8 [N, H, W, 3], by the row's name.
-    titles: N, above the columns.
-    heading: above everything.
+    path: output file.
+    rows: frames by name of the row, uint8 [N, H, W, 3] each.
+    titles: titles of the N columns.
+    heading: title of the picture.
   """
   columns = len(titles)
   picture = figure.Figure(
@@ -53,12 +53,12 @@ def save_strip(
 def save_video(
   path: Path, panels: Mapping[str, np.ndarray], captions: Sequence[str]
 ) -> None:
-  """Saves panels side by side as an MP4 in real time.
+  """Saves panels side by side as an MP4 that plays in real time.
 
   Args:
-    path: the file.
-    panels: T square frames each, uint8 [T, S, S, 3], by the panel's name.
-    captions: T, below the panels.
+    path: output file.
+    panels: frames by name of the panel, uint8 [T, S, S, 3] each.
+    captions: captions of the T frames, shown below the panels.
   """
   places.claim_file(path)
   frames = np.stack(
@@ -75,7 +75,7 @@ def save_video(
     codec='libx264',
     fps=FRAMES_PER_SECOND,
   )
-  # All of it or nothing: half a video would look complete.
+  # Written atomically, because half a video would look complete.
   places.replace(path, lambda file: file.write_bytes(video))
 
 

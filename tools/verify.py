@@ -1,11 +1,11 @@
-r"""Checks a prepared dataset, or compares two.
+r"""Verifies a prepared dataset, or compares two datasets.
 
   python -m tools.verify --dataset=carracing_rollouts
   python -m tools.verify --dataset=carracing_rollouts \
       --compare=/their/data/carracing_rollouts/default/1.0.0
 
-Reads everything: digests, structure and values. Names the first thing that is
-wrong, and its record, and exits with 1.
+Reads the whole dataset and checks its digests, structure and values. Reports
+the first error with its record, and exits with status 1.
 """
 
 from collections.abc import Sequence
@@ -26,20 +26,22 @@ with epy.lazy_imports():
 
 _DATASET = command_line.dataset_flag()
 _COMPARE = flags.DEFINE_string(
-  'compare', None, 'Another dataset, whose content to compare.'
+  'compare',
+  None,
+  'Dataset to compare with: dataset/config:version or a folder.',
 )
 _DATA_DIR = command_line.data_dir_flag()
 
 
 def verify(dataset: str, data_dir: str | None) -> None:
-  """Checks every promise of a dataset and logs its statistics.
+  """Verifies a dataset and logs its statistics.
 
   Args:
-    dataset: see `prepared.find`.
-    data_dir: see `prepared.find`.
+    dataset: name or folder of the dataset; see `prepared.find`.
+    data_dir: data directory; see `prepared.find`.
 
   Raises:
-    errors.DatasetError: there is no such dataset, or something is wrong.
+    errors.DatasetError: there is no such dataset, or a check fails.
   """
   kinds = {k.name: k for k in (latents_schema.KIND, rollouts_schema.KIND)}
   builder = prepared.find(dataset, data_dir, *kinds.values())
@@ -64,12 +66,12 @@ def compare(first: str, second: str, data_dir: str | None) -> None:
   """Compares the content of two datasets.
 
   Args:
-    first: see `prepared.find`.
-    second: see `prepared.find`.
-    data_dir: see `prepared.find`.
+    first: name or folder of a dataset; see `prepared.find`.
+    second: name or folder of the other dataset.
+    data_dir: data directory; see `prepared.find`.
 
   Raises:
-    errors.DatasetError: a dataset is missing, or they differ.
+    errors.DatasetError: a dataset is missing, or the datasets differ.
   """
   kinds = latents_schema.KIND, rollouts_schema.KIND
   builders = [prepared.find(x, data_dir, *kinds) for x in (first, second)]

@@ -1,10 +1,10 @@
-"""Shows an episode of a prepared rollouts dataset: a PNG and an MP4.
+"""Saves an episode of a prepared rollouts dataset as a PNG and an MP4.
 
   python -m tools.view_rollouts --dataset=carracing_rollouts --episode=0
 
-The dataset holds 64×64 observations only. The simulator's 96×96 frames beside
-them come from driving the recorded actions again, which proves on the way that
-the episode can be reproduced.
+The dataset holds only the 64×64 observations. The simulator's 96×96 frames next
+to them come from a replay of the recorded actions, which also proves that the
+episode is reproducible.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,14 @@ import numpy as np
 from tools import pictures
 
 _DATASET = command_line.dataset_flag()
-_SPLIT = flags.DEFINE_enum('split', 'train', schema.SPLITS, 'Which split.')
+_SPLIT = flags.DEFINE_enum(
+  'split', 'train', schema.SPLITS, 'Split of the dataset.'
+)
 _EPISODE = flags.DEFINE_integer(
-  'episode', 0, 'Number of the episode.', lower_bound=0
+  'episode',
+  0,
+  'Index of the episode in the split, starting at 0.',
+  lower_bound=0,
 )
 _DATA_DIR = command_line.data_dir_flag()
 _OUTPUT_DIR = command_line.output_dir_flag('view')
@@ -47,14 +52,14 @@ def view(
   """Saves a contact sheet and a video of an episode.
 
   Args:
-    dataset: see `prepared.find`.
+    dataset: name or folder of the dataset; see `prepared.find`.
     split: `train` or `validation`.
-    episode_id: number of the episode within the split.
-    data_dir: see `prepared.find`.
-    output_dir: where to.
+    episode_id: index of the episode in the split.
+    data_dir: data directory; see `prepared.find`.
+    output_dir: output directory.
 
   Returns:
-    The files.
+    The saved files.
 
   Raises:
     errors.DatasetError: there is no such dataset or episode.
@@ -75,7 +80,8 @@ def view(
   if originals is not None:
     panels = {'simulator 96x96': originals, **panels}
 
-  returns = np.cumsum(episode.reward) - episode.reward  # Before each step.
+  # Before each step.
+  returns = np.cumsum(episode.reward) - episode.reward
   columns = np.linspace(0, len(episode) - 1, _COLUMNS).round().astype(int)
   stem = f'{split}-{episode_id}'
   sheet, video = output_dir / f'{stem}.png', output_dir / f'{stem}.mp4'
@@ -104,17 +110,17 @@ def _replay(
   episode_id: int,
   episode: schema.Episode,
 ) -> np.ndarray | None:
-  """Drives the recorded actions again.
+  """Replays the recorded actions in the simulator.
 
   Args:
-    metadata: of the dataset.
+    metadata: metadata of the dataset.
     split: `train` or `validation`.
-    episode_id: number of the episode within the split.
-    episode: as it was recorded.
+    episode_id: index of the episode in the split.
+    episode: recorded episode.
 
   Returns:
-    The simulator's frames, uint8 [N+1, 96, 96, 3]; None where they are not
-    those of the recording, after a warning.
+    The simulator's frames, uint8 [N+1, 96, 96, 3]; None, after a warning, if
+    they differ from the recording.
   """
   config = metadata['config']
   simulator = config['simulator']
@@ -137,8 +143,8 @@ def _replay(
   ]
   if not all(same):
     logging.warning(
-      'The simulator shows other frames from step %d on, so its pictures are'
-      ' left out: the episode was recorded with %s %s, %s is installed.',
+      'The replay differs from the recording from step %d on, so its frames are'
+      ' left out: the episode was recorded with %s %s, but %s is installed.',
       same.index(False),
       simulator,
       metadata['packages'][simulator],

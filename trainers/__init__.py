@@ -1,1 +1,1 @@
-"""Training binaries: prepared datasets flow in, exported weights flow out."""
+"""Training binaries: they read prepared datasets and export weights."""

@@ -1,6 +1,6 @@
-"""Checkpoints of a run: named items, such as its state and its data iterator.
+"""Saves and restores checkpoints of a run: its state and its data iterator.
 
-The only file that knows Orbax.
+This is the only module that uses Orbax.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,8 +21,8 @@ from orbax.checkpoint import v1 as ocp
 from trainers import devices
 from trainers import run_documents
 
-_RECORD = 'record.json'  # In the checkpoint's folder, written last.
-_SHOWN = 3  # Differences to show.
+_RECORD = 'record.json'  # In each checkpoint's folder; written last.
+_SHOWN = 3  # Maximum number of differences in an error message.
 
 
 class _File(documents.Document):
@@ -31,12 +31,12 @@ class _File(documents.Document):
 
 
 class _Record(documents.Document):
-  """What is recorded of a checkpoint.
+  """`record.json` of a checkpoint.
 
   Attributes:
-    processes: how many hosts divide the data.
-    structure: dtype and shape of every array of the items, by its path.
-    files: by their path in the checkpoint's folder.
+    processes: number of processes that divide the data.
+    structure: dtype and shape of every array, by its path in the items.
+    files: size and digest of every file, by path in the checkpoint's folder.
   """
 
   processes: int
@@ -45,12 +45,11 @@ class _Record(documents.Document):
 
 
 class Checkpoints:
-  """Saves in the background and keeps the newest two.
+  """Saves checkpoints in the background and keeps the newest two.
 
-  When a checkpoint is on disk, a record with the digests of its files is added:
-  a checkpoint without one was interrupted while it was saved, and one whose
-  files differ from it is damaged. All other trouble is an error that leaves
-  everything as it is.
+  Once a checkpoint is on disk, a record with the digests of its files is added.
+  A checkpoint without a record is unfinished; one whose files do not match its
+  record is damaged. Any other problem raises an error and changes no files.
   """
 
   def __init__(self, folder: str | os.PathLike[str]):
@@ -64,22 +63,22 @@ class Checkpoints:
     self._failed = False
 
   def restore(self, items: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
-    """Restores the newest good checkpoint, if there is any checkpoint.
+    """Restores the newest good checkpoint, if there are any checkpoints.
 
-    Newer ones that are damaged or were not finished are put aside with a
+    Newer checkpoints that are damaged or unfinished are moved aside with a
     warning.
 
     Args:
       items: freshly initialised trees of arrays, and Grain iterators, which are
-        set to the position of the checkpoint.
+        moved to the position in the checkpoint.
 
     Returns:
-      The restored items and their step; the given items and 0 if there is no
+      The restored items and their step; `items` and 0 if there is no
       checkpoint.
 
     Raises:
-      run_documents.RunError: the checkpoints are of another model or another
-        number of hosts, cannot be read, or none of them is good.
+      run_documents.RunError: the checkpoints belong to a different model or
+        number of processes, cannot be read, or none of them is good.
     """
     structure = _structure(items)
     step = devices.first_decides(lambda: self._choose(structure))
@@ -90,11 +89,11 @@ class Checkpoints:
     return {**items, **loaded}, step
 
   def save(self, step: int, items: Mapping[str, Any]) -> None:
-    """Starts to save; waits first if an earlier save is still under way.
+    """Starts saving a checkpoint, once any earlier save has finished.
 
     Args:
-      step: of the checkpoint.
-      items: as `restore` takes them.
+      step: step of the checkpoint.
+      items: trees of arrays and Grain iterators, as in `restore`.
 
     Raises:
       errors.PlaceError: the earlier save failed.
@@ -117,7 +116,7 @@ class Checkpoints:
       self._finish()
     finally:
       self._executor.shutdown()
-      # It would raise the error of the save that failed once more.
+      # Orbax would raise the error of the failed save a second time.
       expected = (OSError, ValueError) if self._failed else ()
       with contextlib.suppress(*expected):
         self._checkpointer.close()
@@ -134,14 +133,14 @@ class Checkpoints:
         raise
       self._failed = True
       raise errors.PlaceError(
-        f'cannot write a checkpoint to {self._folder}: {reason}; when that is'
-        ' mended, the same command continues'
+        f'cannot write a checkpoint to {self._folder}: {reason}; fix this and'
+        ' rerun the same command to continue'
       ) from error
 
   def _record(
     self, step: int, response: Any, record: Mapping[str, Any]
   ) -> None:
-    """Adds the record when a checkpoint is on disk."""
+    """Adds the record once the checkpoint is on disk."""
     response.result()
     if jax.process_index() == 0:
       folder = self._folder / str(step)
@@ -161,8 +160,8 @@ class Checkpoints:
     for path in self._folder.iterdir():
       if path.name.isdigit() and int(path.name) not in steps:
         raise run_documents.RunError(
-          f'{path} is no complete checkpoint; delete it, and the same command'
-          ' continues from another one or starts again'
+          f'{path} is not a complete checkpoint; delete it and rerun the same'
+          ' command to continue from another one or to start over'
         )
     unusable = {}
     chosen = 0
@@ -172,7 +171,8 @@ class Checkpoints:
         chosen = step
         break
       unusable[step] = problem
-    # An interruption leaves at most one unfinished: the next waits for it.
+    # Each save waits for the previous one, so an interruption leaves at most
+    # one unfinished checkpoint.
     damaged = 'damaged' in {kind for kind, _ in unusable.values()}
     if not chosen and (damaged or len(unusable) > 1):
       reasons = '; '.join(
@@ -180,7 +180,7 @@ class Checkpoints:
       )
       raise run_documents.RunError(
         f'no checkpoint in {self._folder} is good ({reasons}); delete that'
-        ' folder to start again from the beginning'
+        ' folder to start over'
       )
     for step, (kind, reason) in unusable.items():
       aside = self._folder.parent / f'{kind}_checkpoint_{step}'
@@ -198,15 +198,17 @@ class Checkpoints:
   def _problem(
     self, step: int, structure: Mapping[str, str]
   ) -> tuple[str, str] | None:
-    """Says whether a checkpoint is `damaged` or `unfinished`, and why.
+    """Returns the defect of a checkpoint, and its reason; None if it is good.
+
+    A defect is either `damaged` or `unfinished`.
 
     Args:
-      step: of the checkpoint.
-      structure: of the items to restore.
+      step: step of the checkpoint.
+      structure: structure of the items to restore; see `_Record`.
 
     Raises:
-      run_documents.RunError: the checkpoint cannot be read, or is good but of
-        another run.
+      run_documents.RunError: the checkpoint cannot be read, or is good but
+        belongs to a different run.
     """
     folder = self._folder / str(step)
     try:
@@ -219,35 +221,35 @@ class Checkpoints:
       for name, expected in record.files.items():
         path = folder / name
         if path.stat().st_size != expected.num_bytes:
-          return 'damaged', f'{name} has another size'
+          return 'damaged', f'{name} has the wrong size'
         if digests.of_file(path) != expected.sha256:
           return 'damaged', f'{name} has changed'
     except (FileNotFoundError, NotADirectoryError) as error:
       return 'damaged', f'{error.filename} is missing'
     except OSError as error:
       raise run_documents.RunError(
-        f'cannot read {error.filename}: {error.strerror}; when that is mended,'
-        ' the same command continues'
+        f'cannot read {error.filename}: {error.strerror}; fix this and'
+        ' rerun the same command to continue'
       ) from error
     if record.processes != jax.process_count():
       raise run_documents.RunError(
-        f'{folder} was saved by {record.processes} processes, which divided'
-        f' the data among them; it cannot be continued by'
+        f'{folder} was saved by {record.processes} processes, each with'
+        f' its own part of the data; it cannot be continued by'
         f' {jax.process_count()}'
       )
     if differences := list(_differences(record.structure, structure)):
       more = len(differences) - _SHOWN
       raise run_documents.RunError(
-        f'{folder} holds another model than the code and the config describe:'
+        f'{folder} holds a different model from that of the code and config:'
         f' {"; ".join(differences[:_SHOWN])}'
         + (f' and {more} more differences' if more > 0 else '')
-        + '; choose another --workdir, or go back to the code of then'
+        + '; choose another --workdir, or check out the code that saved it'
       )
     return None
 
 
 def _reason(error: Exception) -> str | None:
-  """Says what the operating system said; None if the error is not from there.
+  """Returns the operating system's message; None for any other error.
 
   TensorStore raises ValueError with the system's error code in its text.
   """
@@ -261,7 +263,7 @@ def _structure(items: Mapping[str, Any]) -> dict[str, str]:
   return {
     jax.tree_util.keystr(path): f'{leaf.dtype}{list(leaf.shape)}'
     for path, leaf in jax.tree_util.tree_leaves_with_path(dict(items))
-    if hasattr(leaf, 'dtype')  # Not iterators.
+    if hasattr(leaf, 'dtype')  # Skips iterators.
   }
 
 

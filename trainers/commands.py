@@ -1,4 +1,4 @@
-"""The flags that all trainers have, and how a trainer starts."""
+"""Common flags and start-up of the trainers."""
 
 from collections.abc import Callable, Sequence
 import os
@@ -18,7 +18,7 @@ from trainers import run_documents
 from trainers import runtime
 from trainers import tracking
 
-# The flags belong to the trainer.
+# `--help` lists the flags under the trainer instead of this module.
 flags.disclaim_key_flags()
 
 _CONFIGS = Path(__file__).parent / 'configs'
@@ -28,14 +28,14 @@ _Train = Callable[
 
 
 def run(train: _Train, default_config: str, divide_cpu: bool = False) -> None:
-  """Runs a trainer with the flags that all trainers have.
+  """Runs a trainer with the common flags.
 
   Args:
-    train: takes the config, the workdir, the data directory and how the run is
-      watched.
-    default_config: name of a file in `trainers/configs`, the config if
-      `--config` is not given.
-    divide_cpu: see `runtime.divide_cpu`.
+    train: called with the config, the workdir, the data directory and the
+      tracking options.
+    default_config: default of `--config`, the name of a file in
+      `trainers/configs`.
+    divide_cpu: whether to call `runtime.divide_cpu`.
   """
   default_path = os.path.relpath(_CONFIGS / default_config)
   try:
@@ -45,12 +45,15 @@ def run(train: _Train, default_config: str, divide_cpu: bool = False) -> None:
   config = config_flags.DEFINE_config_file(
     'config',
     default_path,
-    'File of the hyperparameters. --config.KEY=VALUE changes one of them.',
+    'File with the hyperparameters. --config.KEY=VALUE overrides one of them.',
   )
-  # The library's flag would belong to this module.
+  # ml_collections registers its flag for this module, not for the trainer.
   flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS['config'])
   workdir = flags.DEFINE_string(
-    'workdir', None, 'Folder of the run.', required=True
+    'workdir',
+    None,
+    'Folder of the run. An interrupted run in it is continued.',
+    required=True,
   )
   data_dir = command_line.data_dir_flag()
   profile_steps = flags.DEFINE_integer(
@@ -62,7 +65,7 @@ def run(train: _Train, default_config: str, divide_cpu: bool = False) -> None:
   wandb_project = flags.DEFINE_string(
     'wandb_project',
     None,
-    'Project at Weights & Biases that gets the TensorBoard logs.',
+    'Weights & Biases project that receives the TensorBoard logs.',
   )
   join = _distributed_flags()
 
@@ -84,22 +87,22 @@ def run(train: _Train, default_config: str, divide_cpu: bool = False) -> None:
 
 
 def _distributed_flags() -> Callable[[], None]:
-  """Defines the flags of several hosts; returns what joins these."""
+  """Defines the multi-host flags; returns a function that joins the hosts."""
   distributed = flags.DEFINE_bool(
     'distributed',
     False,
-    'Whether to train together with other hosts, which run the same command.'
-    ' On TPUs and SLURM they find each other; elsewhere set --coordinator,'
-    ' --num_processes and --process_id.',
+    'Whether to train on several hosts, each of which runs the same command.'
+    ' On TPUs and SLURM the hosts find each other; elsewhere set'
+    ' --coordinator, --num_processes and --process_id.',
   )
   coordinator = flags.DEFINE_string(
-    'coordinator', None, 'HOST:PORT of the first process.'
+    'coordinator', None, 'Address of the first process, as HOST:PORT.'
   )
   num_processes = flags.DEFINE_integer(
     'num_processes', None, 'Total number of processes.', lower_bound=1
   )
   process_id = flags.DEFINE_integer(
-    'process_id', None, 'Index of this process, from 0.', lower_bound=0
+    'process_id', None, 'Index of this process, starting at 0.', lower_bound=0
   )
 
   def join() -> None:
@@ -115,13 +118,14 @@ def _join(
   """Joins the other hosts.
 
   Raises:
-    run_documents.RunError: the flags do not say how.
+    run_documents.RunError: the flags are incomplete or invalid, or the
+      connection fails.
   """
   given = coordinator, num_processes, process_id
   if any(x is not None for x in given):
     if any(x is None for x in given):
       raise run_documents.RunError(
-        '--coordinator, --num_processes and --process_id belong together'
+        '--coordinator, --num_processes and --process_id must be set together'
       )
     if not re.fullmatch(r'[\w.\-\[\]:]+:\d{1,5}', str(coordinator)):
       raise run_documents.RunError(
@@ -138,6 +142,6 @@ def _join(
   except (RuntimeError, ValueError) as error:
     reason = str(error).splitlines()[0]
     raise run_documents.RunError(
-      f'cannot join the other processes: {reason}; on machines that JAX does'
-      ' not know, set --coordinator, --num_processes and --process_id'
+      f'cannot join the other processes: {reason}; on clusters that JAX does'
+      ' not detect, set --coordinator, --num_processes and --process_id'
     ) from error

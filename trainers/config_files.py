@@ -1,4 +1,4 @@
-"""Config files are the user's code; what is wrong in them is told in a line."""
+"""Checks config files, which are user code, and reports errors in one line."""
 
 from collections.abc import Sequence
 import difflib
@@ -12,17 +12,17 @@ import ml_collections
 
 
 def check(argv: Sequence[str], default_file: str) -> None:
-  """Checks the config file and the keys that a command line names.
+  """Checks the config file and the config keys of a command line.
 
-  Without this, the library behind `--config` shows its own stack for any
-  mistake in the file.
+  Without this check, ml_collections shows its own stack trace for any mistake
+  in the file.
 
   Args:
     argv: the command line.
-    default_file: if it has no `--config`.
+    default_file: config file if the command line has no `--config`.
 
   Raises:
-    errors.UserError: the file cannot be used or has no such key.
+    errors.UserError: the file is unusable or lacks one of the keys.
   """
   file, keys = default_file, []
   for index, argument in enumerate(argv):
@@ -49,7 +49,7 @@ def _load(file: str) -> ml_collections.ConfigDict:
     namespace = runpy.run_path(file)
     get_config: Any = namespace.get('get_config')
     config = get_config() if callable(get_config) else None
-  except Exception as error:  # It is the user's code, so anything may come.
+  except Exception as error:  # User code may raise anything.
     line = _line(file, error)
     raise errors.UserError(
       f'the config file {file} fails{line}: {type(error).__name__}: {error}'
@@ -63,7 +63,7 @@ def _load(file: str) -> ml_collections.ConfigDict:
 
 
 def _line(file: str, error: Exception) -> str:
-  """Returns where in the file an error arose."""
+  """Returns ` in line N` for the line that failed; empty if there is none."""
   if isinstance(error, SyntaxError):
     return f' in line {error.lineno}'
   lines = [

@@ -1,6 +1,6 @@
-"""How arrays lie on the devices of all hosts, and how hosts agree.
+"""Places arrays on the devices of all hosts, and makes the hosts agree.
 
-Parameters are replicated on every device, batches are divided among them.
+Parameters are replicated on every device; batches are sharded across them.
 """
 
 from collections.abc import Callable
@@ -24,19 +24,19 @@ def replicated() -> sharding.NamedSharding:
 
 
 def replicate(tree: Tree) -> Tree:
-  """Copies arrays, the same on all hosts, to every device."""
+  """Replicates arrays, which are equal on all hosts, on every device."""
   copies = jax.tree.map(np.array, jax.device_get(tree))
   return jax.device_put(copies, replicated())
 
 
 def shard_batch(batch: Tree) -> Tree:
-  """Divides a batch among all devices.
+  """Shards a batch across all devices.
 
   Args:
-    batch: this host's part of it, a tree of arrays [B, ...].
+    batch: this host's part of the batch, a tree of arrays [B, ...].
 
   Returns:
-    The batch of all hosts.
+    The batch of all hosts, a tree of sharded arrays.
   """
   divided = sharding.NamedSharding(_mesh(), sharding.PartitionSpec('batch'))
   return jax.tree.map(
@@ -45,14 +45,14 @@ def shard_batch(batch: Tree) -> Tree:
 
 
 def send_ahead(dataset: grain.IterDataset[Tree]) -> grain.IterDataset[Tree]:
-  """Sends batches to the devices while they work on those before."""
+  """Transfers batches to the devices while they compute on earlier ones."""
   prefetch = grain.experimental.ThreadPrefetchIterDataset
   dataset = prefetch(dataset, prefetch_buffer_size=1).map(shard_batch)
   return prefetch(dataset, prefetch_buffer_size=1)
 
 
 def local_part(tree: Any) -> Any:
-  """Returns the part of divided arrays that lies on this host."""
+  """Returns this host's part of sharded arrays."""
   return jax.tree.map(
     lambda x: np.concatenate([shard.data for shard in x.addressable_shards]),
     tree,
@@ -60,16 +60,17 @@ def local_part(tree: Any) -> Any:
 
 
 def first_decides(decide: Callable[[], int]) -> int:
-  """Lets the first host decide for all.
+  """Calls a function on the first host and sends its result to all hosts.
 
   Args:
-    decide: is called on the first host only; returns at least 0.
+    decide: function to call on the first host; its result is at least 0.
 
   Returns:
-    What it returned, on every host.
+    The result of `decide`, on every host.
 
   Raises:
-    errors.UserError: the first host could not decide; it raises its own error.
+    errors.UserError: `decide` failed on the first host, which raises its own
+      error.
   """
   if jax.process_count() == 1:
     return decide()
@@ -77,14 +78,14 @@ def first_decides(decide: Callable[[], int]) -> int:
   if jax.process_index() == 0:
     try:
       decision = decide()
-    except BaseException as raised:  # The others must not wait for ever.
+    except BaseException as raised:  # Otherwise the other hosts wait forever.
       error = raised
   code = np.int32(_FAILED if decision is None else decision)
   code = int(multihost_utils.broadcast_one_to_all(code))
   if error is not None:
     raise error
   if code == _FAILED:
-    raise errors.UserError('the first process cannot go on; see its message')
+    raise errors.UserError('the first process failed; see its error message')
   return code
 
 

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop → a word between two steps."""
+"""Turns SIGTERM and SIGINT into a flag that the loop polls between steps."""
 
 import contextlib
 import signal
@@ -12,10 +12,10 @@ _SIGNALS = signal.SIGTERM, signal.SIGINT
 
 
 class Interruption(contextlib.AbstractContextManager):
-  """Holds signals back until the loop asks.
+  """Defers signals until the loop polls them.
 
-  SIGTERM is what clusters send before they take a machine away, SIGINT is
-  Ctrl-C. A second signal stops the process at once, as usual.
+  Clusters send SIGTERM before they reclaim a machine; Ctrl-C sends SIGINT. A
+  second signal stops the process at once, as usual.
   """
 
   def __init__(self):
@@ -23,7 +23,7 @@ class Interruption(contextlib.AbstractContextManager):
     self._previous = {}
 
   def __enter__(self) -> 'Interruption':
-    # With several hosts, JAX listens to SIGTERM and makes all hosts agree.
+    # With several hosts, JAX handles SIGTERM and synchronises the hosts.
     alone = jax.process_count() == 1
     if alone and threading.current_thread() is threading.main_thread():
       self._previous = {s: signal.signal(s, self._receive) for s in _SIGNALS}
@@ -33,7 +33,7 @@ class Interruption(contextlib.AbstractContextManager):
     self._restore()
 
   def before_step(self, step: int) -> signal.Signals | None:
-    """Returns the signal that asked to stop, if any; on all hosts alike."""
+    """Returns the signal received, if any; the same one on all hosts."""
     if jax.process_count() > 1:
       if multihost_utils.reached_preemption_sync_point(step):
         return signal.SIGTERM

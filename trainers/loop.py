@@ -1,7 +1,7 @@
-"""The training loop of the models: a task → trained and exported weights.
+"""The training loop of all models: a task → trained and exported weights.
 
-A run lives in its folder, see `run_folder`. The same command continues an
-interrupted run, bit for bit.
+A run keeps its files in one folder; see `run_folder`. The same command
+continues an interrupted run, bit for bit.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,21 +32,21 @@ from trainers import state as train_state
 from trainers import tracking
 from trainers import training_log
 
-_WORSE_EVALUATIONS = 3  # In a row, and there is a warning.
+_WORSE_EVALUATIONS = 3  # Consecutive ones before a warning.
 
 
 class Task(NamedTuple):
-  """What there is to learn.
+  """A model to train, its data and its evaluation.
 
   Attributes:
-    state: before the first step.
-    dataset: endless batches, this host's part of them.
-    train_step: takes a state and a batch; is compiled by the loop. Its random
-      draws derive from `state.step`. Its metrics have a non-finite value if the
-      loss or a gradient is not finite.
-    no_metrics: the metrics of no step, `loss` among them.
-    evaluate: judges parameters.
-    export: what the exported weights are.
+    state: train state before the first step.
+    dataset: endless dataset of this host's part of each batch.
+    train_step: function (state, batch) → (state, metrics), compiled by the
+      loop. It derives its random keys from `state.step`. Its metrics contain a
+      non-finite value if the loss or a gradient is not finite.
+    no_metrics: empty collection of the metrics, which include `loss`.
+    evaluate: function that evaluates parameters.
+    export: name, config and provenance of the exported weights.
   """
 
   state: train_state.TrainState
@@ -62,15 +62,15 @@ class Task(NamedTuple):
 
 @flax.struct.dataclass
 class _Run:
-  """All that a run must remember.
+  """The part of a run that its checkpoints store.
 
   Attributes:
-    state: of the training.
-    collected: metrics since they were written last.
-    best_params: with the least validation loss so far.
-    best_step: that `best_params` are of.
-    best_loss: of `best_params`.
-    worse_evaluations: since the best one.
+    state: train state.
+    collected: metrics of the steps since the last write.
+    best_params: parameters with the lowest validation loss so far.
+    best_step: step of `best_params`.
+    best_loss: validation loss of `best_params`.
+    worse_evaluations: number of evaluations since the best one.
   """
 
   state: train_state.TrainState
@@ -88,29 +88,33 @@ def train(
   make_task: Callable[[], Task],
   options: tracking.Options,
 ) -> None:
-  """Trains until `config.num_steps`, from the newest checkpoint if any.
+  """Trains up to `config.num_steps`, from the newest checkpoint if any.
 
-  The batch is divided among all devices of all hosts. At the end the best
-  parameters by validation are exported, and then the run is finished.
+  Each batch is sharded across all devices of all hosts. At the end the
+  parameters with the lowest validation loss are exported, and the run is
+  marked as finished.
 
   Args:
-    config: with `batch_size`, `num_steps`, `log_every_steps`,
+    config: config with `batch_size`, `num_steps`, `log_every_steps`,
       `eval_every_steps`, `checkpoint_every_steps` and `early_stop_evaluations`
-      (stop after so many without a better one; 0: never).
-    workdir: the folder of the run.
-    sources: what the run is made from, by role.
-    make_task: returns what there is to learn; called if there is.
-    options: how the run is watched.
+      (number of evaluations without improvement before training stops; 0:
+      never).
+    workdir: folder of the run.
+    sources: datasets and weights that the run uses, by role.
+    make_task: function that returns the task; not called if nothing is left
+      to do.
+    options: profiling and logging options.
 
   Raises:
-    run_documents.RunError: the folder holds another or a longer run, or a loss
-      is not finite.
+    run_documents.RunError: the folder holds a different or a longer run, or a
+      loss is not finite.
     errors.UserError: the folder or its checkpoints cannot be read or written.
-    SystemExit: SIGTERM or SIGINT came; the exit status is 128 + its number.
+    SystemExit: the process received SIGTERM or SIGINT; the exit status is 128
+      plus the number of the signal.
   """
   with run_folder.claimed(workdir, config, sources) as claim:
     if claim.standing == run_folder.Standing.FINISHED:
-      logging.info('%s is finished, nothing is left to do.', workdir)
+      logging.info('%s is finished; there is nothing left to do.', workdir)
       return
     task = make_task()
     with (
@@ -147,7 +151,7 @@ def train(
 def _take_steps(
   session: '_Session', profile_steps: int
 ) -> training_log.Evaluation:
-  """Takes all steps; returns the evaluation of the best parameters."""
+  """Runs the remaining steps; returns the evaluation of the best parameters."""
   config, first_step = session.config, session.step
   best_evaluation = None
   with (
@@ -175,22 +179,22 @@ def _take_steps(
         last = last or session.stops_early()
       if last or step % config.checkpoint_every_steps == 0:
         session.save()
-  # The best evaluation may have been before the run was continued.
+  # The best evaluation may predate this start of the run.
   return best_evaluation or session.task.evaluate(session.run.best_params)
 
 
 @dataclasses.dataclass
 class _Session:
-  """One start of a run, between its checkpoints.
+  """The mutable state of one start of a run.
 
   Attributes:
-    config: of the run.
-    workdir: its folder.
-    task: what there is to learn.
-    saved: its checkpoints.
-    iterator: over batches on the devices.
-    step: that was taken last.
-    run: after that step.
+    config: config of the run.
+    workdir: folder of the run.
+    task: model, data and evaluation.
+    saved: checkpoints of the run.
+    iterator: iterator over batches on the devices.
+    step: number of the last step.
+    run: state of the run after that step.
   """
 
   config: ml_collections.ConfigDict
@@ -210,14 +214,14 @@ class _Session:
     self._unchecked: tuple[int, Any, jax.Array] | None = None
 
   def take_step(self) -> jax.Array:
-    """Takes a step; returns whether all of it is finite."""
+    """Runs a step; returns whether all its metrics are finite, a bool []."""
     with self.log.waiting():
       batch = next(self.iterator)
     state, collected, finite = self._advance(
       self.run.state, self.run.collected, batch
     )
     self.run = self.run.replace(state=state, collected=collected)
-    # This waits for the step before, while the device works on this one.
+    # Waits for the previous step while the device computes this one.
     self.check()
     self.step += 1
     self.log.after_step(self.step)
@@ -225,14 +229,14 @@ class _Session:
     return finite
 
   def collect_metrics(self) -> None:
-    """Hands the metrics of the last steps to the log."""
+    """Passes the metrics since the last call to the log."""
     self.log.end_interval(self.step, self.run.collected)
     self.run = self.run.replace(
       collected=devices.replicate(self.task.no_metrics)
     )
 
   def evaluate(self) -> training_log.Evaluation:
-    """Judges the parameters and remembers them if they are the best."""
+    """Evaluates the parameters and keeps them if they are the best so far."""
     self.check()
     with self.log.paused():
       evaluation = self.task.evaluate(self.run.state.best_params)
@@ -242,7 +246,7 @@ class _Session:
     return evaluation
 
   def save(self) -> None:
-    """Starts to save a checkpoint, after the metrics that it leaves out."""
+    """Starts saving a checkpoint, once the metrics before it are on disk."""
     self.check()
     with self.log.paused():
       self.log.sync()
@@ -250,13 +254,13 @@ class _Session:
     self._saved_step = self.step
 
   def stop(self, number: signal.Signals) -> None:
-    """Saves a checkpoint, if steps were taken since the last, and exits."""
+    """Saves a checkpoint if the last one is outdated, and exits."""
     self.check()
     self.log.flush()
     if self._saved_step < self.step:
       self.save()
     logging.warning(
-      'Stopped by %s after step %d; the same command continues.',
+      'Stopped by %s after step %d; rerun the same command to continue.',
       number.name,
       self.step,
     )
@@ -267,7 +271,7 @@ class _Session:
     return 0 < limit <= self.run.worse_evaluations
 
   def check(self) -> None:
-    """Raises RunError if the last step was not finite, and keeps its batch."""
+    """Saves the batch and raises RunError if the last step was not finite."""
     if self._unchecked is None or bool(self._unchecked[2]):
       return
     step, batch, _ = self._unchecked
@@ -282,9 +286,9 @@ class _Session:
     with places.write_errors(path):
       np.savez_compressed(path, **leaves)
     raise run_documents.RunError(
-      f'the loss or a gradient is NaN or infinite in step {step}; its batch is'
-      f' in {path}. Checkpoints before it are kept; a new --workdir with a'
-      ' lower learning_rate or with max_gradient_norm may help'
+      f'the loss or a gradient is NaN or infinite in step {step}; its batch was'
+      f' saved to {path}. Earlier checkpoints are kept; try a new --workdir'
+      ' with a lower learning_rate or with max_gradient_norm'
     )
 
 
@@ -300,7 +304,7 @@ def _new_run(task: Task) -> _Run:
 
 
 def _compile(train_step: Callable) -> Callable:
-  """Returns the step that also collects metrics and tells if all is finite."""
+  """Compiles a step that also collects metrics and checks if all are finite."""
 
   def advance(state, collected, batch):
     state, metrics = train_step(state, batch)
@@ -321,8 +325,8 @@ def _check_evaluation(evaluation: training_log.Evaluation, step: int) -> None:
     if not math.isfinite(value):
       raise run_documents.RunError(
         f'the validation at step {step} has {name} {value}; nothing was'
-        ' exported. Checkpoints before it are kept; a new --workdir with a'
-        ' lower learning_rate may help'
+        ' exported. Earlier checkpoints are kept; try a new --workdir with a'
+        ' lower learning_rate'
       )
 
 
@@ -333,7 +337,7 @@ def _remember_best(
     worse = int(run.worse_evaluations) + 1
     if worse >= _WORSE_EVALUATIONS:
       logging.warning(
-        'Validation was best at step %d, %d evaluations ago.',
+        'The lowest validation loss was at step %d, %d evaluations ago.',
         run.best_step,
         worse,
       )

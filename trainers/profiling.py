@@ -1,4 +1,4 @@
-"""A profile of some training steps, for TensorBoard."""
+"""Profiles training steps for TensorBoard."""
 
 import contextlib
 from pathlib import Path
@@ -8,15 +8,15 @@ import jax
 
 
 class Profile(contextlib.AbstractContextManager):
-  """Profiles steps after the one that compiles."""
+  """Profiles steps after the first one, which is compiled."""
 
   def __init__(self, folder: Path, first_step: int, num_steps: int):
-    """Plans a profile.
+    """Configures a profile.
 
     Args:
-      folder: gets it, in `plugins/profile`.
-      first_step: of this start of the run.
-      num_steps: how many steps to profile; 0: none.
+      folder: output directory; the profile goes to `plugins/profile` in it.
+      first_step: first step of this start of the run.
+      num_steps: number of steps to profile; 0: none.
     """
     self._folder = folder
     self._start = first_step + 1

@@ -1,4 +1,4 @@
-"""How far a run is, in one line: `step 450/1500 · 9.4 steps/s · ...`."""
+"""Shows the progress of a run: `step 450/1500 · 9.4 steps/s · ...`."""
 
 import sys
 import time
@@ -11,16 +11,16 @@ _EVERY_SECONDS_ON_TERMINAL = 0.2
 
 
 class Progress:
-  """Shows steps, speed, time left and loss.
+  """Shows steps, speed, time left and loss in one line.
 
-  The line is updated in place on a terminal, and logged every 10 s elsewhere.
+  On a terminal the line is updated in place; elsewhere it is logged every 10 s.
   """
 
   def __init__(self, num_steps: int):
-    """Shows nothing until `start`.
+    """Creates a line that stays hidden until `start`.
 
     Args:
-      num_steps: after which the run ends.
+      num_steps: number of steps of the run.
     """
     self._num_steps = num_steps
     self._on_terminal = sys.stderr.isatty()
@@ -28,21 +28,21 @@ class Progress:
     self._started: float | None = None
 
   def start(self, step: int) -> None:
-    """Starts to measure, after the step that was compiled."""
+    """Starts measuring speed, after the step that was compiled."""
     self._first_step = step
     self._started = self._shown = time.monotonic()
     self._paused = 0.0
 
   def pause(self, seconds: float) -> None:
-    """Leaves time that was no training out of the speed."""
+    """Excludes time that was not spent on training from the speed."""
     self._paused += seconds
 
   def set_loss(self, loss: float) -> None:
-    """Sets the training loss to show from now on."""
+    """Sets the training loss to show."""
     self._loss = loss
 
   def after_step(self, step: int) -> None:
-    """Shows the line, if it is time to."""
+    """Shows the line if the last update is long enough ago."""
     if self._started is None:
       return
     now = time.monotonic()
@@ -57,7 +57,7 @@ class Progress:
       logging.info('%s', line)
 
   def close(self) -> None:
-    """Leaves the last line where it is."""
+    """Ends the line, which stays visible."""
     if self._on_terminal and self._started is not None:
       print(file=sys.stderr)
 
@@ -74,7 +74,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-  """Returns a time as people say it: `40 s`, `1 min 52 s`, `3 h 5 min`."""
+  """Formats a duration: `40 s`, `1 min 52 s`, `3 h 5 min`."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:

@@ -1,4 +1,4 @@
-"""The JSON documents of a run's folder, for whoever reads them."""
+"""Reads the JSON documents in the folder of a run."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -15,16 +15,16 @@ class RunError(errors.UserError):
 
 
 class Config(pydantic.RootModel):
-  """`config.json`: what was asked for, by key."""
+  """`config.json`: the hyperparameters of the run, by key."""
 
   root: dict[str, bool | int | float | str | None]
 
 
 class Source(documents.Document):
-  """Something that a run was made from: a dataset, weights, ...
+  """An input of a run: a dataset, weights, ...
 
   Attributes:
-    name: of the source.
+    name: name of the source.
     sha256: digests of its content, by part.
   """
 
@@ -33,7 +33,7 @@ class Source(documents.Document):
 
 
 class Start(documents.Document):
-  """What a start of a run depends on."""
+  """One start of a run: its command, code, packages and machine."""
 
   time: str
   command: str
@@ -48,7 +48,7 @@ class Start(documents.Document):
 
 
 class Run(documents.Document):
-  """`run.json`: what a run was made from, and every start of it."""
+  """`run.json`: the sources and all starts of a run."""
 
   sources: dict[str, Source]
   starts: list[Start]
@@ -58,10 +58,10 @@ class Metrics(documents.Document):
   """`metrics.json`: the metrics of the exported weights.
 
   Attributes:
-    num_steps: that the run was to take.
-    step: that the weights are of.
-    validation: their evaluation.
-    weights_sha256: of the weights file.
+    num_steps: number of steps in the config of the run.
+    step: step of the exported weights.
+    validation: validation metrics of the exported weights, by name.
+    weights_sha256: digest of the weights file.
   """
 
   num_steps: int
@@ -81,12 +81,12 @@ def read_config(workdir: Path) -> Config | None:
 
 
 def read_run(workdir: Path) -> Run | None:
-  """Returns what a run was made from; None and errors as `read_config`."""
+  """Returns `run.json`; None and errors as in `read_config`."""
   return _read(workdir / 'run.json', Run)
 
 
 def read_metrics(workdir: Path) -> Metrics | None:
-  """Returns the metrics of a finished run; None and errors as `read_config`."""
+  """Returns `metrics.json`; None and errors as in `read_config`."""
   return _read(workdir / 'metrics.json', Metrics)
 
 
@@ -99,7 +99,7 @@ def finished_metrics(workdir: Path) -> Metrics:
   """
   metrics = read_metrics(workdir)
   if metrics is None:
-    raise RunError(f'{workdir} holds no finished run: no metrics.json there')
+    raise RunError(f'{workdir} holds no finished run: metrics.json is missing')
   return metrics
 
 
@@ -110,6 +110,5 @@ def _read(path: Path, schema: type[_Schema]) -> _Schema | None:
     return None
   except errors.DocumentError as error:
     raise RunError(
-      f'{error}; put back an intact copy, or delete {path.parent} to start'
-      ' again'
+      f'{error}; restore an intact copy, or delete {path.parent} to start over'
     ) from None

@@ -1,14 +1,14 @@
-"""The folder of a run, the *workdir*, which describes itself.
+"""The folder of a run, the *workdir*, which is self-describing.
 
-config.json            what was asked for
-run.json               what it was made from, and every start: command, code,
-                       packages, machine
+config.json            hyperparameters
+run.json               sources, and every start: command, code, packages,
+                       machine
 parameters.txt         shapes and sizes of the parameters
-checkpoints/           to continue from
-events.out.tfevents.*  TensorBoard
-pictures/              of the last evaluation
-metrics.json           of the exported weights; there when the run is finished
-weights/               what was learnt
+checkpoints/           states to continue from
+events.out.tfevents.*  TensorBoard logs
+pictures/              pictures of the best evaluation
+metrics.json           metrics of the exported weights, once the run is finished
+weights/               exported weights
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,11 +35,11 @@ from trainers import run_documents
 from trainers import run_start
 from trainers import training_log
 
-_CHECKPOINTS = 4  # Two are kept, one is written, and one for all the rest.
+_CHECKPOINTS = 4  # Two kept, one being written, and one for all other files.
 
 
 class Standing(enum.IntEnum):
-  """How far a run is."""
+  """Status of a run."""
 
   OPEN = 0
   FINISHED = 1
@@ -48,13 +48,13 @@ class Standing(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-  """A run's folder that this process may write to.
+  """A run's folder that this process has locked for writing.
 
   Attributes:
-    workdir: the folder.
-    config: of the run.
-    standing: how far the run is.
-    run: the content of `run.json`; on the first host.
+    workdir: folder of the run.
+    config: config of the run.
+    standing: status of the run.
+    run: content of `run.json`; only on the first host.
   """
 
   workdir: Path
@@ -64,12 +64,12 @@ class Claim:
 
 
 class Export(NamedTuple):
-  """What `weights.save` needs beside the parameters.
+  """Arguments of `weights.save` other than the parameters.
 
   Attributes:
-    name: of the model, `vae` or `mdn_rnn`.
-    config: the arguments of the model's constructor.
-    training: what the weights came from.
+    name: name of the model, `vae` or `mdn_rnn`.
+    config: arguments of the model's constructor.
+    training: provenance of the weights.
   """
 
   name: str
@@ -92,21 +92,21 @@ def claimed(
   config: ml_collections.ConfigDict,
   sources: Mapping[str, run_documents.Source],
 ) -> Iterator[Claim]:
-  """Locks a run's folder and compares what it holds with this run.
+  """Locks a run's folder and compares its contents with this run.
 
-  The first host decides for all. Nothing is written yet, see `begin`.
+  The first host decides for all. `begin` writes the first documents.
 
   Args:
-    workdir: new, empty or of an earlier start of the same run.
-    config: of the run, with `num_steps`.
-    sources: what the run is made from, by role.
+    workdir: folder that is new, empty or from an earlier start of the same run.
+    config: config of the run, with `num_steps`.
+    sources: datasets and weights that the run uses, by role.
 
   Yields:
     The claim.
 
   Raises:
-    run_documents.RunError: the folder holds another run; the message names the
-      difference.
+    run_documents.RunError: the folder holds a different run; the message names
+      the difference.
     errors.UserError: the folder cannot be written, is used by another process,
       or a file in it is damaged.
   """
@@ -128,20 +128,20 @@ def claimed(
 
 
 def begin(claim: Claim, first_step: int, state: Any, params: Any) -> None:
-  """Checks that the run can go on from a step, and records that it does.
+  """Checks that the run can continue from a step, and records this start.
 
   The first host decides for all.
 
   Args:
-    claim: of the folder.
-    first_step: steps that were taken before.
-    state: what every checkpoint will hold, a tree of arrays.
-    params: parameters; their shapes and sizes are written.
+    claim: claim of the folder.
+    first_step: number of steps taken by earlier starts.
+    state: tree of arrays that every checkpoint will hold.
+    params: parameters, whose shapes and sizes are written.
 
   Raises:
-    run_documents.RunError: the folder holds a longer run, or weights that no
-      checkpoint leads to.
-    errors.PlaceError: the disk is too full.
+    run_documents.RunError: the folder holds a longer run, or weights from a
+      later step than any checkpoint.
+    errors.PlaceError: the disk has too little free space.
   """
   devices.first_decides(lambda: _begin(claim, first_step, state, params))
 
@@ -151,7 +151,7 @@ def _begin(claim: Claim, first_step: int, state: Any, params: Any) -> int:
   if first_step > num_steps:
     raise run_documents.RunError(
       f'{workdir} has been trained for {first_step} steps already, more than'
-      f' {num_steps}; choose another --workdir or more num_steps'
+      f' {num_steps}; choose another --workdir or a larger num_steps'
     )
   metrics = run_documents.read_metrics(workdir)
   if metrics is not None and first_step < metrics.step:
@@ -183,19 +183,19 @@ def finish(
   params: Any,
   evaluation: training_log.Evaluation,
 ) -> None:
-  """Exports weights, then says that the run is finished; on the first host.
+  """Exports the weights, then marks the run as finished; on the first host.
 
   Args:
-    claim: of the folder.
-    export: what the weights are.
-    step: that they are of.
-    params: the parameters.
-    evaluation: of the parameters.
+    claim: claim of the folder.
+    export: name, config and provenance of the weights.
+    step: step of the parameters.
+    params: parameters to export.
+    evaluation: evaluation of the parameters.
 
   Raises:
     errors.UserError: the folder cannot be written.
   """
-  logging.info('The best parameters are those of step %d.', step)
+  logging.info('The best parameters are from step %d.', step)
   if jax.process_index() > 0:
     return
   scalars = dict(evaluation.scalars)
@@ -218,12 +218,12 @@ def export_again(claim: Claim, export: Export, params: Any) -> None:
   """Exports the weights of a finished run from a checkpoint.
 
   Args:
-    claim: of the folder.
-    export: what the weights are.
-    params: the best parameters of the newest checkpoint.
+    claim: claim of the folder.
+    export: name, config and provenance of the weights.
+    params: best parameters of the newest checkpoint.
 
   Raises:
-    run_documents.RunError: these are not the weights that are missing.
+    run_documents.RunError: the parameters are not those of the missing weights.
   """
   if jax.process_index() > 0:
     return
@@ -232,7 +232,7 @@ def export_again(claim: Claim, export: Export, params: Any) -> None:
   if weights.digest(params) != metrics.weights_sha256:
     raise run_documents.RunError(
       f'{workdir} is finished, but {workdir / "weights"} is missing, and no'
-      f' checkpoint holds the parameters of step {metrics.step} any more;'
+      f' checkpoint holds the parameters of step {metrics.step};'
       f' delete {workdir} to train again'
     )
   _export(claim, export, metrics.step, params, metrics.validation)
@@ -260,7 +260,7 @@ def _compared(
   config: ml_collections.ConfigDict,
   sources: Mapping[str, run_documents.Source],
 ) -> run_documents.Run:
-  """Returns what the folder says of the run, compared with this start."""
+  """Compares the folder with this start; returns its `run.json`."""
   wanted = json.loads(config.to_json())
   found = run_documents.read_config(workdir)
   run = run_documents.read_run(workdir)
@@ -268,8 +268,8 @@ def _compared(
     for name, document in ('config.json', found), ('run.json', run):
       if document is None:
         raise run_documents.RunError(
-          f'{workdir / name} is missing, so nobody knows what the results there'
-          ' came from; put it back, or choose another --workdir'
+          f'{workdir / name} is missing, so the origin of the results is'
+          ' unknown; restore it, or choose another --workdir'
         )
   run = run or run_documents.Run(sources=dict(sources), starts=[])
   may_differ = set() if wanted.get('cosine_decay') else {'num_steps'}
@@ -292,8 +292,9 @@ def _compared(
   ]
   if differences:
     raise run_documents.RunError(
-      f'{workdir} holds a run with another config ({"; ".join(differences)});'
-      ' choose another --workdir or delete that folder'
+      f'{workdir} holds a run with a different config'
+      f' ({"; ".join(differences)}); choose another --workdir or'
+      ' delete that folder'
     )
   return run
 
@@ -301,7 +302,7 @@ def _compared(
 def _differences(
   found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
-  """Yields the keys whose values differ, and how."""
+  """Yields each key with differing values, and a description."""
   for key in sorted({*found, *wanted}):
     if found.get(key) != wanted.get(key):
       yield (
@@ -319,20 +320,20 @@ def _has_results(workdir: Path) -> bool:
 
 
 def _standing(workdir: Path, config: ml_collections.ConfigDict) -> Standing:
-  """Tells whether something is left to do for this config."""
+  """Returns the status of the run under this config."""
   metrics = run_documents.read_metrics(workdir)
   if metrics is None or metrics.num_steps != config.num_steps:
     return Standing.OPEN
   folder = workdir / 'weights'
   if not folder.exists():
     return Standing.WEIGHTS_MISSING
-  problem = f'{folder} does not hold the weights that metrics.json speaks of'
+  problem = f'{folder} does not hold the weights that metrics.json describes'
   try:
     if weights.verify(folder) == metrics.weights_sha256:
       return Standing.FINISHED
   except weights.WeightsError as error:
     problem = str(error)
   raise run_documents.RunError(
-    f'{problem}. Delete {folder}, and the same command exports them again from'
-    ' a checkpoint'
+    f'{problem}. Delete {folder} and rerun the same command to export them'
+    ' again from a checkpoint'
   )

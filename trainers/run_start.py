@@ -1,4 +1,4 @@
-"""What the start of a run depends on: command, code, packages, machine."""
+"""Describes the start of a run: command, code, packages, machine."""
 
 import datetime
 import importlib.metadata
@@ -41,7 +41,7 @@ def describe() -> run_documents.Start:
 
 
 def _git_revision() -> str | None:
-  """Returns the commit of the code, and whether files differ from it."""
+  """Returns the commit of the code, with `-dirty` if files differ from it."""
   if shutil.which('git') is None:
     return None
   done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the process is told before it computes anything."""
+"""Configures a process for speed before it computes anything."""
 
 import ctypes
 import math
@@ -8,27 +8,27 @@ from pathlib import Path
 from carracing_data import runners
 import jax
 
-# <malloc.h>
+# Constants from <malloc.h>.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _NEVER = 2**31 - 1
 
 
 def prepare() -> None:
-  """Keeps compiled programs between runs and memory between steps."""
+  """Keeps compiled programs across runs, and freed memory across steps."""
   _keep_compiled_programs()
   _keep_freed_memory()
 
 
 def divide_cpu(batch_size: int) -> None:
-  """Makes JAX see as many CPU devices as there are cores to share a batch.
+  """Divides the CPU into devices, so that each core gets part of the batch.
 
-  A recurrent network's steps are small. XLA spreads their products over all
-  cores but not what lies between, so cores that each take a part of the batch
-  are a fourth faster than cores that share every step.
+  The steps of a recurrent network are small. XLA runs their matrix products on
+  all cores but not the operations in between, so sharding the batch across
+  cores is a fourth faster than sharing every step.
 
   Args:
-    batch_size: must be divisible by the number of devices.
+    batch_size: number of examples, which the number of devices must divide.
   """
   if 'xla_force_host_platform_device_count' not in os.environ.get(
     'XLA_FLAGS', ''
@@ -40,7 +40,8 @@ def divide_cpu(batch_size: int) -> None:
 def _keep_compiled_programs() -> None:
   """Sets up JAX's persistent compilation cache.
 
-  It lies in `$JAX_COMPILATION_CACHE_DIR`, else in the user's cache folder.
+  Its location is `$JAX_COMPILATION_CACHE_DIR`, by default the user's cache
+  folder.
   """
   if jax.config.jax_compilation_cache_dir is None:
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
@@ -51,12 +52,12 @@ def _keep_compiled_programs() -> None:
 
 
 def _keep_freed_memory() -> None:
-  """Tells glibc to keep what is freed, for the next step to use.
+  """Makes glibc keep freed memory for the next step.
 
-  By default it gives large blocks back to the system at once, and every
-  training step on a CPU waits for thousands of page faults.
+  By default glibc returns large blocks to the system at once, and every
+  training step on a CPU causes thousands of page faults.
   """
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
-  if mallopt is not None:  # Another C library has its own ways.
+  if mallopt is not None:  # Other C libraries lack it.
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, _NEVER)

@@ -1,4 +1,4 @@
-"""What a trainer's config may hold, checked before anything is computed."""
+"""Validates the config of a trainer before anything is computed."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ import pydantic
 import tensorflow_datasets as tfds
 from trainers import run_documents
 
-# Beyond these a number is a slip: no machine has the memory or the time.
+# Larger numbers are typos: no machine has the memory or the time for them.
 _Count = Annotated[int, pydantic.Field(ge=1, le=100_000)]
 _Steps = Annotated[int, pydantic.Field(ge=1, le=1_000_000_000)]
 _Size = Annotated[int, pydantic.Field(ge=1, le=16_384)]
@@ -18,7 +18,7 @@ _Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
 class Settings(documents.Document):
-  """The settings of every run; see `trainers/configs`."""
+  """Settings of every run; see `trainers/configs`."""
 
   seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)]
   num_steps: _Steps
@@ -28,7 +28,7 @@ class Settings(documents.Document):
 
 
 class LoopSettings(Settings):
-  """The settings of runs of `loop.train`."""
+  """Settings of a run of `loop.train`."""
 
   dataset: str
   batch_size: _Count
@@ -42,7 +42,7 @@ class LoopSettings(Settings):
 
 
 class VAESettings(LoopSettings):
-  """The settings of V."""
+  """Settings of V."""
 
   latent_size: _Size
   free_nats: _NotNegative
@@ -51,7 +51,7 @@ class VAESettings(LoopSettings):
 
 
 class MDNRNNSettings(LoopSettings):
-  """The settings of M."""
+  """Settings of M."""
 
   window_steps: _Count
   hidden_size: _Size
@@ -61,25 +61,25 @@ class MDNRNNSettings(LoopSettings):
 
 
 def check(config: ml_collections.ConfigDict, schema: type[Settings]) -> None:
-  """Checks what can be known without the data.
+  """Validates a config without the data.
 
   Args:
-    config: of the run.
-    schema: what it may hold.
+    config: config of the run.
+    schema: schema of the config.
 
   Raises:
-    run_documents.RunError: a value is impossible; the message names it.
+    run_documents.RunError: a value is invalid; the message names it.
   """
   try:
     schema.model_validate(config.to_dict())
   except pydantic.ValidationError as error:
     raise run_documents.RunError(
-      f'the config cannot work: {documents.explain(error)}'
+      f'invalid config: {documents.explain(error)}'
     ) from None
   devices = jax.device_count()
   if config.get('batch_size', devices) % devices:
     raise run_documents.RunError(
-      'the config cannot work: batch_size:'
+      'invalid config: batch_size:'
       f' {config.batch_size} is not divisible by {devices} devices'
     )
 
@@ -87,10 +87,10 @@ def check(config: ml_collections.ConfigDict, schema: type[Settings]) -> None:
 def check_window(
   config: ml_collections.ConfigDict, latents: tfds.core.DatasetBuilder
 ) -> None:
-  """Checks the window against the episodes.
+  """Checks that windows fit into the longest episode.
 
   Raises:
-    run_documents.RunError: it is longer than every episode.
+    run_documents.RunError: the window is longer than every episode.
   """
   longest = max(
     max(split['episode_steps'])
@@ -98,7 +98,7 @@ def check_window(
   )
   if config.window_steps > longest - 1:
     raise run_documents.RunError(
-      f'the config cannot work: window_steps: the longest episode of'
-      f' {config.dataset} has {longest - 1} transitions, not'
+      f'invalid config: window_steps: the longest episode of'
+      f' {config.dataset} has {longest - 1} transitions, fewer than'
       f' {config.window_steps}'
     )

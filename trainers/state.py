@@ -1,4 +1,4 @@
-"""The state of a training run, and how a step changes it."""
+"""The train state, and the gradient step that updates it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-# Of steps; see `take_step`.
+# Metrics of a step; see `take_step`.
 METRICS = {
   name: metrics.Average.from_output(name)
   for name in ('gradient_norm', 'update_norm', 'learning_rate')
@@ -18,7 +18,7 @@ METRICS = {
 
 
 class TrainState(train_state.TrainState):
-  """Parameters and the state of the optimizer.
+  """Parameters and optimizer state.
 
   Attributes:
     averaged_params: exponential moving average of the parameters; None if
@@ -38,11 +38,11 @@ class TrainState(train_state.TrainState):
 def create(
   config: ml_collections.ConfigDict, apply: Callable, params: Any
 ) -> TrainState:
-  """Returns the state before the first step.
+  """Returns the train state before the first step.
 
   Args:
     config: see `take_step`.
-    apply: the model's.
+    apply: apply function of the model.
     params: initial parameters.
   """
   clip = optax.identity()
@@ -61,25 +61,26 @@ def take_step(
   state: TrainState,
   loss: Callable[[Any], tuple[jax.Array, Any]],
 ) -> tuple[TrainState, Any, Mapping[str, jax.Array]]:
-  """Takes one step of gradient descent, by Adam.
+  """Takes one gradient step with Adam.
 
   Args:
-    config: with `learning_rate`, `warmup_steps` (at most half of all count),
-      `cosine_decay`, `num_steps`, `max_gradient_norm` (0: gradients are not
-      clipped) and `ema_decay` (0: no average).
-    state: before the step.
-    loss: parameters → the loss, a scalar, and other outputs.
+    config: config with `learning_rate`, `warmup_steps` (capped at half of
+      `num_steps`), `cosine_decay`, `num_steps`, `max_gradient_norm` (0: no
+      clipping) and `ema_decay` (0: no average).
+    state: train state before the step.
+    loss: function parameters → (loss, other outputs); the loss is a scalar.
 
   Returns:
-    The state after the step; the other outputs; and the norms of the gradient,
-    not clipped, and of the update, and the learning rate, scalars.
+    The train state after the step; the other outputs; and scalar metrics: the
+    norm of the gradient before clipping, the norm of the update, and the
+    learning rate.
   """
   gradients, outputs = jax.grad(loss, has_aux=True)(state.params)
   updates, opt_state = state.tx.update(gradients, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   averaged_params = None
   if config.ema_decay:
-    # An average of few steps forgets the initial parameters sooner.
+    # A smaller decay at first makes the average forget the initial parameters.
     decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
     averaged_params = optax.incremental_update(
       params, state.averaged_params, 1 - decay
@@ -99,7 +100,7 @@ def take_step(
 
 
 def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
-  """Returns the learning rate by step: warm-up, then constant or cosine."""
+  """Returns the learning rate schedule: warm-up, then constant or cosine."""
   warmup_steps = min(config.warmup_steps, config.num_steps // 2)
   start = 0.0 if warmup_steps else config.learning_rate
   if config.cosine_decay:

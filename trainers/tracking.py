@@ -1,4 +1,4 @@
-"""How a run is watched, beyond its own folder."""
+"""Options to profile a run and to log it to Weights & Biases."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -9,11 +9,11 @@ from trainers import run_documents
 
 
 class Options(NamedTuple):
-  """How a run is watched; without influence on its result.
+  """Profiling and logging options, which do not affect the result of a run.
 
   Attributes:
     profile_steps: number of steps to profile for TensorBoard.
-    wandb_project: project at Weights & Biases that gets the logs, if any.
+    wandb_project: Weights & Biases project that receives the logs, if any.
   """
 
   profile_steps: int = 0
@@ -26,15 +26,15 @@ DEFAULT = Options()
 def start(
   options: Options, workdir: Path, config: ml_collections.ConfigDict
 ) -> None:
-  """Opens a run at Weights & Biases, on the first host, if it is wanted.
+  """Starts a Weights & Biases run on the first host, if requested.
 
   Args:
-    options: of the run.
-    workdir: whose TensorBoard logs are sent.
-    config: of the run.
+    options: profiling and logging options.
+    workdir: folder of the run, whose TensorBoard logs are sent.
+    config: config of the run.
 
   Raises:
-    run_documents.RunError: the library is not installed.
+    run_documents.RunError: wandb is not installed.
   """
   if options.wandb_project is None or jax.process_index() > 0:
     return

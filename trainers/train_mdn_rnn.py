@@ -1,6 +1,10 @@
-"""Trains M: `carracing_latents` → weights of an MDN-RNN.
+"""Trains M, the MDN-RNN, on latents and exports its weights.
 
-python -m trainers.train_mdn_rnn --workdir=runs/mdn_rnn
+  python -m trainers.train_mdn_rnn --workdir=runs/mdn_rnn
+
+Reads the prepared dataset `carracing_latents`. Writes checkpoints, TensorBoard
+logs and the exported weights to the workdir. The same command continues an
+interrupted run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +33,8 @@ from trainers import tracking
 from trainers import training_log
 
 _EVAL_BATCH = 32
-_EVAL_SEED = 0  # Not the run's: runs with other seeds compare.
-# First and last transition of the parts of an episode, counted from 1.
+_EVAL_SEED = 0  # Fixed, so that runs with different seeds are comparable.
+# First and last transition of each part of an episode, counted from 1.
 _POSITIONS = (1, 50), (51, 200), (201, 1000)
 
 
@@ -44,14 +48,14 @@ def train(
 
   Args:
     config: see `trainers/configs/mdn_rnn.py`.
-    workdir: the folder of the run.
-    data_dir: data directory of the latents, see `prepared.find`.
-    options: how the run is watched.
+    workdir: folder of the run.
+    data_dir: data directory of the latents; see `prepared.find`.
+    options: profiling and logging options.
 
   Raises:
-    errors.UserError: the latents are missing, the config is impossible, the
-      folder holds a run with another one or cannot be written, or the run
-      cannot go on.
+    errors.UserError: the latents are missing, the config is invalid, the folder
+      holds a run with a different config or cannot be written, or the run
+      cannot continue.
   """
   settings.check(config, settings.MDNRNNSettings)
   latents = prepared.find(config.dataset, data_dir, schema.KIND)
@@ -64,7 +68,7 @@ def train(
 def task(
   config: ml_collections.ConfigDict, latents: tfds.core.DatasetBuilder
 ) -> loop.Task:
-  """Returns what there is to learn from latents, see `train`."""
+  """Returns the task of training M on latents; see `train`."""
   folder = str(latents.data_dir)
   metadata: Any = latents.info.metadata
   if (
@@ -72,7 +76,7 @@ def task(
     and not (metadata['splits']['train']['num_terminated'])
   ):
     logging.warning(
-      'No episode of %s terminates, so the model cannot learn when one does.',
+      'No episode of %s terminates, so the model cannot learn termination.',
       prepared.full_name(latents),
     )
   episodes = list(loader.episodes(folder, split='validation'))
@@ -108,7 +112,7 @@ def task(
 def create_state(
   config: ml_collections.ConfigDict, latent_size: int
 ) -> train_state.TrainState:
-  """Returns the state before the first step."""
+  """Returns the train state before the first step."""
   model = _model(config, latent_size)
 
   @jax.jit
@@ -125,15 +129,15 @@ def train_step(
   state: train_state.TrainState,
   batch: loader.Windows,
 ) -> tuple[train_state.TrainState, metrics.Collection]:
-  """Takes one step of gradient descent.
+  """Takes one gradient step.
 
   Args:
     config: see `trainers/configs/mdn_rnn.py`.
-    state: before the step.
+    state: train state before the step.
     batch: windows, [B, T, ...].
 
   Returns:
-    The state after the step, and the metrics of the parameters before it.
+    The train state after the step, and the metrics of the parameters before it.
   """
 
   def mean_loss(params):
@@ -141,7 +145,7 @@ def train_step(
     return jnp.mean(losses.total, where=batch.mask), losses
 
   state, losses, of_step = train_state.take_step(config, state, mean_loss)
-  # clu applies the mask to all metrics, so all have its shape.
+  # clu applies the mask to all metrics, so all need its shape.
   of_step = {
     name: jnp.broadcast_to(x, batch.mask.shape).ravel()
     for name, x in of_step.items()
@@ -182,7 +186,7 @@ def _losses(
 def _metrics(
   config: ml_collections.ConfigDict, **others: type[metrics.Metric]
 ) -> type[metrics.Collection]:
-  """Returns means over transitions; see `mdn_rnn.Loss` for the units."""
+  """Returns the class of means over transitions; units: see `mdn_rnn.Loss`."""
   names = ['nll']
   if config.predict_outcomes:
     names += ['reward_nll', 'reward_error', 'termination_nll']
@@ -212,9 +216,9 @@ def _measured(
 
 
 def whole_episodes(latents: tfds.core.DatasetBuilder) -> list[loader.Windows]:
-  """Returns the validation episodes, uncut, as M is judged by them.
+  """Returns the uncut validation episodes, on which M is evaluated.
 
-  Their latents are samples of the posterior, the same ones for every run.
+  Their latents are posterior samples, the same for every run.
   """
   steps = latents.info.metadata['splits']['validation']['episode_steps']
   windows = loader.windows(
@@ -233,16 +237,16 @@ def evaluation(
   validation: Sequence[loader.Windows],
   references: Mapping[str, float],
 ) -> Callable[[Any], training_log.Evaluation]:
-  """Returns the function that judges parameters by whole episodes.
+  """Returns a function that evaluates parameters on whole episodes.
 
-  One carry goes through an episode, as when the model is used; so models that
-  were trained on windows of other lengths compare. The NLL is also given by
-  position in the episode.
+  The carry is never reset within an episode, as when the model is used, so
+  models trained on windows of different lengths are comparable. The NLL is also
+  reported by position in the episode.
 
   Args:
-    config: see `trainers/configs/mdn_rnn.py`; for the model alone.
-    validation: see `whole_episodes`.
-    references: scalars to add.
+    config: see `trainers/configs/mdn_rnn.py`; only its model settings matter.
+    validation: whole episodes; see `whole_episodes`.
+    references: scalars to add to every evaluation.
   """
   metrics_class = _metrics(config)
 
@@ -272,19 +276,19 @@ def evaluation(
 def _results(
   scalars: Mapping[str, float], references: Mapping[str, float]
 ) -> list[training_log.Result]:
-  """Returns what a person wants to see of an evaluation."""
+  """Returns the results to show, with their baselines."""
   compared = {
     'nll': (
       'NLL of the next z, nats per dimension',
-      {'if z did not change': 'nll_no_change', 'floor': 'nll_floor'},
+      {'z does not change': 'nll_no_change', 'floor': 'nll_floor'},
     ),
     'reward_error': (
       'squared error of the reward',
-      {'of a constant': 'reward_error_constant'},
+      {'best constant': 'reward_error_constant'},
     ),
     'termination_nll': (
       'NLL of terminations, nats',
-      {'of a constant': 'termination_nll_constant'},
+      {'best constant': 'termination_nll_constant'},
     ),
   }
   return [
@@ -299,12 +303,12 @@ def _results(
 
 
 def _references(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """Returns what an NLL on these episodes is to be compared with.
+  """Returns the floor and the baseline of the NLL on these episodes.
 
-  The targets are samples of the posterior of the next frame, so even a model
-  that knew that posterior could not do better than its entropy, the *floor*.
-  The *baseline* predicts that z does not change, with the constant standard
-  deviation, one for each dimension, that is best for these very episodes.
+  The targets are samples from the posterior of the next frame, so even a model
+  that knows this posterior cannot get below its entropy, the *floor*. The
+  *baseline* predicts that z does not change, with a constant standard deviation
+  per dimension that is optimal for these episodes.
 
   Args:
     episodes: records of the latents dataset.
@@ -313,7 +317,7 @@ def _references(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     `nll_floor` and `nll_no_change`, nats per latent dimension.
   """
   target_logvar = np.concatenate([e['logvar'][1:] for e in episodes])
-  # The expectation over the samples of both steps.
+  # Expectation over the posterior samples of both steps.
   squared_change = np.concatenate(
     [
       np.diff(e['mean'], axis=0) ** 2
@@ -335,7 +339,7 @@ def _references(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def _outcome_references(
   episodes: Sequence[Mapping[str, Any]],
 ) -> dict[str, float]:
-  """Returns the losses of predicting the same outcome at every step."""
+  """Returns the losses of the best constant prediction of the outcomes."""
   reward = np.concatenate([e['reward'][:-1] for e in episodes])
   rate = float(np.concatenate([e['is_terminal'][1:] for e in episodes]).mean())
   return {
@@ -345,7 +349,7 @@ def _outcome_references(
 
 
 def _entropy(rate: float) -> float:
-  """Returns the entropy of what happens at this rate, nats."""
+  """Returns the entropy of an event with this probability, in nats."""
   return float(jax.scipy.special.entr(jnp.array([rate, 1 - rate])).sum())
 
 

@@ -1,6 +1,10 @@
-"""Trains V: `carracing_rollouts` → weights of a VAE.
+"""Trains V, the VAE, on rollouts and exports its weights.
 
-python -m trainers.train_vae --workdir=runs/vae
+  python -m trainers.train_vae --workdir=runs/vae
+
+Reads the prepared dataset `carracing_rollouts`. Writes checkpoints, TensorBoard
+logs and the exported weights to the workdir. The same command continues an
+interrupted run.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,10 +31,10 @@ from trainers import state as train_state
 from trainers import tracking
 from trainers import training_log
 
-_IMAGES = 8  # Reconstructions to show.
+_IMAGES = 8  # Number of reconstructions to show.
 _EVAL_BATCH = 100
-_EVAL_SEED = 0  # Not the run's: runs with other seeds compare.
-_COLLAPSED_NATS = 0.01  # Mean KL of a latent dimension that tells nothing.
+_EVAL_SEED = 0  # Fixed, so that runs with different seeds are comparable.
+_COLLAPSED_NATS = 0.01  # A latent dimension with a lower mean KL is unused.
 
 
 _OF_FRAMES = {
@@ -52,14 +56,14 @@ def train(
 
   Args:
     config: see `trainers/configs/vae.py`.
-    workdir: the folder of the run.
-    data_dir: data directory of the rollouts, see `prepared.find`.
-    options: how the run is watched.
+    workdir: folder of the run.
+    data_dir: data directory of the rollouts; see `prepared.find`.
+    options: profiling and logging options.
 
   Raises:
-    errors.UserError: the rollouts are missing, the config is impossible, the
-      folder holds a run with another one or cannot be written, or the run
-      cannot go on.
+    errors.UserError: the rollouts are missing, the config is invalid, the
+      folder holds a run with a different config or cannot be written, or the
+      run cannot continue.
   """
   settings.check(config, settings.VAESettings)
   rollouts = prepared.find(config.dataset, data_dir, schema.KIND)
@@ -71,7 +75,7 @@ def train(
 def task(
   config: ml_collections.ConfigDict, rollouts: tfds.core.DatasetBuilder
 ) -> loop.Task:
-  """Returns what there is to learn from rollouts, see `train`."""
+  """Returns the task of training V on rollouts; see `train`."""
   folder = str(rollouts.data_dir)
   return loop.Task(
     state=create_state(config),
@@ -100,7 +104,7 @@ def task(
 
 
 def create_state(config: ml_collections.ConfigDict) -> train_state.TrainState:
-  """Returns the state before the first step."""
+  """Returns the train state before the first step."""
   model = _model(config)
 
   @jax.jit
@@ -117,15 +121,15 @@ def train_step(
   state: train_state.TrainState,
   observation: jax.Array,
 ) -> tuple[train_state.TrainState, metrics.Collection]:
-  """Takes one step of gradient descent.
+  """Takes one gradient step.
 
   Args:
     config: see `trainers/configs/vae.py`.
-    state: before the step.
+    state: train state before the step.
     observation: uint8 [B, 64, 64, 3], 0..255.
 
   Returns:
-    The state after the step, and the metrics of the parameters before it.
+    The train state after the step, and the metrics of the parameters before it.
   """
   key = jax.random.fold_in(jax.random.key(config.seed), state.step)
   latent_key = jax.random.split(key)[0]
@@ -156,13 +160,13 @@ def _model(config: ml_collections.ConfigDict) -> vae.VAE:
 def evaluation(
   config: ml_collections.ConfigDict, validation: np.ndarray
 ) -> Callable[[Any], training_log.Evaluation]:
-  """Returns the function that judges parameters.
+  """Returns a function that evaluates parameters.
 
-  It is the same for all configs and seeds, so that runs compare: the same
-  frames, the same draws of the latents, and the plain loss, squared error + KL.
+  Runs with different configs and seeds are comparable: all are evaluated on the
+  same frames, with the same latent noise and loss, plain squared error + KL.
 
   Args:
-    config: see `trainers/configs/vae.py`; for the model alone.
+    config: see `trainers/configs/vae.py`; only its model settings matter.
     validation: frames, uint8 [N, 64, 64, 3], 0..255.
   """
   model = _model(config)
@@ -205,7 +209,7 @@ def evaluation(
         training_log.Result(
           'squared error of a frame',
           scalars['reconstruction'],
-          {'of the best constant frame': baseline},
+          {'best constant frame': baseline},
         ),
         training_log.Result('KL, nats', scalars['kl']),
         training_log.Result(
@@ -221,15 +225,15 @@ def evaluation(
 def _posterior_statistics(
   posteriors: Sequence[vae.Posterior],
 ) -> dict[str, float]:
-  """Tells how the latent vector is used; warns if most of it is not.
+  """Measures the use of the latent dimensions; warns if most are unused.
 
   Args:
-    posteriors: of the validation batches.
+    posteriors: posteriors of the validation batches.
 
   Returns:
-    The number of dimensions whose mean KL is not near zero, the spread of the
-    posterior means over frames, and the mean of the posteriors' own standard
-    deviations; the last two are means over dimensions.
+    The number of dimensions whose mean KL is not near zero, the standard
+    deviation of the posterior means over frames, and the mean standard
+    deviation of the posteriors; the last two are averaged over dimensions.
   """
   kl = np.concatenate([p.kl() for p in posteriors]).mean(axis=0)
   mean = np.concatenate([p.mean for p in posteriors])
@@ -237,7 +241,7 @@ def _posterior_statistics(
   active = int((kl > _COLLAPSED_NATS).sum())
   if active < len(kl) / 2:
     logging.warning(
-      'Only %d of %d latent dimensions tell anything about the frame.',
+      'Only %d of %d latent dimensions carry information about the frame.',
       active,
       len(kl),
     )
@@ -255,8 +259,8 @@ def _mean_frame_error(frames: np.ndarray) -> float:
     frames: uint8 [N, 64, 64, 3], 0..255.
 
   Returns:
-    The squared error against the mean of these very frames, summed over pixels
-    in 0..1, the mean over frames.
+    The squared error against the mean of these frames, for pixels in 0..1,
+    summed over pixels and averaged over frames.
   """
   return float((frames / np.float32(255)).var(axis=0).sum())
 

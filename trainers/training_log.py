@@ -1,4 +1,4 @@
-"""Metrics of training and of evaluations → TensorBoard and the terminal."""
+"""Writes training and validation metrics to TensorBoard and the terminal."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
@@ -18,12 +18,12 @@ with epy.lazy_imports():
 
 
 class Result(NamedTuple):
-  """A line of what an evaluation shows.
+  """A quantity to show after an evaluation.
 
   Attributes:
-    name: of the quantity, with its unit.
-    value: of these parameters.
-    baselines: what to compare it with, by name.
+    name: name of the quantity, with its unit.
+    value: value for the evaluated parameters.
+    baselines: values to compare with, by name.
   """
 
   name: str
@@ -32,13 +32,13 @@ class Result(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-  """What an evaluation found.
+  """The outcome of an evaluation.
 
   Attributes:
-    loss: what is to be as small as possible.
-    scalars: by name, for the record.
-    results: the few that a person wants to see.
-    images: uint8 [N, H, W, 3], by name.
+    loss: validation loss; the lowest one determines the best parameters.
+    scalars: metrics to write, by name.
+    results: the few quantities to show on the terminal.
+    images: images to write, uint8 [N, H, W, 3], by name.
   """
 
   loss: float
@@ -54,9 +54,9 @@ class TrainingLog(contextlib.AbstractContextManager):
     """Opens the log.
 
     Args:
-      workdir: gets the files for TensorBoard, of the first host only.
-      batch_size: examples in a step.
-      num_steps: after which the run ends.
+      workdir: directory of the TensorBoard files; only the first host writes.
+      batch_size: number of examples per step.
+      num_steps: number of steps of the run.
     """
     writers = []
     if jax.process_index() == 0:
@@ -75,13 +75,13 @@ class TrainingLog(contextlib.AbstractContextManager):
     self._started, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
   def leave_out_compilation(self, step: int) -> None:
-    """Starts to measure speed, after the step that compiled."""
+    """Starts measuring speed, after the step that was compiled."""
     self._start_interval()
     self._progress.start(step)
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
-    """Counts the time within as waiting for the data of a step."""
+    """Counts the time inside this context as waiting for input data."""
     started = time.perf_counter()
     yield
     self._waited += time.perf_counter() - started
@@ -89,7 +89,7 @@ class TrainingLog(contextlib.AbstractContextManager):
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Leaves the time within, which is no training, out of the speed."""
+    """Excludes the time inside this context from the training speed."""
     started = time.perf_counter()
     yield
     seconds = time.perf_counter() - started
@@ -97,15 +97,15 @@ class TrainingLog(contextlib.AbstractContextManager):
     self._progress.pause(seconds)
 
   def after_step(self, step: int) -> None:
-    """Writes what the interval before found, and shows the progress."""
+    """Writes the metrics of the previous interval and shows the progress."""
     self.flush()
     self._progress.after_step(step)
 
   def end_interval(self, step: int, collected: clu_metrics.Collection) -> None:
-    """Takes the metrics since the last call, to be written by `flush`."""
+    """Stores the metrics since the last call, for `flush` to write."""
     elapsed = max(time.perf_counter() - self._started, 1e-9)
     speed = {}
-    if self._steps:  # Not if there was only the step that compiles.
+    if self._steps:  # Zero if the only step was the one that compiles.
       speed = {
         'examples_per_second': self._batch_size * self._steps / elapsed,
         'input_wait_share': self._waited / elapsed,
@@ -114,7 +114,7 @@ class TrainingLog(contextlib.AbstractContextManager):
     self._start_interval()
 
   def flush(self) -> None:
-    """Writes what an interval found, if that has not been done."""
+    """Writes the metrics of the last interval, unless already written."""
     if self._pending is not None:
       step, collected, speed = self._pending
       self._pending = None
@@ -144,7 +144,7 @@ class TrainingLog(contextlib.AbstractContextManager):
 
 
 def floats(scalars: Mapping[str, Any]) -> dict[str, float]:
-  """Fetches scalars from the device."""
+  """Fetches scalars from the device as floats."""
   return {name: float(value) for name, value in scalars.items()}
 
 
@@ -153,7 +153,7 @@ def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _block(evaluation: Evaluation) -> str:
-  """Returns the results below each other, with their baselines beside them."""
+  """Returns one line per result, with its baselines in parentheses."""
   width = max((len(r.name) for r in evaluation.results), default=0)
   lines = []
   for name, value, baselines in evaluation.results:

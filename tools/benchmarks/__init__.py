@@ -1,1 +1,1 @@
-"""What `tools.benchmark` measures, one module for each part of the project."""
+"""Stages of `tools.benchmark`, one module for each part of the project."""

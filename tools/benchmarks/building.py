@@ -1,4 +1,4 @@
-"""Builds of datasets as work for a contest."""
+"""Dataset builds as the work of a contest."""
 
 from collections.abc import Callable
 import contextlib
@@ -14,13 +14,13 @@ from tools.benchmarks import contest
 def builds(
   make_builder: Callable[[str], sharded_builder.ShardedBuilder],
 ) -> contest.Work:
-  """Prepares builds of a dataset, to the verified files.
+  """Prepares builds of a dataset, including verification.
 
   Args:
-    make_builder: takes a data directory.
+    make_builder: function that returns a builder for a data directory.
 
   Returns:
-    Work that builds silently into a new folder and returns the number of steps.
+    Work that silently builds into a new folder and returns the number of steps.
   """
   tfds.disable_progress_bar()
   logging.set_verbosity(logging.ERROR)

@@ -1,10 +1,9 @@
-"""Contenders that do the same work → how fast each of them is, side by side.
+"""Compares the speeds of contenders that do the same work.
 
-Machines are noisy, so figures of different runs do not compare. Here every
-contender lives in a process of its own, which keeps its threads and its memory
-apart from the others', and they take turns: one round each, several times over.
-What is told is the ratio within a round; its median over the rounds is what
-counts, its range shows the noise.
+Machines are noisy, so figures from different runs are not comparable. Here each
+contender has its own process, with its own threads and memory, and in each
+round every contender takes one turn. The ratio of two rates is computed within
+a round; its median over the rounds is the result, its range shows the noise.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +13,18 @@ import statistics
 import time
 from typing import NamedTuple
 
-# Does a piece of work and returns how much that was, in the stage's unit.
+# Does some work and returns its amount, in the unit of the stage.
 Work = Callable[[], float]
 
 
 class Contender(NamedTuple):
-  """Somebody who does a stage's work.
+  """An implementation of a stage's work.
 
   Attributes:
-    name: to be shown.
-    prepare: a function of a module, or a partial of one: goes to the process.
-      What it returns does the work. It raises ImportError if something that it
-      needs is not installed.
+    name: name to show.
+    prepare: function that returns the work; a module-level function or a
+      partial of one, because it is sent to the process. It raises ImportError
+      if a required package is not installed.
   """
 
   name: str
@@ -36,10 +35,10 @@ class Stage(NamedTuple):
   """Work that several contenders do.
 
   Attributes:
-    name: for `--only`.
-    title: to be shown.
-    unit: of the work, e.g. `frames`.
-    contenders: ours first, then what it is compared with.
+    name: name for `--only`.
+    title: title to show.
+    unit: unit of the work, e.g. `frames`.
+    contenders: our contender first, then its alternatives.
   """
 
   name: str
@@ -49,12 +48,12 @@ class Stage(NamedTuple):
 
 
 class Comparison(NamedTuple):
-  """How our rate compares with another's: ours / theirs.
+  """Ratio of our rate to the rate of another contender.
 
   Attributes:
-    median: over the rounds.
-    lowest: of a round.
-    highest: of a round.
+    median: median ratio over the rounds.
+    lowest: lowest ratio of a round.
+    highest: highest ratio of a round.
   """
 
   median: float
@@ -65,16 +64,16 @@ class Comparison(NamedTuple):
 def run(
   stage: Stage, rounds: int, seconds: float
 ) -> Mapping[str, Sequence[float]]:
-  """Lets the contenders take turns.
+  """Runs the contenders in turns.
 
   Args:
-    stage: the contenders.
-    rounds: how many turns each has.
-    seconds: how long a turn lasts at least.
+    stage: stage to measure.
+    rounds: number of turns of each contender.
+    seconds: minimum length of a turn.
 
   Returns:
-    The rates of every round in units per second, for each contender; none for
-    those that are not installed.
+    The rates of each contender in units per second, one per round; none for
+    contenders that are not installed.
 
   Raises:
     RuntimeError: a contender failed.
@@ -93,13 +92,13 @@ def run(
 
 
 def compare(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
-  """Compares the rates of the same rounds."""
+  """Compares two lists of rates, round by round."""
   ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
   return Comparison(statistics.median(ratios), min(ratios), max(ratios))
 
 
 class _Rival:
-  """A contender's process, seen from outside."""
+  """Handle of a contender's process."""
 
   def __init__(self, contender: Contender):
     self.name = contender.name
@@ -112,11 +111,11 @@ class _Rival:
     theirs.close()
 
   def prepared(self) -> bool:
-    """Waits until it is; False if something is not installed."""
+    """Waits for the preparation; returns False if a package is missing."""
     return self._receive()
 
   def turn(self, seconds: float) -> float:
-    """Lets it work; returns its rate."""
+    """Runs one turn; returns its rate."""
     self._connection.send(seconds)
     return self._receive()
 
@@ -136,7 +135,7 @@ class _Rival:
 def _take_turns(
   prepare: Callable[[], Work], parent: connection.Connection
 ) -> None:
-  """What happens in a contender's process."""
+  """Main function of a contender's process."""
   try:
     work = prepare()
   except ImportError:
@@ -148,7 +147,7 @@ def _take_turns(
   while True:
     try:
       seconds = parent.recv()
-    except EOFError:  # Nobody is left to work for.
+    except EOFError:  # The parent process has ended.
       return
     done, started = 0.0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds or not done:

@@ -1,4 +1,4 @@
-"""The datasets that everything is measured on, and their loaders."""
+"""The benchmark datasets, and the stages of their loaders."""
 
 from collections.abc import Iterator
 import functools
@@ -30,11 +30,11 @@ _STEPS = 1000
 
 
 def make(data_dir: Path) -> None:
-  """Makes what is missing of the data that everything is measured on.
+  """Creates the missing parts of the benchmark data.
 
   Args:
-    data_dir: gets rollouts and latents of the name `benchmark`, the episodes as
-      .npz files, and the weights of a VAE that has not learnt anything.
+    data_dir: directory for rollouts and latents with the config `benchmark`,
+      the episodes as .npz files, and the weights of an untrained VAE.
   """
   rollouts = rollouts_builder.Builder(
     data_dir=data_dir,
@@ -66,12 +66,12 @@ def stages(data_dir: Path) -> list[contest.Stage]:
   """Returns the stages of the loaders.
 
   Args:
-    data_dir: what `make` made.
+    data_dir: directory that `make` has filled.
   """
 
-  def contender(name, prepare, *args, target=None):
+  def contender(name, prepare, *args):
     prepare = functools.partial(prepare, data_dir, *args)
-    return contest.Contender(name, prepare, target)
+    return contest.Contender(name, prepare)
 
   return [
     contest.Stage(
@@ -109,7 +109,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
 def frames(
   data_dir: Path, name: str = _ROLLOUTS, num_threads: int = 2
 ) -> contest.Work:
-  """Prepares reading of frames."""
+  """Prepares reading frames."""
   dataset = rollouts_loader.frames(
     name, data_dir=data_dir, batch_size=_BATCH, num_threads=num_threads
   )
@@ -117,7 +117,7 @@ def frames(
 
 
 def frames_on_device(data_dir: Path) -> contest.Work:
-  """Prepares reading of frames that end on the device."""
+  """Prepares reading frames and sending them to the device."""
   dataset = rollouts_loader.frames(
     _ROLLOUTS, data_dir=data_dir, batch_size=_BATCH
   )
@@ -125,7 +125,7 @@ def frames_on_device(data_dir: Path) -> contest.Work:
 
 
 def windows(data_dir: Path) -> contest.Work:
-  """Prepares reading of windows."""
+  """Prepares reading windows."""
   dataset = latents_loader.windows(
     'carracing_latents/benchmark',
     data_dir=data_dir,
@@ -136,7 +136,7 @@ def windows(data_dir: Path) -> contest.Work:
 
 
 def npz(data_dir: Path, folder: str) -> contest.Work:
-  """Prepares the ad hoc loader: a batch is of one file, drawn at random."""
+  """Prepares the ad hoc loader: each batch comes from one random file."""
   paths = sorted((data_dir / folder).glob('*.npz'))
   rng = np.random.default_rng(0)
 

@@ -1,4 +1,4 @@
-"""How the cost of loading grows with the size of the dataset."""
+"""Measures how the cost of loading grows with the size of the dataset."""
 
 from collections.abc import Callable
 import functools
@@ -23,7 +23,7 @@ def table(output_dir: Path) -> str:
   """Loads frames from datasets of growing size.
 
   Args:
-    output_dir: gets the datasets, in `data`.
+    output_dir: output directory; the datasets go to `data` in it.
 
   Returns:
     A table in Markdown.
@@ -58,7 +58,7 @@ def table(output_dir: Path) -> str:
 
 
 def _measure(prepare: Callable) -> tuple[float, float]:
-  """Returns the rate of some work and the peak memory of doing it, MiB."""
+  """Returns the rate of the work and the peak memory of its process, MiB."""
   work = prepare()
   for _ in range(20):
     work()
@@ -69,7 +69,10 @@ def _measure(prepare: Callable) -> tuple[float, float]:
 
 
 def _peak_memory() -> float:
-  """Returns this process's own, MiB; `getrusage` would return its parent's."""
+  """Returns the peak memory of this process, MiB.
+
+  `getrusage` would return the peak of the parent process.
+  """
   status = Path('/proc/self/status').read_text()
   [kilobytes] = re.findall(r'VmHWM:\s+(\d+) kB', status)
   return int(kilobytes) / 1024

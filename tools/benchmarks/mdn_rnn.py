@@ -1,4 +1,4 @@
-"""M: training steps and control steps."""
+"""Stages of M: training steps and control steps."""
 
 import functools
 from pathlib import Path
@@ -70,7 +70,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
 
 
 class FlaxLSTM(nn.Module):
-  """Flax's own LSTM, called as `recurrent.LSTM` is."""
+  """Flax's own LSTM with the interface of `recurrent.LSTM`."""
 
   hidden_size: int
   dtype: Any = jnp.float32
@@ -82,7 +82,7 @@ class FlaxLSTM(nn.Module):
 
 
 def train_step(batch_size: int, window_steps: int) -> contest.Work:
-  """Prepares training steps as the trainer takes them."""
+  """Prepares the training steps of the trainer."""
   runtime.prepare()
   runtime.divide_cpu(batch_size)
   return _repeat(*_step(batch_size, window_steps))
@@ -188,7 +188,7 @@ def _step(batch_size: int, window_steps: int):
 
 def _config():
   config = mdn_rnn_config.get_config()
-  config.predict_outcomes = False  # As in the other implementations.
+  config.predict_outcomes = False  # Like the other implementations.
   return config
 
 

@@ -1,4 +1,4 @@
-"""The same models and training steps in PyTorch, where it is installed."""
+"""The same models and training steps in PyTorch, if it is installed."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 class VAE(nn.Module):
-  """As `models.vae.VAE`; frames are [B, 3, 64, 64]."""
+  """Same model as `models.vae.VAE`; frames are [B, 3, 64, 64]."""
 
   def __init__(self):
     super().__init__()
@@ -45,7 +45,7 @@ class VAE(nn.Module):
 
 
 class MDNRNN(nn.Module):
-  """As `models.mdn_rnn.MDNRNN` with a shared mixture; returns the NLL."""
+  """Same model as `models.mdn_rnn.MDNRNN` with a shared mixture."""
 
   def __init__(self):
     super().__init__()
@@ -94,7 +94,7 @@ def vae_step(batch_size, memory_format):
 
 
 def vae_encoder(batch_size):
-  """Prepares encodings of random frames."""
+  """Prepares encoding of random frames."""
   torch.manual_seed(0)
   model = VAE().to(memory_format=torch.channels_last)
   observation = _frames(batch_size)

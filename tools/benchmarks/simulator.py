@@ -15,8 +15,8 @@ import numpy as np
 from tools.benchmarks import building
 from tools.benchmarks import contest
 
-_STEPS = 200  # Of an episode.
-_EPISODES = 100  # Of a collection.
+_STEPS = 200  # Per episode.
+_EPISODES = 100  # Per collection.
 
 
 def stages(data_dir: Path) -> list[contest.Stage]:
@@ -49,7 +49,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
 
 
 def drive(simulator: str) -> contest.Work:
-  """Prepares episodes in a simulator of the dataset."""
+  """Prepares episodes in one of the dataset's simulators."""
 
   def work() -> float:
     played = rollout.play(
@@ -76,7 +76,7 @@ def drive_stock() -> contest.Work:
 
 
 def build(simulator: str) -> contest.Work:
-  """Prepares builds of the dataset, to the verified files."""
+  """Prepares builds of the dataset, including verification."""
   config = rollouts_builder.RolloutsConfig(
     name='benchmark',
     num_episodes=_EPISODES,

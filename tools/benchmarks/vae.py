@@ -1,4 +1,4 @@
-"""V: training steps and encodings."""
+"""Stages of V: training steps and encoding."""
 
 import functools
 from pathlib import Path
@@ -24,7 +24,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
   """Returns the stages of V.
 
   Args:
-    data_dir: what `data.make` made.
+    data_dir: directory that `data.make` has filled.
   """
   return [
     contest.Stage(
@@ -61,13 +61,13 @@ def stages(data_dir: Path) -> list[contest.Stage]:
 
 
 def train_step(batch_size: int = _BATCH) -> contest.Work:
-  """Prepares training steps as the trainer takes them."""
+  """Prepares the training steps of the trainer."""
   runtime.prepare()
   return _repeat(*_step(batch_size))
 
 
 def lax_step() -> contest.Work:
-  """Prepares the same steps with what flax's own layers call."""
+  """Prepares the same steps with the convolutions of flax's own layers."""
   runtime.prepare()
   config = vae_config.get_config()
   model = vae.VAE(
@@ -101,7 +101,7 @@ def pytorch_step(memory_format: str) -> contest.Work:
 
 
 def build_latents(data_dir: Path) -> contest.Work:
-  """Prepares builds of the latents of the benchmark's rollouts."""
+  """Prepares builds of latents from the benchmark rollouts."""
   rollouts = prepared.find('carracing_rollouts/benchmark', data_dir)
   config = latents_builder.LatentsConfig(
     name='benchmark',
@@ -114,7 +114,7 @@ def build_latents(data_dir: Path) -> contest.Work:
 
 
 def pytorch_encoder() -> contest.Work:
-  """Prepares encodings in PyTorch."""
+  """Prepares encoding in PyTorch."""
   from tools.benchmarks import pytorch  # Not a dependency.
 
   return pytorch.vae_encoder(_BATCH)

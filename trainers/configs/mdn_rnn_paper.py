@@ -1,9 +1,9 @@
 """M as in Ha & Schmidhuber, "World Models" (2018), and its reference code.
 
-Needs latents of the `paper` rollouts. Whole episodes in batches of 100; a
-mixture for each latent dimension; a constant learning rate. Two things differ:
-the reference clips gradients by value, not by norm, and adds 1 to the bias of
-the forget gate, which starts at 0 here.
+Requires latents of the `paper` rollouts. Trains on batches of 100 whole
+episodes, with a mixture per latent dimension and a constant learning rate. Two
+differences remain: the reference code clips gradients by value, not by norm,
+and adds 1 to the bias of the forget gate, which starts at 0 here.
 """
 
 import ml_collections

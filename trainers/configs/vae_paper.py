@@ -1,6 +1,6 @@
 """V as in Ha & Schmidhuber, "World Models" (2018), and its reference code.
 
-Needs the `paper` rollouts: 10,000 episodes. Ten epochs in batches of 100.
+Requires the `paper` rollouts of 10,000 episodes. Trains in batches of 100.
 """
 
 import ml_collections
