@@ -20,7 +20,6 @@ from models import mdn_rnn
 from models import vae
 import numpy as np
 import pydantic
-import pydantic_core
 import safetensors
 import safetensors.numpy
 
@@ -69,8 +68,8 @@ _CONFIGS = {'vae': _VAEConfig, 'mdn_rnn': _MDNRNNConfig}
 
 def _check_format(number: int) -> int:
   if number != _FORMAT:
-    raise pydantic_core.PydanticCustomError(
-      'format', f'this version of the project reads format {_FORMAT}'
+    raise ValueError(
+      f'this version of the project reads format {_FORMAT}, not {number}'
     )
   return number
 
@@ -211,7 +210,7 @@ def verify(folder: str | os.PathLike[str]) -> str:
     WeightsError: the weights are missing or damaged.
     errors.UnreadableError: the operating system cannot read them.
   """
-  description, _ = _read(places.expand(folder), 'vae')
+  description, _ = _read(places.expand(folder))
   return description.weights_sha256
 
 
@@ -222,25 +221,26 @@ def _hint(name: str) -> str:
   )
 
 
-def _read(folder: Path, name: str) -> tuple[_Description, bytes]:
+def _read(folder: Path, name: str | None = None) -> tuple[_Description, bytes]:
   """Reads both files and checks their digests.
 
   Args:
     folder: folder written by `save`.
-    name: expected model, for the error message.
+    name: expected model, for the error message; None if any will do.
   """
   try:
     data = places.read_bytes(folder / FILE)
     description = documents.read(folder / _CONFIG, _Description)
     _CONFIGS[description.model](**description.config)
   except FileNotFoundError:
-    hint = _hint(name)
+    message = f'there are no exported weights in {folder}'
+    if name is not None:
+      message = f'there are no exported weights of a {name} in {folder}'
+      message += f'; {_hint(name)}'
     # The folder of a run has a `config.json`, too.
     if os.path.exists(folder / 'weights' / FILE):
-      hint = f'did you mean {folder / "weights"}?'
-    raise WeightsError(
-      f'there are no exported weights of a {name} in {folder}; {hint}'
-    ) from None
+      message += f'; did you mean {folder / "weights"}?'
+    raise WeightsError(message) from None
   except pydantic.ValidationError as error:
     raise _damaged(folder, f'config: {documents.explain(error)}') from None
   except errors.DocumentError as error:

@@ -232,6 +232,7 @@ TRAIN = {
       '--process_id=2 must be below',
     ),
     (TRAIN['vae'] + '--distributed --num_processes=2', 'must be set together'),
+    (TRAIN['vae'] + '--num_processes=2', 'need --distributed'),
     (
       TRAIN['mdn_rnn'] + '--config.window_steps=71',
       'has 70 transitions, fewer than 71',

@@ -106,8 +106,13 @@ def _distributed_flags() -> Callable[[], None]:
   )
 
   def join() -> None:
+    given = coordinator.value, num_processes.value, process_id.value
     if distributed.value:
-      _join(coordinator.value, num_processes.value, process_id.value)
+      _join(*given)
+    elif any(x is not None for x in given):
+      raise run_documents.RunError(
+        '--coordinator, --num_processes and --process_id need --distributed'
+      )
 
   return join
 
