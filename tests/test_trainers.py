@@ -19,6 +19,7 @@ import pytest
 import safetensors.numpy
 from tensorboard.backend.event_processing import event_accumulator
 from tools import compare_runs
+from trainers import baselines
 from trainers import loop
 from trainers import run_documents
 from trainers import run_folder
@@ -129,7 +130,7 @@ def test_no_change_baseline_and_floor_are_expectations():
   rng = np.random.default_rng(0)
   mean = rng.normal(size=(50, 2)).astype(np.float32)
   logvar = rng.normal(-1, 0.3, size=(50, 2)).astype(np.float32)
-  references = train_mdn_rnn._references([{'mean': mean, 'logvar': logvar}])
+  references = baselines.of_latents([{'mean': mean, 'logvar': logvar}])
 
   samples = mean + np.exp(logvar / 2) * rng.normal(size=(20000, 50, 2))
   change = np.diff(samples, axis=1)
@@ -439,7 +440,7 @@ def test_m_learns_more_than_no_change():
     terminal=np.zeros((4, 24), bool),
     mask=np.ones((4, 24), bool),
   )
-  references = train_mdn_rnn._references(
+  references = baselines.of_latents(
     [
       {'mean': of_episode, 'logvar': np.full_like(of_episode, -20)}
       for of_episode in z

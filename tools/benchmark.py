@@ -24,7 +24,6 @@ import jax
 from tools import markdown
 from tools.benchmarks import contest
 from tools.benchmarks import data
-from tools.benchmarks import growth
 from tools.benchmarks import mdn_rnn
 from tools.benchmarks import simulator
 from tools.benchmarks import vae
@@ -43,7 +42,6 @@ _SECONDS = flags.DEFINE_float(
   lower_bound=0,
   upper_bound=3600,
 )
-_TABLES = {'growth': growth.table}
 
 
 def benchmark(
@@ -69,29 +67,24 @@ def benchmark(
     for module in (data, simulator, vae, mdn_rnn)
     for stage in module.stages(data_dir)
   }
-  unknown = set(only) - stages.keys() - _TABLES.keys()
+  unknown = set(only) - stages.keys()
   if unknown:
     raise errors.UserError(
       f'there is no stage {", ".join(sorted(unknown))}; the stages are'
-      f' {", ".join([*stages, *_TABLES])}'
+      f' {", ".join(stages)}'
     )
   places.claim_folder(data_dir)
-  wanted = only or [*stages, *_TABLES]
   data.make(data_dir)
 
   machine = _machine()
-  results, tables, report = {}, [], ''
-  for name in wanted:
+  results, report = {}, ''
+  for name in only or stages:
     logging.info('Measuring %s.', name)
-    if name in stages:
-      results[name] = contest.run(stages[name], rounds, seconds)
-    else:
-      tables.append(_TABLES[name](output_dir))
+    results[name] = contest.run(stages[name], rounds, seconds)
     report = '\n\n'.join(
       [
         ', '.join(f'{key} {value}' for key, value in machine.items()),
         _ratios([(stages[name], rates) for name, rates in results.items()]),
-        *tables,
       ]
     )
     # Written after each stage, so that an interruption loses only one stage.

@@ -9,7 +9,6 @@ interrupted run.
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
-import math
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import ml_collections
 from models import mdn_rnn
 import numpy as np
 import tensorflow_datasets as tfds
+from trainers import baselines
 from trainers import commands
 from trainers import loop
 from trainers import run_folder
@@ -80,9 +80,9 @@ def task(
       prepared.full_name(latents),
     )
   episodes = list(loader.episodes(folder, split='validation'))
-  references = _references(episodes)
+  references = baselines.of_latents(episodes)
   if config.predict_outcomes:
-    references |= _outcome_references(episodes)
+    references |= baselines.of_outcomes(episodes)
   latent_size = episodes[0]['mean'].shape[-1]
   return loop.Task(
     state=create_state(config, latent_size),
@@ -300,57 +300,6 @@ def _results(
     for name, (title, baselines) in compared.items()
     if name in scalars
   ]
-
-
-def _references(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """Returns the floor and the baseline of the NLL on these episodes.
-
-  The targets are samples from the posterior of the next frame, so even a model
-  that knows this posterior cannot get below its entropy, the *floor*. The
-  *baseline* predicts that z does not change, with a constant standard deviation
-  per dimension that is optimal for these episodes.
-
-  Args:
-    episodes: records of the latents dataset.
-
-  Returns:
-    `nll_floor` and `nll_no_change`, nats per latent dimension.
-  """
-  target_logvar = np.concatenate([e['logvar'][1:] for e in episodes])
-  # Expectation over the posterior samples of both steps.
-  squared_change = np.concatenate(
-    [
-      np.diff(e['mean'], axis=0) ** 2
-      + np.exp(e['logvar'][1:])
-      + np.exp(e['logvar'][:-1])
-      for e in episodes
-    ]
-  )
-  entropy_of_unit_gaussian = 0.5 * math.log(2 * math.pi * math.e)
-  log_variance = np.log(squared_change.mean(axis=0))
-  return {
-    'nll_floor': entropy_of_unit_gaussian + 0.5 * float(target_logvar.mean()),
-    'nll_no_change': (
-      entropy_of_unit_gaussian + 0.5 * float(log_variance.mean())
-    ),
-  }
-
-
-def _outcome_references(
-  episodes: Sequence[Mapping[str, Any]],
-) -> dict[str, float]:
-  """Returns the losses of the best constant prediction of the outcomes."""
-  reward = np.concatenate([e['reward'][:-1] for e in episodes])
-  rate = float(np.concatenate([e['is_terminal'][1:] for e in episodes]).mean())
-  return {
-    'reward_error_constant': float(reward.var()),
-    'termination_nll_constant': _entropy(rate),
-  }
-
-
-def _entropy(rate: float) -> float:
-  """Returns the entropy of an event with this probability, in nats."""
-  return float(jax.scipy.special.entr(jnp.array([rate, 1 - rate])).sum())
 
 
 if __name__ == '__main__':

@@ -106,12 +106,10 @@ def stages(data_dir: Path) -> list[contest.Stage]:
   ]
 
 
-def frames(
-  data_dir: Path, name: str = _ROLLOUTS, num_threads: int = 2
-) -> contest.Work:
+def frames(data_dir: Path) -> contest.Work:
   """Prepares reading frames."""
   dataset = rollouts_loader.frames(
-    name, data_dir=data_dir, batch_size=_BATCH, num_threads=num_threads
+    _ROLLOUTS, data_dir=data_dir, batch_size=_BATCH
   )
   return _batches(dataset, _BATCH)
 
