@@ -57,9 +57,9 @@ class Progress:
       logging.info('%s', line)
 
   def close(self) -> None:
-    """Ends the line, which stays visible."""
+    """Erases the line."""
     if self._on_terminal and self._started is not None:
-      print(file=sys.stderr)
+      print(command_line.CLEAR, end='', file=sys.stderr, flush=True)
 
   def _line(self, step: int, seconds: float) -> str:
     parts = [f'step {step}/{self._num_steps}']

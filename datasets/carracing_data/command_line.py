@@ -112,12 +112,15 @@ def _set_up_logging() -> None:
   handler.setFormatter(
     python_logging.Formatter(f'{clear}%(asctime)s %(message)s', '%H:%M:%S')
   )
-  handler.addFilter(_is_wanted)
+  handler.addFilter(is_wanted)
 
 
-def _is_wanted(record: python_logging.LogRecord) -> bool:
+def is_wanted(record: python_logging.LogRecord) -> bool:
+  """Filters log records: messages of this project, warnings of others."""
   path = Path(record.pathname)
   if 'orbax' in path.parts and record.exc_info:
     return False  # Orbax also raises the error.
+  if 'tensorflow_datasets' in path.parts:  # Warns in every correct build.
+    return record.levelno >= python_logging.ERROR
   ours = any(path.is_relative_to(_PROJECT / room) for room in _ROOMS)
   return ours or record.levelno > python_logging.INFO

@@ -8,20 +8,13 @@ nothing in any other program.
 import json
 import logging as python_logging
 from pathlib import Path
-import re
 import sys
 from types import TracebackType
 
 from absl import logging
+from carracing_data import command_line
 from carracing_data import errors
 
-# Messages that TFDS logs in every build and that no user needs.
-_NOISE = re.compile(
-  'Using custom data configuration|Variant folder .* has no dataset_info'
-  '|download_and_prepare for|Generating dataset'
-  '|Dataset generation completed|No config specified|Load dataset info'
-  '|Unable to initialize backend'
-)
 _JAX = 'jax._src.xla_bridge'
 _MODULE = ('scripts', 'cli', 'main.py')  # Run by `python -m`.
 
@@ -37,7 +30,7 @@ def adapt() -> None:
     return
   _show_in_a_line()
   for logger in logging.get_absl_logger(), python_logging.getLogger(_JAX):
-    logger.addFilter(_is_wanted)
+    logger.addFilter(command_line.is_wanted)
   _check_config()
 
 
@@ -59,10 +52,6 @@ def _show_in_a_line() -> None:
       previous(kind, error, traceback)
 
   sys.excepthook = hook
-
-
-def _is_wanted(record: python_logging.LogRecord) -> bool:
-  return not _NOISE.search(record.getMessage())
 
 
 def _check_config() -> None:
