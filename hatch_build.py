@@ -11,6 +11,7 @@ class CustomBuildHook(interface.BuildHookInterface):
     if version != 'editable':
       raise SystemExit(
         'there is no wheel of this project: its top-level packages (models,'
-        " tools, trainers) would collide with others'. Clone the repository and"
-        " install it editable: pip install -c constraints.txt -e '.[dev]'"
+        ' tools, trainers) would collide with those of other projects. Clone'
+        ' the repository and install it editable: pip install -c'
+        " constraints.txt -e '.[dev]'"
       )

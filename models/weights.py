@@ -66,14 +66,6 @@ class _MDNRNNConfig(documents.Document):
 _CONFIGS = {'vae': _VAEConfig, 'mdn_rnn': _MDNRNNConfig}
 
 
-def _check_format(number: int) -> int:
-  if number != _FORMAT:
-    raise ValueError(
-      f'this version of the project reads format {_FORMAT}, not {number}'
-    )
-  return number
-
-
 class _Description(documents.Document):
   """Schema of `config.json`.
 
@@ -86,7 +78,7 @@ class _Description(documents.Document):
     description_sha256: digest of all of the above.
   """
 
-  format: Annotated[int, pydantic.AfterValidator(_check_format)]
+  format: int
   model: Literal['vae', 'mdn_rnn']
   config: dict[str, Any]
   training: dict[str, Any]
@@ -245,6 +237,11 @@ def _read(folder: Path, name: str | None = None) -> tuple[_Description, bytes]:
     raise _damaged(folder, f'config: {documents.explain(error)}') from None
   except errors.DocumentError as error:
     raise _damaged(folder, str(error)) from None
+  if description.format != _FORMAT:
+    raise WeightsError(
+      f'{folder} was written by another version of this project, in format'
+      f' {description.format}; this version reads format {_FORMAT}'
+    )
   if not documents.is_sealed(description.model_dump(), _SEAL):
     raise _damaged(folder, 'its content does not match its digest')
   if hashlib.sha256(data).hexdigest() != description.weights_sha256:

@@ -96,7 +96,9 @@ BUILD = 'tfds build {dataset} --data_dir={tmp}'
     ('{"name": "x", "policy": "straight_ahead:gas=nan"}', 'policy: .*gas=nan'),
     ('{"name": "x", "policy": "' + 'x' * 1000 + '"}', 'policy: .* 100 char'),
     ('{"name": "x", "policy": 3}', 'policy: .*, not 3'),
-    ('{"name": "x", "simulator": "torcs"}', 'simulator: '),
+    ('{"name": "x", "simulator": "torcs"}', "simulator: .*, not 'torcs'"),
+    ('{"name": "x", "simulator": "envpool"}', 'one of gymnasium, sketched'),
+    ('{"name": "x", "simulator": ["gymnasium"]}', 'simulator: '),
   ],
 )
 def test_rollouts_config(config, message, command, tmp_path):
@@ -454,7 +456,7 @@ def set_path(content, path, value):
       ['9' * 15],
     ),
     ('features.json', ['featuresDict', 'features', 'extra'], {}),
-    ('metadata.json', ['config', 'simulator'], 'torcs'),
+    ('metadata.json', ['config', 'simulator'], '../torcs'),
     ('metadata.json', ['config', 'max_steps'], 10**30),
     ('metadata.json', ['splits', 'train', 'num_steps'], -1),
     ('metadata.json', ['splits', 'train', 'episode_steps'], 'many'),

@@ -18,6 +18,7 @@ from carracing_data import prepared
 from carracing_data import runners
 from carracing_data import sharded_builder
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
+from carracing_rollouts import environment
 from conftest import VERSION
 import psutil
 import pytest
@@ -320,6 +321,11 @@ def test_dataset_that_another_process_finished_is_not_built_again(
   names = sorted(path.name for path in folder(tmp_path).iterdir())
   assert names == ['.lock', VERSION]
   assert builder.info.splits['train'].num_examples > 0
+
+
+def test_code_of_every_simulator_is_part_of_what_shards_depend_on():
+  for environments in environment.SIMULATORS.values():
+    assert sys.modules[environments.GAME.__module__] in builder_lib.Builder.CODE
 
 
 def test_number_of_shards_is_part_of_what_shards_depend_on(tmp_path):

@@ -1,6 +1,8 @@
+import re
 import subprocess
 import sys
 
+from carracing_data import prepared
 from carracing_rollouts import loader
 import imageio.v3 as imageio
 import jax
@@ -8,6 +10,7 @@ from models import world_model
 import numpy as np
 import pytest
 from tools import dream_errors
+from tools import replay
 
 
 def run(module, *flags):
@@ -30,6 +33,27 @@ def test_view_shows_both_sizes_of_an_episode(data_dir, tmp_path):
   assert len(video) == 71
   assert video.shape[2] == 2 * 384  # Both panels.
   assert imageio.imread(tmp_path / 'train-2.png').shape[1] > 1000
+
+
+@pytest.mark.parametrize(
+  ('simulator', 'message'),
+  [
+    ('gymnasium', 'from step 3 on, .*gymnasium.*pygame'),
+    ('sketched', 'from step 0 on, .*gymnasium'),
+    ('envpool', 'no simulator envpool'),
+  ],
+)
+def test_view_leaves_other_frames_out(simulator, message, data_dir, caplog):
+  name = 'carracing_rollouts/tiny'
+  builder = prepared.find(name, data_dir)
+  episode = loader.episodes(name, data_dir=data_dir)[1]
+  assert replay.replay(builder.info.metadata, 'train', 1, episode).shape
+
+  episode.observation[3, 0, 0, 0] ^= 1
+  metadata = dict(builder.info.metadata)
+  metadata['config'] = {**metadata['config'], 'simulator': simulator}
+  assert replay.replay(metadata, 'train', 1, episode) is None
+  assert re.search(message, caplog.text)
 
 
 def test_view_names_the_episodes_there_are(data_dir, tmp_path):

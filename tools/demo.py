@@ -101,7 +101,6 @@ def demo(output_dir: Path, settings: Settings) -> str:
     data_dir,
     dataset='carracing_rollouts/demo',
     num_steps=settings.vae_steps,
-    log_every_steps=max(1, settings.vae_steps // 10),
   )
   _build(
     '3/5 Encode: turn the episodes into latent sequences',
@@ -121,7 +120,6 @@ def demo(output_dir: Path, settings: Settings) -> str:
     dataset='carracing_latents/demo',
     window_steps=min(128, settings.max_steps),
     num_steps=settings.mdn_rnn_steps,
-    log_every_steps=max(1, settings.mdn_rnn_steps // 10),
   )
 
   look = [f'--data_dir={data_dir}', f'--output_dir={pictures}']

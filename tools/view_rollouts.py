@@ -8,9 +8,7 @@ episode is reproducible.
 """
 
 from collections.abc import Sequence
-import importlib.metadata
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 from absl import logging
@@ -19,13 +17,11 @@ from carracing_data import errors
 from carracing_data import places
 from carracing_data import prepared
 from carracing_data import steps
-from carracing_rollouts import environment
 from carracing_rollouts import loader
-from carracing_rollouts import policies
-from carracing_rollouts import rollout
 from carracing_rollouts import schema
 import numpy as np
 from tools import pictures
+from tools import replay
 
 _DATASET = command_line.dataset_flag()
 _SPLIT = flags.DEFINE_enum(
@@ -76,7 +72,7 @@ def view(
   places.claim_folder(output_dir)
   episode = episodes[episode_id]
   panels = {'observation 64x64': episode.observation}
-  originals = _replay(builder.info.metadata, split, episode_id, episode)
+  originals = replay.replay(builder.info.metadata, split, episode_id, episode)
   if originals is not None:
     panels = {'simulator 96x96': originals, **panels}
 
@@ -102,58 +98,6 @@ def view(
     ],
   )
   return [sheet, video]
-
-
-def _replay(
-  metadata: Any,
-  split: str,
-  episode_id: int,
-  episode: schema.Episode,
-) -> np.ndarray | None:
-  """Replays the recorded actions in the simulator.
-
-  Args:
-    metadata: metadata of the dataset.
-    split: `train` or `validation`.
-    episode_id: index of the episode in the split.
-    episode: recorded episode.
-
-  Returns:
-    The simulator's frames, uint8 [N+1, 96, 96, 3]; None, after a warning, if
-    they differ from the recording.
-  """
-  config = metadata['config']
-  simulator = config['simulator']
-  track_seed, policy_seed = rollout.episode_seeds(
-    config['seed'], split, episode_id
-  )
-  actions = episode.action[:-1]
-  played = list(
-    rollout.play(
-      environment.SIMULATORS[simulator]([track_seed], len(actions)),
-      policies.RecordedPolicy([actions]),
-      [policy_seed],
-    )
-  )
-  observations = [step.observation for step in played]
-  observations.append(played[-1].next_observation)
-  same = [
-    *map(np.array_equal, np.concatenate(observations), episode.observation),
-    len(played) == len(actions),  # Another version may end the episode earlier.
-  ]
-  if not all(same):
-    logging.warning(
-      'The replay differs from the recording from step %d on, so its frames are'
-      ' left out: the episode was recorded with %s %s, but %s is installed.',
-      same.index(False),
-      simulator,
-      metadata['packages'][simulator],
-      importlib.metadata.version(simulator),
-    )
-    return None
-  return np.concatenate(
-    [step.frame for step in played] + [played[-1].next_frame]
-  )
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,7 +1,9 @@
-"""Shows the progress of a run: `step 450/1500 · 9.4 steps/s · ...`."""
+"""How far a run is, in one line: `step 450/1500 · 9.4 steps/s · ...`."""
 
+from collections.abc import Callable
 import sys
 import time
+from typing import TextIO
 
 from absl import logging
 from carracing_data import command_line
@@ -11,26 +13,35 @@ _EVERY_SECONDS_ON_TERMINAL = 0.2
 
 
 class Progress:
-  """Shows steps, speed, time left and loss in one line.
+  """Shows steps, speed, time left and loss.
 
-  On a terminal the line is updated in place; elsewhere it is logged every 10 s.
+  The line is updated in place on a terminal, and logged every 10 s elsewhere.
   """
 
-  def __init__(self, num_steps: int):
-    """Creates a line that stays hidden until `start`.
+  def __init__(
+    self,
+    num_steps: int,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Shows nothing until `start`.
 
     Args:
-      num_steps: number of steps of the run.
+      num_steps: total number of steps of the run.
+      stream: terminal, if it is one; by default stderr.
+      clock: returns the time in seconds.
     """
     self._num_steps = num_steps
-    self._on_terminal = sys.stderr.isatty()
+    self._stream = sys.stderr if stream is None else stream
+    self._clock = clock
+    self._on_terminal = self._stream.isatty()
     self._loss: float | None = None
     self._started: float | None = None
 
   def start(self, step: int) -> None:
-    """Starts measuring speed, after the step that was compiled."""
-    self._first_step = step
-    self._started = self._shown = time.monotonic()
+    """Starts to measure, after the step that includes the compilation."""
+    self._first_step = self._step = step
+    self._started = self._shown = self._clock()
     self._paused = 0.0
 
   def pause(self, seconds: float) -> None:
@@ -38,36 +49,42 @@ class Progress:
     self._paused += seconds
 
   def set_loss(self, loss: float) -> None:
-    """Sets the training loss to show."""
+    """Sets the training loss to show from now on."""
     self._loss = loss
 
   def after_step(self, step: int) -> None:
-    """Shows the line if the last update is long enough ago."""
+    """Shows the line if it is due."""
     if self._started is None:
       return
-    now = time.monotonic()
+    self._step = step
     every = _EVERY_SECONDS_ON_TERMINAL if self._on_terminal else _EVERY_SECONDS
-    if now - self._shown < every and step < self._num_steps:
-      return
-    self._shown = now
-    line = self._line(step, now - self._started)
-    if self._on_terminal:
-      print(f'{command_line.CLEAR}{line}', end='', file=sys.stderr, flush=True)
-    else:
-      logging.info('%s', line)
+    if self._clock() - self._shown >= every:
+      self._show()
 
   def close(self) -> None:
-    """Erases the line."""
-    if self._on_terminal and self._started is not None:
-      print(command_line.CLEAR, end='', file=sys.stderr, flush=True)
+    """Shows the last step, below all messages."""
+    if self._started is not None:
+      self._show()
+      if self._on_terminal:
+        print(file=self._stream, flush=True)
 
-  def _line(self, step: int, seconds: float) -> str:
-    parts = [f'step {step}/{self._num_steps}']
-    if taken := step - self._first_step:
-      speed = taken / max(seconds - self._paused, 1e-9)
+  def _show(self) -> None:
+    self._shown = self._clock()
+    if self._on_terminal:
+      line = f'{command_line.CLEAR}{self.line()}'
+      print(line, end='', file=self._stream, flush=True)
+    else:
+      logging.info('%s', self.line())
+
+  def line(self) -> str:
+    """Returns the line; the time left is that of the steps alone."""
+    parts = [f'step {self._step}/{self._num_steps}']
+    if self._started is not None and self._step > self._first_step:
+      seconds = self._clock() - self._started - self._paused
+      speed = (self._step - self._first_step) / max(seconds, 1e-9)
       parts.append(f'{speed:.3g} steps/s')
-      if steps_left := self._num_steps - step:
-        parts.append(f'{duration(steps_left * seconds / taken)} left')
+      if steps_left := self._num_steps - self._step:
+        parts.append(f'{duration(steps_left / speed)} left')
     if self._loss is not None:
       parts.append(f'loss {self._loss:.4g}')
     return ' · '.join(parts)

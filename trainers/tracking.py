@@ -1,9 +1,9 @@
 """Options to profile a run and to log it to Weights & Biases."""
 
+import importlib.util
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import ml_collections
 from trainers import run_documents
 
@@ -23,32 +23,37 @@ class Options(NamedTuple):
 DEFAULT = Options()
 
 
-def start(
-  options: Options, workdir: Path, config: ml_collections.ConfigDict
-) -> None:
-  """Starts a Weights & Biases run on the first host, if requested.
-
-  Args:
-    options: profiling and logging options.
-    workdir: folder of the run, whose TensorBoard logs are sent.
-    config: config of the run.
+def check(options: Options) -> None:
+  """Checks that Weights & Biases is installed if it is wanted.
 
   Raises:
-    run_documents.RunError: wandb is not installed.
+    run_documents.RunError: it is not.
   """
-  if options.wandb_project is None or jax.process_index() > 0:
-    return
-  try:
-    import wandb  # pyright: ignore[reportMissingImports]  An optional dependency.
-  except ImportError:
+  if options.wandb_project and importlib.util.find_spec('wandb') is None:
     raise run_documents.RunError(
       'Weights & Biases is not installed; install it with: pip install -c'
       " constraints.txt -e '.[wandb]'"
-    ) from None
-  wandb.init(
-    project=options.wandb_project,
-    dir=workdir,
-    name=workdir.name,
-    config=config.to_dict(),
-    sync_tensorboard=True,
-  )
+    )
+
+
+def start(
+  options: Options, workdir: Path, config: ml_collections.ConfigDict
+) -> int:
+  """Opens a run at Weights & Biases if it is wanted, for `first_decides`.
+
+  Args:
+    options: options of the run.
+    workdir: folder whose TensorBoard logs are sent.
+    config: config of the run.
+  """
+  if options.wandb_project:
+    import wandb  # pyright: ignore[reportMissingImports]  An optional dependency.
+
+    wandb.init(
+      project=options.wandb_project,
+      dir=workdir,
+      name=workdir.name,
+      config=config.to_dict(),
+      sync_tensorboard=True,
+    )
+  return 0

@@ -27,6 +27,7 @@ from trainers import baselines
 from trainers import commands
 from trainers import loop
 from trainers import run_folder
+from trainers import session
 from trainers import settings
 from trainers import state as train_state
 from trainers import tracking
@@ -67,7 +68,7 @@ def train(
 
 def task(
   config: ml_collections.ConfigDict, latents: tfds.core.DatasetBuilder
-) -> loop.Task:
+) -> session.Task:
   """Returns the task of training M on latents; see `train`."""
   folder = str(latents.data_dir)
   metadata: Any = latents.info.metadata
@@ -84,7 +85,7 @@ def task(
   if config.predict_outcomes:
     references |= baselines.of_outcomes(episodes)
   latent_size = episodes[0]['mean'].shape[-1]
-  return loop.Task(
+  return session.Task(
     state=create_state(config, latent_size),
     dataset=loader.windows(
       folder,

@@ -26,6 +26,7 @@ import tensorflow_datasets as tfds
 from trainers import commands
 from trainers import loop
 from trainers import run_folder
+from trainers import session
 from trainers import settings
 from trainers import state as train_state
 from trainers import tracking
@@ -74,10 +75,10 @@ def train(
 
 def task(
   config: ml_collections.ConfigDict, rollouts: tfds.core.DatasetBuilder
-) -> loop.Task:
+) -> session.Task:
   """Returns the task of training V on rollouts; see `train`."""
   folder = str(rollouts.data_dir)
-  return loop.Task(
+  return session.Task(
     state=create_state(config),
     dataset=loader.frames(
       folder,

@@ -67,7 +67,9 @@ class TrainingLog(contextlib.AbstractContextManager):
     self._pending: tuple[int, clu_metrics.Collection, dict] | None = None
     self._start_interval()
 
-  def __exit__(self, *exception) -> None:
+  def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
+    if kind is None:
+      self.flush()
     self._progress.close()
     self._writer.close()
 

@@ -30,8 +30,8 @@ class Kind(NamedTuple):
     name: name of the dataset.
     config: schema of the config in `metadata.json`.
     records_of_episode: number of steps of an episode → its number of records.
-    features: dtype and shape of each feature, by name; None is a dimension of
-      any size.
+    features: dtype and shape of each feature, by name; None, or a name, is a
+      dimension of any size.
     broken_promises: checks the decoded records of a split, in order; appends
       a summary of each episode to the list, and yields each problem of the
       record read last.
@@ -40,7 +40,7 @@ class Kind(NamedTuple):
   name: str
   config: type[documents.Document]
   records_of_episode: Callable[[int], int]
-  features: Mapping[str, tuple[str, tuple[int | None, ...]]]
+  features: Mapping[str, tuple[str, tuple[int | str | None, ...]]]
   broken_promises: Callable[
     [Iterable[Mapping[str, Any]], list[steps.Summary]], Iterator[str]
   ]
@@ -275,7 +275,7 @@ def _check_features(folder: Path, features: _Features, kind: Kind) -> None:
     if (
       dtype != wanted_dtype
       or len(shape) != len(wanted)
-      or any(a not in (None, b) for a, b in zip(wanted, shape))
+      or any(isinstance(a, int) and a != b for a, b in zip(wanted, shape))
     ):
       raise errors.DatasetError(
         f'{folder}/features.json was edited: {name} is {dtype}{list(shape)},'

@@ -30,6 +30,7 @@ from carracing_data import staging
 from carracing_data import steps
 from carracing_data import tfds_command
 from etils import epath
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 
@@ -310,6 +311,31 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         metadata_lib.SEAL,
       )
     )
+
+
+def features_of(
+  kind: metadata_lib.Kind, **sizes: int
+) -> tfds.features.FeaturesDict:
+  """Returns the features of a kind of dataset, stored as bytes.
+
+  Args:
+    kind: kind of the dataset.
+    **sizes: sizes of the named dimensions of the kind.
+  """
+
+  def feature(dtype: str, shape: Sequence[int | str | None]) -> Any:
+    numpy_dtype = np.dtype(dtype).type
+    if not shape:
+      return numpy_dtype
+    return tfds.features.Tensor(
+      shape=[sizes[n] if isinstance(n, str) else n for n in shape],
+      dtype=numpy_dtype,
+      encoding='bytes',
+    )
+
+  return tfds.features.FeaturesDict(
+    {name: feature(*spec) for name, spec in kind.features.items()}
+  )
 
 
 class _Info(tfds.core.DatasetInfo):

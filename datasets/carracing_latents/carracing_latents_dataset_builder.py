@@ -13,6 +13,7 @@ from carracing_data import prepared
 from carracing_data import sharded_builder
 from carracing_data import shards
 from carracing_data import steps
+from carracing_latents import schema as latents_schema
 from carracing_rollouts import loader as rollouts_loader
 from carracing_rollouts import schema
 import jax
@@ -66,24 +67,9 @@ class Builder(sharded_builder.ShardedBuilder):
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:
-    def of_steps(dtype: type, *shape: int | None) -> tfds.features.Tensor:
-      return tfds.features.Tensor(
-        shape=(None, *shape), dtype=dtype, encoding='bytes'
-      )
-
     return self.dataset_info_from_configs(
-      features=tfds.features.FeaturesDict(
-        {
-          'episode_id': np.int64,
-          'mean': of_steps(np.float32, self.builder_config.latent_size),
-          'logvar': of_steps(np.float32, self.builder_config.latent_size),
-          'action': of_steps(np.float32, 3),
-          'reward': of_steps(np.float32),
-          'discount': of_steps(np.float32),
-          'is_first': of_steps(np.bool_),
-          'is_last': of_steps(np.bool_),
-          'is_terminal': of_steps(np.bool_),
-        }
+      features=sharded_builder.features_of(
+        latents_schema.KIND, latent_size=self.builder_config.latent_size
       ),
       disable_shuffling=True,
       metadata=tfds.core.MetadataDict(),
@@ -171,12 +157,7 @@ def _write_episodes(
         'episode_id': episode_id,
         'mean': mean,
         'logvar': logvar,
-        'action': episode.action,
-        'reward': episode.reward,
-        'discount': episode.discount,
-        'is_first': episode.is_first,
-        'is_last': episode.is_last,
-        'is_terminal': episode.is_terminal,
+        **{name: getattr(episode, name) for name in latents_schema.COPIED},
       }
     )
     summaries.append(steps.summarize(vars(episode)))

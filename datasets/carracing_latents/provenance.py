@@ -8,19 +8,11 @@ from absl import logging
 from carracing_data import errors
 from carracing_data import prepared
 from carracing_latents import loader
+from carracing_latents import schema
 from carracing_rollouts import loader as rollouts_loader
 from carracing_rollouts import schema as rollouts_schema
 import numpy as np
 import tensorflow_datasets as tfds
-
-_SHARED = (
-  'action',
-  'reward',
-  'discount',
-  'is_first',
-  'is_last',
-  'is_terminal',
-)
 
 
 def check(latents: tfds.core.DatasetBuilder) -> None:
@@ -76,6 +68,6 @@ def differences(
       yield f'{split} has {len(encoded)} episodes, not {len(driven)}'
       continue
     for index, (a, b) in enumerate(zip(encoded, driven)):
-      for name in _SHARED:
+      for name in schema.COPIED:
         if not np.array_equal(a[name], getattr(b, name)):
           yield f'{name} of {split} episode {index} differs'

@@ -46,14 +46,23 @@ def broken_promises(
       summaries.append(steps.summarize(fields))
 
 
+# Features that are copied from the rollouts.
+COPIED = (
+  'action',
+  'reward',
+  'discount',
+  'is_first',
+  'is_last',
+  'is_terminal',
+)
 KIND = metadata.Kind(
   'carracing_latents',
   Identity,
   lambda episode_steps: 1,
   {
     'episode_id': ('int64', ()),
-    'mean': ('float32', (None, None)),
-    'logvar': ('float32', (None, None)),
+    'mean': ('float32', (None, 'latent_size')),
+    'logvar': ('float32', (None, 'latent_size')),
     'action': ('float32', (None, steps.ACTION_SIZE)),
     'reward': ('float32', (None,)),
     'discount': ('float32', (None,)),

@@ -6,15 +6,17 @@ import functools
 from typing import Any
 
 from carracing_data import builder_config
+from carracing_data import errors
 from carracing_data import sharded_builder
 from carracing_data import shards
 from carracing_data import steps
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
+from carracing_rollouts import game
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
-import numpy as np
+from carracing_rollouts import sketched_car_racing
 import tensorflow_datasets as tfds
 
 
@@ -33,6 +35,18 @@ class RolloutsConfig(builder_config.Config):
   seed: int = 0
   simulator: str = 'gymnasium'
 
+  def __post_init__(self):
+    super().__post_init__()
+    try:
+      policies.make(self.policy)
+    except errors.DatasetError as error:
+      raise errors.DatasetError(f'invalid config: policy: {error}') from None
+    if self.simulator not in environment.SIMULATORS:
+      raise errors.DatasetError(
+        'invalid config: simulator: a simulator is one of'
+        f' {", ".join(environment.SIMULATORS)}, not {self.simulator!r}'
+      )
+
   def split_sizes(self) -> dict[str, int]:
     """Returns the number of episodes of each split."""
     validation = max(1, self.num_episodes // 10)
@@ -44,7 +58,16 @@ class RolloutsConfig(builder_config.Config):
 class Builder(sharded_builder.ShardedBuilder):
   """Rolls out a policy in CarRacing and records every step."""
 
-  CODE = (culled_car_racing, environment, policies, rollout, schema, steps)
+  CODE = (
+    culled_car_racing,
+    environment,
+    game,
+    policies,
+    rollout,
+    schema,
+    sketched_car_racing,
+    steps,
+  )
   VERSION = tfds.core.Version('1.0.1')
   RELEASE_NOTES = {
     '1.0.1': 'The metadata counts terminated episodes and seals shard lengths.',
@@ -57,21 +80,8 @@ class Builder(sharded_builder.ShardedBuilder):
   ]
 
   def _info(self) -> tfds.core.DatasetInfo:
-    def feature(dtype: str, shape: tuple[int | None, ...]) -> Any:
-      numpy_dtype = np.dtype(dtype).type
-      if not shape:
-        return numpy_dtype
-      return tfds.features.Tensor(
-        shape=shape, dtype=numpy_dtype, encoding='bytes'
-      )
-
     return self.dataset_info_from_configs(
-      features=tfds.features.FeaturesDict(
-        {
-          name: feature(*dtype_and_shape)
-          for name, dtype_and_shape in schema.KIND.features.items()
-        }
-      ),
+      features=sharded_builder.features_of(schema.KIND),
       homepage='https://gymnasium.farama.org/environments/box2d/car_racing/',
       disable_shuffling=True,  # Segments of an episode stay together.
       metadata=tfds.core.MetadataDict(),

@@ -6,13 +6,9 @@ the same float64 operations, and the same calls draw those in view in the same
 order. `_render` describes further savings. Physics and rewards are Gymnasium's.
 """
 
-import os
-
-import numpy as np
-
-# pygame prints a banner on import, which would corrupt a command's stdout.
-os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
+from carracing_rollouts import game
 from gymnasium.envs.box2d import car_racing
+import numpy as np
 import pygame
 from pygame import gfxdraw
 
@@ -24,9 +20,6 @@ _WORLD_ROWS = _HEIGHT - _DASHBOARD_ROWS
 _MARGIN = 2
 # Distance from the car to the farthest corner of the view, in pixels.
 _VIEW_RADIUS = np.hypot(_WIDTH / 2, _HEIGHT * 3 / 4)
-_BACKGROUND = car_racing.PLAYFIELD * np.array(
-  [(1, 1), (1, -1), (-1, -1), (-1, 1)]
-)
 
 
 class CulledCarRacing(car_racing.CarRacing):
@@ -42,7 +35,7 @@ class CulledCarRacing(car_racing.CarRacing):
   def _create_track(self) -> bool:
     success = super()._create_track()
     if success:
-      polygons = [(corners, self.grass_color) for corners in _grass()]
+      polygons = [(corners, self.grass_color) for corners in game.grass()]
       polygons += self.road_poly
       corners, self._colors = zip(*polygons)
       self._corners = np.array(corners).transpose(2, 1, 0).copy()  # [2, 4, P]
@@ -64,9 +57,7 @@ class CulledCarRacing(car_racing.CarRacing):
     assert mode == 'state_pixels' and self.car is not None
     self.surf = self._surface
     angle = -self.car.hull.angle
-    zoom = 0.1 * car_racing.SCALE * max(
-      1 - self.t, 0
-    ) + car_racing.ZOOM * car_racing.SCALE * min(self.t, 1)
+    zoom = game.zoom(self.t)
     x, y = self.car.hull.position
     scroll = pygame.Vector2(-x * zoom, -y * zoom).rotate_rad(angle)
     translation = (_WIDTH / 2 + scroll[0], _HEIGHT / 4 + scroll[1])
@@ -129,25 +120,10 @@ class CulledCarRacing(car_racing.CarRacing):
     self._surface.fill(0)
     self._draw_colored_polygon(
       self._surface,
-      _BACKGROUND,
+      game.FIELD,
       self.bg_color,
       zoom,
       translation,
       angle,
       clip=False,
     )
-
-
-def _grass() -> list[list[tuple[float, float]]]:
-  """Returns the corners of the 400 light squares of grass, in metres."""
-  side = car_racing.GRASS_DIM
-  return [
-    [
-      (side * x + side, side * y),
-      (side * x, side * y),
-      (side * x, side * y + side),
-      (side * x + side, side * y + side),
-    ]
-    for x in range(-20, 20, 2)
-    for y in range(-20, 20, 2)
-  ]

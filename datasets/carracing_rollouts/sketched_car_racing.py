@@ -12,27 +12,24 @@ import cmath
 from collections.abc import Sequence
 import functools
 import math
-import os
 from typing import Any
 
+from carracing_data import steps
+from carracing_rollouts import game
 import cv2
-import numpy as np
-
-# pygame greets on stdout at import, which would break a command's output.
-os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
 from gymnasium.envs.box2d import car_dynamics
 from gymnasium.envs.box2d import car_racing
+import numpy as np
 
-_SIDE = car_racing.STATE_W
-_ROWS = _SIDE * 7 // 8  # The rows below hold the dashboard.
+_SIDE, _ROWS = car_racing.STATE_W, steps.FRAME_ROWS
 # A canvas of twice these sides comes closer (0.15 instead of 0.33 levels of
 # 0..255), but the caches hold it less well: a step takes 1.3 times as long.
 _WIDTH, _HEIGHT = 2 * _SIDE, 2 * _ROWS
 # Places on the canvas are given in these fractions of a pixel.
 _FRACTION_BITS = 4
 _FRACTIONS = 1 << _FRACTION_BITS
-# Of a canvas pixel, for each pixel of Gymnasium's window of 1000×800, whose
-# upper 700 rows show the world, and whose y points upwards.
+# Fractions of a canvas pixel per pixel of Gymnasium's 1000×800 window, whose
+# upper 700 rows show the world and whose y axis points up.
 _SCALE = _FRACTIONS * np.array([_WIDTH / 1000, -_HEIGHT / 700])
 # Where the car is on the canvas. OpenCV counts from the centre of the first
 # pixel; one half is added so that cutting to integers rounds.
@@ -43,11 +40,13 @@ _AHEAD = 250
 _RADIUS = math.hypot(500, 350)
 
 Color = tuple[int, int, int]
-# As Gymnasium's frames show them: its shrinking takes 2 off all but black.
+# Colours as they appear in Gymnasium's frames, whose downscaling subtracts 2
+# from every level but black.
 _BACKGROUND = (100, 202, 100)
 _HULL_COLOR, _WHEEL_COLOR, _STRIPE_COLOR = (202, 0, 0), (0, 0, 0), (75, 75, 75)
-# How the polygons on the ground look, in drawing order, by the green of their
-# colour in the game: grass, three greys of the road, white and red curbs.
+# Displayed colour of each kind of ground polygon, in drawing order: grass,
+# three greys of the road, white and red curbs. The key is the green channel of
+# its colour in the game.
 _SHOWN: dict[int, Color] = {
   230: (100, 228, 100),
   102: (100, 100, 100),
@@ -57,7 +56,6 @@ _SHOWN: dict[int, Color] = {
   0: (253, 0, 0),
 }
 _EMPTY_CANVAS = np.full((_HEIGHT, _WIDTH, 3), _BACKGROUND, np.uint8)
-_FIELD = car_racing.PLAYFIELD * np.array([[(1, 1), (1, -1), (-1, -1), (-1, 1)]])
 # OpenCV's polygons reach half a pixel of the canvas too far on each side,
 # Gymnasium's half a pixel of the window. The difference, in metres.
 _EXCESS = 0.5 * (1000 / _WIDTH - 1) / (car_racing.ZOOM * car_racing.SCALE)
@@ -81,7 +79,7 @@ class SketchedCarRacing(car_racing.CarRacing):
     if success:
       assert self.road is not None
       corners, colors = zip(*self.road_poly)
-      grass = _grass()
+      grass = game.grass()
       self._corners = np.concatenate([grass, corners])  # [P, 4, 2], metres.
       centers = self._corners.mean(1, keepdims=True)
       arms = self._corners - centers
@@ -106,9 +104,7 @@ class SketchedCarRacing(car_racing.CarRacing):
       uint8 [96, 96, 3], 0..255; the rows from 84 on are black.
     """
     assert mode == 'state_pixels' and self.car is not None
-    zoom = 0.1 * car_racing.SCALE * max(
-      1 - self.t, 0
-    ) + car_racing.ZOOM * car_racing.SCALE * min(self.t, 1)
+    zoom = game.zoom(self.t)
     angle = self.car.hull.angle
     x, y = self.car.hull.position
     canvas = self._draw_ground(zoom, angle, x, y)
@@ -126,7 +122,7 @@ class SketchedCarRacing(car_racing.CarRacing):
     """Returns a canvas with all but the car, uint8 [168, 192, 3]."""
     sin, cos = math.sin(angle), math.cos(angle)
     scale_x, scale_y = (zoom * _SCALE).tolist()
-    # One metre along x or y moves a point on the canvas by these.
+    # Displacement on the canvas per metre along x and y.
     along_x = np.array([scale_x * cos, -scale_y * sin])
     along_y = np.array([scale_x * sin, scale_y * cos])
     origin = _CAR - x * along_x - y * along_y
@@ -141,7 +137,7 @@ class SketchedCarRacing(car_racing.CarRacing):
       canvas = _EMPTY_CANVAS.copy()
     else:
       canvas = np.zeros_like(_EMPTY_CANVAS)
-      _fill(canvas, project(_FIELD), _BACKGROUND)
+      _fill(canvas, project(game.FIELD[None]), _BACKGROUND)
 
     distance_x, distance_y = self._x - middle_x, self._y - middle_y
     reach = self._reach + radius
@@ -157,13 +153,6 @@ class SketchedCarRacing(car_racing.CarRacing):
       if batch:
         _fill(canvas, batch, _SHOWN[green])
     return canvas
-
-
-def _grass() -> np.ndarray:
-  """Returns the corners of the light squares, float64 [400, 4, 2], metres."""
-  first = np.stack(np.meshgrid(*[np.arange(-20, 20, 2)] * 2), -1)
-  square = np.array([(1, 0), (0, 0), (0, 1), (1, 1)])
-  return car_racing.GRASS_DIM * (first.reshape(-1, 1, 2) + square)
 
 
 def _draw_car(

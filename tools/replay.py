@@ -1,0 +1,68 @@
+"""A recorded episode → the frames of its simulator."""
+
+import importlib.metadata
+from typing import Any
+
+from absl import logging
+from carracing_rollouts import environment
+from carracing_rollouts import policies
+from carracing_rollouts import rollout
+from carracing_rollouts import schema
+import numpy as np
+
+
+def replay(
+  metadata: Any,
+  split: str,
+  episode_id: int,
+  episode: schema.Episode,
+) -> np.ndarray | None:
+  """Replays the recorded actions in the simulator.
+
+  Args:
+    metadata: metadata of the dataset.
+    split: `train` or `validation`.
+    episode_id: index of the episode in the split.
+    episode: recorded episode.
+
+  Returns:
+    The simulator's frames, uint8 [N+1, 96, 96, 3]; None, after a warning, if
+    they differ from the recording.
+  """
+  config = metadata['config']
+  simulator = config['simulator']
+  if simulator not in environment.SIMULATORS:
+    logging.warning(
+      'This version has no simulator %s, so its frames are left out.', simulator
+    )
+    return None
+  environments_class = environment.SIMULATORS[simulator]
+  track_seed, policy_seed = rollout.episode_seeds(
+    config['seed'], split, episode_id
+  )
+  actions = episode.action[:-1]
+  played = list(
+    rollout.play(
+      environments_class([track_seed], len(actions)),
+      policies.RecordedPolicy([actions]),
+      [policy_seed],
+    )
+  )
+  observations = [step.observation for step in played]
+  observations.append(played[-1].next_observation)
+  same = [
+    *map(np.array_equal, np.concatenate(observations), episode.observation),
+    len(played) == len(actions),  # Another version may end the episode earlier.
+  ]
+  if not all(same):
+    logging.warning(
+      'The replay differs from the recording from step %d on, so its frames are'
+      ' left out. Recorded with %s; installed: %s.',
+      same.index(False),
+      metadata['packages'],
+      {p: importlib.metadata.version(p) for p in environments_class.PACKAGES},
+    )
+    return None
+  return np.concatenate(
+    [step.frame for step in played] + [played[-1].next_frame]
+  )
