@@ -214,7 +214,12 @@ class MDNRNN(nn.Module):
 
     Returns:
       The predictions, [B, T, ...], and the carry after the last step.
+
+    Raises:
+      ValueError: `z` has another size.
     """
+    if z.shape[-1] != self.latent_size:
+      raise ValueError(f'z has {z.shape[-1]} numbers, not {self.latent_size}')
     inputs = jnp.concatenate([z, action], axis=-1)
     carry, hidden = self.lstm(inputs, carry)
     logits_size, values_size, _ = self._output_sizes()

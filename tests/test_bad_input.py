@@ -95,6 +95,9 @@ BUILD = 'tfds build {dataset} --data_dir={tmp}'
     ('{"name": "x", "policy": "straight_ahead:gas=2"}', 'policy: .*gas=2'),
     ('{"name": "x", "policy": "straight_ahead:gas=nan"}', 'policy: .*gas=nan'),
     ('{"name": "x", "policy": "' + 'x' * 1000 + '"}', 'policy: .* 100 char'),
+    ('{"name": "x", "policy": "straight_ahead:gas=1e-3"}', 'gas=1e-3'),
+    ('{"name": "x", "policy": "straight_ahead:gas= 1"}', 'policy: .*gas= 1'),
+    ('{"name": "x", "policy": "straight_ahead:gas=\u0661"}', 'policy: .*gas='),
     ('{"name": "x", "policy": 3}', 'policy: .*, not 3'),
     ('{"name": "x", "simulator": "torcs"}', "simulator: .*, not 'torcs'"),
     ('{"name": "x", "simulator": "envpool"}', 'one of gymnasium, sketched'),
@@ -229,7 +232,12 @@ TRAIN = {
       '--coordinator=garbage is not HOST:PORT',
     ),
     (
-      TRAIN['vae'] + '--distributed --coordinator=a:1 --num_processes=2'
+      TRAIN['vae'] + '--distributed --coordinator=no.such.host.invalid:1'
+      ' --num_processes=2 --process_id=0',
+      '--coordinator=no.such.host.invalid:1 is not HOST:PORT',
+    ),
+    (
+      TRAIN['vae'] + '--distributed --coordinator=localhost:1 --num_processes=2'
       ' --process_id=2',
       '--process_id=2 must be below',
     ),

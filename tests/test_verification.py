@@ -1,6 +1,8 @@
 import json
 from pathlib import Path
 import shutil
+import subprocess
+import sys
 
 from carracing_data import documents
 from carracing_data import errors
@@ -51,6 +53,14 @@ def flip(path, position):
 def test_intact_datasets_verify(world):
   for name in NAME, 'carracing_latents/tiny':
     verify(prepared.find(name, world.data_dir).data_dir)
+
+
+def test_verify_works_with_closed_streams(data_dir):
+  command = (
+    f'{sys.executable} -m tools.verify --dataset=carracing_rollouts/tiny'
+    f' --data_dir={data_dir} >&- 2>&-'
+  )
+  assert subprocess.run(['bash', '-c', command]).returncode == 0
 
 
 def test_flipped_byte_is_found_at_its_record(copy):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 import os
 from pathlib import Path
-import re
+import socket
 import sys
 
 from absl import flags
@@ -132,10 +132,14 @@ def _join(
       raise run_documents.RunError(
         '--coordinator, --num_processes and --process_id must be set together'
       )
-    if not re.fullmatch(r'[\w.\-\[\]:]+:\d{1,5}', str(coordinator)):
+    host, _, port = str(coordinator).rpartition(':')
+    try:
+      # JAX would wait for minutes and then abort the process.
+      socket.getaddrinfo(host.strip('[]'), int(port))
+    except (OSError, OverflowError, UnicodeError, ValueError) as error:
       raise run_documents.RunError(
-        f'--coordinator={coordinator} is not HOST:PORT'
-      )
+        f'--coordinator={coordinator} is not HOST:PORT ({error})'
+      ) from None
     assert num_processes is not None and process_id is not None
     if process_id >= num_processes:
       raise run_documents.RunError(

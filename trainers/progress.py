@@ -1,6 +1,7 @@
 """How far a run is, in one line: `step 450/1500 · 9.4 steps/s · ...`."""
 
 from collections.abc import Callable
+import shutil
 import sys
 import time
 from typing import TextIO
@@ -71,7 +72,8 @@ class Progress:
   def _show(self) -> None:
     self._shown = self._clock()
     if self._on_terminal:
-      line = f'{command_line.CLEAR}{self.line()}'
+      width = shutil.get_terminal_size().columns - 1  # A row can be cleared.
+      line = f'{command_line.CLEAR}{self.line()[:width]}'
       print(line, end='', file=self._stream, flush=True)
     else:
       logging.info('%s', self.line())

@@ -110,5 +110,6 @@ def _read(path: Path, schema: type[_Schema]) -> _Schema | None:
     return None
   except errors.DocumentError as error:
     raise RunError(
-      f'{error}; restore an intact copy, or delete {path.parent} to start over'
+      f'{error}. If another version of this project wrote it, use that one; if'
+      f' not, restore an intact copy, or delete {path.parent} to start over'
     ) from None

@@ -120,6 +120,8 @@ def claimed(
       for name in 'checkpoints', 'pictures', 'weights':
         if os.path.lexists(workdir / name):
           places.claim_folder(workdir / name)
+      for path in workdir.glob('.*.tmp'):  # Left by a killed process.
+        path.unlink()
       run = _compared(workdir, config, sources)
       return _standing(workdir, config)
 

@@ -71,6 +71,9 @@ def run(
     main: entry point; takes the program name and positional arguments.
     takes_arguments: whether positional arguments are allowed.
   """
+  # None if the caller closed them, as some job runners do.
+  sys.stdout = sys.stdout or open(os.devnull, 'w')
+  sys.stderr = sys.stderr or open(os.devnull, 'w')
 
   def guarded(argv: Sequence[str]) -> None:
     if len(argv) > 1 and not takes_arguments:

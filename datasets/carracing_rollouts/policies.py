@@ -13,6 +13,7 @@ rounds the same everywhere.
 """
 
 from collections.abc import Sequence
+import re
 from typing import Any, NamedTuple, Protocol
 
 from carracing_data import errors
@@ -27,6 +28,7 @@ _RESOLUTION = 2.0**-12
 _GRASS = np.array([102, 204, 102])  # RGB, the colour of most of each frame.
 _BRAKE_BIAS = -1.0
 _STEP_SECONDS = 1 / 50  # CarRacing runs at 50 Hz.
+_NUMBER = re.compile(r'[0-9]{1,3}(\.[0-9]{1,6})?')  # In a spec.
 
 
 class Policy(Protocol):
@@ -247,13 +249,15 @@ def make(spec: str) -> Policy:
     policy, ranges = _POLICIES[name]
     for item in rest.split(',') if colon else ():
       key, _, text = item.partition('=')
+      if key in arguments or not _NUMBER.fullmatch(text):
+        raise ValueError
       (low, high), value = ranges[key], float(text)
-      if key in arguments or not low <= value <= high:  # Also rejects NaN.
+      if not low <= value <= high:
         raise ValueError
       arguments[key] = value
   except (KeyError, ValueError):
     raise errors.DatasetError(
-      f'a policy is one of {_list()}, not {spec!r}'
+      f'a policy is one of {_list()}, not {spec[:100]!r}'
     ) from None
   return policy(**arguments)
 

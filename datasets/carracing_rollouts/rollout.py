@@ -8,6 +8,7 @@ its number.
 from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
+from carracing_data import steps
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import schema
@@ -58,10 +59,15 @@ def play(
 
   Yields:
     The next step of the running episodes, in new arrays.
+
+  Raises:
+    ValueError: the number of seeds or the shape of the actions is wrong.
   """
   try:
     ids = np.arange(len(seeds))
     frame = environments.reset()
+    if len(frame) != len(seeds):
+      raise ValueError(f'{len(frame)} environments need as many seeds')
     observation = environment.resize(frame)
     carry = policy.initial_carry(seeds)
     running = np.ones(len(seeds), bool)
@@ -71,6 +77,12 @@ def play(
           (ids, frame, observation, carry), np.flatnonzero(running)
         )
       action, carry = policy(observation, carry)
+      action = np.asarray(action, np.float32)
+      if action.shape != (len(ids), steps.ACTION_SIZE):
+        raise ValueError(
+          f'the policy returned actions {list(action.shape)} for {len(ids)}'
+          ' episodes'
+        )
       next_frame, reward, terminated, truncated = environments.step(ids, action)
       next_observation = environment.resize(next_frame)
       yield Step(
