@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from absl import logging
+from carracing_data import dataset_info
 from carracing_data import digests
 from carracing_data import documents
 from carracing_data import errors
@@ -29,8 +30,6 @@ from carracing_data import shards
 from carracing_data import staging
 from carracing_data import steps
 from carracing_data import tfds_command
-from etils import epath
-import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 
@@ -121,7 +120,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   def dataset_info_from_configs(self, **kwargs: Any) -> tfds.core.DatasetInfo:
     metadata = self.get_metadata()
-    return _Info(
+    return dataset_info.Info(
       builder=self,
       description=metadata.description,
       citation=metadata.citation,
@@ -185,7 +184,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     folder = Path(self.data_path)
     if not folder.exists():
       return
-    problem = _problem(folder)
+    problem = dataset_info.problem(folder)
     if not any(folder.iterdir()):
       folder.rmdir()
       return
@@ -243,7 +242,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   def _depends_on(self, num_shards: Mapping[str, int]) -> dict[str, Any]:
     """Returns everything that may affect the shards."""
     # This module determines the order of shards, `shards` their episodes.
-    code = [shards, digests, sys.modules[__name__]]
+    code = [dataset_info, digests, shards, sys.modules[__name__]]
     return {
       'version': str(self.version),
       'config': self._identity(),
@@ -311,67 +310,6 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         metadata_lib.SEAL,
       )
     )
-
-
-def features_of(
-  kind: metadata_lib.Kind, **sizes: int
-) -> tfds.features.FeaturesDict:
-  """Returns the features of a kind of dataset, stored as bytes.
-
-  Args:
-    kind: kind of the dataset.
-    **sizes: sizes of the named dimensions of the kind.
-  """
-
-  def feature(dtype: str, shape: Sequence[int | str | None]) -> Any:
-    numpy_dtype = np.dtype(dtype).type
-    if not shape:
-      return numpy_dtype
-    return tfds.features.Tensor(
-      shape=[sizes[n] if isinstance(n, str) else n for n in shape],
-      dtype=numpy_dtype,
-      encoding='bytes',
-    )
-
-  return tfds.features.FeaturesDict(
-    {name: feature(*spec) for name, spec in kind.features.items()}
-  )
-
-
-class _Info(tfds.core.DatasetInfo):
-  """Dataset info that reads only complete datasets and has a short `repr`.
-
-  `tfds build` prints it at the end.
-  """
-
-  def read_from_directory(self, dataset_info_dir: epath.PathLike) -> None:
-    if _problem(Path(dataset_info_dir)) is None:
-      super().read_from_directory(dataset_info_dir)
-
-  def __repr__(self) -> str:
-    name = self.full_name.rpartition('/')
-    splits = [
-      f'{split}: {recorded["num_episodes"]:,} episodes,'
-      f' {recorded["num_steps"]:,} steps'
-      for split, recorded in (self.metadata or {}).get('splits', {}).items()
-    ]
-    return '\n'.join(
-      [
-        f'{self.full_name} is in {self.data_dir} ({self.dataset_size}).',
-        *splits,
-        f'Check it with: python -m tools.verify --dataset={self.data_dir}',
-        f"Read it with: {self.name}.loader.episodes('{name[0]}:{name[2]}')",
-      ]
-    )
-
-
-def _problem(folder: epath.PathLike) -> str | None:
-  """Returns why a folder is not a complete dataset, or None if it is one."""
-  try:
-    metadata_lib.check_folder(Path(folder))
-  except errors.DatasetError as error:
-    return str(error)
-  return None
 
 
 def _check_options(config: tfds.download.DownloadConfig) -> None:

@@ -7,6 +7,7 @@ import os
 from typing import Annotated, Any
 
 from carracing_data import builder_config
+from carracing_data import dataset_info
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import prepared
@@ -68,7 +69,7 @@ class Builder(sharded_builder.ShardedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(
-      features=sharded_builder.features_of(
+      features=dataset_info.features_of(
         latents_schema.KIND, latent_size=self.builder_config.latent_size
       ),
       disable_shuffling=True,

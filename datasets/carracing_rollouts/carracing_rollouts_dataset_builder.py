@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 from carracing_data import builder_config
+from carracing_data import dataset_info
 from carracing_data import errors
 from carracing_data import sharded_builder
 from carracing_data import shards
@@ -81,7 +82,7 @@ class Builder(sharded_builder.ShardedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(
-      features=sharded_builder.features_of(schema.KIND),
+      features=dataset_info.features_of(schema.KIND),
       homepage='https://gymnasium.farama.org/environments/box2d/car_racing/',
       disable_shuffling=True,  # Segments of an episode stay together.
       metadata=tfds.core.MetadataDict(),
