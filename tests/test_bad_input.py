@@ -413,7 +413,7 @@ def test_damaged_run_folder(file, content, command, places):
     f'--workdir={run}',
     *(f'--config.{key}={value}' for key, value in config.items()),
   )
-  assert_one_line(done, f'damaged/{file}|damaged holds a run with another')
+  assert_one_line(done, f'damaged/{file}|damaged holds a run with a different')
 
 
 @pytest.mark.parametrize('content', JUNK, ids=repr)
