@@ -22,7 +22,7 @@ from tensorboard.util import tensor_util
 from trainers import run_documents
 from trainers import train_vae
 
-STEPS = {'train_vae': 40, 'train_mdn_rnn': 80}  # Long enough to send a signal.
+STEPS = {'train_vae': 24, 'train_mdn_rnn': 80}  # Long enough to send a signal.
 LAST = STEPS['train_mdn_rnn']
 BEFORE_LAST = LAST * 3 // 4  # Its second-to-last checkpoint.
 FLAGS = {
@@ -472,7 +472,9 @@ def test_eight_devices_give_the_losses_of_one(world, uninterrupted, tmp_path):
   workdir = tmp_path / 'train_vae'
   eight = '--xla_force_host_platform_device_count=8'
   process = start('train_vae', world.data_dir, workdir, XLA_FLAGS=eight)
-  returncode, said = interrupt(process, signal.SIGTERM, workdir, 10)
+  returncode, said = interrupt(
+    process, signal.SIGTERM, workdir, STEPS['train_vae'] // 4
+  )
   assert returncode == 128 + signal.SIGTERM, said
   run = json.loads((workdir / 'run.json').read_text())
   assert run['starts'][0]['devices'] == 8
@@ -494,7 +496,7 @@ def run_two_processes(world, workdir):
     port = free.getsockname()[1]
   processes = [
     start(
-      'train_vae',
+      'train_mdn_rnn',
       world.data_dir,
       workdir,
       '--distributed',
@@ -511,18 +513,17 @@ def run_two_processes(world, workdir):
 
 
 def test_two_processes_give_one_run(world, uninterrupted, tmp_path):
-  workdir = tmp_path / 'train_vae'
+  workdir = tmp_path / 'train_mdn_rnn'
   run_two_processes(world, workdir)
   run = json.loads((workdir / 'run.json').read_text())
   assert [s['processes'] for s in run['starts']] == [2]
   assert len(list(workdir.glob('events.out.tfevents.*'))) == 1
   metrics = json.loads((workdir / 'metrics.json').read_text())
-  # Both evaluate on the same frames as a single process.
-  of_one = json.loads((uninterrupted['train_vae'] / 'metrics.json').read_text())
-  baselines = {
-    m['validation']['mean_frame_baseline'] for m in (metrics, of_one)
-  }
-  assert len(baselines) == 1
+  # Both evaluate on the same episodes as a single process.
+  of_one = json.loads(
+    (uninterrupted['train_mdn_rnn'] / 'metrics.json').read_text()
+  )
+  assert len({m['validation']['nll_floor'] for m in (metrics, of_one)}) == 1
 
   # The first process finds the damage, both continue from the older one.
   (workdir / 'metrics.json').unlink()
