@@ -22,6 +22,7 @@ from models import vae
 from models import world_model
 import numpy as np
 from tools import pictures
+from trainers import runtime
 
 _VAE, _MDN_RNN = command_line.weights_flags()
 _DATASET = command_line.dataset_flag()
@@ -144,6 +145,7 @@ def save(
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  runtime.prepare()
   model = world_model.load(_VAE.value, _MDN_RNN.value)
   episodes = loader.episodes(
     _DATASET.value, split='validation', data_dir=_DATA_DIR.value

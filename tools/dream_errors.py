@@ -24,6 +24,7 @@ from models import vae
 from models import world_model
 import numpy as np
 from tools import markdown
+from trainers import runtime
 
 _VAE, _MDN_RNN = command_line.weights_flags()
 _DATASET = command_line.dataset_flag()
@@ -145,6 +146,7 @@ def table(
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  runtime.prepare()
   output = None
   if _OUTPUT.value is not None:
     output = places.claim_file(places.expand(_OUTPUT.value))
