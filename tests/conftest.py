@@ -15,8 +15,10 @@ from carracing_latents import (
 from carracing_rollouts import (
   carracing_rollouts_dataset_builder as rollouts_builder,
 )
+from gymnasium.envs.box2d import car_racing
 import jax
 import ml_collections
+import numpy as np
 import pytest
 from trainers import runtime
 from trainers import train_mdn_rnn
@@ -157,6 +159,29 @@ def command() -> Iterator[Callable[..., Done]]:
   yield run
   server.stdin.close()
   server.wait()
+
+
+def drive_from_poses(stock, ours):
+  """Steps two games from the same poses, on the track and at the field's edge.
+
+  Yields:
+    What `step` returned without `info`, of the stock game and of ours.
+  """
+  stock.reset(seed=3)
+  ours.reset(seed=3)
+  rng = np.random.default_rng(3)
+  on_track = np.array(stock.track)[::8, 2:]
+  at_the_edge = rng.uniform(0.8, 1, (30, 2)) * rng.choice([-1, 1], (30, 2))
+  for place in [*on_track, *(car_racing.PLAYFIELD * at_the_edge)]:
+    angle = rng.uniform(-9, 9)
+    for game in stock, ours:
+      game.t = 1.0  # The view has zoomed in.
+      offset = np.subtract(place, game.car.hull.position)
+      for body in game.car.hull, *game.car.wheels:
+        body.position += offset
+        body.angle = angle
+    action = rng.uniform(0, 1, 3).astype(np.float32)
+    yield stock.step(action)[:-1], ours.step(action)[:-1]
 
 
 def tiny_vae_config() -> ml_collections.ConfigDict:

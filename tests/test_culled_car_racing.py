@@ -5,6 +5,7 @@ from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
+from conftest import drive_from_poses
 import gymnasium
 from gymnasium.envs.box2d import car_racing
 import numpy as np
@@ -50,29 +51,14 @@ def test_until_the_time_is_up():
 def test_over_the_grass_and_out_of_the_field():
   last = drive_both(2, [(0, 0.4, 0)] * 400)
   assert last.terminated[0] and last.reward[0] == -100
-  assert (
-    (last.next_frame[0, :40] == 0).all(-1).any()
-  )  # Outside the field everything is black.
+  outside = last.next_frame[0, :40]
+  assert (outside == 0).all(-1).any()  # Outside the field everything is black.
 
 
 def test_wherever_the_car_is_and_wherever_it_looks():
   stock, ours = car_racing.CarRacing(), culled_car_racing.CulledCarRacing()
-  stock.reset(seed=3)
-  ours.reset(seed=3)
-  rng = np.random.default_rng(3)
-  bound = car_racing.PLAYFIELD
-  on_track = np.array(stock.track)[::8, 2:]
-  at_the_edge = rng.uniform(0.8, 1, (30, 2)) * rng.choice([-1, 1], (30, 2))
-  for place in [*on_track, *(bound * at_the_edge)]:
-    angle = rng.uniform(-9, 9)
-    for game in stock, ours:
-      game.t = 1.0  # The view has zoomed in.
-      offset = np.subtract(place, game.car.hull.position)
-      for body in game.car.hull, *game.car.wheels:
-        body.position += offset
-        body.angle = angle
-    action = rng.uniform(0, 1, 3).astype(np.float32)
-    frame, *others, _ = ours.step(action)
-    expected, *expected_others, _ = stock.step(action)
+  for (expected, *expected_others), (frame, *others) in drive_from_poses(
+    stock, ours
+  ):
     np.testing.assert_array_equal(frame, expected)
     assert others == expected_others

@@ -10,6 +10,7 @@ from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from carracing_rollouts import sketched_car_racing
+from conftest import drive_from_poses
 import gymnasium
 from gymnasium.envs.box2d import car_racing
 import numpy as np
@@ -157,23 +158,8 @@ def test_visited_tiles_change_their_colour():
 def test_wherever_the_car_is_and_wherever_it_looks():
   stock = car_racing.CarRacing()
   ours = sketched_car_racing.SketchedCarRacing()
-  stock.reset(seed=3)
-  ours.reset(seed=3)
-  rng = np.random.default_rng(3)
-  on_track = np.array(stock.track)[::8, 2:]
-  at_the_edge = rng.uniform(0.8, 1, (30, 2)) * rng.choice([-1, 1], (30, 2))
   frames = []
-  for place in [*on_track, *(car_racing.PLAYFIELD * at_the_edge)]:
-    angle = rng.uniform(-9, 9)
-    for game in stock, ours:
-      game.t = 1.0  # The view has zoomed in.
-      offset = np.subtract(place, game.car.hull.position)
-      for body in game.car.hull, *game.car.wheels:
-        body.position += offset
-        body.angle = angle
-    action = rng.uniform(0, 1, 3).astype(np.float32)
-    frame, *expected, _ = stock.step(action)
-    our_frame, *others, _ = ours.step(action)
+  for (frame, *expected), (our_frame, *others) in drive_from_poses(stock, ours):
     assert others == expected
     frames.append([frame, our_frame])
   # 0.38, 1.1 and 128 were measured, most of it at the edge of the field.

@@ -17,6 +17,7 @@ from carracing_data import errors
 from etils import epy
 
 with epy.lazy_imports():
+  from carracing_data import metadata
   from carracing_data import prepared
   from carracing_data import verification
   from carracing_latents import provenance
@@ -43,22 +44,22 @@ def verify(dataset: str, data_dir: str | None) -> None:
   Raises:
     errors.DatasetError: there is no such dataset, or a check fails.
   """
-  kinds = {k.name: k for k in (latents_schema.KIND, rollouts_schema.KIND)}
+  kinds = _kinds()
   builder = prepared.find(dataset, data_dir, *kinds.values())
   num_shards = sum(split.num_shards for split in builder.info.splits.values())
   with tqdm.tqdm(total=num_shards, unit=' shards') as progress:
     verification.verify(builder, kinds[builder.name], progress.update)
   if builder.name == latents_schema.KIND.name:
     provenance.check(builder)
-  for split, metadata in builder.info.metadata['splits'].items():
+  for split, recorded in builder.info.metadata['splits'].items():
     logging.info(
       '%s, %s: %d episodes (%d terminated), %d steps, content %s',
       prepared.full_name(builder),
       split,
-      metadata['num_episodes'],
-      metadata['num_terminated'],
-      metadata['num_steps'],
-      metadata['content_sha256'],
+      recorded['num_episodes'],
+      recorded['num_terminated'],
+      recorded['num_steps'],
+      recorded['content_sha256'],
     )
 
 
@@ -73,7 +74,7 @@ def compare(first: str, second: str, data_dir: str | None) -> None:
   Raises:
     errors.DatasetError: a dataset is missing, or the datasets differ.
   """
-  kinds = latents_schema.KIND, rollouts_schema.KIND
+  kinds = _kinds().values()
   builders = [prepared.find(x, data_dir, *kinds) for x in (first, second)]
   if difference := verification.compare(*builders):
     raise errors.DatasetError(
@@ -82,6 +83,11 @@ def compare(first: str, second: str, data_dir: str | None) -> None:
   logging.info(
     '%s and %s hold the same content.', *(b.data_dir for b in builders)
   )
+
+
+def _kinds() -> 'dict[str, metadata.Kind]':
+  """Returns the kinds of dataset by name; imports their schemas."""
+  return {k.name: k for k in (latents_schema.KIND, rollouts_schema.KIND)}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import grain
 import jax
 from jax import sharding
 from jax.experimental import multihost_utils
+import ml_collections
 import numpy as np
 
 Tree = TypeVar('Tree')
@@ -42,6 +43,20 @@ def shard_batch(batch: Tree) -> Tree:
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(divided, x), batch
   )
+
+
+def host_part(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Returns the arguments with which a loader reads this host's part.
+
+  Args:
+    config: config with `batch_size`, that of all hosts, and `seed`.
+  """
+  return {
+    'batch_size': config.batch_size // jax.process_count(),
+    'seed': config.seed,
+    'shard_index': jax.process_index(),
+    'shard_count': jax.process_count(),
+  }
 
 
 def send_ahead(dataset: grain.IterDataset[Tree]) -> grain.IterDataset[Tree]:

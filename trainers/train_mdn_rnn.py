@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from trainers import baselines
 from trainers import commands
+from trainers import devices
 from trainers import loop
 from trainers import run_folder
 from trainers import session
@@ -90,11 +91,8 @@ def task(
     dataset=loader.windows(
       folder,
       split='train',
-      batch_size=config.batch_size // jax.process_count(),
       window_steps=config.window_steps,
-      seed=config.seed,
-      shard_index=jax.process_index(),
-      shard_count=jax.process_count(),
+      **devices.host_part(config),
     ),
     train_step=functools.partial(train_step, config),
     no_metrics=_training_metrics(config).empty(),

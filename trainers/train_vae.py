@@ -24,6 +24,7 @@ from models import vae
 import numpy as np
 import tensorflow_datasets as tfds
 from trainers import commands
+from trainers import devices
 from trainers import loop
 from trainers import run_folder
 from trainers import session
@@ -83,10 +84,7 @@ def task(
     dataset=loader.frames(
       folder,
       split='train',
-      batch_size=config.batch_size // jax.process_count(),
-      seed=config.seed,
-      shard_index=jax.process_index(),
-      shard_count=jax.process_count(),
+      **devices.host_part(config),
     ),
     train_step=functools.partial(train_step, config),
     no_metrics=TrainingMetrics.empty(),

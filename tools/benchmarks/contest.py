@@ -11,7 +11,9 @@ import multiprocessing
 from multiprocessing import connection
 import statistics
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import jax
 
 # Does some work and returns its amount, in the unit of the stage.
 Work = Callable[[], float]
@@ -59,6 +61,30 @@ class Comparison(NamedTuple):
   median: float
   lowest: float
   highest: float
+
+
+def repeat(
+  step: Callable[[Any, Any], tuple[Any, Any]],
+  state: Any,
+  batch: Any,
+  amount: float,
+) -> Work:
+  """Returns work that takes a training step with the same batch every time.
+
+  Args:
+    step: compiled step, from a state and a batch to the next state and metrics.
+    state: state before the first step.
+    batch: batch of every step.
+    amount: amount of work of a step.
+  """
+
+  def work() -> float:
+    nonlocal state
+    state, metrics = step(state, batch)
+    jax.block_until_ready(metrics)
+    return amount
+
+  return work
 
 
 def run(

@@ -85,7 +85,9 @@ def train_step(batch_size: int, window_steps: int) -> contest.Work:
   """Prepares the training steps of the trainer."""
   runtime.prepare()
   runtime.divide_cpu(batch_size)
-  return _repeat(*_step(batch_size, window_steps))
+  return contest.repeat(
+    *_step(batch_size, window_steps), batch_size * window_steps
+  )
 
 
 def flax_step(batch_size: int, window_steps: int) -> contest.Work:
@@ -115,7 +117,12 @@ def flax_step(batch_size: int, window_steps: int) -> contest.Work:
     return state, losses.nll.mean()
 
   step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated())
-  return _repeat(step, devices.replicate(state), devices.shard_batch(batch))
+  return contest.repeat(
+    step,
+    devices.replicate(state),
+    devices.shard_batch(batch),
+    batch_size * window_steps,
+  )
 
 
 def windows_consumed() -> contest.Work:
@@ -203,15 +210,3 @@ def _batch(batch_size: int, window_steps: int) -> loader.Windows:
     terminal=np.zeros(shape, bool),
     mask=np.ones(shape, bool),
   )
-
-
-def _repeat(step, state, batch: loader.Windows) -> contest.Work:
-  transitions = batch.mask.size
-
-  def work() -> float:
-    nonlocal state
-    state, metrics = step(state, batch)
-    jax.block_until_ready(metrics)
-    return transitions
-
-  return work

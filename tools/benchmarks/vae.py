@@ -63,7 +63,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
 def train_step(batch_size: int = _BATCH) -> contest.Work:
   """Prepares the training steps of the trainer."""
   runtime.prepare()
-  return _repeat(*_step(batch_size))
+  return contest.repeat(*_step(batch_size), batch_size)
 
 
 def lax_step() -> contest.Work:
@@ -86,10 +86,11 @@ def lax_step() -> contest.Work:
     state, losses, _ = train_state.take_step(config, state, mean_loss)
     return state, losses
 
-  return _repeat(
+  return contest.repeat(
     jax.jit(step, donate_argnums=0),
     train_vae.create_state(config),
     frames(_BATCH),
+    _BATCH,
   )
 
 
@@ -126,16 +127,6 @@ def _step(batch_size: int):
     functools.partial(train_vae.train_step, config), donate_argnums=0
   )
   return step, train_vae.create_state(config), frames(batch_size)
-
-
-def _repeat(step, state, observation: np.ndarray) -> contest.Work:
-  def work() -> float:
-    nonlocal state
-    state, metrics = step(state, observation)
-    jax.block_until_ready(metrics)
-    return len(observation)
-
-  return work
 
 
 def frames(batch_size: int) -> np.ndarray:
