@@ -16,6 +16,7 @@ from carracing_data import places
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+from models import controller
 from models import mdn_rnn
 from models import vae
 import numpy as np
@@ -63,7 +64,26 @@ class _MDNRNNConfig(documents.Document):
     return model.init(key, z, action, model.initial_carry(1))
 
 
-_CONFIGS = {'vae': _VAEConfig, 'mdn_rnn': _MDNRNNConfig}
+class _ControllerConfig(documents.Document):
+  latent_size: _Size
+  hidden_size: Annotated[int, pydantic.Field(ge=0, le=16_384)]
+
+  def model(self) -> controller.Controller:
+    return controller.Controller(**self.model_dump())
+
+  def init(self, key: jax.Array) -> Any:
+    z, hidden = (
+      jnp.zeros((1, self.latent_size)),
+      jnp.zeros((1, self.hidden_size)),
+    )
+    return self.model().init(key, z, hidden)
+
+
+_CONFIGS = {
+  'vae': _VAEConfig,
+  'mdn_rnn': _MDNRNNConfig,
+  'controller': _ControllerConfig,
+}
 
 
 class _Description(documents.Document):
@@ -71,7 +91,7 @@ class _Description(documents.Document):
 
   Attributes:
     format: version of the format of the folder.
-    model: `vae` or `mdn_rnn`.
+    model: `vae`, `mdn_rnn` or `controller`.
     config: arguments of the model's constructor.
     training: provenance of the weights.
     weights_sha256: digest of the weights file.
@@ -79,7 +99,7 @@ class _Description(documents.Document):
   """
 
   format: int
-  model: Literal['vae', 'mdn_rnn']
+  model: Literal['vae', 'mdn_rnn', 'controller']
   config: dict[str, Any]
   training: dict[str, Any]
   weights_sha256: documents.Sha256
@@ -113,7 +133,7 @@ def save(
 
   Args:
     folder: output folder; replaced if it exists.
-    name: `vae` or `mdn_rnn`.
+    name: `vae`, `mdn_rnn` or `controller`.
     config: arguments of the model's constructor.
     params: parameters of the model, float32.
     training: provenance of the weights; JSON.
@@ -165,7 +185,7 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
 
   Args:
     folder: folder written by `save`.
-    name: expected model, `vae` or `mdn_rnn`.
+    name: expected model: `vae`, `mdn_rnn` or `controller`.
 
   Returns:
     The model and its weights.
@@ -265,7 +285,9 @@ def _flatten(params: Mapping[str, Any]) -> Any:
 
 
 def _check_params(
-  config: _VAEConfig | _MDNRNNConfig, params: Mapping[str, Any], source: str
+  config: _VAEConfig | _MDNRNNConfig | _ControllerConfig,
+  params: Mapping[str, Any],
+  source: str,
 ) -> None:
   """Raises WeightsError if parameters do not fit a model or are not finite."""
   shapes = jax.eval_shape(config.init, jax.random.key(0))['params']

@@ -136,6 +136,25 @@ def initial_state(model: WorldModel, z: jax.Array) -> State:
   return State(z, _m(model).initial_carry(len(z)))
 
 
+def predict(
+  model: WorldModel, state: State, action: jax.Array
+) -> tuple[mdn_rnn.Prediction, recurrent.Carry]:
+  """Predicts the next step.
+
+  Args:
+    model: world model.
+    state: state before the action.
+    action: actions, float32 [B, A].
+
+  Returns:
+    M's prediction, [B, ...], and its carry after the action.
+  """
+  prediction, carry = _apply_m(
+    model, state.z[:, None], action[:, None], state.carry
+  )
+  return jax.tree.map(lambda x: x[:, 0], prediction), carry
+
+
 def observe(
   model: WorldModel, state: State, action: jax.Array, z: jax.Array
 ) -> State:
@@ -150,7 +169,7 @@ def observe(
   Returns:
     The state after the action.
   """
-  _, carry = _predict(model, state, action)
+  _, carry = predict(model, state, action)
   return State(z, carry)
 
 
@@ -175,7 +194,7 @@ def imagine(
     probability that the action ends the task, float32 [B] in 0..1. The latter
     two are None if M has no such outputs.
   """
-  (mixture, reward, termination_logit), carry = _predict(model, state, action)
+  (mixture, reward, termination_logit), carry = predict(model, state, action)
   return (
     State(mixture.sample(key, temperature), carry),
     None if reward is None else reward.mean(),
@@ -224,16 +243,6 @@ def dream(
   keys = jax.random.split(key, action.shape[1])
   _, dreamt = jax.lax.scan(step, state, (jnp.swapaxes(action, 0, 1), keys))
   return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), dreamt)
-
-
-def _predict(
-  model: WorldModel, state: State, action: jax.Array
-) -> tuple[mdn_rnn.Prediction, recurrent.Carry]:
-  """Returns M's prediction of the next step, [B, ...], and its next carry."""
-  prediction, carry = _apply_m(
-    model, state.z[:, None], action[:, None], state.carry
-  )
-  return jax.tree.map(lambda x: x[:, 0], prediction), carry
 
 
 def _apply_v(model: WorldModel, x: jax.Array, method: Callable) -> Any:

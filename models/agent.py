@@ -1,0 +1,125 @@
+"""V, M and C combined: an agent that drives, frames → actions.
+
+  driver = agent.load('runs/controller/agent')
+  carry = driver.initial_carry(seeds)
+  action, carry = driver(observation, carry)
+
+An agent is a policy (see `carracing_rollouts.policies`) by its shape. It draws
+nothing at random: z is the mean of the posterior.
+"""
+
+from collections.abc import Mapping, Sequence
+import os
+from typing import Any
+
+from flax import struct
+import jax
+from models import controller
+from models import weights
+from models import world_model
+import numpy as np
+
+PARTS = ('vae', 'mdn_rnn', 'controller')
+Carry = tuple[np.ndarray, np.ndarray]
+
+
+@struct.dataclass
+class Agent:
+  """A world model and a controller with their weights, a pytree.
+
+  Attributes:
+    model: V and M.
+    c: C.
+    c_variables: weights of C, `{'params': ...}`.
+    max_batch: size to which batches are padded, so that a single compiled
+      program acts on all smaller ones.
+  """
+
+  model: world_model.WorldModel
+  c: controller.Controller = struct.field(pytree_node=False)
+  c_variables: Mapping[str, Any]
+  max_batch: int = struct.field(pytree_node=False, default=16)
+
+  def initial_carry(self, seeds: Sequence[Any]) -> Carry:
+    """Returns M's carry of new episodes: (cell, hidden), float32 [B, H] each.
+
+    Args:
+      seeds: B seeds, which are not used.
+    """
+    assert self.model.m is not None
+    cell, hidden = jax.device_get(self.model.m.initial_carry(len(seeds)))
+    return cell, hidden
+
+  def __call__(
+    self, observation: np.ndarray, carry: Carry
+  ) -> tuple[np.ndarray, Carry]:
+    """Chooses one action for each episode.
+
+    Args:
+      observation: uint8 [B, 64, 64, 3], 0..255, with B up to `max_batch`.
+      carry: carry from `initial_carry` or the previous call.
+
+    Returns:
+      The actions, float32 [B, 3] (steering −1..1, gas 0..1, brake 0..1), and
+      the next carry.
+
+    Raises:
+      ValueError: B is larger than `max_batch`.
+    """
+    size = len(observation)
+    if size > self.max_batch:
+      raise ValueError(
+        f'{size} episodes are more than max_batch={self.max_batch}'
+      )
+
+    def padded(x: np.ndarray) -> np.ndarray:
+      rows = (0, self.max_batch - size)
+      return np.pad(x, (rows, *[(0, 0)] * (x.ndim - 1)))
+
+    inputs = jax.tree.map(padded, (observation, carry))
+    return jax.tree.map(lambda x: x[:size], jax.device_get(_act(self, *inputs)))
+
+
+@jax.jit
+def _act(
+  agent: Agent, observation: jax.Array, carry: Any
+) -> tuple[jax.Array, Any]:
+  state = world_model.State(
+    world_model.encode(agent.model, observation).mean, carry
+  )
+  action = agent.c.apply(agent.c_variables, state.z, carry[1])
+  assert isinstance(action, jax.Array)
+  _, carry = world_model.predict(agent.model, state, action)
+  return action, carry
+
+
+def load(folder: str | os.PathLike[str], max_batch: int = 16) -> Agent:
+  """Loads an agent.
+
+  Args:
+    folder: folder with the exported weights of its parts: `vae/`, `mdn_rnn/`
+      and `controller/`.
+    max_batch: see `Agent`.
+
+  Raises:
+    weights.WeightsError: a part is missing or damaged, or was trained with
+      other parts.
+  """
+  paths = {name: os.path.join(folder, name) for name in PARTS}
+  inside = os.path.join(folder, 'agent')
+  if not os.path.exists(paths['controller']) and os.path.exists(inside):
+    raise weights.WeightsError(
+      f'{folder} holds no agent; did you mean {inside}?'
+    )
+  c = weights.load(paths['controller'], 'controller')
+  model = world_model.load(paths['vae'], paths['mdn_rnn'])
+  for name in PARTS[:2]:
+    trained_with = c.training.get(f'{name}_sha256')
+    if trained_with != weights.verify(paths[name]):
+      raise weights.WeightsError(
+        f'{paths["controller"]} was trained with another {name} than'
+        f' {paths[name]}; copy the whole folder of the agent again, or train a'
+        ' controller with: python -m trainers.train_controller --workdir=RUN'
+        f' --vae={paths["vae"]} --mdn_rnn={paths["mdn_rnn"]}'
+      )
+  return Agent(model, c.model, jax.device_put(c.variables), max_batch)
