@@ -23,7 +23,7 @@ def test_speed_and_time_left_are_those_of_the_steps():
   shown.start(400)
   clock.now += 30  # Of which an evaluation takes 20.
   shown.pause(20)
-  shown.set_loss(43.41234)
+  shown.show_metric('loss', 43.41234)
   shown.after_step(500)
   assert shown.line() == (
     'step 500/1500 · 10 steps/s · 1 min 40 s left · loss 43.41'

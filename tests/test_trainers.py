@@ -23,6 +23,7 @@ from trainers import baselines
 from trainers import loop
 from trainers import run_documents
 from trainers import run_folder
+from trainers import session
 from trainers import tracking
 from trainers import train_mdn_rnn
 from trainers import train_vae
@@ -57,7 +58,13 @@ def test_interrupted_run_equals_uninterrupted_run(name, world, tmp_path):
     return task._replace(evaluate=evaluate)
 
   with pytest.raises(KeyboardInterrupt):
-    loop.train(config, tmp_path, sources, interrupted_task, tracking.DEFAULT)
+    loop.train(
+      config,
+      tmp_path,
+      sources,
+      functools.partial(session.opened, config, tmp_path, interrupted_task),
+      tracking.DEFAULT,
+    )
   assert not (tmp_path / 'weights').exists()
   assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['3']
   trainer.train(config, tmp_path, str(world.data_dir))

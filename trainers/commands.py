@@ -11,7 +11,6 @@ from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import places
 import jax
-import ml_collections
 from ml_collections import config_flags
 from trainers import config_files
 from trainers import run_documents
@@ -22,19 +21,22 @@ from trainers import tracking
 flags.disclaim_key_flags()
 
 _CONFIGS = Path(__file__).parent / 'configs'
-_Train = Callable[
-  [ml_collections.ConfigDict, Path, str | None, tracking.Options], None
-]
 
 
-def run(train: _Train, default_config: str, divide_cpu: bool = False) -> None:
+def run(
+  train: Callable[..., None],
+  default_config: str,
+  define_inputs: Callable[[], flags.FlagHolder | Sequence[flags.FlagHolder]],
+  divide_cpu: bool = False,
+) -> None:
   """Runs a trainer with the common flags.
 
   Args:
-    train: called with the config, the workdir, the data directory and the
-      tracking options.
+    train: called with the config, the workdir, the values of the input flags
+      and the tracking options.
     default_config: default of `--config`, the name of a file in
       `trainers/configs`.
+    define_inputs: function that defines the input flags and returns them.
     divide_cpu: whether to call `runtime.divide_cpu`.
   """
   default_path = os.path.relpath(_CONFIGS / default_config)
@@ -55,7 +57,8 @@ def run(train: _Train, default_config: str, divide_cpu: bool = False) -> None:
     'Folder of the run. An interrupted run in it is continued.',
     required=True,
   )
-  data_dir = command_line.data_dir_flag()
+  defined = define_inputs()
+  inputs = [defined] if isinstance(defined, flags.FlagHolder) else defined
   profile_steps = flags.DEFINE_integer(
     'profile_steps',
     0,
@@ -79,7 +82,7 @@ def run(train: _Train, default_config: str, divide_cpu: bool = False) -> None:
     train(
       config.value,
       places.expand(workdir.value),
-      data_dir.value,
+      *(flag.value for flag in inputs),
       tracking.Options(profile_steps.value, wandb_project.value),
     )
 

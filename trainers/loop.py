@@ -1,4 +1,4 @@
-"""The training loop of all models: a task → trained and exported weights.
+"""The training loop of all models: a session → trained and exported weights.
 
 A run keeps its files in one folder; see `run_folder`. The same command
 continues an interrupted run, bit for bit.
@@ -7,6 +7,8 @@ continues an interrupted run, bit for bit.
 from collections.abc import Callable, Mapping
 import contextlib
 from pathlib import Path
+import signal
+from typing import Any, NoReturn, Protocol
 
 from absl import logging
 import jax
@@ -17,33 +19,94 @@ from trainers import interruption
 from trainers import profiling
 from trainers import run_documents
 from trainers import run_folder
-from trainers import session as session_lib
 from trainers import tracking
 from trainers import training_log
+
+
+class Session(Protocol):
+  """One start of a run: its state, and the actions of the loop on it.
+
+  Attributes:
+    workdir: folder of the run.
+    step: number of the last step.
+    saved: tree of the arrays that every checkpoint holds.
+    params: parameters, to be described in the folder of the run.
+    best_params: best parameters so far, to export.
+    best_step: step of `best_params`.
+    export: name, config and provenance of the exported weights.
+    log: metrics and progress.
+  """
+
+  workdir: Path
+  step: int
+  export: run_folder.Export
+  log: training_log.TrainingLog
+
+  @property
+  def saved(self) -> Any: ...
+
+  @property
+  def params(self) -> Any: ...
+
+  @property
+  def best_params(self) -> Any: ...
+
+  @property
+  def best_step(self) -> int: ...
+
+  def take_step(self) -> jax.Array:
+    """Runs a step; returns whether all its metrics are finite, a bool []."""
+    ...
+
+  def collect_metrics(self) -> None:
+    """Passes the metrics since the last call to the log."""
+    ...
+
+  def evaluate(self) -> training_log.Evaluation:
+    """Evaluates the parameters and keeps them if they are the best so far."""
+    ...
+
+  def evaluate_best(self) -> training_log.Evaluation:
+    """Evaluates the best parameters so far."""
+    ...
+
+  def save(self) -> None:
+    """Starts saving a checkpoint, once the metrics before it are on disk."""
+    ...
+
+  def stop(self, number: signal.Signals) -> NoReturn:
+    """Exits because of a signal; the same command can continue the run."""
+    ...
+
+  def stops_early(self) -> bool:
+    """Returns whether the run ends before `config.num_steps`."""
+    ...
+
+
+OpenSession = Callable[
+  [checkpoints.Checkpoints], contextlib.AbstractContextManager[Session]
+]
 
 
 def train(
   config: ml_collections.ConfigDict,
   workdir: Path,
   sources: Mapping[str, run_documents.Source],
-  make_task: Callable[[], session_lib.Task],
+  open_session: OpenSession,
   options: tracking.Options,
 ) -> None:
   """Trains up to `config.num_steps`, from the newest checkpoint if any.
 
-  Each batch is sharded across all devices of all hosts. At the end the
-  parameters with the lowest validation loss are exported, and the run is
+  At the end the best parameters by validation are exported, and the run is
   marked as finished.
 
   Args:
-    config: config with `batch_size`, `num_steps`, `log_every_steps`,
-      `eval_every_steps`, `checkpoint_every_steps` and `early_stop_evaluations`
-      (number of evaluations without improvement before training stops; 0:
-      never).
+    config: config with `num_steps`, `log_every_steps`, `eval_every_steps` and
+      `checkpoint_every_steps`.
     workdir: folder of the run.
     sources: datasets and weights that the run uses, by role.
-    make_task: function that returns the task; not called if nothing is left
-      to do.
+    open_session: function that restores the newest of the given checkpoints
+      and yields this start of the run; not called if nothing is left to do.
     options: profiling and logging options.
 
   Raises:
@@ -58,43 +121,35 @@ def train(
     if claim.standing == run_folder.Standing.FINISHED:
       logging.info('%s is finished; there is nothing left to do.', workdir)
       return
-    task = make_task()
     with (
-      contextlib.closing(iter(devices.send_ahead(task.dataset))) as iterator,
       contextlib.closing(
         checkpoints.Checkpoints(workdir / 'checkpoints')
       ) as saved,
+      open_session(saved) as session,
     ):
-      items, first_step = saved.restore(
-        {'state': session_lib.new_run(task), 'data': iterator}
-      )
-      run = items['state']
       if claim.standing == run_folder.Standing.WEIGHTS_MISSING:
-        run_folder.export_again(claim, task.export, run.best_params)
+        run_folder.export_again(claim, session.export, session.best_params)
         return
-      run_folder.begin(claim, first_step, task.state, task.state.params)
+      run_folder.begin(claim, session.step, session.saved, session.params)
       devices.first_decides(lambda: tracking.start(options, workdir, config))
-      if first_step:
-        logging.info('Continuing from step %d.', first_step)
-      session = session_lib.Session(
-        config, workdir, task, saved, iterator, first_step, run
-      )
+      if session.step:
+        logging.info('Continuing from step %d.', session.step)
       with session.log:
-        evaluation = _take_steps(session, options.profile_steps)
+        evaluation = _take_steps(session, config, options.profile_steps)
     run_folder.finish(
       claim,
-      task.export,
-      int(session.run.best_step),
-      session.run.best_params,
+      session.export,
+      session.best_step,
+      session.best_params,
       evaluation,
     )
 
 
 def _take_steps(
-  session: session_lib.Session, profile_steps: int
+  session: Session, config: ml_collections.ConfigDict, profile_steps: int
 ) -> training_log.Evaluation:
   """Runs the remaining steps; returns the evaluation of the best parameters."""
-  config, first_step = session.config, session.step
+  first_step = session.step
   best_evaluation = None
   with (
     interruption.Interruption() as interrupted,
@@ -116,7 +171,7 @@ def _take_steps(
         session.collect_metrics()
       if last or step % config.eval_every_steps == 0:
         evaluation = session.evaluate()
-        if session.run.best_step == step:
+        if session.best_step == step:
           best_evaluation = evaluation
         if not last and session.stops_early():
           last = True
@@ -125,4 +180,4 @@ def _take_steps(
       if last or step % config.checkpoint_every_steps == 0:
         session.save()
   # The best evaluation may predate this start of the run.
-  return best_evaluation or session.task.evaluate(session.run.best_params)
+  return best_evaluation or session.evaluate_best()

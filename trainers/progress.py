@@ -14,7 +14,7 @@ _EVERY_SECONDS_ON_TERMINAL = 0.2
 
 
 class Progress:
-  """Shows steps, speed, time left and loss.
+  """Shows steps, speed, time left and a metric.
 
   The line is updated in place on a terminal, and logged every 10 s elsewhere.
   """
@@ -36,7 +36,7 @@ class Progress:
     self._stream = sys.stderr if stream is None else stream
     self._clock = clock
     self._on_terminal = self._stream.isatty()
-    self._loss: float | None = None
+    self._metric: str | None = None
     self._started: float | None = None
 
   def start(self, step: int) -> None:
@@ -49,9 +49,9 @@ class Progress:
     """Excludes time that was not spent on training from the speed."""
     self._paused += seconds
 
-  def set_loss(self, loss: float) -> None:
-    """Sets the training loss to show from now on."""
-    self._loss = loss
+  def show_metric(self, name: str, value: float) -> None:
+    """Sets the metric to show from now on."""
+    self._metric = f'{name} {value:.4g}'
 
   def after_step(self, step: int) -> None:
     """Shows the line if it is due."""
@@ -87,8 +87,8 @@ class Progress:
       parts.append(f'{speed:.3g} steps/s')
       if steps_left := self._num_steps - self._step:
         parts.append(f'{duration(steps_left / speed)} left')
-    if self._loss is not None:
-      parts.append(f'loss {self._loss:.4g}')
+    if self._metric is not None:
+      parts.append(self._metric)
     return ' · '.join(parts)
 
 

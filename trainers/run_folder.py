@@ -67,7 +67,7 @@ class Export(NamedTuple):
   """Arguments of `weights.save` other than the parameters.
 
   Attributes:
-    name: name of the model, `vae` or `mdn_rnn`.
+    name: name of the model: `vae`, `mdn_rnn` or `controller`.
     config: arguments of the model's constructor.
     training: provenance of the weights.
   """

@@ -1,12 +1,13 @@
 """One start of a run: its state, and the actions of the training loop on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
 import signal
 import sys
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from absl import logging
 from carracing_data import places
@@ -85,15 +86,45 @@ def new_run(task: Task) -> Run:
   )
 
 
+@contextlib.contextmanager
+def opened(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  make_task: Callable[[], Task],
+  saved: checkpoints.Checkpoints,
+) -> Iterator['Session']:
+  """Continues a run from its newest checkpoint, or begins it.
+
+  Args:
+    config: config with `batch_size`, `num_steps` and `early_stop_evaluations`
+      (number of evaluations without improvement before training stops; 0:
+      never).
+    workdir: folder of the run.
+    make_task: function that returns the task. Each of its batches is sharded
+      across all devices of all hosts.
+    saved: checkpoints of the run.
+
+  Yields:
+    The session; see `loop.Session`.
+
+  Raises:
+    errors.UserError: see `checkpoints.Checkpoints.restore`.
+  """
+  task = make_task()
+  with contextlib.closing(iter(devices.send_ahead(task.dataset))) as iterator:
+    items, step = saved.restore({'state': new_run(task), 'data': iterator})
+    yield Session(config, workdir, task, saved, iterator, step, items['state'])
+
+
 @dataclasses.dataclass
 class Session:
-  """The mutable state of one start of a run.
+  """The mutable state of one start of a run; see `loop.Session`.
 
   Attributes:
     config: config of the run.
     workdir: folder of the run.
     task: model, data and evaluation.
-    saved: checkpoints of the run.
+    checkpoints: checkpoints of the run.
     iterator: iterator over batches on the devices.
     step: number of the last step.
     run: state of the run after that step.
@@ -102,7 +133,7 @@ class Session:
   config: ml_collections.ConfigDict
   workdir: Path
   task: Task
-  saved: checkpoints.Checkpoints
+  checkpoints: checkpoints.Checkpoints
   iterator: grain.DatasetIterator
   step: int
   run: Run
@@ -111,12 +142,28 @@ class Session:
     self.log = training_log.TrainingLog(
       self.workdir, self.config.batch_size, self.config.num_steps
     )
+    self.export = self.task.export
     self._advance = _compile(self.task.train_step)
     self._saved_step = self.step
     self._unchecked: tuple[int, Any, jax.Array] | None = None
 
+  @property
+  def saved(self) -> Any:
+    return self.run
+
+  @property
+  def params(self) -> Any:
+    return self.run.state.params
+
+  @property
+  def best_params(self) -> Any:
+    return self.run.best_params
+
+  @property
+  def best_step(self) -> int:
+    return int(self.run.best_step)
+
   def take_step(self) -> jax.Array:
-    """Runs a step; returns whether all its metrics are finite, a bool []."""
     with self.log.waiting():
       batch = next(self.iterator)
     state, collected, finite = self._advance(
@@ -131,31 +178,33 @@ class Session:
     return finite
 
   def collect_metrics(self) -> None:
-    """Passes the metrics since the last call to the log."""
     self.log.end_interval(self.step, self.run.collected)
     self.run = self.run.replace(
       collected=devices.replicate(self.task.no_metrics)
     )
 
   def evaluate(self) -> training_log.Evaluation:
-    """Evaluates the parameters and keeps them if they are the best so far."""
     self.check()
     with self.log.paused():
       evaluation = self.task.evaluate(self.run.state.best_params)
-      _check_evaluation(evaluation, self.step)
+      check_evaluation(evaluation, self.step)
       self.log.write(self.step, evaluation)
     self.run = _remember_best(self.run, self.step, evaluation)
     return evaluation
 
+  def evaluate_best(self) -> training_log.Evaluation:
+    return self.task.evaluate(self.run.best_params)
+
   def save(self) -> None:
-    """Starts saving a checkpoint, once the metrics before it are on disk."""
     self.check()
     with self.log.paused():
       self.log.sync()
-      self.saved.save(self.step, {'state': self.run, 'data': self.iterator})
+      self.checkpoints.save(
+        self.step, {'state': self.run, 'data': self.iterator}
+      )
     self._saved_step = self.step
 
-  def stop(self, number: signal.Signals) -> None:
+  def stop(self, number: signal.Signals) -> NoReturn:
     """Saves a checkpoint if the last one is outdated, and exits."""
     self.check()
     self.log.flush()
@@ -209,8 +258,8 @@ def _compile(train_step: Callable) -> Callable:
   return jax.jit(advance, donate_argnums=0, out_shardings=devices.replicated())
 
 
-def _check_evaluation(evaluation: training_log.Evaluation, step: int) -> None:
-  """Raises RunError if an evaluation is not finite."""
+def check_evaluation(evaluation: training_log.Evaluation, step: int) -> None:
+  """Raises RunError if a number of an evaluation is not finite."""
   values = {'loss': evaluation.loss, **evaluation.scalars}
   for name, value in values.items():
     if not math.isfinite(value):

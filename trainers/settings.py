@@ -3,9 +3,11 @@
 from typing import Annotated, Literal
 
 from carracing_data import documents
+from carracing_rollouts import environment
 import jax
 import ml_collections
 import pydantic
+import pydantic_core
 import tensorflow_datasets as tfds
 from trainers import run_documents
 
@@ -15,6 +17,14 @@ _Steps = Annotated[int, pydantic.Field(ge=1, le=1_000_000_000)]
 _Size = Annotated[int, pydantic.Field(ge=1, le=16_384)]
 _NotNegative = Annotated[float, pydantic.Field(ge=0)]
 _Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+
+
+def _check_simulator(name: str) -> str:
+  if name not in environment.SIMULATORS:
+    raise pydantic_core.PydanticCustomError(
+      'simulator', f'a simulator is one of {", ".join(environment.SIMULATORS)}'
+    )
+  return name
 
 
 class Settings(documents.Document):
@@ -58,6 +68,39 @@ class MDNRNNSettings(LoopSettings):
   num_mixtures: Annotated[int, pydantic.Field(ge=1, le=1000)]
   per_dimension: bool
   predict_outcomes: bool
+
+
+class ControllerSettings(Settings):
+  """Settings of C, found by soft actor-critic."""
+
+  features: Literal['z,h', 'z']
+  simulator: Annotated[str, pydantic.AfterValidator(_check_simulator)]
+  num_cars: Annotated[int, pydantic.Field(ge=1, le=1000)]
+  drive_steps: _Count
+  stuck_steps: Annotated[int, pydantic.Field(ge=0, le=1000)]
+  noise_memory: Annotated[float, pydantic.Field(ge=0, lt=1)]
+  warmup_steps: _Steps
+  start_share: _Share
+  start_offset: _NotNegative
+  start_angle: _NotNegative
+  start_speed: _NotNegative
+  grass_penalty: _NotNegative
+  speed_penalty: _NotNegative
+  reward_scale: _NotNegative
+  privileged_critics: bool
+  critic_size: _Size
+  replay_steps: Annotated[int, pydantic.Field(ge=1, le=100_000_000)]
+  batch_size: _Count
+  updates_per_step: _Count
+  discount: Annotated[float, pydantic.Field(ge=0, lt=1)]
+  return_steps: Annotated[int, pydantic.Field(ge=1, le=100)]
+  learning_rate: _NotNegative
+  cosine_decay: bool
+  initial_temperature: Annotated[float, pydantic.Field(gt=0)]
+  target_entropy: float
+  target_speed: _Share
+  average_speed: _Share
+  selection_tracks: Annotated[int, pydantic.Field(ge=1, le=1000)]
 
 
 def check(config: ml_collections.ConfigDict, schema: type[Settings]) -> None:

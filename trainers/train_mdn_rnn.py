@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
+from carracing_data import command_line
 from carracing_data import prepared
 from carracing_latents import loader
 from carracing_latents import schema
@@ -64,7 +65,8 @@ def train(
   settings.check_window(config, latents)
   sources = {'dataset': run_folder.dataset_source(latents)}
   make_task = functools.partial(task, config, latents)
-  loop.train(config, workdir, sources, make_task, options)
+  open_session = functools.partial(session.opened, config, workdir, make_task)
+  loop.train(config, workdir, sources, open_session, options)
 
 
 def task(
@@ -302,4 +304,4 @@ def _results(
 
 
 if __name__ == '__main__':
-  commands.run(train, 'mdn_rnn.py', divide_cpu=True)
+  commands.run(train, 'mdn_rnn.py', command_line.data_dir_flag, divide_cpu=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import logging
+from carracing_data import command_line
 from carracing_data import prepared
 from carracing_rollouts import loader
 from carracing_rollouts import schema
@@ -71,7 +72,8 @@ def train(
   rollouts = prepared.find(config.dataset, data_dir, schema.KIND)
   sources = {'dataset': run_folder.dataset_source(rollouts)}
   make_task = functools.partial(task, config, rollouts)
-  loop.train(config, workdir, sources, make_task, options)
+  open_session = functools.partial(session.opened, config, workdir, make_task)
+  loop.train(config, workdir, sources, open_session, options)
 
 
 def task(
@@ -265,4 +267,4 @@ def _mean_frame_error(frames: np.ndarray) -> float:
 
 
 if __name__ == '__main__':
-  commands.run(train, 'vae.py')
+  commands.run(train, 'vae.py', command_line.data_dir_flag)

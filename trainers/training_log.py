@@ -50,13 +50,20 @@ class Evaluation(NamedTuple):
 class TrainingLog(contextlib.AbstractContextManager):
   """Writes metrics a step late, so that the device never waits for the host."""
 
-  def __init__(self, workdir: Path, batch_size: int, num_steps: int):
+  def __init__(
+    self,
+    workdir: Path,
+    batch_size: int,
+    num_steps: int,
+    shown_metric: str = 'loss',
+  ):
     """Opens the log.
 
     Args:
       workdir: directory of the TensorBoard files; only the first host writes.
       batch_size: number of examples per step.
       num_steps: number of steps of the run.
+      shown_metric: metric to show with the progress, once it has a value.
     """
     writers = []
     if jax.process_index() == 0:
@@ -64,6 +71,7 @@ class TrainingLog(contextlib.AbstractContextManager):
     self._writer = metric_writers.AsyncMultiWriter(writers)
     self._progress = progress.Progress(num_steps)
     self._batch_size = batch_size
+    self._shown_metric = shown_metric
     self._pending: tuple[int, clu_metrics.Collection, dict] | None = None
     self._start_interval()
 
@@ -87,7 +95,6 @@ class TrainingLog(contextlib.AbstractContextManager):
     started = time.perf_counter()
     yield
     self._waited += time.perf_counter() - started
-    self._steps += 1
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
@@ -101,10 +108,22 @@ class TrainingLog(contextlib.AbstractContextManager):
   def after_step(self, step: int) -> None:
     """Writes the metrics of the previous interval and shows the progress."""
     self.flush()
+    self._steps += 1
     self._progress.after_step(step)
 
-  def end_interval(self, step: int, collected: clu_metrics.Collection) -> None:
-    """Stores the metrics since the last call, for `flush` to write."""
+  def end_interval(
+    self,
+    step: int,
+    collected: clu_metrics.Collection,
+    others: Mapping[str, float] = {},
+  ) -> None:
+    """Stores the metrics since the last call, for `flush` to write.
+
+    Args:
+      step: number of the last step.
+      collected: metrics on the device.
+      others: metrics that are known already.
+    """
     elapsed = max(time.perf_counter() - self._started, 1e-9)
     speed = {}
     if self._steps:  # Zero if the only step was the one that compiles.
@@ -112,17 +131,19 @@ class TrainingLog(contextlib.AbstractContextManager):
         'examples_per_second': self._batch_size * self._steps / elapsed,
         'input_wait_share': self._waited / elapsed,
       }
-    self._pending = step, collected, speed
+    self._pending = step, collected, {**others, **speed}
     self._start_interval()
 
   def flush(self) -> None:
     """Writes the metrics of the last interval, unless already written."""
     if self._pending is not None:
-      step, collected, speed = self._pending
+      step, collected, others = self._pending
       self._pending = None
-      scalars = floats(collected.compute())
-      self._progress.set_loss(scalars['loss'])
-      self._write_scalars('train', step, scalars | speed)
+      scalars = floats(collected.compute()) | others
+      if self._shown_metric in scalars:
+        name = self._shown_metric
+        self._progress.show_metric(name, scalars[name])
+      self._write_scalars('train', step, scalars)
 
   def sync(self) -> None:
     """Waits until all metrics are on disk."""

@@ -48,7 +48,7 @@ def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
     initializer=_end_with_parent,
   )
   try:
-    with _bare_main():
+    with bare_main():
       futures = [executor.submit(job) for job in jobs]
     for future in concurrent.futures.as_completed(futures):
       future.result()
@@ -104,7 +104,7 @@ class _SpawnContext(multiprocessing.context.SpawnContext):
 
 
 @contextlib.contextmanager
-def _bare_main() -> Iterator[None]:
+def bare_main() -> Iterator[None]:
   """Keeps spawned workers from importing `__main__`.
 
   `__main__` is the `tfds` command, which imports TensorFlow and Beam: 5 s per

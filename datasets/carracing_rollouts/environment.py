@@ -109,10 +109,10 @@ class Environments:
     """Frees the simulators."""
     for environment in self._environments:
       environment.close()
-      _free(environment.unwrapped)
+      free(environment.unwrapped)
 
 
-def _free(game: Any) -> None:
+def free(game: Any) -> None:
   """Breaks the reference cycles through Box2D, which garbage collection misses.
 
   Without this, every episode would leak some 0.5 MB.

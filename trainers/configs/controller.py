@@ -1,0 +1,53 @@
+"""Config of C by soft actor-critic; the paper: `controller_evolution.py`."""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+
+  # What C sees: `z,h`, or `z` alone.
+  config.features = 'z,h'
+
+  # Driving. A step of the run drives `drive_steps` steps with every car.
+  config.simulator = 'sketched'
+  config.num_cars = 16
+  config.drive_steps = 32
+  config.stuck_steps = 80  # Steps without a new tile that end an episode.
+  config.noise_memory = 0.8  # Correlation of exploration noise over a step.
+  config.warmup_steps = 10  # Without learning; then features are whitened.
+  # Starts of episodes: share at the start of the track; elsewhere the standard
+  # deviations of offset (metres) and angle (radians), and the highest speed.
+  config.start_share = 0.3
+  config.start_offset = 3.0
+  config.start_angle = 0.25
+  config.start_speed = 0.0
+
+  # Reward.
+  config.grass_penalty = 2.0  # Per step with all four wheels on grass.
+  config.speed_penalty = 1.2  # Per step at speed 100, with its square.
+  config.reward_scale = 0.1
+
+  # Learning.
+  config.privileged_critics = True  # Critics see the simulator's state.
+  config.critic_size = 256  # Units of a hidden layer.
+  config.replay_steps = 300_000  # Steps in the replay buffer.
+  config.batch_size = 256
+  config.updates_per_step = 128
+  config.discount = 0.99
+  config.return_steps = 3  # Of n-step returns.
+  config.learning_rate = 3e-4
+  config.cosine_decay = False  # Decay the learning rate to 0 in the last step.
+  config.initial_temperature = 0.1
+  config.target_entropy = -3.0
+  config.target_speed = 0.005  # Of the moving averages of the critics.
+  config.average_speed = 0.001  # Of the exported average of the actor.
+  config.num_steps = 520  # 266,240 steps of driving, 65,280 updates.
+
+  # Cadence, in steps of the run.
+  config.log_every_steps = 10
+  config.eval_every_steps = 104
+  config.selection_tracks = 32
+  config.checkpoint_every_steps = 52
+  return config

@@ -1,0 +1,386 @@
+"""Soft actor-critic with a linear actor and critics that see more than it.
+
+Haarnoja et al., "Soft Actor-Critic Algorithms and Applications" (2018): two
+critics, their moving averages as targets, and a temperature that is tuned to a
+target entropy. The actor is the controller with a standard deviation that is
+linear in the same features. Critics are needed in training alone, so they may
+see the simulator's state (asymmetric actor-critic, Pinto et al. 2017).
+
+Features are whitened for learning; `controller_params` folds that into the
+weights of the exported controller.
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+from clu import metrics
+from flax import linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from trainers.control import replay
+
+ACTION_SIZE = 3
+# Steering, gas and brake before `tanh`: straight on, 60 % gas, no brake.
+_INITIAL_BIAS = (0.0, 0.2, -0.5)
+_INITIAL_LOG_STD = -0.5
+_MIN_LOG_STD, _MAX_LOG_STD = -4.0, 0.5
+_MIN_TEMPERATURE, _MAX_TEMPERATURE = 1e-4, 1.0
+_TEMPERATURE_SPEED = 3.0  # Its learning rate, in that of the networks.
+_MIN_STD = 1e-3  # Of a feature, when it is whitened.
+
+
+class Actor(nn.Module):
+  """A Gaussian before `tanh` whose mean and log deviation are linear."""
+
+  @nn.compact
+  def __call__(self, features: jax.Array) -> 'Gaussian':
+    """Takes whitened features, float32 [..., F]."""
+    zeros = nn.initializers.zeros
+    mean = nn.Dense(
+      ACTION_SIZE,
+      kernel_init=zeros,
+      bias_init=lambda *_: jnp.array(_INITIAL_BIAS),
+      name='mean',
+    )(features)
+    log_std = nn.Dense(
+      ACTION_SIZE,
+      kernel_init=zeros,
+      bias_init=nn.initializers.constant(_INITIAL_LOG_STD),
+      name='log_std',
+    )(features)
+    return Gaussian(mean, jnp.clip(log_std, _MIN_LOG_STD, _MAX_LOG_STD))
+
+
+class Gaussian(NamedTuple):
+  """Gaussians that `tanh` squashes to −1..1.
+
+  Attributes:
+    mean: before `tanh`, float32 [..., 3].
+    log_std: logarithm of the standard deviation before it, float32 [..., 3].
+  """
+
+  mean: jax.Array
+  log_std: jax.Array
+
+  def sample(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Draws actions.
+
+    Args:
+      noise: standard normal, float32 [..., 3].
+
+    Returns:
+      Actions, float32 [..., 3] in −1..1, and their log densities, float32
+      [...], nats.
+    """
+    x = self.mean + jnp.exp(self.log_std) * noise
+    log_prob = -0.5 * noise**2 - self.log_std - 0.5 * math.log(2 * math.pi)
+    # log(1 − tanh²(x)), stable for large |x|.
+    log_slope = 2 * (math.log(2) - x - jax.nn.softplus(-2 * x))
+    return jnp.tanh(x), (log_prob - log_slope).sum(-1)
+
+
+class Critic(nn.Module):
+  """Value of an action: two hidden layers with layer normalisation.
+
+  Attributes:
+    hidden_size: units of a hidden layer.
+  """
+
+  hidden_size: int
+
+  @nn.compact
+  def __call__(self, inputs: jax.Array, action: jax.Array) -> jax.Array:
+    """Returns the values, float32 [B].
+
+    Args:
+      inputs: what the critic sees, float32 [B, S].
+      action: float32 [B, 3] in −1..1.
+    """
+    x = jnp.concatenate([inputs, action], axis=-1)
+    for _ in range(2):
+      x = nn.Dense(self.hidden_size, kernel_init=nn.initializers.he_normal())(x)
+      x = nn.LayerNorm(epsilon=1e-5, use_scale=False, use_bias=False)(x)
+      x = nn.relu(x)
+    return nn.Dense(1, kernel_init=nn.initializers.normal(0.01))(x)[..., 0]
+
+
+@flax.struct.dataclass
+class State:
+  """Everything that an update changes.
+
+  Attributes:
+    updates: number of updates, int32 [].
+    actor: parameters of the actor.
+    average: moving average of `actor`, which is deployed.
+    critics: parameters of the two critics.
+    targets: moving averages of `critics`.
+    log_temperature: float32 [].
+    optimizers: states of the optimizers of actor, critics and temperature.
+    feature_mean: mean of the features, float32 [F].
+    feature_std: their standard deviation, float32 [F].
+  """
+
+  updates: jax.Array
+  actor: Any
+  average: Any
+  critics: Any
+  targets: Any
+  log_temperature: jax.Array
+  optimizers: Any
+  feature_mean: jax.Array
+  feature_std: jax.Array
+
+
+@flax.struct.dataclass
+class Metrics(metrics.Collection):
+  """Means over updates.
+
+  Attributes:
+    loss: squared error of both critics.
+    value: value of the actions that were taken, in scaled rewards.
+    entropy: of the actor before `tanh` is undone, nats.
+    temperature: weight of the entropy.
+    learning_rate: of the networks.
+  """
+
+  loss: metrics.Average.from_output('loss')  # pyright: ignore
+  value: metrics.Average.from_output('value')  # pyright: ignore
+  entropy: metrics.Average.from_output('entropy')  # pyright: ignore
+  temperature: metrics.Average.from_output('temperature')  # pyright: ignore
+  learning_rate: metrics.Average.from_output('learning_rate')  # pyright: ignore
+
+
+def create(
+  config: ml_collections.ConfigDict, num_features: int, num_privileged: int
+) -> State:
+  """Returns the state before the first update.
+
+  Args:
+    config: see `trainers/configs/controller.py`.
+    num_features: F, inputs of the controller.
+    num_privileged: numbers that describe the simulator's state.
+  """
+  num_inputs = num_privileged if config.privileged_critics else num_features
+  keys = jax.random.split(jax.random.key(config.seed), 3)
+  actor = Actor().init(keys[0], jnp.zeros((1, num_features)))['params']
+  critics = tuple(
+    Critic(config.critic_size).init(
+      key, jnp.zeros((1, num_inputs)), jnp.zeros((1, ACTION_SIZE))
+    )['params']
+    for key in keys[1:]
+  )
+  log_temperature = jnp.log(config.initial_temperature)
+  state = State(
+    updates=jnp.zeros((), jnp.int32),
+    actor=actor,
+    average=actor,
+    critics=critics,
+    targets=critics,
+    log_temperature=log_temperature,
+    optimizers=tuple(
+      _optimizer(config).init(x) for x in (actor, critics, log_temperature)
+    ),
+    feature_mean=jnp.zeros(num_features),
+    feature_std=jnp.ones(num_features),
+  )
+  return jax.tree.map(jnp.copy, state)  # Updates reuse memory, so none twice.
+
+
+def whiten(state: State, features: np.ndarray) -> State:
+  """Takes mean and deviation of the features from examples, [N, F]."""
+  features = features.astype(np.float32)
+  return state.replace(
+    feature_mean=jnp.asarray(features.mean(0)),
+    feature_std=jnp.asarray(features.std(0) + _MIN_STD),
+  )
+
+
+class Policy(NamedTuple):
+  """The part of a state that acts.
+
+  Attributes:
+    actor: parameters of the actor.
+    feature_mean: float32 [F].
+    feature_std: float32 [F].
+  """
+
+  actor: Any
+  feature_mean: jax.Array
+  feature_std: jax.Array
+
+
+def policy(state: State) -> Policy:
+  """Returns a copy of what acts, which survives the next update."""
+  parts = Policy(state.actor, state.feature_mean, state.feature_std)
+  return jax.tree.map(jnp.copy, parts)
+
+
+def act(policy: Policy, features: jax.Array, noise: jax.Array) -> jax.Array:
+  """Draws actions, float32 [B, 3] in −1..1.
+
+  Args:
+    policy: the actor.
+    features: not whitened, float32 [B, F].
+    noise: standard normal, float32 [B, 3].
+  """
+  return _gaussian(policy.actor, _whitened(policy, features)).sample(noise)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def update(
+  config: ml_collections.FrozenConfigDict, state: State, batches: replay.Batch
+) -> tuple[State, Metrics]:
+  """Takes one update of all parameters with each of U batches.
+
+  Args:
+    config: see `trainers/configs/controller.py`.
+    state: state before the updates; its memory is reused.
+    batches: [U, B, ...].
+  """
+
+  def step(carry, batch):
+    state, collected = carry
+    state, of_update = update_once(config, state, batch)
+    return (state, collected.merge(of_update)), None
+
+  (state, collected), _ = jax.lax.scan(step, (state, Metrics.empty()), batches)
+  return state, collected
+
+
+def update_once(
+  config: ml_collections.FrozenConfigDict, state: State, batch: replay.Batch
+) -> tuple[State, Metrics]:
+  """Takes one update of all parameters."""
+  key = jax.random.fold_in(jax.random.key(config.seed), state.updates)
+  noise = jax.random.normal(key, (2, *batch.action.shape))
+  batch = jax.tree.map(lambda x: x.astype(jnp.float32), batch)
+  features = _whitened(state, batch.features)
+  inputs = features
+  if config.privileged_critics:
+    inputs = batch.privileged
+  temperature = jnp.exp(state.log_temperature)
+  target = critic_target(config, state, batch, noise[0])
+
+  def critic_loss(critics):
+    values = _values(config, critics, inputs, batch.action)
+    errors = jnp.square(values - target[None]).sum(0)
+    return jnp.mean(errors * batch.weight), values.mean()
+
+  def actor_loss(actor, critics):
+    action, log_prob = _gaussian(actor, features).sample(noise[1])
+    value = _values(config, critics, inputs, action).min(0)
+    return jnp.mean(temperature * log_prob - value), log_prob.mean()
+
+  def temperature_loss(log_temperature, log_prob):
+    return -log_temperature * (log_prob + config.target_entropy)
+
+  optimizer = _optimizer(config)
+  of_actor, of_critics, of_temperature = state.optimizers
+  (loss, value), gradients = jax.value_and_grad(critic_loss, has_aux=True)(
+    state.critics
+  )
+  updates, of_critics = optimizer.update(gradients, of_critics)
+  critics = optax.apply_updates(state.critics, updates)
+  gradients, log_prob = jax.grad(actor_loss, has_aux=True)(state.actor, critics)
+  updates, of_actor = optimizer.update(gradients, of_actor)
+  actor = optax.apply_updates(state.actor, updates)
+  gradient = jax.grad(temperature_loss)(state.log_temperature, log_prob)
+  update, of_temperature = optimizer.update(gradient, of_temperature)
+  log_temperature = jnp.clip(
+    state.log_temperature + _TEMPERATURE_SPEED * update,
+    math.log(_MIN_TEMPERATURE),
+    math.log(_MAX_TEMPERATURE),
+  )
+  of_update = Metrics.single_from_model_output(
+    loss=loss,
+    value=value,
+    entropy=-log_prob,
+    temperature=temperature,
+    learning_rate=jnp.asarray(learning_rate(config)(state.updates)),
+  )
+  state = state.replace(
+    updates=state.updates + 1,
+    actor=actor,
+    average=optax.incremental_update(
+      actor, state.average, config.average_speed
+    ),
+    critics=critics,
+    targets=optax.incremental_update(
+      critics, state.targets, config.target_speed
+    ),
+    log_temperature=log_temperature,
+    optimizers=(of_actor, of_critics, of_temperature),
+  )
+  return state, of_update
+
+
+def critic_target(
+  config: ml_collections.FrozenConfigDict,
+  state: State,
+  batch: replay.Batch,
+  noise: jax.Array,
+) -> jax.Array:
+  """Returns what the critics should say: rewards plus the value after them.
+
+  Args:
+    config: see `trainers/configs/controller.py`.
+    state: state with actor, targets and temperature.
+    batch: transitions, float32 [B, ...].
+    noise: standard normal for the next action, float32 [B, 3].
+
+  Returns:
+    float32 [B], in scaled rewards.
+  """
+  features = _whitened(state, batch.next_features)
+  inputs = batch.next_privileged if config.privileged_critics else features
+  action, log_prob = _gaussian(state.actor, features).sample(noise)
+  value = _values(config, state.targets, inputs, action).min(0)
+  value -= jnp.exp(state.log_temperature) * log_prob
+  return config.reward_scale * batch.reward + batch.discount * value
+
+
+def controller_params(state: State) -> dict[str, Any]:
+  """Returns the deployed controller for features that are not whitened.
+
+  Returns:
+    Parameters of `controller.Controller`.
+  """
+  linear = jax.device_get(state.average['mean'])
+  kernel = linear['kernel'] / np.asarray(state.feature_std)[:, None]
+  bias = linear['bias'] - np.asarray(state.feature_mean) @ kernel
+  return {'linear': {'kernel': kernel, 'bias': bias}}
+
+
+def learning_rate(config: ml_collections.FrozenConfigDict) -> optax.Schedule:
+  """Returns the learning rate by number of updates."""
+  if not config.cosine_decay:
+    return optax.constant_schedule(config.learning_rate)
+  updates = config.num_steps * config.updates_per_step
+  return optax.cosine_decay_schedule(config.learning_rate, updates)
+
+
+def _optimizer(config: Any) -> optax.GradientTransformation:
+  return optax.adam(learning_rate(config))
+
+
+def _gaussian(actor: Any, features: jax.Array) -> Gaussian:
+  return Actor().apply({'params': actor}, features)  # pyright: ignore
+
+
+def _whitened(state: State | Policy, features: jax.Array) -> jax.Array:
+  return (features - state.feature_mean[None]) / state.feature_std[None]
+
+
+def _values(
+  config: Any, critics: Any, inputs: jax.Array, action: jax.Array
+) -> jax.Array:
+  """Returns the values of both critics, float32 [2, B]."""
+  critic = Critic(config.critic_size)
+  return jnp.stack(
+    [critic.apply({'params': x}, inputs, action) for x in critics]  # pyright: ignore
+  )

@@ -1,0 +1,197 @@
+"""Cars in worker processes, stepped together through shared memory."""
+
+from collections.abc import Sequence
+import ctypes
+import multiprocessing
+from multiprocessing import connection
+import signal
+from typing import Any, NamedTuple
+
+from carracing_data import runners
+from carracing_data import steps
+from carracing_rollouts import environment
+import cv2
+import numpy as np
+from trainers import run_documents
+from trainers.control import practice
+from trainers.control import privileged
+
+
+class Views(NamedTuple):
+  """The shared memory of B cars; every step overwrites it.
+
+  Attributes:
+    action: float32 [B, 3], input of a step.
+    observation: uint8 [B, 64, 64, 3], 0..255: after the step, or the first one
+      of the next episode.
+    privileged: float32 [B, 51]: state of the simulator at `observation`.
+    reward: float32 [B]: the shaped reward of the step.
+    outcome: int32 [B]: see `practice.Outcome`.
+    episode_return: float32 [B]: sum of the game's rewards in the episode.
+    episode_steps: int32 [B]: steps of the episode.
+  """
+
+  action: np.ndarray
+  observation: np.ndarray
+  privileged: np.ndarray
+  reward: np.ndarray
+  outcome: np.ndarray
+  episode_return: np.ndarray
+  episode_steps: np.ndarray
+
+
+_FIELDS = Views(
+  action=((steps.ACTION_SIZE,), np.float32),
+  observation=(steps.OBSERVATION_SHAPE, np.uint8),
+  privileged=((privileged.SIZE,), np.float32),
+  reward=((), np.float32),
+  outcome=((), np.int32),
+  episode_return=((), np.float32),
+  episode_steps=((), np.int32),
+)  # Shape and dtype for one car.
+
+
+class Fleet:
+  """B cars, divided among worker processes.
+
+  What a car does depends on its own seed and actions alone, so the number of
+  workers changes nothing.
+
+  Attributes:
+    views: the state of the cars.
+  """
+
+  def __init__(
+    self,
+    num_cars: int,
+    settings: practice.Settings,
+    num_workers: int | None = None,
+  ):
+    """Starts the workers, by default one for each core."""
+    context = multiprocessing.get_context('spawn')
+    memory = context.RawArray(ctypes.c_uint8, _num_bytes(num_cars))
+    self.views = _view(memory, num_cars)
+    self._workers: list[Any] = []
+    self._pipes: list[connection.Connection] = []
+    parts = np.array_split(
+      np.arange(num_cars), min(num_workers or runners.num_cores(), num_cars)
+    )
+    with runners.bare_main():
+      for cars in parts:
+        ours, theirs = context.Pipe()
+        worker = context.Process(
+          target=_work,
+          args=(theirs, memory, num_cars, cars.tolist(), settings),
+          daemon=True,
+        )
+        worker.start()
+        theirs.close()  # So that its end is noticed here.
+        self._workers.append(worker)
+        self._pipes.append(ours)
+
+  def close(self) -> None:
+    """Stops the workers."""
+    for pipe in self._pipes:
+      pipe.close()
+    for worker in self._workers:
+      worker.kill()
+      worker.join()
+
+  def practise(self, seed: Sequence[int]) -> None:
+    """Starts to practise on random tracks; see `practice.Car.practise`.
+
+    Args:
+      seed: entropy of the random draws; each car adds its index.
+    """
+    self._all('practise', list(seed))
+
+  def drive(self, tracks: Sequence[int]) -> None:
+    """Starts a single episode on each of B tracks.
+
+    A car that has finished its episode waits for the others.
+    """
+    self._all('drive', list(tracks))
+
+  def step(self) -> None:
+    """Drives one step with the actions in `views`."""
+    self._all('step', None)
+
+  def _all(self, command: str, argument: Any) -> None:
+    try:
+      for pipe in self._pipes:
+        pipe.send((command, argument))
+      for pipe in self._pipes:
+        pipe.recv()
+    except (EOFError, OSError):
+      raise run_documents.RunError(
+        'a simulator process ended unexpectedly (out of memory?); rerun the'
+        ' same command to continue'
+      ) from None
+
+
+def _work(
+  pipe: connection.Connection,
+  memory: Any,
+  num_cars: int,
+  ids: Sequence[int],
+  settings: practice.Settings,
+) -> None:
+  """Runs the cars of one worker until the pipe is closed."""
+  # A signal may be sent to all processes; the parent decides what to do.
+  for number in signal.SIGINT, signal.SIGTERM:
+    signal.signal(number, signal.SIG_IGN)
+  cv2.setNumThreads(1)
+  views = _view(memory, num_cars)
+  cars = {i: practice.Car(settings) for i in ids}
+  running = dict.fromkeys(ids, True)
+  single = False
+
+  def show(i: int, frame: np.ndarray) -> None:
+    views.observation[i] = environment.resize(frame[None])[0]
+    views.privileged[i] = cars[i].privileged()
+
+  while True:
+    try:
+      command, argument = pipe.recv()
+    except EOFError:
+      return
+    if command == 'step':
+      for i in ids:
+        if not running[i]:
+          continue
+        result = cars[i].step(views.action[i])
+        views.reward[i] = result.shaped_reward
+        views.outcome[i] = result.outcome
+        views.episode_return[i] = result.episode_return
+        views.episode_steps[i] = result.episode_steps
+        running[i] = not single or result.outcome == practice.Outcome.RUNNING
+        show(i, result.frame)
+    else:
+      single = command == 'drive'
+      for i in ids:
+        running[i] = True
+        views.outcome[i] = practice.Outcome.RUNNING
+        if single:
+          show(i, cars[i].drive(argument[i]))
+        else:
+          rng = np.random.default_rng([*argument, i])
+          show(i, cars[i].practise(rng))
+    pipe.send(None)
+
+
+def _num_bytes(num_cars: int) -> int:
+  return num_cars * sum(
+    int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in _FIELDS
+  )
+
+
+def _view(memory: Any, num_cars: int) -> Views:
+  """Divides shared memory into arrays; `_FIELDS` has an order that aligns."""
+  views, offset = [], 0
+  for shape, dtype in _FIELDS:
+    shape = num_cars, *shape
+    count = int(np.prod(shape))
+    view = np.frombuffer(memory, dtype, count, offset).reshape(shape)
+    views.append(view)
+    offset += view.nbytes
+  return Views(*views)

@@ -1,0 +1,232 @@
+"""A car that practises: episodes that start anywhere on many tracks.
+
+The game, its physics and its rewards are the simulator's. Three things serve
+learning. An episode that gets stuck ends early. The next one starts at a random
+place of the same track, so that all of it is seen, and slightly off the line,
+so that the car learns to recover. The reward is shaped with penalties.
+"""
+
+import enum
+import math
+from typing import Any, NamedTuple
+
+from carracing_rollouts import environment
+from carracing_rollouts import tracks
+from gymnasium.envs.box2d import car_dynamics
+import numpy as np
+from trainers.control import privileged
+
+MAX_STEPS = 1000  # Of an episode, as in `CarRacing-v3`.
+_LEFT_FIELD = -100.0  # The game's reward for leaving the playing field.
+# A new track is drawn after this number of steps, even without a whole lap.
+_MAX_TRACK_STEPS = 2000
+
+
+class Outcome(enum.IntEnum):
+  """What a step did to its episode."""
+
+  RUNNING = 0
+  FAILED = 1  # Stuck, or left the field: nothing but the costs of time follows.
+  TRUNCATED = 2  # A lap or the step limit: driving on would go on as before.
+
+
+class Settings(NamedTuple):
+  """Settings of practice.
+
+  Attributes:
+    simulator: a key of `environment.SIMULATORS`.
+    stuck_steps: steps without a new tile after which an episode fails; 0:
+      never.
+    grass_penalty: subtracted per step with all four wheels on grass.
+    speed_penalty: subtracted per step at a speed of 100, and with its square.
+    start_share: share of new starts that are at the start of the track.
+    start_offset: standard deviation of the distance from the centre line at
+      other starts, in metres.
+    start_angle: standard deviation of the angle to it, in radians.
+    start_speed: upper bound of the speed at other starts.
+  """
+
+  simulator: str
+  stuck_steps: int
+  grass_penalty: float
+  speed_penalty: float
+  start_share: float
+  start_offset: float
+  start_angle: float
+  start_speed: float
+
+
+class Result(NamedTuple):
+  """The result of a step.
+
+  Attributes:
+    frame: uint8 [96, 96, 3], 0..255; already of the next episode if this one
+      ended and another one began.
+    reward: the game's reward.
+    shaped_reward: reward with penalties; the game's −100 for leaving the field
+      is left out, because `outcome` tells of it.
+    outcome: what the step did to the episode.
+    episode_return: sum of the game's rewards in the episode so far.
+    episode_steps: steps of the episode so far.
+  """
+
+  frame: np.ndarray
+  reward: float
+  shaped_reward: float
+  outcome: Outcome
+  episode_return: float
+  episode_steps: int
+
+
+class Car:
+  """One car, in one game after the other."""
+
+  def __init__(self, settings: Settings):
+    self._settings = settings
+    self._make_game = environment.SIMULATORS[settings.simulator].GAME
+    self._game: Any = None
+
+  def practise(self, rng: np.random.Generator) -> np.ndarray:
+    """Starts to practise on random tracks; returns the first frame.
+
+    Args:
+      rng: source of tracks and starts.
+    """
+    self._rng: np.random.Generator | None = rng
+    return self._enter(tracks.training(rng))
+
+  def drive(self, track: int) -> np.ndarray:
+    """Starts a single episode on a track; returns the first frame."""
+    self._rng = None
+    return self._enter(track)
+
+  def step(self, action: np.ndarray) -> Result:
+    """Drives one step.
+
+    Args:
+      action: float32 [3]: steering −1..1, gas 0..1, brake 0..1.
+    """
+    frame, reward, terminated, _, info = self._game.step(action)
+    self._steps += 1
+    self._return += reward
+    if self._game.tile_visited_count > self._visited:
+      self._visited, self._without_tile = self._game.tile_visited_count, 0
+    else:
+      self._without_tile += 1
+    outcome = self._outcome(terminated, info)
+    result = Result(
+      frame,
+      reward,
+      self._shaped(reward),
+      outcome,
+      self._return,
+      self._steps,
+    )
+    if outcome != Outcome.RUNNING and self._rng is not None:
+      result = result._replace(frame=self._begin_again(outcome))
+    return result
+
+  def privileged(self) -> np.ndarray:
+    """Returns the state for critics; see `privileged.Observer.describe`."""
+    return self._observer.describe(self._without_tile)
+
+  def close(self) -> None:
+    """Frees the simulator."""
+    if self._game is not None:
+      environment.free(self._game)
+      self._game = None
+
+  def respawn(
+    self,
+    tile: int,
+    offset: float = 0.0,
+    angle: float = 0.0,
+    speed: float = 0.0,
+  ) -> np.ndarray:
+    """Starts another episode on the same track; returns its first frame.
+
+    Args:
+      tile: index of the tile to start from; at tile 0 the episode begins like
+        a new game, with the camera far away.
+      offset: distance to the right of the centre line, in metres.
+      angle: angle to the left of the centre line, in radians.
+      speed: forward speed.
+    """
+    game = self._game
+    game.car.destroy()  # Calls the game's listener, so tiles are reset after.
+    for road_tile in game.road:
+      road_tile.road_visited = False
+      road_tile.color[:] = game.road_color + 0.01 * (road_tile.idx % 3) * 255
+    game.reward = game.prev_reward = 0.0
+    game.tile_visited_count = 0
+    game.new_lap = False
+    game.t = 0.0 if tile == 0 else 1.0
+    _, direction, x, y = game.track[tile]
+    game.car = car_dynamics.Car(
+      game.world,
+      direction + angle,
+      x + offset * math.cos(direction),
+      y + offset * math.sin(direction),
+    )
+    if speed:
+      _set_speed(game.car, speed)
+    self._track_steps += self._steps
+    self._begin_episode()
+    return game.step(None)[0]
+
+  def _enter(self, track: int) -> np.ndarray:
+    """Starts a game on a track."""
+    self.close()
+    self._game = self._make_game()
+    frame, _ = self._game.reset(seed=track)
+    self._track_steps = 0
+    self._begin_episode()
+    return frame
+
+  def _begin_episode(self) -> None:
+    self._observer = privileged.Observer(self._game)
+    self._steps = self._without_tile = self._visited = 0
+    self._return = 0.0
+
+  def _outcome(self, terminated: bool, info: dict[str, Any]) -> Outcome:
+    if terminated:
+      return Outcome.TRUNCATED if info['lap_finished'] else Outcome.FAILED
+    if self._steps >= MAX_STEPS:
+      return Outcome.TRUNCATED
+    if 0 < self._settings.stuck_steps <= self._without_tile:
+      return Outcome.FAILED
+    return Outcome.RUNNING
+
+  def _shaped(self, reward: float) -> float:
+    if reward == _LEFT_FIELD:
+      reward = -0.1
+    car = self._game.car
+    if not any(wheel.tiles for wheel in car.wheels):
+      reward -= self._settings.grass_penalty
+    speed = car.hull.linearVelocity.length / 100
+    return reward - self._settings.speed_penalty * speed**2
+
+  def _begin_again(self, outcome: Outcome) -> np.ndarray:
+    """Begins the episode after one that ended; returns its first frame."""
+    assert self._rng is not None
+    lap = outcome == Outcome.TRUNCATED
+    if lap or self._track_steps + self._steps > _MAX_TRACK_STEPS:
+      return self._enter(tracks.training(self._rng))
+    rng, settings = self._rng, self._settings
+    if rng.random() < settings.start_share:
+      return self.respawn(0)
+    return self.respawn(
+      int(rng.integers(1, len(self._game.track))),
+      rng.normal() * settings.start_offset,
+      rng.normal() * settings.start_angle,
+      rng.random() * settings.start_speed,
+    )
+
+
+def _set_speed(car: car_dynamics.Car, speed: float) -> None:
+  """Makes a car roll forward."""
+  forward = car.hull.GetWorldVector((0, 1))
+  for body in car.hull, *car.wheels:
+    body.linearVelocity = speed * forward
+  for wheel in car.wheels:
+    wheel.omega = speed / wheel.wheel_rad

@@ -1,0 +1,96 @@
+"""The simulator's state as 51 numbers, which only critics see, in training.
+
+Pinto et al., "Asymmetric Actor Critic for Image-Based Robot Learning" (2017).
+Positions and angles are relative to the car or to the centre line, and every
+number is scaled to about −1..1.
+"""
+
+import math
+from typing import Any
+
+from gymnasium.envs.box2d import car_racing
+import numpy as np
+
+# Points of the centre line ahead: numbers of tiles from the nearest one.
+_AHEAD = np.arange(2, 38, 3)
+_NEXT_TILES = 8
+SIZE = 19 + 2 * len(_AHEAD) + _NEXT_TILES
+# The nearest tile is searched for among so many tiles before and after the
+# last one, and on the whole track if it is further away than this.
+_NEIGHBOURS = np.arange(-12, 13)
+_FAR = 30.0  # Metres.
+
+
+class Observer:
+  """Describes the state of a car, and remembers where on the track it is."""
+
+  def __init__(self, game: car_racing.CarRacing):
+    """Takes a game after its reset."""
+    self._game: Any = game
+    # Direction (radians) and position (metres) of each tile, [tiles, 3].
+    self._track = np.array([tile[1:] for tile in game.track])
+    self._nearest = 0
+
+  def describe(self, steps_without_tile: int) -> np.ndarray:
+    """Returns the state.
+
+    Args:
+      steps_without_tile: steps since the car touched a new tile.
+
+    Returns:
+      float32 [51]: speed along and across the car; yaw rate; steering angle;
+      gas; speeds of the 4 wheels; whether each of them is on grass; offset from
+      the centre line; sine and cosine of the angle to it; 12 points of it
+      ahead, across and along the car; which of the 8 next tiles have been
+      visited; steps without a new tile; progress of the zoom at the start;
+      share of the track visited.
+    """
+    car = self._game.car
+    x, y = car.hull.position
+    sin, cos = math.sin(car.hull.angle), math.cos(car.hull.angle)
+    velocity_x, velocity_y = car.hull.linearVelocity
+    num_tiles = len(self._track)
+    nearest = self._find_nearest(x, y)
+    direction, center_x, center_y = self._track[nearest]
+    offset = math.cos(direction) * (x - center_x) + math.sin(direction) * (
+      y - center_y
+    )
+    angle = car.hull.angle - direction
+    ahead_x, ahead_y = (
+      self._track[(nearest + _AHEAD) % num_tiles, 1:] - (x, y)
+    ).T
+    visited = [
+      self._game.road[(nearest - 1 + i) % num_tiles].road_visited
+      for i in range(_NEXT_TILES)
+    ]
+    return np.array(
+      [
+        (cos * velocity_y - sin * velocity_x) / 30,
+        (cos * velocity_x + sin * velocity_y) / 10,
+        car.hull.angularVelocity / 2,
+        car.wheels[0].joint.angle / 0.4,
+        car.wheels[2].gas,
+        *(wheel.omega / 60 for wheel in car.wheels),
+        *(not wheel.tiles for wheel in car.wheels),
+        min(max(offset / car_racing.TRACK_WIDTH, -5), 5),
+        math.sin(angle),
+        math.cos(angle),
+        *np.clip((cos * ahead_x + sin * ahead_y) / 20, -4, 4),
+        *np.clip((cos * ahead_y - sin * ahead_x) / 40, -4, 4),
+        *visited,
+        steps_without_tile / 50,
+        min(self._game.t, 1),
+        self._game.tile_visited_count / num_tiles,
+      ],
+      np.float32,
+    )
+
+  def _find_nearest(self, x: float, y: float) -> int:
+    """Returns the index of the tile nearest to a position in metres."""
+    near = (self._nearest + _NEIGHBOURS) % len(self._track)
+    distances = np.hypot(*(self._track[near, 1:] - (x, y)).T)
+    if distances.min() > _FAR:
+      near = np.arange(len(self._track))
+      distances = np.hypot(*(self._track[:, 1:] - (x, y)).T)
+    self._nearest = int(near[distances.argmin()])
+    return self._nearest

@@ -1,0 +1,76 @@
+"""Trains C, the controller, to drive with V and M, and exports the agent.
+
+  python -m trainers.train_controller --workdir=runs/controller
+
+Reads the exported weights of V and M. Drives many cars, and writes checkpoints,
+TensorBoard logs, the exported weights of C and the whole agent to the workdir.
+The same command continues an interrupted run.
+"""
+
+import functools
+from pathlib import Path
+
+from carracing_data import command_line
+import ml_collections
+from models import controller
+from models import weights
+from models import world_model
+from trainers import commands
+from trainers import loop
+from trainers import run_documents
+from trainers import run_folder
+from trainers import settings
+from trainers import tracking
+from trainers.control import session
+
+
+def train(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  vae: str,
+  mdn_rnn: str,
+  options: tracking.Options = tracking.DEFAULT,
+) -> None:
+  """Trains a controller and exports its weights to `workdir/weights`.
+
+  Args:
+    config: see `trainers/configs/controller.py`.
+    workdir: folder of the run.
+    vae: folder of the exported weights of V.
+    mdn_rnn: folder of the exported weights of M.
+    options: profiling and logging options.
+
+  Raises:
+    errors.UserError: weights are missing or do not belong together, the config
+      is invalid, the folder holds a run with a different config or cannot be
+      written, or the run cannot continue.
+  """
+  settings.check(config, settings.ControllerSettings)
+  model = world_model.load(vae, mdn_rnn)
+  assert model.m is not None
+  digests = {'vae': weights.verify(vae), 'mdn_rnn': weights.verify(mdn_rnn)}
+  sources = {
+    name: run_documents.Source(name=name, sha256={'weights': sha256})
+    for name, sha256 in digests.items()
+  }
+  sizes = {
+    'latent_size': model.v.latent_size,
+    'hidden_size': model.m.hidden_size if config.features == 'z,h' else 0,
+  }
+  export = run_folder.Export(
+    'controller',
+    sizes,
+    {f'{name}_sha256': sha256 for name, sha256 in digests.items()},
+  )
+  c = controller.Controller(**sizes)
+  loop.train(
+    config,
+    workdir,
+    sources,
+    functools.partial(session.opened, config, workdir, model, c, export),
+    options,
+  )
+
+
+if __name__ == '__main__':
+  commands.run(train, 'controller.py', command_line.weights_flags)
