@@ -71,13 +71,37 @@ class MDNRNNSettings(LoopSettings):
 
 
 class ControllerSettings(Settings):
-  """Settings of C, found by soft actor-critic."""
+  """Settings of C, found by any method."""
 
   features: Literal['z,h', 'z']
   simulator: Annotated[str, pydantic.AfterValidator(_check_simulator)]
   num_cars: Annotated[int, pydantic.Field(ge=1, le=1000)]
-  drive_steps: _Count
   stuck_steps: Annotated[int, pydantic.Field(ge=0, le=1000)]
+  selection_tracks: Annotated[int, pydantic.Field(ge=1, le=1000)]
+
+  @pydantic.model_validator(mode='after')
+  def _check_selection(self) -> 'ControllerSettings':
+    if self.selection_tracks % self.num_cars:
+      raise ValueError(
+        f'num_cars: {self.num_cars} does not divide'
+        f' selection_tracks={self.selection_tracks}'
+      )
+    return self
+
+
+class EvolutionSettings(ControllerSettings):
+  """Settings of C, found by evolution."""
+
+  method: Literal['evolution']
+  tracks_per_step: _Count
+  initial_deviation: Annotated[float, pydantic.Field(gt=0)]
+
+
+class ActorCriticSettings(ControllerSettings):
+  """Settings of C, found by soft actor-critic."""
+
+  method: Literal['actor_critic']
+  drive_steps: _Count
   noise_memory: Annotated[float, pydantic.Field(ge=0, lt=1)]
   warmup_steps: _Steps
   start_share: _Share
@@ -100,7 +124,6 @@ class ControllerSettings(Settings):
   target_entropy: float
   target_speed: _Share
   average_speed: _Share
-  selection_tracks: Annotated[int, pydantic.Field(ge=1, le=1000)]
 
 
 def check(config: ml_collections.ConfigDict, schema: type[Settings]) -> None:

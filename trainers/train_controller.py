@@ -23,6 +23,11 @@ from trainers import settings
 from trainers import tracking
 from trainers.control import session
 
+_SETTINGS = {
+  'actor_critic': settings.ActorCriticSettings,
+  'evolution': settings.EvolutionSettings,
+}
+
 
 def train(
   config: ml_collections.ConfigDict,
@@ -45,7 +50,9 @@ def train(
       is invalid, the folder holds a run with a different config or cannot be
       written, or the run cannot continue.
   """
-  settings.check(config, settings.ControllerSettings)
+  settings.check(
+    config, _SETTINGS.get(config.method, settings.ActorCriticSettings)
+  )
   model = world_model.load(vae, mdn_rnn)
   assert model.m is not None
   digests = {'vae': weights.verify(vae), 'mdn_rnn': weights.verify(mdn_rnn)}

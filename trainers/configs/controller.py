@@ -5,6 +5,7 @@ import ml_collections
 
 def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
+  config.method = 'actor_critic'
   config.seed = 0
 
   # What C sees: `z,h`, or `z` alone.

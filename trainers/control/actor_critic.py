@@ -20,18 +20,16 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
+from models import controller
 import numpy as np
 import optax
+from trainers.control import exploration
 from trainers.control import replay
 
-ACTION_SIZE = 3
-# Steering, gas and brake before `tanh`: straight on, 60 % gas, no brake.
-_INITIAL_BIAS = (0.0, 0.2, -0.5)
 _INITIAL_LOG_STD = -0.5
 _MIN_LOG_STD, _MAX_LOG_STD = -4.0, 0.5
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 1e-4, 1.0
 _TEMPERATURE_SPEED = 3.0  # Its learning rate, in that of the networks.
-_MIN_STD = 1e-3  # Of a feature, when it is whitened.
 
 
 class Actor(nn.Module):
@@ -42,13 +40,13 @@ class Actor(nn.Module):
     """Takes whitened features, float32 [..., F]."""
     zeros = nn.initializers.zeros
     mean = nn.Dense(
-      ACTION_SIZE,
+      controller.ACTION_SIZE,
       kernel_init=zeros,
-      bias_init=lambda *_: jnp.array(_INITIAL_BIAS),
+      bias_init=lambda *_: jnp.array(exploration.INITIAL_BIAS),
       name='mean',
     )(features)
     log_std = nn.Dense(
-      ACTION_SIZE,
+      controller.ACTION_SIZE,
       kernel_init=zeros,
       bias_init=nn.initializers.constant(_INITIAL_LOG_STD),
       name='log_std',
@@ -170,7 +168,7 @@ def create(
   actor = Actor().init(keys[0], jnp.zeros((1, num_features)))['params']
   critics = tuple(
     Critic(config.critic_size).init(
-      key, jnp.zeros((1, num_inputs)), jnp.zeros((1, ACTION_SIZE))
+      key, jnp.zeros((1, num_inputs)), jnp.zeros((1, controller.ACTION_SIZE))
     )['params']
     for key in keys[1:]
   )
@@ -192,12 +190,9 @@ def create(
 
 
 def whiten(state: State, features: np.ndarray) -> State:
-  """Takes mean and deviation of the features from examples, [N, F]."""
-  features = features.astype(np.float32)
-  return state.replace(
-    feature_mean=jnp.asarray(features.mean(0)),
-    feature_std=jnp.asarray(features.std(0) + _MIN_STD),
-  )
+  """Takes mean and deviation of the features from examples, [..., F]."""
+  mean, std = map(jnp.asarray, exploration.moments(features))
+  return state.replace(feature_mean=mean, feature_std=std)
 
 
 class Policy(NamedTuple):
@@ -344,18 +339,6 @@ def critic_target(
   return config.reward_scale * batch.reward + batch.discount * value
 
 
-def controller_params(state: State) -> dict[str, Any]:
-  """Returns the deployed controller for features that are not whitened.
-
-  Returns:
-    Parameters of `controller.Controller`.
-  """
-  linear = jax.device_get(state.average['mean'])
-  kernel = linear['kernel'] / np.asarray(state.feature_std)[:, None]
-  bias = linear['bias'] - np.asarray(state.feature_mean) @ kernel
-  return {'linear': {'kernel': kernel, 'bias': bias}}
-
-
 def learning_rate(config: ml_collections.FrozenConfigDict) -> optax.Schedule:
   """Returns the learning rate by number of updates."""
   if not config.cosine_decay:
@@ -373,7 +356,8 @@ def _gaussian(actor: Any, features: jax.Array) -> Gaussian:
 
 
 def _whitened(state: State | Policy, features: jax.Array) -> jax.Array:
-  return (features - state.feature_mean[None]) / state.feature_std[None]
+  centered = features - state.feature_mean[None]
+  return centered / state.feature_std[None]
 
 
 def _values(

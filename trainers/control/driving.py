@@ -70,46 +70,83 @@ class Scores(NamedTuple):
   Attributes:
     returns: sums of the game's rewards, float32 [N].
     steps: numbers of steps, int32 [N].
-    completed: whether the lap was completed, bool [N].
+    outcome: see `practice.Outcome`, int32 [N].
   """
 
   returns: np.ndarray
   steps: np.ndarray
-  completed: np.ndarray
+  outcome: np.ndarray
 
 
 def score(
   fleet: fleet_lib.Fleet,
-  decide_for_all: Callable[[np.ndarray, Any, np.ndarray], Decision],
-  carry: Any,
+  c: controller.Controller,
+  model: world_model.WorldModel,
+  choose: Choose,
+  params: Any,
   tracks: Sequence[int],
+  stuck_steps: int = 0,
 ) -> Scores:
-  """Drives every track once.
+  """Drives every track once, without noise.
 
   Args:
-    fleet: B cars, where B divides the number of tracks.
-    decide_for_all: function (observation, carry, is_first) → decision.
-    carry: M's initial carry for B cars.
-    tracks: seeds of the tracks.
+    fleet: B cars.
+    c: controller whose features are used.
+    model: V and M.
+    choose: function that chooses actions.
+    params: first argument of `choose`.
+    tracks: seeds of the tracks; B divides their number.
+    stuck_steps: steps without a new tile after which an episode fails; 0:
+      never.
   """
   views = fleet.views
   num_cars = len(views.outcome)
+  no_noise = np.zeros((num_cars, controller.ACTION_SIZE), np.float32)
   parts = []
   for start in range(0, len(tracks), num_cars):
-    fleet.drive(tracks[start : start + num_cars])
-    is_first = np.ones(num_cars, bool)
+    fleet.drive(tracks[start : start + num_cars], stuck_steps)
+    carry, is_first = initial_carry(model, num_cars), np.ones(num_cars, bool)
     while (views.outcome == practice.Outcome.RUNNING).any():
-      decision = decide_for_all(views.observation, carry, is_first)
-      carry = decision.carry
+      decision = decide(
+        choose, c, model, params, views.observation, carry, is_first, no_noise
+      )
+      carry, is_first = decision.carry, np.zeros(num_cars, bool)
       views.action[:] = decision.action
       fleet.step()
-      is_first = np.zeros(num_cars, bool)
-    parts.append(
-      Scores(
-        views.episode_return.copy(),
-        views.episode_steps.copy(),
-        (views.outcome == practice.Outcome.TRUNCATED)
-        & (views.episode_steps < practice.MAX_STEPS),
-      )
-    )
+    of_episodes = views.episode_return, views.episode_steps, views.outcome
+    parts.append([x.copy() for x in of_episodes])
   return Scores(*map(np.concatenate, zip(*parts)))
+
+
+def linear(params: Any, features: jax.Array, noise: jax.Array) -> jax.Array:
+  """Chooses actions as `controller.Controller` with these parameters does."""
+  del noise
+  of_layer = params['linear']
+  return jnp.tanh(features @ of_layer['kernel'] + of_layer['bias'][None])
+
+
+def initial_carry(model: world_model.WorldModel, num_cars: int) -> Any:
+  """Returns M's carry at the start of episodes."""
+  assert model.m is not None
+  return model.m.initial_carry(num_cars)
+
+
+def folded(
+  kernel: np.ndarray, bias: np.ndarray, mean: np.ndarray, std: np.ndarray
+) -> dict[str, Any]:
+  """Folds the whitening of features into a linear layer.
+
+  Args:
+    kernel: for whitened features, [F, 3].
+    bias: likewise, [3].
+    mean: mean of the features, [F].
+    std: their standard deviation, [F].
+
+  Returns:
+    Parameters of `controller.Controller`, float32.
+  """
+  # In float64, because the sum of many products is subtracted.
+  folded_kernel = kernel.astype(np.float64) / std[:, None]
+  folded_bias = bias - mean.astype(np.float64) @ folded_kernel
+  layer = {'kernel': folded_kernel, 'bias': folded_bias}
+  return {'linear': {k: np.float32(x) for k, x in layer.items()}}

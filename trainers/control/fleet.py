@@ -105,12 +105,16 @@ class Fleet:
     """
     self._all('practise', list(seed))
 
-  def drive(self, tracks: Sequence[int]) -> None:
+  def drive(self, tracks: Sequence[int], stuck_steps: int = 0) -> None:
     """Starts a single episode on each of B tracks.
 
     A car that has finished its episode waits for the others.
+
+    Args:
+      tracks: seeds of the tracks.
+      stuck_steps: as in `practice.Settings`.
     """
-    self._all('drive', list(tracks))
+    self._all('drive', [(track, stuck_steps) for track in tracks])
 
   def step(self) -> None:
     """Drives one step with the actions in `views`."""
@@ -172,7 +176,7 @@ def _work(
         running[i] = True
         views.outcome[i] = practice.Outcome.RUNNING
         if single:
-          show(i, cars[i].drive(argument[i]))
+          show(i, cars[i].drive(*argument[i]))
         else:
           rng = np.random.default_rng([*argument, i])
           show(i, cars[i].practise(rng))

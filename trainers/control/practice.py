@@ -47,13 +47,13 @@ class Settings(NamedTuple):
   """
 
   simulator: str
-  stuck_steps: int
-  grass_penalty: float
-  speed_penalty: float
-  start_share: float
-  start_offset: float
-  start_angle: float
-  start_speed: float
+  stuck_steps: int = 0
+  grass_penalty: float = 0.0
+  speed_penalty: float = 0.0
+  start_share: float = 1.0
+  start_offset: float = 0.0
+  start_angle: float = 0.0
+  start_speed: float = 0.0
 
 
 class Result(NamedTuple):
@@ -93,11 +93,18 @@ class Car:
       rng: source of tracks and starts.
     """
     self._rng: np.random.Generator | None = rng
+    self._stuck_steps = self._settings.stuck_steps
     return self._enter(tracks.training(rng))
 
-  def drive(self, track: int) -> np.ndarray:
-    """Starts a single episode on a track; returns the first frame."""
+  def drive(self, track: int, stuck_steps: int = 0) -> np.ndarray:
+    """Starts a single episode on a track; returns the first frame.
+
+    Args:
+      track: seed of the track.
+      stuck_steps: as in `Settings`.
+    """
     self._rng = None
+    self._stuck_steps = stuck_steps
     return self._enter(track)
 
   def step(self, action: np.ndarray) -> Result:
@@ -193,7 +200,7 @@ class Car:
       return Outcome.TRUNCATED if info['lap_finished'] else Outcome.FAILED
     if self._steps >= MAX_STEPS:
       return Outcome.TRUNCATED
-    if 0 < self._settings.stuck_steps <= self._without_tile:
+    if 0 < self._stuck_steps <= self._without_tile:
       return Outcome.FAILED
     return Outcome.RUNNING
 

@@ -1,14 +1,15 @@
 """One start of a controller's run, for the training loop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 from pathlib import Path
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from absl import logging
 from carracing_rollouts import tracks
+from clu import metrics
 import jax
 import ml_collections
 from models import controller
@@ -20,7 +21,10 @@ from trainers import run_folder
 from trainers import session as session_lib
 from trainers import training_log
 from trainers.control import driving
-from trainers.control import learner as learner_lib
+from trainers.control import evolution
+from trainers.control import fleet as fleet_lib
+from trainers.control import practice
+from trainers.control import practising
 
 _NO_SCORES = driving.Scores(*np.zeros((3, 1)))
 _LOST = 700  # Below this score the car got lost on the track.
@@ -51,10 +55,59 @@ def opened(
   Raises:
     errors.UserError: see `checkpoints.Checkpoints.restore`.
   """
-  with contextlib.closing(
-    learner_lib.ActorCriticLearner(config, model, c)
-  ) as learner:
-    yield Session(config, workdir, learner, export, saved)
+  with contextlib.closing(METHODS[config.method](config, model, c)) as learner:
+    yield Session(config, workdir, learner, model, c, export, saved)
+
+
+class Learner(Protocol):
+  """A method that finds a controller.
+
+  Attributes:
+    fleet: the cars, which others may drive before `begin` is called.
+    examples_per_step: number of examples in a step, to measure the speed.
+    environment_steps: steps of the simulator so far.
+    saved: tree of arrays from which `restore` continues.
+    params: the controller as it would be deployed, parameters of
+      `controller.Controller`.
+  """
+
+  fleet: fleet_lib.Fleet
+  examples_per_step: int
+
+  @property
+  def environment_steps(self) -> int: ...
+
+  @property
+  def saved(self) -> Mapping[str, Any]: ...
+
+  @property
+  def params(self) -> Mapping[str, Any]: ...
+
+  def restore(self, saved: Mapping[str, Any], step: int) -> None:
+    """Continues after a step from what was saved then."""
+    ...
+
+  def begin(self, step: int) -> None:
+    """Starts new episodes after a step."""
+    ...
+
+  def take_step(self, step: int) -> bool:
+    """Runs a step; returns whether its loss is finite."""
+    ...
+
+  def collect(self) -> tuple[metrics.Collection, Mapping[str, float]]:
+    """Returns the metrics since the last call: on the device, and others."""
+    ...
+
+  def close(self) -> None:
+    """Stops the simulators."""
+    ...
+
+
+METHODS: dict[str, Callable[..., Learner]] = {
+  'actor_critic': practising.ActorCriticLearner,
+  'evolution': evolution.EvolutionLearner,
+}
 
 
 class Session:
@@ -68,18 +121,21 @@ class Session:
     self,
     config: ml_collections.ConfigDict,
     workdir: Path,
-    learner: learner_lib.ActorCriticLearner,
+    learner: Learner,
+    model: world_model.WorldModel,
+    c: controller.Controller,
     export: run_folder.Export,
     saved: checkpoints.Checkpoints,
   ):
     self.workdir, self.export = workdir, export
     self.log = training_log.TrainingLog(
       workdir,
-      config.num_cars * config.drive_steps,
+      learner.examples_per_step,
       config.num_steps,
       shown_metric='return',
     )
     self._config, self._learner, self._checkpoints = config, learner, saved
+    self._model, self._c = model, c
     self._best = {
       'params': learner.params,
       'step': np.array(0),
@@ -89,7 +145,7 @@ class Session:
     self._saved_step = self.step
     if self.step:
       self._best = jax.tree.map(np.array, items['run']['best'])
-      learner.restore(items['run']['learner'])
+      learner.restore(items['run']['learner'], self.step)
     self._must_begin = True
     self._finite = np.array(True)
 
@@ -129,10 +185,16 @@ class Session:
   def evaluate(self) -> training_log.Evaluation:
     with self.log.paused():
       params = self._learner.params
-      scores = self._learner.score(
-        params, tracks.SELECTION[: self._config.selection_tracks]
+      scores = driving.score(
+        self._learner.fleet,
+        self._c,
+        self._model,
+        driving.linear,
+        params,
+        tracks.SELECTION[: self._config.selection_tracks],
       )
       scalars = _scalars(scores)
+      scalars['environment_steps'] = float(self._learner.environment_steps)
       evaluation = _evaluation(scalars)
       session_lib.check_evaluation(evaluation, self.step)
       self.log.write(self.step, evaluation)
@@ -172,12 +234,15 @@ class Session:
 
 def _scalars(scores: driving.Scores) -> dict[str, float]:
   returns = scores.returns.astype(np.float64)
+  completed = (scores.outcome == practice.Outcome.TRUNCATED) & (
+    scores.steps < practice.MAX_STEPS
+  )
   return {
     'score': float(returns.mean()),
     'score_std': float(returns.std()),
     'score_median': float(np.median(returns)),
     'score_least': float(returns.min()),
-    'completed': float(scores.completed.mean()),
+    'completed': float(completed.mean()),
     'lost': float((returns < _LOST).mean()),
     'episode_steps': float(scores.steps.mean()),
   }

@@ -1,6 +1,6 @@
 """Soft actor-critic at work: cars practise while the networks learn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import time
 from typing import Any
 
@@ -11,19 +11,20 @@ from models import world_model
 import numpy as np
 from trainers.control import actor_critic
 from trainers.control import driving
+from trainers.control import exploration
 from trainers.control import fleet as fleet_lib
 from trainers.control import practice
 from trainers.control import privileged
 from trainers.control import replay
 
-# Exploration while features are collected for the whitening: slower and wider.
-_WARMUP_MEMORY, _WARMUP_SCALE = 0.95, 1.7
 # Purposes of random draws; each has a stream of its own.
 _TRACKS, _NOISE, _REPLAY = range(3)
 
 
 class ActorCriticLearner:
-  """Finds a controller by soft actor-critic; see `methods.Learner`."""
+  """Finds a controller by soft actor-critic; see `session.Learner`."""
+
+  examples_per_step: int  # Steps of cars.
 
   def __init__(
     self,
@@ -34,6 +35,7 @@ class ActorCriticLearner:
     """Starts the simulators."""
     self._config = ml_collections.FrozenConfigDict(config)
     self._model, self._c = model, c
+    self.examples_per_step = config.num_cars * config.drive_steps
     num_features = c.latent_size + c.hidden_size
     self.fleet = fleet_lib.Fleet(
       config.num_cars, practice.Settings(**_practice_settings(config))
@@ -46,6 +48,7 @@ class ActorCriticLearner:
       privileged.SIZE,
     )
     self._collected = actor_critic.Metrics.empty()
+    self._step = 0
     self._begin_interval()
 
   def close(self) -> None:
@@ -59,26 +62,35 @@ class ActorCriticLearner:
       'buffer': jax.tree.map(np.copy, self._buffer),
     }
 
-  def restore(self, saved: Mapping[str, Any]) -> None:
+  def restore(self, saved: Mapping[str, Any], step: int) -> None:
+    self._step = step
     self._state, self._collected = saved['state'], saved['collected']
     self._buffer = jax.tree.map(np.array, saved['buffer'])
 
   @property
+  def environment_steps(self) -> int:
+    return self._step * self.examples_per_step
+
+  @property
   def params(self) -> Mapping[str, Any]:
-    return actor_critic.controller_params(self._state)
+    state = jax.device_get(self._state)
+    mean = state.average['mean']
+    return driving.folded(
+      mean['kernel'], mean['bias'], state.feature_mean, state.feature_std
+    )
 
   def begin(self, step: int) -> None:
     config = self._config
     self.fleet.practise([config.seed, _TRACKS, step])
-    self._carry = self._initial_carry()
+    self._carry = driving.initial_carry(self._model, config.num_cars)
     self._is_first = np.ones(config.num_cars, bool)
-    self._noise = np.zeros((config.num_cars, actor_critic.ACTION_SIZE))
+    self._noise = np.zeros((config.num_cars, controller.ACTION_SIZE))
     if rows := step * config.drive_steps:
       # The episodes under way are not continued.
       last = self._buffer.outcome[(rows - 1) % len(self._buffer.outcome)]
       last[last == practice.Outcome.RUNNING] = practice.Outcome.TRUNCATED
 
-  def take_step(self, step: int) -> jax.Array:
+  def take_step(self, step: int) -> bool:
     config = self._config
     rows = (step - 1) * config.drive_steps
     learns = step > config.warmup_steps
@@ -104,12 +116,11 @@ class ActorCriticLearner:
     started = time.perf_counter()
     jax.block_until_ready(self._state)
     self._seconds['waiting_for_updates'] += time.perf_counter() - started
+    self._step = step
     if step == config.warmup_steps:
       features = self._buffer.features[: rows + config.drive_steps]
-      self._state = actor_critic.whiten(
-        self._state, features.reshape(-1, features.shape[-1])
-      )
-    return jax.numpy.isfinite(self._collected.loss.total)
+      self._state = actor_critic.whiten(self._state, features)
+    return bool(np.isfinite(self._collected.loss.total))
 
   def _drive(self, step: int, rows: int, policy: actor_critic.Policy) -> None:
     """Drives `drive_steps` steps and writes them to the buffer."""
@@ -117,10 +128,10 @@ class ActorCriticLearner:
     rng = np.random.default_rng([config.seed, _NOISE, step])
     memory, scale = config.noise_memory, 1.0
     if step <= config.warmup_steps:
-      memory, scale = _WARMUP_MEMORY, _WARMUP_SCALE
+      memory = exploration.WARMUP_MEMORY
+      scale = exploration.WARMUP_SCALE
     for row in range(rows, rows + config.drive_steps):
-      fresh = rng.standard_normal(self._noise.shape)
-      self._noise = memory * self._noise + np.sqrt(1 - memory**2) * fresh
+      self._noise = exploration.continue_noise(self._noise, memory, rng)
       started = time.perf_counter()
       decision = driving.decide(
         actor_critic.act,
@@ -148,26 +159,12 @@ class ActorCriticLearner:
       self._returns += views.episode_return[self._is_first].tolist()
       self._lengths += views.episode_steps[self._is_first].tolist()
 
-  def score(
-    self, params: Mapping[str, Any], tracks: Sequence[int]
-  ) -> driving.Scores:
-    linear = params['linear']
-
-    def decide_for_all(observation, carry, is_first):
-      return driving.decide(
-        _choose, self._c, self._model, linear, observation, carry, is_first,
-        np.zeros((len(observation), actor_critic.ACTION_SIZE), np.float32),
-      )  # fmt: skip
-
-    return driving.score(
-      self.fleet, decide_for_all, self._initial_carry(), tracks
-    )
-
   def collect(self) -> tuple[Any, Mapping[str, float]]:
     collected, self._collected = self._collected, actor_critic.Metrics.empty()
     others = self._seconds
     total = sum(others.values())
     others = {f'share_{name}': x / total for name, x in others.items()}
+    others['environment_steps'] = self.environment_steps
     if self._returns:
       others['return'] = float(np.mean(self._returns))
       others['episode_steps'] = float(np.mean(self._lengths))
@@ -180,18 +177,6 @@ class ActorCriticLearner:
     self._seconds = dict.fromkeys(
       ('sampling', 'waiting_for_updates', 'deciding', 'simulating'), 0.0
     )
-
-  def _initial_carry(self) -> Any:
-    assert self._model.m is not None
-    return self._model.m.initial_carry(self._config.num_cars)
-
-
-def _choose(
-  linear: Mapping[str, jax.Array], features: jax.Array, noise: jax.Array
-) -> jax.Array:
-  """Chooses actions as `controller.Controller` does."""
-  del noise
-  return jax.numpy.tanh(features @ linear['kernel'] + linear['bias'][None])
 
 
 def _practice_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
