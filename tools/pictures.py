@@ -1,6 +1,7 @@
 """Saves rows of frames as pictures and videos."""
 
 from collections.abc import Mapping, Sequence
+import io
 from pathlib import Path
 from typing import Any
 
@@ -61,22 +62,18 @@ def save_video(
     captions: captions of the T frames, shown below the panels.
   """
   places.claim_file(path)
-  frames = np.stack(
-    [
-      _video_frame({k: v[i] for k, v in panels.items()}, caption)
-      for i, caption in enumerate(captions)
-    ]
-  )
-  video: Any = imageio.imwrite(
-    '<bytes>',
-    frames,
-    plugin='pyav',
-    extension='.mp4',
-    codec='libx264',
-    fps=FRAMES_PER_SECOND,
-  )
+  # One frame at a time: all frames of a long episode would take gigabytes, the
+  # encoded video takes megabytes.
+  video = io.BytesIO()
+  writer: Any = imageio.imopen(video, 'w', plugin='pyav', extension='.mp4')
+  with writer:
+    writer.init_video_stream('libx264', fps=FRAMES_PER_SECOND)
+    for i, caption in enumerate(captions):
+      writer.write_frame(
+        _video_frame({k: v[i] for k, v in panels.items()}, caption)
+      )
   # Written atomically, because half a video would look complete.
-  places.replace(path, lambda file: file.write_bytes(video))
+  places.replace(path, lambda file: file.write_bytes(video.getbuffer()))
 
 
 def _video_frame(panels: Mapping[str, np.ndarray], caption: str) -> np.ndarray:
