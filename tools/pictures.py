@@ -14,6 +14,7 @@ import numpy as np
 FRAMES_PER_SECOND = 50  # Real time in CarRacing.
 _CELL_INCHES = 1.1
 _PANEL_PIXELS = 384
+_GAP_PIXELS = 8
 _CAPTION_PIXELS = 32
 
 
@@ -78,11 +79,14 @@ def save_video(
 
 def _video_frame(panels: Mapping[str, np.ndarray], caption: str) -> np.ndarray:
   size = (_PANEL_PIXELS, _PANEL_PIXELS)
+  gap = np.full(
+    (_CAPTION_PIXELS + _PANEL_PIXELS, _GAP_PIXELS, 3), 255, np.uint8
+  )
   images = []
   for name, frame in panels.items():
     image = cv2.resize(frame, size, interpolation=cv2.INTER_NEAREST)
-    images.append(np.concatenate([_text(name, _PANEL_PIXELS), image]))
-  body = np.concatenate(images, axis=1)
+    images += [gap, np.concatenate([_text(name, _PANEL_PIXELS), image])]
+  body = np.concatenate(images[1:], axis=1)  # Gaps lie between the panels.
   return np.concatenate([body, _text(caption, body.shape[1])])
 
 
