@@ -86,6 +86,10 @@ class Mixture(NamedTuple):
     noise = jax.random.normal(noise_key, mean.shape)
     return mean + jnp.exp(log_std) * jnp.sqrt(temperature) * noise
 
+  def expectation(self) -> jax.Array:
+    """Returns the expected vectors: weighted means, float32 [..., Z]."""
+    return (jnp.exp(self.logits) * self.mean).sum(-2)
+
 
 class RewardDistribution(NamedTuple):
   """Distributions over rewards, on bins that grow exponentially.

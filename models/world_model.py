@@ -218,6 +218,22 @@ def watch(model: WorldModel, z: jax.Array, action: jax.Array) -> State:
   return State(z[:, -1], carry)
 
 
+def expect(model: WorldModel, z: jax.Array, action: jax.Array) -> jax.Array:
+  """Returns what M expects along an observed sequence, one step ahead.
+
+  Args:
+    model: world model.
+    z: latent vectors from the start of an episode, float32 [B, T, Z].
+    action: action taken after each of them, float32 [B, T, A].
+
+  Returns:
+    The expectation of the next z after each action, float32 [B, T, Z].
+  """
+  carry = _m(model).initial_carry(len(z))
+  prediction, _ = _apply_m(model, z, action, carry)
+  return prediction.mixture.expectation()
+
+
 def dream(
   model: WorldModel,
   state: State,

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from carracing_rollouts import (
 from gymnasium.envs.box2d import car_racing
 import jax
 import ml_collections
+from models import weights
 import numpy as np
 import pytest
 from trainers import runtime
@@ -210,3 +212,32 @@ def tiny_mdn_rnn_config() -> ml_collections.ConfigDict:
     checkpoint_every_steps=3,
   )
   return config
+
+
+@pytest.fixture(scope='session')
+def agent_folder(
+  world: World, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+  """An agent with the V and M of `world` and a small random C."""
+
+  def make(folder: Path) -> None:
+    for name in 'vae', 'mdn_rnn':
+      shutil.copytree(getattr(world, name), folder / name)
+    rng = np.random.default_rng(0)
+    weights.save(
+      folder / 'controller',
+      'controller',
+      {'latent_size': 32, 'hidden_size': 256},
+      {
+        'linear': {
+          'kernel': 0.1 * rng.standard_normal((288, 3), np.float32),
+          'bias': np.array([0, 0.2, -0.5], np.float32),
+        }
+      },
+      {
+        f'{name}_sha256': weights.verify(folder / name)
+        for name in ('vae', 'mdn_rnn')
+      },
+    )
+
+  return made_once(tmp_path_factory, 'agent', make)

@@ -16,10 +16,14 @@ DATASETS = Path(__file__).parents[1] / 'datasets'
 
 
 @pytest.fixture
-def places(world, tmp_path):
+def places(world, agent_folder, tmp_path):
   """Values of the placeholders `{...}` in the rows below."""
   (tmp_path / 'file').write_text('a file')
   (tmp_path / 'empty').mkdir()
+  (tmp_path / 'run' / 'agent').mkdir(parents=True)
+  (tmp_path / 'without_m').mkdir()
+  for name in 'vae', 'controller':
+    (tmp_path / 'without_m' / name).symlink_to(agent_folder / name)
   configs = {
     'syntax.py': 'x = (',
     'nothing.py': '',
@@ -41,6 +45,7 @@ def places(world, tmp_path):
     'vae': world.vae,
     'vae_run': world.vae.parent,
     'mdn_rnn': world.mdn_rnn,
+    'agent': agent_folder,
     'tiny': '--dataset=carracing_rollouts/tiny',
     'latents': '--dataset=carracing_latents/tiny',
   }
@@ -273,6 +278,7 @@ ERRORS = (
 VIEW = 'tools.view_rollouts --data_dir={data} --output_dir={tmp}/out {tiny} '
 DESCRIBE = 'tools.describe_rollouts --data_dir={data} --output_dir={tmp}/out '
 EXPORT = 'tools.export --data_dir={data} --output_dir={tmp}/out '
+DRIVE = 'tools.drive --agent={agent} --output_dir={tmp}/out '
 DEMO = 'tools.demo --output_dir={tmp}/out '
 NAMES = (
   ('--dataset=', "'' is not a dataset name"),
@@ -340,6 +346,18 @@ NAMES = (
     (DREAM + '--temperature=inf', 'temperature=inf'),
     (DREAM + '--seed=-1', 'seed=-1'),
     (DREAM + '--seen_steps=20 --output_dir={tmp}/file', 'cannot write .*file'),
+    (DRIVE + '--agent={tmp}/none', 'no exported weights of a controller in '),
+    (DRIVE + '--agent={tmp}/file', 'no exported weights of a controller in '),
+    (DRIVE + '--agent={tmp}/empty', r'in .*trainers\.train_controller'),
+    (DRIVE + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn in '),
+    (DRIVE + '--agent={tmp}/run', r'did you mean .*/run/agent\?'),
+    (DRIVE + '--agent=~nosuchuser/agent', 'home directory'),
+    (DRIVE + '--track=-1', 'track=-1'),
+    (DRIVE + '--track=100000', r'track=100000: .*99999'),
+    (DRIVE + '--track=first', 'track=first'),
+    (DRIVE + 'surplus', "unexpected argument 'surplus'"),
+    (DRIVE + '--output_dir={tmp}/file', 'cannot write .*file'),
+    (DRIVE + '--output_dir=/proc/none', 'cannot write /proc/none'),
     (ERRORS, 'has more than 131 steps'),
     (ERRORS + '--output=/proc/none/x.json', 'cannot write /proc/none'),
     (ERRORS + '--output={tmp}', 'it is a folder, not a file'),
@@ -375,6 +393,7 @@ def test_tools(line, message, command, places):
     'tools.describe_rollouts',
     'tools.dream',
     'tools.dream_errors',
+    'tools.drive',
     'tools.export',
     'tools.verify',
     'tools.view_rollouts',

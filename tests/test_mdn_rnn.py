@@ -155,6 +155,17 @@ def test_samples_have_the_moments_of_the_mixture(per_dimension):
   np.testing.assert_allclose(z.var(0), second - mean**2, rtol=0.03)
 
 
+@pytest.mark.parametrize('per_dimension', [False, True])
+def test_expectation_equals_numpy(per_dimension):
+  mixture = random_mixture(5, 4, per_dimension=per_dimension)
+  logits, mean, _ = map(np.asarray, mixture)
+  expected = np.zeros((4, 3))
+  for i, dimension in np.ndindex(4, 3):
+    weights = special.softmax(logits[i, :, dimension if per_dimension else 0])
+    expected[i, dimension] = np.dot(weights, mean[i, :, dimension])
+  np.testing.assert_allclose(mixture.expectation(), expected, rtol=1e-5)
+
+
 def test_shared_components_bind_the_dimensions_together():
   mixture = mdn_rnn.Mixture(
     logits=jnp.log(jnp.full((1000, 2, 1), 0.5)),

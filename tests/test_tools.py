@@ -31,7 +31,7 @@ def test_view_shows_both_sizes_of_an_episode(data_dir, tmp_path):
   assert 'left out' not in done.stderr  # The replay gave the same frames.
   video = imageio.imread(tmp_path / 'train-2.mp4', plugin='pyav')
   assert len(video) == 71
-  assert video.shape[2] == 2 * 384  # Both panels.
+  assert video.shape[2] == 384 + 8 + 384  # Both panels and the gap.
   assert imageio.imread(tmp_path / 'train-2.png').shape[1] > 1000
 
 

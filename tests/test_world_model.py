@@ -79,6 +79,16 @@ def test_observing_step_by_step_equals_watching(model):
   assert_close(state, watch(model, z, action))
 
 
+def test_expectations_of_a_sequence_are_those_of_its_steps(model):
+  z, action = sequence()
+  expected = jax.jit(world_model.expect)(model, z[:, :-1], action)
+  state = world_model.initial_state(model, z[:, 0])
+  for t in range(T):
+    prediction, carry = world_model.predict(model, state, action[:, t])
+    assert_close(expected[:, t], prediction.mixture.expectation())
+    state = world_model.State(z[:, t + 1], carry)
+
+
 def test_carry_has_not_seen_the_z_of_its_state(model):
   z, action = sequence()
   state = watch(model, z, action)

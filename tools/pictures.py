@@ -1,6 +1,7 @@
 """Saves rows of frames as pictures and videos."""
 
 from collections.abc import Mapping, Sequence
+import io
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 FRAMES_PER_SECOND = 50  # Real time in CarRacing.
 _CELL_INCHES = 1.1
 _PANEL_PIXELS = 384
+_GAP_PIXELS = 8
 _CAPTION_PIXELS = 32
 
 
@@ -61,31 +63,30 @@ def save_video(
     captions: captions of the T frames, shown below the panels.
   """
   places.claim_file(path)
-  frames = np.stack(
-    [
-      _video_frame({k: v[i] for k, v in panels.items()}, caption)
-      for i, caption in enumerate(captions)
-    ]
-  )
-  video: Any = imageio.imwrite(
-    '<bytes>',
-    frames,
-    plugin='pyav',
-    extension='.mp4',
-    codec='libx264',
-    fps=FRAMES_PER_SECOND,
-  )
+  # One frame at a time: all frames of a long episode would take gigabytes, the
+  # encoded video takes megabytes.
+  video = io.BytesIO()
+  writer: Any = imageio.imopen(video, 'w', plugin='pyav', extension='.mp4')
+  with writer:
+    writer.init_video_stream('libx264', fps=FRAMES_PER_SECOND)
+    for i, caption in enumerate(captions):
+      writer.write_frame(
+        _video_frame({k: v[i] for k, v in panels.items()}, caption)
+      )
   # Written atomically, because half a video would look complete.
-  places.replace(path, lambda file: file.write_bytes(video))
+  places.replace(path, lambda file: file.write_bytes(video.getbuffer()))
 
 
 def _video_frame(panels: Mapping[str, np.ndarray], caption: str) -> np.ndarray:
   size = (_PANEL_PIXELS, _PANEL_PIXELS)
+  gap = np.full(
+    (_CAPTION_PIXELS + _PANEL_PIXELS, _GAP_PIXELS, 3), 255, np.uint8
+  )
   images = []
   for name, frame in panels.items():
     image = cv2.resize(frame, size, interpolation=cv2.INTER_NEAREST)
-    images.append(np.concatenate([_text(name, _PANEL_PIXELS), image]))
-  body = np.concatenate(images, axis=1)
+    images += [gap, np.concatenate([_text(name, _PANEL_PIXELS), image])]
+  body = np.concatenate(images[1:], axis=1)  # Gaps lie between the panels.
   return np.concatenate([body, _text(caption, body.shape[1])])
 
 

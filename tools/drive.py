@@ -1,0 +1,58 @@
+"""Drives a track with an agent and shows what it sees and expects.
+
+  python -m tools.drive --agent=runs/controller/agent --track=0
+
+Drives one track of the test set in the exact simulator, prints the return, and
+writes drive.mp4, in real time, and drive.png, a few moments, to the output
+directory: the simulator's frame; its observation's reconstruction by V; and
+the frame that M expected one step before.
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+from absl import logging
+from carracing_data import command_line
+from carracing_data import places
+from carracing_rollouts import tracks
+from etils import epy
+
+with epy.lazy_imports():
+  from models import agent
+  from tools import driving
+  from trainers import runtime
+
+_AGENT = flags.DEFINE_string(
+  'agent',
+  'runs/controller/agent',
+  'Folder of the agent: vae/, mdn_rnn/ and controller/.',
+)
+_TRACK = flags.DEFINE_integer(
+  'track',
+  0,
+  'Index of the track in the test set.',
+  lower_bound=0,
+  upper_bound=len(tracks.TEST) - 1,
+)
+_OUTPUT_DIR = command_line.output_dir_flag('drive')
+_MAX_STEPS = 1000  # CarRacing's own limit, 20 s at 50 Hz.
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  runtime.prepare()
+  driver = agent.load(places.expand(_AGENT.value), max_batch=1)
+  output_dir = places.claim_folder(places.expand(_OUTPUT_DIR.value))
+  driven = driving.drive(driver, tracks.TEST[_TRACK.value], _MAX_STEPS)
+  result = (
+    f'Test track {_TRACK.value}: return {driven.scores()[-1]:.1f} after'
+    f' {len(driven.action)} steps, {driven.ending()}'
+  )
+  print(result, flush=True)  # Before the video, which takes longer.
+  panels = driving.show(driver.model, driven)
+  files = driving.save(driven, panels, result, output_dir)
+  logging.info('Saved %s', ' and '.join(map(str, files)))
+
+
+if __name__ == '__main__':
+  command_line.run(main)
