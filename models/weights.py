@@ -3,7 +3,9 @@
 The only module of `models` that reads or writes files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -157,6 +159,47 @@ def save(
     'training': dict(training),
     'weights_sha256': sha256,
   }
+  with _replacing(folder) as unfinished:
+    places.replace(unfinished / FILE, lambda file: file.write_bytes(data))
+    documents.write(unfinished / _CONFIG, documents.sealed(description, _SEAL))
+  return sha256
+
+
+def gather(
+  folder: str | os.PathLike[str],
+  parts: Mapping[str, str | os.PathLike[str]],
+) -> None:
+  """Copies exported weights into one folder; it appears when it is complete.
+
+  Args:
+    folder: output folder; replaced if it holds other weights.
+    parts: folders of exported weights, by name in the output folder.
+
+  Raises:
+    WeightsError: weights are missing or damaged.
+    errors.PlaceError: the folder cannot be written.
+  """
+  folder = Path(folder)
+  wanted = {name: verify(path) for name, path in parts.items()}
+  try:
+    if wanted == {name: verify(folder / name) for name in parts}:
+      return
+  except errors.UserError:
+    pass  # Missing or damaged: written again.
+  with _replacing(folder) as unfinished:
+    for name, path in parts.items():
+      (unfinished / name).mkdir()
+      for file in _CONFIG, FILE:
+        data = places.read_bytes(places.expand(path) / file)
+        places.replace(
+          unfinished / name / file,
+          functools.partial(Path.write_bytes, data=data),
+        )
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+  """Yields a folder to fill, which then takes the place of another one."""
   unfinished = folder.with_name(folder.name + '.unfinished')
   replaced = folder.with_name(folder.name + '.replaced')
   with places.write_errors(folder):
@@ -164,15 +207,13 @@ def save(
       if leftover.exists():
         shutil.rmtree(leftover)
     unfinished.mkdir(parents=True)
-    places.replace(unfinished / FILE, lambda file: file.write_bytes(data))
-    documents.write(unfinished / _CONFIG, documents.sealed(description, _SEAL))
+    yield unfinished
     if folder.exists():
       folder.rename(replaced)
     unfinished.rename(folder)
     places.sync(folder.parent)
     if replaced.exists():
       shutil.rmtree(replaced)
-  return sha256
 
 
 def digest(params: Mapping[str, Any]) -> str:

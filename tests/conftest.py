@@ -25,6 +25,8 @@ import pytest
 from trainers import runtime
 from trainers import train_mdn_rnn
 from trainers import train_vae
+from trainers.configs import controller as controller_config
+from trainers.configs import controller_evolution
 from trainers.configs import mdn_rnn as mdn_rnn_config
 from trainers.configs import vae as vae_config
 
@@ -241,3 +243,37 @@ def agent_folder(
     )
 
   return made_once(tmp_path_factory, 'agent', make)
+
+
+def tiny_controller_config() -> ml_collections.ConfigDict:
+  config = controller_config.get_config()
+  config.update(
+    num_cars=3,
+    drive_steps=8,
+    warmup_steps=2,
+    stuck_steps=20,
+    critic_size=16,
+    batch_size=8,
+    updates_per_step=3,
+    replay_steps=90,
+    num_steps=8,
+    log_every_steps=2,
+    eval_every_steps=4,
+    selection_tracks=3,
+    checkpoint_every_steps=3,
+  )
+  return config
+
+
+def tiny_evolution_config() -> ml_collections.ConfigDict:
+  config = controller_evolution.get_config()
+  config.update(
+    num_cars=4,
+    stuck_steps=5,
+    num_steps=6,
+    log_every_steps=2,
+    eval_every_steps=4,
+    selection_tracks=4,
+    checkpoint_every_steps=3,
+  )
+  return config

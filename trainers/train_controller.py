@@ -36,7 +36,7 @@ def train(
   mdn_rnn: str,
   options: tracking.Options = tracking.DEFAULT,
 ) -> None:
-  """Trains a controller and exports its weights to `workdir/weights`.
+  """Trains a controller and exports the agent to `workdir/agent`.
 
   Args:
     config: see `trainers/configs/controller.py`.
@@ -77,6 +77,8 @@ def train(
     functools.partial(session.opened, config, workdir, model, c, export),
     options,
   )
+  parts = {'vae': vae, 'mdn_rnn': mdn_rnn, 'controller': workdir / 'weights'}
+  weights.gather(workdir / 'agent', parts)
 
 
 if __name__ == '__main__':

@@ -336,7 +336,8 @@ def critic_target(
   action, log_prob = _gaussian(state.actor, features).sample(noise)
   value = _values(config, state.targets, inputs, action).min(0)
   value -= jnp.exp(state.log_temperature) * log_prob
-  return config.reward_scale * batch.reward + batch.discount * value
+  reward = config.reward_scale * jnp.asarray(batch.reward)
+  return reward + jnp.asarray(batch.discount) * value
 
 
 def learning_rate(config: ml_collections.FrozenConfigDict) -> optax.Schedule:

@@ -1,0 +1,180 @@
+"""The parts of soft actor-critic against other sources and known answers."""
+
+from conftest import tiny_controller_config
+import jax
+import jax.numpy as jnp
+import ml_collections
+from models import controller
+import numpy as np
+import pytest
+from scipy import stats
+from trainers.control import actor_critic
+from trainers.control import driving
+from trainers.control import practice
+from trainers.control import replay
+
+RUNNING, FAILED, TRUNCATED = practice.Outcome
+
+
+def config_with(**changes):
+  config = tiny_controller_config()
+  config.update(**changes)
+  return ml_collections.FrozenConfigDict(config)
+
+
+def test_density_of_the_squashed_gaussian():
+  rng = np.random.default_rng(0)
+  mean = rng.normal(size=(50, 3)) * 2
+  log_std = rng.uniform(-2, 0.5, (50, 3))
+  noise = rng.normal(size=(50, 3))
+  with jax.enable_x64(True):
+    gaussian = actor_critic.Gaussian(jnp.asarray(mean), jnp.asarray(log_std))
+    action, log_prob = jax.device_get(gaussian.sample(jnp.asarray(noise)))
+  before = np.arctanh(action)
+  expected = stats.norm.logpdf(before, mean, np.exp(log_std)) - np.log(
+    1 - action**2
+  )
+  np.testing.assert_allclose(log_prob, expected.sum(-1), rtol=1e-6)
+
+
+def test_density_is_finite_for_extreme_actions():
+  gaussian = actor_critic.Gaussian(jnp.full((1, 3), 100.0), jnp.zeros((1, 3)))
+  action, log_prob = gaussian.sample(jnp.ones((1, 3)))
+  assert (action == 1).all()
+  assert jnp.isfinite(log_prob).all()
+
+
+@pytest.fixture
+def buffer():
+  """A car that fails in row 3, one that is truncated there, one that runs."""
+  buffer = replay.empty(6, 3, 1, 1)
+  buffer.features[:, :, 0] = np.arange(6)[:, None]
+  buffer.reward[:] = 2.0 ** np.arange(6)[:, None]
+  buffer.outcome[3] = FAILED, TRUNCATED, RUNNING
+  return buffer
+
+
+@pytest.mark.parametrize(
+  ('car', 'first', 'reward', 'discount', 'next_row', 'weight'),
+  [
+    (2, 0, 1 + 0.5 * 2 + 0.25 * 4, 0.125, 3, 1),  # Nothing special.
+    (0, 0, 1 + 0.5 * 2 + 0.25 * 4, 0.125, 3, 1),  # Ends just before row 3.
+    (0, 1, 2 + 0.5 * 4 + 0.25 * 8 + 0.125 * -7, 0, None, 1),
+    (0, 3, 8 + 0.5 * -7, 0, None, 1),
+    (1, 1, 2 + 0.5 * 4, 0.25, 3, 1),  # Bootstraps from before row 3.
+    (1, 3, 0, 1, 3, 0),  # Its next state is unknown.
+    (2, 5, 32 + 0.5 * 1 + 0.25 * 2, 0.125, 2, 1),  # Row 6 is at place 0.
+  ],
+)
+def test_transitions(buffer, car, first, reward, discount, next_row, weight):
+  batch = replay.transitions(
+    buffer,
+    np.array([first]),
+    np.array([car]),
+    num_steps=3,
+    discount=0.5,
+    failure_value=-7,
+  )
+  assert batch.reward == reward
+  assert batch.discount == discount
+  assert batch.weight == weight
+  assert batch.features[0] == first
+  if next_row is not None:
+    assert batch.next_features[0] == next_row
+
+
+def test_sampled_transitions_are_of_written_rows(buffer):
+  batch = replay.sample(
+    buffer, 5, (40, 10), np.random.default_rng(0), 2, 0.5, 0
+  )
+  assert batch.features.shape == (40, 10, 1)
+  assert set(batch.features.ravel()) == {0, 1, 2}
+  # Rows 3 to 8 are left of nine, and the last two lack a next state.
+  batch = replay.sample(
+    buffer, 9, (40, 10), np.random.default_rng(0), 2, 0.5, 0
+  )
+  assert set(batch.features.ravel()) == {3, 4, 5, 0}
+
+
+@pytest.mark.parametrize('privileged', [False, True])
+def test_target_of_the_critics(privileged):
+  config = config_with(privileged_critics=privileged, reward_scale=0.1)
+  state = actor_critic.create(config, 4, 6)
+  # Different targets, so that taking the smaller one matters.
+  targets = tuple(
+    jax.tree.map(lambda x, i=i: x + 0.1 * i, x)
+    for i, x in enumerate(state.targets)
+  )
+  state = state.replace(targets=targets)
+  state = actor_critic.whiten(
+    state, np.random.default_rng(1).normal(3, 2, (9, 4))
+  )
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+  batch = replay.Batch(
+    draw(2, 4), draw(2, 6), draw(2, 3), draw(2), np.array([0.9, 0.0]),
+    draw(2, 4), draw(2, 6), np.ones(2),
+  )  # fmt: skip
+  noise = draw(2, 3)
+  found = actor_critic.critic_target(config, state, batch, noise)
+
+  mean, std = np.asarray(state.feature_mean), np.asarray(state.feature_std)
+  features = (batch.next_features - mean) / std
+  gaussian = actor_critic.Actor().apply({'params': state.actor}, features)
+  action, log_prob = gaussian.sample(noise)
+  seen = batch.next_privileged if privileged else features
+  critic = actor_critic.Critic(config.critic_size)
+  values = [critic.apply({'params': x}, seen, action) for x in targets]
+  soft = np.minimum(*values) - config.initial_temperature * log_prob
+  expected = 0.1 * batch.reward + batch.discount * soft
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  assert found[1] == pytest.approx(0.1 * batch.reward[1])  # A failure.
+
+
+def test_folding_the_whitening_changes_no_action():
+  rng = np.random.default_rng(0)
+  mean, std = rng.normal(size=288), rng.uniform(0.2, 2, 288)
+  kernel, bias = 0.3 * rng.normal(size=(288, 3)), rng.normal(size=3)
+  features = (mean + std * rng.normal(size=(100, 288))).astype(np.float32)
+  params = driving.folded(kernel, bias, mean, std)
+  c = controller.Controller()
+  found = c.apply({'params': params}, features[:, :32], features[:, 32:])
+  whitened = (features - mean) / std
+  expected = controller.to_action(np.tanh(whitened @ kernel + bias))
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_it_learns_the_best_action_of_a_toy_problem():
+  """One step per episode; the best action is a known function of features."""
+  config = config_with(
+    privileged_critics=False,
+    critic_size=64,
+    learning_rate=3e-3,
+    reward_scale=1.0,
+    average_speed=0.05,
+    batch_size=128,
+    target_entropy=-6.0,
+  )
+  rng = np.random.default_rng(0)
+  buffer = replay.empty(500, 8, 4, 1)
+  buffer.features[:] = rng.normal(size=buffer.features.shape)
+  weights = rng.normal(size=(4, 3)) / 2
+  best = lambda features: np.tanh(features @ weights)  # noqa: E731
+  buffer.action[:] = rng.uniform(-1, 1, buffer.action.shape)
+  errors = buffer.action - best(buffer.features.astype(np.float32))
+  buffer.reward[:] = -(errors**2).sum(-1)
+  buffer.outcome[:] = FAILED
+
+  state = actor_critic.create(config, 4, 1)
+  state = actor_critic.whiten(state, buffer.features)
+  for _ in range(10):
+    batches = replay.sample(buffer, 500, (100, 128), rng, 1, 0.5, 0)
+    state, _ = actor_critic.update(config, state, batches)
+  features = rng.normal(size=(200, 4)).astype(np.float32)
+  layer = jax.device_get(state.average['mean'])
+  params = driving.folded(
+    layer['kernel'], layer['bias'], state.feature_mean, state.feature_std
+  )
+  found = driving.linear(params, features, jnp.zeros(()))
+  error = np.square(found - best(features)).mean()
+  assert error < 0.02  # 0.4 for a controller that always says 0.
