@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from carracing_rollouts import (
 from gymnasium.envs.box2d import car_racing
 import jax
 import ml_collections
+from models import weights
 import numpy as np
 import pytest
 from trainers import runtime
@@ -121,6 +123,33 @@ def world(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 
   runs = made_once(tmp_path_factory, 'runs', make)
   return World(data_dir, runs / 'vae' / 'weights', runs / 'mdn_rnn' / 'weights')
+
+
+def save_agent(folder: Path, world: World, hidden_size: int) -> None:
+  """Saves an agent with V and M of a world and random weights of C."""
+  sha256 = {}
+  for name in 'vae', 'mdn_rnn':
+    shutil.copytree(getattr(world, name), folder / name)
+    sha256[f'{name}_sha256'] = weights.verify(folder / name)
+  kernel = np.random.default_rng(0).normal(0, 0.5, (32 + hidden_size, 3))
+  bias = np.array([0, 0, -1], np.float32)
+  weights.save(
+    folder / 'controller',
+    'controller',
+    {'latent_size': 32, 'hidden_size': hidden_size},
+    {'linear': {'kernel': kernel.astype(np.float32), 'bias': bias}},
+    sha256,
+  )
+
+
+@pytest.fixture(scope='session')
+def agent_folder(
+  world: World, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+  """Folder of an agent whose actions depend on z and h."""
+  return made_once(
+    tmp_path_factory, 'agent', lambda folder: save_agent(folder, world, 256)
+  )
 
 
 @pytest.fixture(scope='session')
