@@ -1,5 +1,4 @@
 import functools
-import os
 import re
 import signal
 import subprocess
@@ -176,7 +175,6 @@ def test_killed_evaluation_continues_to_the_same_results(tmp_path):
   process.send_signal(signal.SIGKILL)
   assert process.wait() == -signal.SIGKILL
   assert not (tmp_path / 'killed' / evaluation.FILE).exists()
-  first = os.stat(staged / 'test-000008.json').st_mtime_ns
 
   for name in 'killed', 'whole':
     done = subprocess.run(
@@ -187,8 +185,8 @@ def test_killed_evaluation_continues_to_the_same_results(tmp_path):
       r'-?[\d.]+ ± [\d.]+ over 9 tracks \(standard error [\d.]+\) · .*\n'
     )
     assert re.fullmatch(summary, done.stdout), done.stdout
+    assert (' 0/9 ' in done.stderr) == (name == 'whole')
     assert imageio.imread(tmp_path / name / 'histogram.png').shape[1] > 500
-  assert first < time.time_ns()
   texts = [
     (tmp_path / name / evaluation.FILE).read_text()
     for name in ('killed', 'whole')
@@ -198,7 +196,6 @@ def test_killed_evaluation_continues_to_the_same_results(tmp_path):
   # Cars that left the field did not complete the lap.
   assert all(drive.steps < 300 for drive in found.drives)
   assert not any(drive.completed for drive in found.drives)
-  assert all(drive.return_ < -90 for drive in found.drives)
 
 
 def test_a_drive_depends_on_its_track_alone():
@@ -289,25 +286,29 @@ def test_summary_of_a_single_drive_has_no_deviation():
   assert scores.describe(summary).startswith('900.0 over 1 track · median 900')
 
 
-def test_a_completed_lap_counts():
-  class Follower:
-    """Steers towards the track ahead, whose colour is not that of grass."""
+class Follower:
+  """Gains speed once, and steers towards the grey in front of the car."""
 
-    def initial_carry(self, seeds):
-      return np.zeros(len(seeds))
+  def initial_carry(self, seeds):
+    return np.zeros(len(seeds))
 
-    def __call__(self, observation, carry):
-      rows = observation[:, 34:44].astype(int)
-      road = rows.max(-1) - rows.min(-1) < 12
-      columns = np.arange(64) - 31.5
-      offset = (road * columns).sum((1, 2)) / np.maximum(road.sum((1, 2)), 1)
-      steering = np.clip(offset / 12, -1, 1)
-      gas = np.where(carry % 4 == 0, 0.4, 0.0)
-      action = np.stack([steering, gas, 0 * gas], -1)
-      return action.astype(np.float32), carry + 1
+  def __call__(self, observation, carry):
+    ahead = observation[:, 34:42].astype(int)
+    road = ahead.max(-1) - ahead.min(-1) < 12
+    columns = np.arange(64) - 31.5
+    offset = (road * columns).sum((1, 2)) / np.maximum(road.sum((1, 2)), 1)
+    gas = np.where(carry < 130, 0.2, 0.002)
+    action = np.stack([np.clip(offset / 10, -1, 1), gas, 0 * gas], -1)
+    return action.astype(np.float32), carry + 1
 
-  [found] = drives.drive(Follower(), [tracks.TEST[0]], max_steps=4000)
-  assert found.completed and found.steps < 4000
+
+def test_only_a_finished_lap_is_completed():
+  [lap] = drives.drive(Follower(), [tracks.TEST[2]], drives.MAX_STEPS)
+  assert lap.completed and lap.steps < drives.MAX_STEPS
+  # Every tile of the track counts once, and every step costs 0.1.
+  np.testing.assert_allclose(lap.return_, 1000 - lap.steps / 10, atol=0.2)
+  [cut] = drives.drive(Follower(), [tracks.TEST[2]], lap.steps - 1)
+  assert not cut.completed and cut.steps == lap.steps - 1
 
 
 def test_track_sets_are_disjoint():
