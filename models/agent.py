@@ -5,7 +5,9 @@
   action, carry = driver(observation, carry)
 
 An agent is a policy (see `carracing_rollouts.policies`) by its shape. It draws
-nothing at random: z is the mean of the posterior.
+nothing at random: z is the mean of the posterior. On one kind of CPU, the
+actions of an episode depend neither on the other episodes of its batch nor on
+the size of the batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,9 @@ from models import world_model
 import numpy as np
 
 PARTS = ('vae', 'mdn_rnn', 'controller')
+# XLA multiplies a single row by a matrix with another program, which rounds
+# differently. All larger batches give each row the same bits.
+_MIN_BATCH = 2
 Carry = tuple[np.ndarray, np.ndarray]
 
 
@@ -73,7 +78,7 @@ class Agent:
       )
 
     def padded(x: np.ndarray) -> np.ndarray:
-      rows = (0, self.max_batch - size)
+      rows = (0, max(self.max_batch, _MIN_BATCH) - size)
       return np.pad(x, (rows, *[(0, 0)] * (x.ndim - 1)))
 
     inputs = jax.tree.map(padded, (observation, carry))
@@ -102,8 +107,8 @@ def load(folder: str | os.PathLike[str], max_batch: int = 16) -> Agent:
     max_batch: see `Agent`.
 
   Raises:
-    weights.WeightsError: a part is missing or damaged, or was trained with
-      other parts.
+    weights.WeightsError: a part is missing or damaged, was trained with other
+      parts, or does not fit their sizes.
   """
   paths = {name: os.path.join(folder, name) for name in PARTS}
   inside = os.path.join(folder, 'agent')
@@ -122,4 +127,27 @@ def load(folder: str | os.PathLike[str], max_batch: int = 16) -> Agent:
         ' controller with: python -m trainers.train_controller --workdir=RUN'
         f' --vae={paths["vae"]} --mdn_rnn={paths["mdn_rnn"]}'
       )
+  _check_sizes(c.model, model, paths['controller'])
   return Agent(model, c.model, jax.device_put(c.variables), max_batch)
+
+
+def digests(folder: str | os.PathLike[str]) -> dict[str, str]:
+  """Returns the SHA-256 of the weights of each part, by name.
+
+  Raises:
+    weights.WeightsError: a part is missing or damaged.
+  """
+  return {name: weights.verify(os.path.join(folder, name)) for name in PARTS}
+
+
+def _check_sizes(
+  c: controller.Controller, model: world_model.WorldModel, source: str
+) -> None:
+  assert model.m is not None
+  sizes = (c.latent_size, c.hidden_size)
+  fitting = [(model.v.latent_size, x) for x in (model.m.hidden_size, 0)]
+  if sizes not in fitting:
+    raise weights.WeightsError(
+      f'{source} has latent_size and hidden_size {sizes}; those that fit its'
+      f' world model are {fitting[0]} and {fitting[1]}'
+    )

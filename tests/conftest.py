@@ -127,6 +127,33 @@ def world(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
   return World(data_dir, runs / 'vae' / 'weights', runs / 'mdn_rnn' / 'weights')
 
 
+def save_agent(folder: Path, world: World, hidden_size: int) -> None:
+  """Saves an agent with V and M of a world and random weights of C."""
+  sha256 = {}
+  for name in 'vae', 'mdn_rnn':
+    shutil.copytree(getattr(world, name), folder / name)
+    sha256[f'{name}_sha256'] = weights.verify(folder / name)
+  kernel = np.random.default_rng(0).normal(0, 0.5, (32 + hidden_size, 3))
+  bias = np.array([0, 0, -1], np.float32)
+  weights.save(
+    folder / 'controller',
+    'controller',
+    {'latent_size': 32, 'hidden_size': hidden_size},
+    {'linear': {'kernel': kernel.astype(np.float32), 'bias': bias}},
+    sha256,
+  )
+
+
+@pytest.fixture(scope='session')
+def agent_folder(
+  world: World, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+  """Folder of an agent whose actions depend on z and h."""
+  return made_once(
+    tmp_path_factory, 'agent', lambda folder: save_agent(folder, world, 256)
+  )
+
+
 @pytest.fixture(scope='session')
 def command() -> Iterator[Callable[..., Done]]:
   """Runs `python -m MODULE ARGUMENTS...`, or `tfds`, as a user would."""
@@ -214,35 +241,6 @@ def tiny_mdn_rnn_config() -> ml_collections.ConfigDict:
     checkpoint_every_steps=3,
   )
   return config
-
-
-@pytest.fixture(scope='session')
-def agent_folder(
-  world: World, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-  """An agent with the V and M of `world` and a small random C."""
-
-  def make(folder: Path) -> None:
-    for name in 'vae', 'mdn_rnn':
-      shutil.copytree(getattr(world, name), folder / name)
-    rng = np.random.default_rng(0)
-    weights.save(
-      folder / 'controller',
-      'controller',
-      {'latent_size': 32, 'hidden_size': 256},
-      {
-        'linear': {
-          'kernel': 0.1 * rng.standard_normal((288, 3), np.float32),
-          'bias': np.array([0, 0.2, -0.5], np.float32),
-        }
-      },
-      {
-        f'{name}_sha256': weights.verify(folder / name)
-        for name in ('vae', 'mdn_rnn')
-      },
-    )
-
-  return made_once(tmp_path_factory, 'agent', make)
 
 
 def tiny_controller_config() -> ml_collections.ConfigDict:

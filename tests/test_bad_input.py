@@ -10,6 +10,8 @@ import re
 import shutil
 
 from carracing_data import documents
+from models import weights
+import numpy as np
 import pytest
 
 DATASETS = Path(__file__).parents[1] / 'datasets'
@@ -394,6 +396,7 @@ def test_tools(line, message, command, places):
     'tools.dream',
     'tools.dream_errors',
     'tools.drive',
+    'tools.evaluate',
     'tools.export',
     'tools.verify',
     'tools.view_rollouts',
@@ -409,6 +412,81 @@ def test_help_lists_the_flags_of_the_binary(module, command):
     assert f'{module.replace(".", "/")}.py:\n  --' in of_flags, done.stdout
   if module.startswith('trainers'):
     assert '--config' in of_flags and '--workdir' in of_flags
+
+
+EVALUATE = 'tools.evaluate --output_dir={tmp}/out '
+
+
+@pytest.fixture
+def agents(places, agent_folder):
+  """The placeholders, with agents that cannot be loaded."""
+  tmp = places['tmp']
+  for name in 'partial', 'mixed', 'run':
+    (tmp / name).mkdir()
+  for part in 'vae', 'mdn_rnn':
+    (tmp / 'partial' / part).symlink_to(agent_folder / part)
+    (tmp / 'mixed' / part).symlink_to(agent_folder / part)
+  (tmp / 'run' / 'agent').symlink_to(agent_folder)
+  weights.save(
+    tmp / 'mixed' / 'controller',
+    'controller',
+    {'latent_size': 32, 'hidden_size': 0},
+    {
+      'linear': {
+        'kernel': np.zeros((32, 3), np.float32),
+        'bias': np.zeros(3, np.float32),
+      }
+    },
+    {'vae_sha256': 'of another', 'mdn_rnn_sha256': 'of another'},
+  )
+  return {**places, 'agent': agent_folder}
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    ('', 'pass either --agent or --policy'),
+    ('--agent={agent} --policy=uniform', 'pass either --agent or --policy'),
+    ('--agent=', 'no exported weights of a controller'),
+    ('--agent={tmp}/none', 'no exported weights of a controller in .*none'),
+    ('--agent={tmp}/file', 'no exported weights of a controller in .*file'),
+    ('--agent=~nosuchuser/w', 'home directory'),
+    ('--agent={tmp}/partial', 'no exported .*partial/controller; train one'),
+    ('--agent={tmp}/mixed', 'mixed/controller was trained with another vae'),
+    ('--agent={tmp}/run', r'holds no agent; did you mean .*run/agent\?'),
+    ('--policy=', "a policy is one of .*, not ''"),
+    ('--policy=expert', "a policy is one of .*, not 'expert'"),
+    ('--policy=straight_ahead:gas=2', 'gas=2'),
+    ('--policy=uniform --episodes=0', 'episodes=0'),
+    ('--policy=uniform --episodes=x', 'episodes=x'),
+    ('--policy=uniform --episodes=100001', '100,000 test tracks, not 100,001'),
+    (
+      '--policy=uniform --tracks=selection --episodes=1001',
+      '1,000 selection tracks, not 1,001',
+    ),
+    ('--policy=uniform --tracks=training', 'tracks=training'),
+    ('--policy=uniform --num_workers=0', 'num_workers=0'),
+    ('--policy=uniform --output_dir={tmp}/file', 'cannot write .*file'),
+    ('--policy=uniform --output_dir=/proc/none', 'cannot write /proc/none'),
+    ('--policy=uniform --output_dir=~nosuchuser/x', 'home directory'),
+    ('--policy=uniform surplus', "unexpected argument 'surplus'"),
+    *(
+      (f'--policy=uniform --beam_pipeline_options={options}', message)
+      for options, message in (
+        ('', 'the format is NAME=VALUE'),
+        ('runner=Nope', 'Unexpected pipeline runner: Nope'),
+        ('direct_num_workers=x', "direct_num_workers: invalid int value: 'x'"),
+        ('direct_num_worker=2', 'has no option direct_num_worker'),
+        ('direct_running_mode=x', 'direct_running_mode: invalid choice'),
+        ('runner', 'runner: expected one argument'),
+      )
+    ),
+  ],
+)
+def test_evaluate(flags, message, command, agents):
+  module, *arguments = (EVALUATE + flags).format(**agents).split()
+  assert_one_line(command(module, *arguments), message)
+  assert not (agents['tmp'] / 'out').exists()
 
 
 JUNK = ('', '{', 'null', '{"a": 1}', '[' * 9999, '\x00')
@@ -536,3 +614,12 @@ def test_damaged_demo(content, command, places):
   (out / 'demo.json').write_text(content)
   done = command('tools.demo', f'--output_dir={out}')
   assert_one_line(done, 'demo.json is damaged')
+
+
+@pytest.mark.parametrize('content', JUNK, ids=repr)
+def test_damaged_evaluation(content, command, places):
+  out = places['tmp'] / 'out'
+  out.mkdir()
+  (out / 'evaluation.json').write_text(content)
+  done = command('tools.evaluate', '--policy=uniform', f'--output_dir={out}')
+  assert_one_line(done, 'evaluation.json is damaged: .*; delete it')

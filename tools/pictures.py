@@ -1,4 +1,4 @@
-"""Saves rows of frames as pictures and videos."""
+"""Saves rows of frames and histograms as pictures, and frames as videos."""
 
 from collections.abc import Mapping, Sequence
 import io
@@ -9,6 +9,7 @@ from carracing_data import places
 import cv2
 import imageio.v3 as imageio
 from matplotlib import figure
+from matplotlib import ticker
 import numpy as np
 
 FRAMES_PER_SECOND = 50  # Real time in CarRacing.
@@ -16,6 +17,7 @@ _CELL_INCHES = 1.1
 _PANEL_PIXELS = 384
 _GAP_PIXELS = 8
 _CAPTION_PIXELS = 32
+_MAX_BINS = 40  # Of a histogram.
 
 
 def save_strip(
@@ -50,6 +52,58 @@ def save_strip(
   places.replace(
     path, lambda file: picture.savefig(file, dpi=120, format='png')
   )
+
+
+def save_returns(
+  path: Path, returns: Sequence[float], completed: Sequence[bool], heading: str
+) -> None:
+  """Saves a histogram of returns as a PNG.
+
+  Args:
+    path: output file.
+    returns: returns of at least one episode.
+    completed: whether the lap was completed, for each episode.
+    heading: title of the picture.
+  """
+  edges = _edges(returns)
+  groups = {
+    'lap completed': [r for r, lap in zip(returns, completed) if lap],
+    'not completed': [r for r, lap in zip(returns, completed) if not lap],
+  }
+  colors = {'lap completed': 'tab:blue', 'not completed': 'tab:orange'}
+  shown = {name: group for name, group in groups.items() if group}
+  picture = figure.Figure(figsize=(8, 4.2), layout='constrained')
+  axis = picture.subplots()
+  axis.hist(
+    list(shown.values()),
+    edges.tolist(),
+    stacked=True,
+    color=[colors[name] for name in shown],
+    label=[f'{name} ({len(group)})' for name, group in shown.items()],
+    edgecolor='white',
+    linewidth=0.5,
+  )
+  mean = float(np.mean(returns))
+  axis.axvline(mean, color='black', linestyle='--', label=f'mean {mean:.1f}')
+  axis.set(xlabel='return', ylabel='tracks', xlim=(edges[0], edges[-1]))
+  axis.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+  axis.spines[['top', 'right']].set_visible(False)
+  axis.legend(frameon=False, loc='best')
+  axis.set_title(heading, fontsize=9)
+  places.replace(
+    path, lambda file: picture.savefig(file, dpi=120, format='png')
+  )
+
+
+def _edges(returns: Sequence[float]) -> np.ndarray:
+  """Returns edges of bins of a round width, beyond all returns."""
+  low, high = min(returns), max(returns)
+  for width in (5, 10, 25, 50):
+    if high - low < width * _MAX_BINS:
+      break
+  # A margin of a bin on each side keeps a lone bar from filling the picture.
+  first, last = np.floor(low / width) - 1, np.floor(high / width) + 2
+  return width * np.arange(first, last + 1)
 
 
 def save_video(

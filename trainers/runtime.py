@@ -20,6 +20,15 @@ def prepare() -> None:
   _keep_freed_memory()
 
 
+def use_cpu() -> None:
+  """Keeps this process off accelerators; call it before JAX computes.
+
+  For processes that mostly simulate: their batches are small, and many of them
+  would share an accelerator.
+  """
+  jax.config.update('jax_platforms', 'cpu')
+
+
 def divide_cpu(batch_size: int) -> None:
   """Divides the CPU into devices, so that each core gets part of the batch.
 

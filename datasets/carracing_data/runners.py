@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
+import io
 import multiprocessing
 import multiprocessing.context
 import os
+import re
 import signal
 import sys
 import threading
@@ -80,6 +82,44 @@ def run_with_beam(
     runner=config.beam_runner, options=config.beam_options
   ) as pipeline:
     _ = pipeline | beam.Create(list(jobs)) | beam.Reshuffle() | beam.Map(_call)
+
+
+def beam_config(text: str) -> tfds.download.DownloadConfig:
+  """Parses `--beam_pipeline_options` as `tfds build` does.
+
+  Args:
+    text: comma-separated options `NAME=VALUE` or `NAME`, with `runner` if it is
+      not the default one.
+
+  Returns:
+    A config for `run_with_beam`.
+
+  Raises:
+    errors.UserError: Beam rejects an option, its value or the runner.
+  """
+  # Slow to import and rarely needed.
+  from apache_beam.options import pipeline_options
+  from apache_beam.runners import runner
+
+  problem = io.StringIO()
+  given = text.split(',')
+  try:
+    if not all(re.match('[a-z]', option) for option in given):
+      raise ValueError('the format is NAME=VALUE,NAME=VALUE,...')
+    with contextlib.redirect_stderr(problem):
+      options = pipeline_options.PipelineOptions([f'--{x}' for x in given])
+      known = pipeline_options.PipelineOptions([]).get_all_options()
+      values = options.get_all_options(retain_unknown_options=True)
+    if unknown := sorted({*values} - {*known}):
+      raise ValueError(f'Beam has no option {unknown[0]}')
+    runner.create_runner(values['runner'] or 'DirectRunner')
+  # What Beam raises depends on the option; argparse exits.
+  except (Exception, SystemExit) as error:
+    message = (problem.getvalue() or str(error)).strip().split('error: ')[-1]
+    raise errors.UserError(
+      f'--beam_pipeline_options={text}: {message}'
+    ) from None
+  return tfds.download.DownloadConfig(beam_options=options)
 
 
 def _call(job: Job) -> None:

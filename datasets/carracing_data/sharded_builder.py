@@ -205,7 +205,9 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     todo = [job for split in jobs.values() for job in split]
     folder = Path(todo[0].staging)
     try:
-      with staging.progress(self.name, folder, len(todo)):
+      with staging.progress(
+        self.name, 'shards', lambda: staging.num_finished(folder), len(todo)
+      ):
         if download_config and (
           download_config.beam_runner or download_config.beam_options
         ):

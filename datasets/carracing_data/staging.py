@@ -4,7 +4,7 @@ A folder's name is a fingerprint of everything its shards depend on, so a build
 never continues one that other code or another config started.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import json
 from pathlib import Path
@@ -57,23 +57,40 @@ def remove_temporary(folder: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def progress(name: str, folder: Path, total: int) -> Iterator[None]:
-  """Shows the progress of shards in a folder, whichever process writes them."""
-  done = threading.Event()
+def num_finished(folder: Path) -> int:
+  """Returns the number of finished shards in a staging folder."""
+  return len(list(folder.glob(f'*{shards.RECORD}')))
 
-  found = len(list(folder.glob(f'*{shards.RECORD}')))
+
+@contextlib.contextmanager
+def progress(
+  name: str, unit: str, count: Callable[[], int], total: int
+) -> Iterator[None]:
+  """Shows the progress of files in a folder, whichever process writes them.
+
+  Args:
+    name: description of the work.
+    unit: what is counted, in the plural.
+    count: returns how many are finished.
+    total: number of all.
+  """
+  done = threading.Event()
+  found = count()
 
   def watch(shown_bar: Any) -> None:
     shown, finished = found, False
     while not finished:
       finished = done.wait(_POLL_SECONDS)
-      now = len(list(folder.glob(f'*{shards.RECORD}')))
+      now = count()
       shown_bar.update(now - shown)
       shown = now
 
   with tqdm_utils.tqdm(
-    total=total, initial=found, unit=' shards', desc=name
+    total=total,
+    initial=found,
+    unit=f' {unit}',
+    desc=name,
+    smoothing=0,  # Files are finished in bursts.
   ) as shown_bar:
     watcher = threading.Thread(target=watch, args=(shown_bar,), daemon=True)
     watcher.start()
@@ -86,7 +103,6 @@ def progress(name: str, folder: Path, total: int) -> Iterator[None]:
 
 def _tell_of_other(other: Path, depends_on: Mapping[str, Any]) -> None:
   """Warns of shards that an interrupted build of the same name has left."""
-  finished = len(list(other.glob(f'*{shards.RECORD}')))
   try:
     found = dict(json.loads((other / _DEPENDS_ON).read_text()))
   except (OSError, TypeError, ValueError):
@@ -99,7 +115,7 @@ def _tell_of_other(other: Path, depends_on: Mapping[str, Any]) -> None:
   logging.warning(
     'An earlier build left %d finished shards in %s. They cannot be reused:'
     ' this build differs in %s. They will be deleted when it is complete.',
-    finished,
+    num_finished(other),
     other,
     ', '.join(differing),
   )

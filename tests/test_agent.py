@@ -1,0 +1,107 @@
+import shutil
+
+import conftest
+import jax
+from models import agent
+from models import weights
+from models import world_model
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope='module')
+def frames():
+  """Observations [T, B, 64, 64, 3]; the tiny V only needs varied ones."""
+  shape = (3, 8, 64, 64, 3)
+  return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def drive(driver, frames):
+  """Returns actions [T, B, 3] and the last carry."""
+  carry = driver.initial_carry(range(frames.shape[1]))
+  actions = []
+  for observation in frames:
+    action, carry = driver(observation, carry)
+    actions.append(action)
+  return np.stack(actions), carry
+
+
+def test_actions_are_those_of_the_paper(agent_folder, frames):
+  driver = agent.load(agent_folder)
+  actions, _ = drive(driver, frames)
+
+  model = world_model.load(agent_folder / 'vae', agent_folder / 'mdn_rnn')
+  linear = weights.load(agent_folder / 'controller', 'controller').variables
+  kernel, bias = (linear['params']['linear'][x] for x in ('kernel', 'bias'))
+  carry = model.m.initial_carry(8)
+  for observation, action in zip(frames, actions):
+    z = np.asarray(world_model.encode(model, observation).mean)
+    # The action depends on h before M sees this z.
+    x = np.tanh(np.concatenate([z, carry[1]], -1) @ kernel + bias)
+    expected = [x[:, 0], (x[:, 1] + 1) / 2, np.maximum(x[:, 2], 0)]
+    np.testing.assert_allclose(action, np.stack(expected, -1), atol=1e-4)
+    _, carry = world_model.predict(model, world_model.State(z, carry), action)
+  assert actions.dtype == np.float32
+  assert np.ptp(actions[-1, :, :2], axis=0).all()  # They depend on the frame.
+
+
+def test_actions_do_not_depend_on_the_batch(agent_folder, frames):
+  driver = agent.load(agent_folder, max_batch=8)
+  actions, (cell, hidden) = drive(driver, frames)
+  for max_batch, order in (8, [5]), (1, [5]), (4, [5, 0, 7]), (16, [7, 5, 5]):
+    other = driver.replace(max_batch=max_batch)
+    found, carry = drive(other, frames[:, order])
+    np.testing.assert_array_equal(found, actions[:, order])
+    np.testing.assert_array_equal(carry[0], cell[order])
+    np.testing.assert_array_equal(carry[1], hidden[order])
+
+
+def test_a_controller_of_z_alone_ignores_h(world, frames, tmp_path):
+  conftest.save_agent(tmp_path / 'agent', world, hidden_size=0)
+  driver = agent.load(tmp_path / 'agent', max_batch=8)
+  carry = driver.initial_carry(range(8))
+  action, _ = driver(frames[0], carry)
+  other, _ = driver(frames[0], jax.tree.map(lambda x: x + 1, carry))
+  np.testing.assert_array_equal(action, other)
+  assert np.ptp(action[:, :2], axis=0).all()
+
+
+def test_too_many_episodes_are_refused(agent_folder, frames):
+  driver = agent.load(agent_folder, max_batch=7)
+  with pytest.raises(ValueError, match='8 episodes are more than max_batch=7'):
+    driver(frames[0], driver.initial_carry(range(8)))
+
+
+@pytest.mark.parametrize('part', agent.PARTS)
+def test_a_missing_part_is_named(part, agent_folder, tmp_path):
+  folder = shutil.copytree(agent_folder, tmp_path / 'agent')
+  shutil.rmtree(folder / part)
+  with pytest.raises(weights.WeightsError, match=f'no exported .*agent/{part}'):
+    agent.load(folder)
+
+
+def test_parts_of_different_agents_are_refused(agent_folder, tmp_path):
+  folder = shutil.copytree(agent_folder, tmp_path / 'agent')
+  old = weights.load(folder / 'mdn_rnn', 'mdn_rnn')
+  params = jax.tree.map(lambda x: x + 1, old.variables['params'])
+  config = {
+    name: getattr(old.model, name)
+    for name in (
+      'latent_size',
+      'hidden_size',
+      'num_mixtures',
+      'per_dimension',
+      'predict_outcomes',
+    )
+  }
+  weights.save(folder / 'mdn_rnn', 'mdn_rnn', config, params, old.training)
+  with pytest.raises(weights.WeightsError, match='with another mdn_rnn than'):
+    agent.load(folder)
+
+
+def test_a_controller_of_other_sizes_is_refused(world, tmp_path):
+  conftest.save_agent(tmp_path, world, hidden_size=16)
+  with pytest.raises(
+    weights.WeightsError, match=r'\(32, 16\); .*\(32, 256\) and \(32, 0\)'
+  ):
+    agent.load(tmp_path)

@@ -1,0 +1,238 @@
+"""Drives tracks: (agent or built-in policy, seeds) → returns.
+
+The outcome of a track depends only on the driver, the track and the versions
+of the packages, not on the other tracks of a job. A job is a pure function: it
+writes one JSON document, under a temporary name first, and is safe to repeat.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import importlib.metadata
+import os
+from pathlib import Path
+import sys
+from typing import Any
+
+from carracing_data import digests
+from carracing_data import documents
+from carracing_data import errors
+from carracing_data import places
+from carracing_rollouts import culled_car_racing
+from carracing_rollouts import environment
+from carracing_rollouts import game
+from carracing_rollouts import policies
+from carracing_rollouts import rollout
+from models import agent
+from models import controller
+from models import mdn_rnn
+from models import recurrent
+from models import strided
+from models import vae
+from models import world_model
+import numpy as np
+import pydantic
+from trainers import runtime
+
+MAX_STEPS = 1000  # Time limit of Gymnasium's `CarRacing-v3`.
+# About 10 s of work. Each track of a larger batch takes as long.
+TRACKS_PER_JOB = 8
+_LEFT_THE_FIELD = -100  # Reward of the last step.
+_PACKAGES = (
+  *environment.Environments.PACKAGES,
+  'numpy',
+  'opencv-python-headless',
+)
+_PACKAGES_OF_AGENTS = ('flax', 'jax', 'jaxlib')
+_SEAL = 'sha256'
+# Results of other code are redone, not mixed with those of this one.
+_CODE = (
+  agent,
+  controller,
+  culled_car_racing,
+  environment,
+  game,
+  mdn_rnn,
+  policies,
+  recurrent,
+  rollout,
+  strided,
+  vae,
+  world_model,
+)
+
+
+class Driver(documents.Document):
+  """What drives, by content: an agent or a policy.
+
+  Attributes:
+    agent: digests of the weights of an agent's parts; None for a policy.
+    policy: specification of a policy, see `policies.make`; None for an agent.
+  """
+
+  agent: dict[str, documents.Sha256] | None
+  policy: str | None
+
+  def packages(self) -> dict[str, str]:
+    """Returns the versions of the packages that affect an episode."""
+    names = _PACKAGES + (_PACKAGES_OF_AGENTS if self.agent else ())
+    return {name: importlib.metadata.version(name) for name in sorted(names)}
+
+
+class Drive(documents.Document):
+  """One episode.
+
+  Attributes:
+    seed: seed of the track.
+    return_: sum of the rewards, float32 each, in float64; `return` in JSON.
+    steps: number of steps, at most the time limit.
+    completed: whether the car finished the lap.
+  """
+
+  seed: int
+  return_: float = pydantic.Field(alias='return')
+  steps: int
+  completed: bool
+
+
+class _Result(documents.Document):
+  """What a job writes."""
+
+  depends_on: dict[str, Any]
+  drives: list[Drive]
+  sha256: documents.Sha256
+
+
+def of_agent(folder: str | os.PathLike[str]) -> Driver:
+  """Describes an agent after loading it.
+
+  Raises:
+    weights.WeightsError: see `agent.load`.
+  """
+  agent.load(places.expand(folder))
+  return Driver(agent=agent.digests(places.expand(folder)), policy=None)
+
+
+def of_policy(spec: str) -> Driver:
+  """Describes a built-in policy.
+
+  Raises:
+    errors.DatasetError: see `policies.make`.
+  """
+  policies.make(spec)
+  return Driver(agent=None, policy=spec)
+
+
+def drive(
+  policy: policies.Policy, seeds: Sequence[int], max_steps: int
+) -> list[Drive]:
+  """Drives tracks of the stock game, without frame skip or early stop.
+
+  Args:
+    policy: policy or agent.
+    seeds: seeds of the tracks.
+    max_steps: time limit.
+  """
+  played = rollout.play(
+    environment.Environments(seeds, max_steps),
+    policy,
+    [_policy_seed(seed) for seed in seeds],
+  )
+  returns = np.zeros(len(seeds))
+  num_steps = np.zeros(len(seeds), int)
+  completed = np.zeros(len(seeds), bool)
+  for step in played:
+    returns[step.ids] += step.reward
+    num_steps[step.ids] += 1
+    completed[step.ids] = step.terminated & (step.reward != _LEFT_THE_FIELD)
+  columns = seeds, returns.tolist(), num_steps.tolist(), completed.tolist()
+  names = 'seed', 'return', 'steps', 'completed'
+  return [Drive.model_validate(dict(zip(names, row))) for row in zip(*columns)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """Drives some tracks and writes the result, unless it is already there.
+
+  Picklable, so that any process on any machine that sees the folders can run
+  it.
+
+  Attributes:
+    driver: what drives.
+    agent_folder: absolute folder of the agent; None for a policy.
+    tracks: name of the set of tracks.
+    first: index of the first track in the set.
+    seeds: seeds of the tracks.
+    max_steps: time limit.
+    staging: absolute folder of the results, shared by all processes.
+  """
+
+  driver: Driver
+  agent_folder: str | None
+  tracks: str
+  first: int
+  seeds: tuple[int, ...]
+  max_steps: int
+  staging: str
+
+  @property
+  def path(self) -> Path:
+    return Path(self.staging, f'{self.tracks}-{self.first:06d}.json')
+
+  def result(self) -> list[Drive] | None:
+    """Returns the drives; None if the result is missing, damaged or foreign."""
+    try:
+      result = documents.read(self.path, _Result)
+    except (FileNotFoundError, errors.DocumentError):
+      return None
+    intact = documents.is_sealed(result.model_dump(by_alias=True), _SEAL)
+    seeds = tuple(drive.seed for drive in result.drives)
+    if not intact or result.depends_on != self._depends_on():
+      return None
+    return result.drives if seeds == self.seeds else None
+
+  def __call__(self) -> None:
+    if self.result() is not None:
+      return
+    runtime.prepare()
+    drives = drive(self._policy(), self.seeds, self.max_steps)
+    content = {
+      'depends_on': self._depends_on(),
+      'drives': [drive.model_dump(by_alias=True) for drive in drives],
+    }
+    documents.write(self.path, documents.sealed(content, _SEAL))
+
+  def _policy(self) -> policies.Policy:
+    if self.driver.policy is not None:
+      return policies.make(self.driver.policy)
+    assert self.agent_folder and self.driver.agent
+    return _load(self.agent_folder, tuple(self.driver.agent.items()))
+
+  def _depends_on(self) -> Mapping[str, Any]:
+    return {
+      **self.driver.model_dump(),
+      'packages': self.driver.packages(),
+      'tracks': self.tracks,
+      'first': self.first,
+      'max_steps': self.max_steps,
+      'code': _code(),
+    }
+
+
+@functools.cache
+def _code() -> str:
+  return digests.of_code([*_CODE, sys.modules[__name__]])
+
+
+def _policy_seed(track_seed: int) -> np.random.SeedSequence:
+  # A child, because Gymnasium draws the track from the sequence itself.
+  [child] = np.random.SeedSequence([track_seed]).spawn(1)
+  return child
+
+
+@functools.lru_cache(maxsize=1)  # Loaded once for all jobs of a process.
+def _load(folder: str, sha256: tuple[tuple[str, str], ...]) -> agent.Agent:
+  runtime.use_cpu()
+  if agent.digests(folder) != dict(sha256):
+    raise errors.UserError(f'the agent in {folder} changed during its drives')
+  return agent.load(folder, max_batch=TRACKS_PER_JOB)

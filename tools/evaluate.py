@@ -1,0 +1,89 @@
+"""Evaluates an agent, or a built-in policy, on the test tracks.
+
+  python -m tools.evaluate --agent=runs/controller/agent --episodes=100
+  python -m tools.evaluate --policy=random_policy --output_dir=random_policy
+
+Drives Gymnasium's CarRacing-v3 for at most 1,000 steps per track, without frame
+skip or early stop. Prints a summary, and writes evaluation.json with the return
+of every track and histogram.png to the output directory. It can be stopped at
+any moment: the same command continues it, and prints the summary again once it
+is finished. More --episodes extend a finished evaluation.
+"""
+
+from collections.abc import Sequence
+import functools
+
+from absl import flags
+from carracing_data import command_line
+from carracing_data import errors
+from carracing_rollouts import tracks
+from etils import epy
+
+with epy.lazy_imports():
+  from carracing_data import runners
+  from tools import drives
+  from tools import evaluation
+  from tools import scores
+  from trainers import runtime
+
+_AGENT = flags.DEFINE_string(
+  'agent', None, 'Folder of an agent, with vae/, mdn_rnn/ and controller/.'
+)
+_POLICY = flags.DEFINE_string(
+  'policy',
+  None,
+  'Built-in policy instead of an agent, e.g. random_policy or'
+  ' straight_ahead:gas=1.',
+)
+_EPISODES = flags.DEFINE_integer(
+  'episodes', 100, 'Number of tracks, the first ones of the set.', lower_bound=1
+)
+_TRACKS = flags.DEFINE_enum(
+  'tracks',
+  'test',
+  sorted(tracks.SETS),
+  'Set of tracks: test for scores, selection for choosing among agents.',
+)
+_NUM_WORKERS = flags.DEFINE_integer(
+  'num_workers',
+  None,
+  'Number of processes; defaults to the number of cores.',
+  lower_bound=1,
+)
+_BEAM = flags.DEFINE_string(
+  'beam_pipeline_options',
+  None,
+  'Runs with Apache Beam instead: comma-separated options, as `tfds build`'
+  ' takes them, e.g. runner=DirectRunner,direct_num_workers=2.',
+)
+_OUTPUT_DIR = command_line.output_dir_flag('evaluation')
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  if (_AGENT.value is None) == (_POLICY.value is None):
+    raise errors.UserError('pass either --agent or --policy')
+  if _BEAM.value is None:
+    workers = _NUM_WORKERS.value or runners.num_cores()
+    run = functools.partial(runners.run_locally, num_workers=workers)
+  else:
+    config = runners.beam_config(_BEAM.value)
+    run = functools.partial(runners.run_with_beam, config=config)
+  runtime.use_cpu()
+  if _POLICY.value is not None:
+    driver = drives.of_policy(_POLICY.value)
+  else:
+    driver = drives.of_agent(_AGENT.value or '')
+  result = evaluation.evaluate(
+    driver,
+    _AGENT.value,
+    _TRACKS.value,
+    _EPISODES.value,
+    _OUTPUT_DIR.value,
+    run,
+  )
+  print(scores.describe(result.summary))
+
+
+if __name__ == '__main__':
+  command_line.run(main)

@@ -1,0 +1,276 @@
+"""Evaluates a driver: (driver, set of tracks) → evaluation.json, histogram.png.
+
+Finished jobs are kept in a folder below the output directory until all are
+finished, so an evaluation can be interrupted at any moment. A finished one can
+be extended by more tracks.
+"""
+
+from collections.abc import Callable, Sequence
+import os
+from pathlib import Path
+import shutil
+
+from carracing_data import documents
+from carracing_data import errors
+from carracing_data import places
+from carracing_data import staging
+from carracing_rollouts import tracks as tracks_lib
+from tools import drives
+from tools import pictures
+from tools import scores
+
+FILE = 'evaluation.json'
+HISTOGRAM = 'histogram.png'
+_STAGING = '.unfinished'
+_SUBJECT = 'subject.json'
+_SEAL = 'sha256'
+
+
+class Subject(documents.Document):
+  """What an evaluation is of.
+
+  Attributes:
+    driver: agent or policy.
+    tracks: name of the set of tracks, a key of `tracks.SETS`.
+    max_steps: time limit of an episode.
+    packages: versions of the packages that affect an episode.
+  """
+
+  driver: drives.Driver
+  tracks: str
+  max_steps: int
+  packages: dict[str, str]
+
+
+class Evaluation(documents.Document):
+  """`evaluation.json`: the tracks are the first ones of their set, in order."""
+
+  subject: Subject
+  summary: scores.Summary
+  drives: list[drives.Drive]
+  sha256: documents.Sha256
+
+
+class EvaluationError(errors.UserError):
+  """An evaluation cannot start, continue or be read."""
+
+
+def evaluate(
+  driver: drives.Driver,
+  agent_folder: str | os.PathLike[str] | None,
+  tracks: str,
+  episodes: int,
+  output_dir: str | os.PathLike[str],
+  run: Callable[[Sequence[drives.Job]], None],
+  max_steps: int = drives.MAX_STEPS,
+) -> Evaluation:
+  """Evaluates a driver, as far as the output directory does not hold it yet.
+
+  Args:
+    driver: agent or policy.
+    agent_folder: folder of the agent; None for a policy.
+    tracks: name of the set of tracks.
+    episodes: number of tracks, the first ones of the set.
+    output_dir: output directory.
+    run: runs jobs, in any order and in any processes.
+    max_steps: time limit.
+
+  Returns:
+    The evaluation.
+
+  Raises:
+    EvaluationError: the set has fewer tracks; or the output directory holds
+      another evaluation, or one of more tracks.
+    errors.DocumentError: `evaluation.json` is damaged.
+    errors.PlaceError: the output directory is not writable, or another process
+      is writing to it.
+  """
+  if episodes > len(tracks_lib.SETS[tracks]):
+    raise EvaluationError(
+      f'there are {len(tracks_lib.SETS[tracks]):,} {tracks} tracks, not'
+      f' {episodes:,}'
+    )
+  subject = Subject(
+    driver=driver,
+    tracks=tracks,
+    max_steps=max_steps,
+    packages=driver.packages(),
+  )
+  folder = places.expand(output_dir).absolute()
+  found = _found(folder, subject, episodes)
+  # Without a lock: finished evaluations may be read-only.
+  if found is not None and len(found.drives) == episodes:
+    return found
+  with places.locked(places.claim_folder(folder)), places.write_errors(folder):
+    found = _found(folder, subject, episodes)
+    known = [] if found is None else found.drives
+    if len(known) < episodes:
+      jobs = _jobs(subject, agent_folder, len(known), episodes, folder)
+      _run(jobs, len(known), episodes, run)
+      known = [*known, *_collect(jobs)]
+    return _finish(folder, subject, known)
+
+
+def read(path: Path) -> Evaluation:
+  """Reads `evaluation.json`.
+
+  Raises:
+    FileNotFoundError: the file does not exist.
+    errors.DocumentError: it is damaged.
+    errors.UnreadableError: the operating system cannot read it.
+  """
+  try:
+    found = documents.read(path, Evaluation)
+    if not documents.is_sealed(found.model_dump(by_alias=True), _SEAL):
+      raise errors.DocumentError(
+        f'{path} is damaged: its content does not match its digest'
+      )
+  except errors.DocumentError as error:
+    raise errors.DocumentError(
+      f'{error}; delete it, and run the same command again'
+    ) from None
+  return found
+
+
+def _found(folder: Path, subject: Subject, episodes: int) -> Evaluation | None:
+  """Returns the evaluation in a folder; None if there is none."""
+  try:
+    found = read(folder / FILE)
+  except FileNotFoundError:
+    return None
+  # A finished evaluation can be shown with any packages, but not extended.
+  finished = len(found.drives) == episodes
+  _check_same(folder, found.subject, subject, with_packages=not finished)
+  if len(found.drives) > episodes:
+    raise EvaluationError(
+      f'{folder} holds an evaluation over {len(found.drives)} tracks; pass'
+      f' --episodes={len(found.drives)} or more, or choose another --output_dir'
+    )
+  return found
+
+
+def _check_same(
+  folder: Path, found: Subject, wanted: Subject, with_packages: bool = True
+) -> None:
+  """Raises EvaluationError, naming the differences, if subjects differ."""
+  pairs = [
+    ('policy', found.driver.policy, wanted.driver.policy),
+    ('tracks', found.tracks, wanted.tracks),
+    ('max_steps', found.max_steps, wanted.max_steps),
+  ]
+  for kind, ours, theirs in (
+    ('', found.driver.agent, wanted.driver.agent),
+    ('package ', found.packages, wanted.packages if with_packages else None),
+  ):
+    if kind and theirs is None:
+      continue
+    ours, theirs = ours or {}, theirs or {}
+    pairs += [
+      (f'{kind}{name}', ours.get(name), theirs.get(name))
+      for name in sorted({*ours, *theirs})
+    ]
+  differences = [
+    f'{name} {_shown(ours)}, not {_shown(theirs)}'
+    for name, ours, theirs in pairs
+    if ours != theirs
+  ]
+  if differences:
+    raise EvaluationError(
+      f'{folder} holds an evaluation of something else:'
+      f' {"; ".join(differences)}; choose another --output_dir'
+    )
+
+
+def _shown(value: str | int | None) -> str:
+  text = 'none' if value is None else str(value)
+  return text[:8] if len(text) == 64 else text  # Of a digest.
+
+
+def _jobs(
+  subject: Subject,
+  agent_folder: str | os.PathLike[str] | None,
+  first: int,
+  episodes: int,
+  folder: Path,
+) -> list[drives.Job]:
+  """Enters the staging folder; returns the jobs that fill it."""
+  staged = folder / _STAGING
+  staged.mkdir(exist_ok=True)
+  try:
+    _check_same(folder, documents.read(staged / _SUBJECT, Subject), subject)
+  except (FileNotFoundError, errors.DocumentError):
+    # Each result repeats what it depends on, so none can be mistaken.
+    documents.write(staged / _SUBJECT, subject.model_dump())
+  staging.remove_temporary(staged)
+  seeds = tracks_lib.SETS[subject.tracks][:episodes]
+  starts = range(first, episodes, drives.TRACKS_PER_JOB)
+  return [
+    drives.Job(
+      driver=subject.driver,
+      agent_folder=(
+        None
+        if agent_folder is None
+        else os.path.abspath(places.expand(agent_folder))
+      ),
+      tracks=subject.tracks,
+      first=start,
+      seeds=tuple(seeds[start : start + drives.TRACKS_PER_JOB]),
+      max_steps=subject.max_steps,
+      staging=os.fspath(staged),
+    )
+    for start in starts
+  ]
+
+
+def _run(
+  jobs: Sequence[drives.Job],
+  known: int,
+  episodes: int,
+  run: Callable[[Sequence[drives.Job]], None],
+) -> None:
+  """Runs the jobs without a result, and shows how many tracks are driven."""
+  todo = []
+  for job in jobs:
+    if job.result() is None:
+      job.path.unlink(missing_ok=True)
+      todo.append(job)
+
+  def count() -> int:
+    return known + sum(len(job.seeds) for job in jobs if job.path.exists())
+
+  with staging.progress('evaluation', 'tracks', count, episodes):
+    run(todo)
+
+
+def _collect(jobs: Sequence[drives.Job]) -> list[drives.Drive]:
+  collected = []
+  for job in jobs:
+    result = job.result()
+    if result is None:
+      raise EvaluationError(
+        f'{job.path} was not written although its job ended; do all workers'
+        ' see the same file system, with the same packages?'
+      )
+    collected += result
+  return collected
+
+
+def _finish(
+  folder: Path, subject: Subject, of_tracks: Sequence[drives.Drive]
+) -> Evaluation:
+  """Writes both files, the document last, and removes the staging folder."""
+  summary = scores.summarize(of_tracks)
+  pictures.save_returns(
+    folder / HISTOGRAM,
+    [drive.return_ for drive in of_tracks],
+    [drive.completed for drive in of_tracks],
+    scores.describe(summary),
+  )
+  content = {
+    'subject': subject.model_dump(),
+    'summary': summary.model_dump(),
+    'drives': [drive.model_dump(by_alias=True) for drive in of_tracks],
+  }
+  documents.write(folder / FILE, documents.sealed(content, _SEAL))
+  shutil.rmtree(folder / _STAGING, ignore_errors=True)
+  return read(folder / FILE)

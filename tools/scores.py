@@ -1,0 +1,70 @@
+"""Statistics of returns: drives → summary, and its text."""
+
+from collections.abc import Sequence
+
+from carracing_data import documents
+import numpy as np
+from tools import drives
+
+_LOW = 700  # Returns below this one are counted: the car lost its way.
+
+
+class Summary(documents.Document):
+  """Statistics of the returns.
+
+  Attributes:
+    episodes: number of tracks.
+    mean: mean return.
+    standard_deviation: sample standard deviation (divisor n − 1); None for a
+      single track.
+    standard_error: of the mean; None for a single track.
+    median: median return.
+    least: least return.
+    laps_completed: share of the tracks whose lap was completed, 0..1.
+    below_700: share of the returns below 700, 0..1.
+  """
+
+  episodes: int
+  mean: float
+  standard_deviation: float | None
+  standard_error: float | None
+  median: float
+  least: float
+  laps_completed: float
+  below_700: float
+
+
+def summarize(of_tracks: Sequence[drives.Drive]) -> Summary:
+  """Computes the statistics of at least one drive."""
+  returns = np.array([drive.return_ for drive in of_tracks])
+  deviation = float(returns.std(ddof=1)) if len(returns) > 1 else None
+  return Summary(
+    episodes=len(returns),
+    mean=float(returns.mean()),
+    standard_deviation=deviation,
+    standard_error=(
+      None if deviation is None else float(deviation / np.sqrt(len(returns)))
+    ),
+    median=float(np.median(returns)),
+    least=float(returns.min()),
+    laps_completed=float(np.mean([drive.completed for drive in of_tracks])),
+    below_700=float((returns < _LOW).mean()),
+  )
+
+
+def describe(summary: Summary) -> str:
+  """Returns a line such as `922.1 ± 30.2 over 256 tracks (standard ...`."""
+  over = f'over {summary.episodes} track' + 's' * (summary.episodes > 1)
+  parts = [f'{summary.mean:.1f} {over}']
+  if summary.standard_deviation is not None:
+    parts = [
+      f'{summary.mean:.1f} ± {summary.standard_deviation:.1f} {over}'
+      f' (standard error {summary.standard_error:.1f})'
+    ]
+  parts += [
+    f'median {summary.median:.0f}',
+    f'least {summary.least:.0f}',
+    f'laps {summary.laps_completed:.1%}'.replace('%', ' %'),
+    f'below {_LOW} {summary.below_700:.1%}'.replace('%', ' %'),
+  ]
+  return ' · '.join(parts)
