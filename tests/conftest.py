@@ -1,6 +1,7 @@
 """Small shared fixtures: real episodes, a real VAE and real latents."""
 
 from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -190,6 +191,17 @@ def command() -> Iterator[Callable[..., Done]]:
   yield run
   server.stdin.close()
   server.wait()
+
+
+def interrupt(process, number, workdir, step):
+  """Sends a signal as soon as the checkpoint of a step is complete."""
+  record = workdir / 'checkpoints' / str(step) / 'record.json'
+  while process.poll() is None and not record.exists():
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(0.01)
+  process.send_signal(number)
+  _, said = process.communicate()
+  return process.returncode, said
 
 
 def drive_from_poses(stock, ours):

@@ -134,7 +134,7 @@ def test_target_of_the_critics(privileged):
 def test_folding_the_whitening_changes_no_action():
   rng = np.random.default_rng(0)
   mean, std = rng.normal(size=288), rng.uniform(0.2, 2, 288)
-  kernel, bias = 0.3 * rng.normal(size=(288, 3)), rng.normal(size=3)
+  kernel, bias = 0.05 * rng.normal(size=(288, 3)), rng.normal(size=3)
   features = (mean + std * rng.normal(size=(100, 288))).astype(np.float32)
   params = driving.folded(kernel, bias, mean, std)
   c = controller.Controller()

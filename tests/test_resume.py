@@ -1,6 +1,5 @@
 """Interrupted runs continue as if they had never been interrupted."""
 
-import contextlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +12,7 @@ import subprocess
 import sys
 
 from carracing_data import places
+from conftest import interrupt
 from conftest import tiny_vae_config
 import numpy as np
 import pytest
@@ -69,17 +69,6 @@ def finish(process):
   _, said = process.communicate()
   assert process.returncode == 0, said
   return said
-
-
-def interrupt(process, number, workdir, step):
-  """Sends a signal as soon as the checkpoint of a step is complete."""
-  record = workdir / 'checkpoints' / str(step) / 'record.json'
-  while process.poll() is None and not record.exists():
-    with contextlib.suppress(subprocess.TimeoutExpired):
-      process.wait(0.01)
-  process.send_signal(number)
-  _, said = process.communicate()
-  return process.returncode, said
 
 
 def events_of(workdir):

@@ -177,9 +177,10 @@ class Car:
     )
     if speed:
       _set_speed(game.car, speed)
+    frame = game.step(None)[0]
     self._track_steps += self._steps
     self._begin_episode()
-    return game.step(None)[0]
+    return frame
 
   def _enter(self, track: int) -> np.ndarray:
     """Starts a game on a track."""
@@ -192,7 +193,8 @@ class Car:
 
   def _begin_episode(self) -> None:
     self._observer = privileged.Observer(self._game)
-    self._steps = self._without_tile = self._visited = 0
+    self._visited = self._game.tile_visited_count
+    self._steps = self._without_tile = 0
     self._return = 0.0
 
   def _outcome(self, terminated: bool, info: dict[str, Any]) -> Outcome:

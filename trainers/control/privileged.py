@@ -29,7 +29,7 @@ class Observer:
     self._game: Any = game
     # Direction (radians) and position (metres) of each tile, [tiles, 3].
     self._track = np.array([tile[1:] for tile in game.track])
-    self._nearest = 0
+    self._nearest: int | None = None
 
   def describe(self, steps_without_tile: int) -> np.ndarray:
     """Returns the state.
@@ -87,10 +87,14 @@ class Observer:
 
   def _find_nearest(self, x: float, y: float) -> int:
     """Returns the index of the tile nearest to a position in metres."""
-    near = (self._nearest + _NEIGHBOURS) % len(self._track)
-    distances = np.hypot(*(self._track[near, 1:] - (x, y)).T)
-    if distances.min() > _FAR:
-      near = np.arange(len(self._track))
-      distances = np.hypot(*(self._track[:, 1:] - (x, y)).T)
-    self._nearest = int(near[distances.argmin()])
+    tiles = np.arange(len(self._track))
+    if self._nearest is not None:
+      near = (self._nearest + _NEIGHBOURS) % len(self._track)
+      if self._distances(near, x, y).min() <= _FAR:
+        tiles = near
+    self._nearest = int(tiles[self._distances(tiles, x, y).argmin()])
     return self._nearest
+
+  def _distances(self, tiles: np.ndarray, x: float, y: float) -> np.ndarray:
+    difference_x, difference_y = (self._track[tiles, 1:] - (x, y)).T
+    return np.hypot(difference_x, difference_y)

@@ -1,0 +1,96 @@
+"""Training a controller: real V and M, real cars, few steps."""
+
+import signal
+import subprocess
+import sys
+
+from conftest import interrupt
+from conftest import PROJECT
+from conftest import tiny_controller_config
+from conftest import tiny_evolution_config
+from models import agent
+from models import weights
+import psutil
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
+from trainers import run_documents
+from trainers import train_controller
+
+CONFIGS = {
+  'actor_critic': tiny_controller_config,
+  'evolution': tiny_evolution_config,
+}
+FILES = {'actor_critic': 'controller', 'evolution': 'controller_evolution'}
+
+
+@pytest.fixture(scope='module', params=CONFIGS)
+def run(request, world, tmp_path_factory):
+  """Method, and the folder of a finished run."""
+  workdir = tmp_path_factory.mktemp('run') / request.param
+  config = CONFIGS[request.param]()
+  train_controller.train(config, workdir, world.vae, world.mdn_rnn)
+  return request.param, workdir
+
+
+def test_a_run_leaves_an_agent_and_its_scores(run, world):
+  _, workdir = run
+  driver = agent.load(workdir / 'agent')
+  assert driver.c.hidden_size == 256
+  metrics = run_documents.finished_metrics(workdir)
+  assert metrics.validation['score'] < 1000
+  assert metrics.weights_sha256 == weights.verify(workdir / 'weights')
+  run = run_documents.read_run(workdir)
+  assert run is not None
+  assert run.sources['vae'].sha256 == {'weights': weights.verify(world.vae)}
+  events = event_accumulator.EventAccumulator(str(workdir)).Reload()
+  tags = set(events.Tags()['tensors'])
+  assert {'train/environment_steps', 'validation/score'} <= tags
+  assert 'train/examples_per_second' in tags
+
+
+def start(method, world, workdir):
+  """Starts the trainer as a user would."""
+  config = CONFIGS[method]()
+  return subprocess.Popen(
+    [
+      sys.executable,
+      *('-m', 'trainers.train_controller', f'--workdir={workdir}'),
+      f'--config=trainers/configs/{FILES[method]}.py',
+      *(f'--vae={world.vae}', f'--mdn_rnn={world.mdn_rnn}'),
+      *(f'--config.{key}={value}' for key, value in config.items()),
+    ],
+    cwd=PROJECT,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def test_killed_run_continues_bit_for_bit(run, world, tmp_path):
+  method, expected = run
+  process = start(method, world, tmp_path)
+  status, said = interrupt(process, signal.SIGKILL, tmp_path, step=3)
+  assert status == -signal.SIGKILL, said
+  assert not (tmp_path / 'agent').exists()
+  train_controller.train(CONFIGS[method](), tmp_path, world.vae, world.mdn_rnn)
+  for name in 'weights', 'agent/controller':
+    assert weights.verify(tmp_path / name) == weights.verify(expected / name)
+  assert run_documents.finished_metrics(
+    tmp_path
+  ) == run_documents.finished_metrics(expected)
+
+
+def test_a_signal_stops_the_run_and_its_cars(world, tmp_path):
+  process = start('actor_critic', world, tmp_path)
+  status, said = interrupt(process, signal.SIGTERM, tmp_path, step=3)
+  assert status == 128 + signal.SIGTERM, said
+  assert 'rerun the same command to continue from step 3' in said
+
+
+def test_cars_do_not_outlive_a_killed_run(world, tmp_path):
+  process = start('actor_critic', world, tmp_path)
+  while not (cars := psutil.Process(process.pid).children(recursive=True)):
+    assert process.poll() is None
+  process.kill()
+  process.communicate()
+  _, alive = psutil.wait_procs(cars, timeout=30)
+  assert not alive
