@@ -22,7 +22,7 @@ def places(world, agent_folder, tmp_path):
   """Values of the placeholders `{...}` in the rows below."""
   (tmp_path / 'file').write_text('a file')
   (tmp_path / 'empty').mkdir()
-  (tmp_path / 'run' / 'agent').mkdir(parents=True)
+  (tmp_path / 'finished' / 'agent').mkdir(parents=True)
   (tmp_path / 'without_m').mkdir()
   for name in 'vae', 'controller':
     (tmp_path / 'without_m' / name).symlink_to(agent_folder / name)
@@ -178,7 +178,12 @@ TRAIN = {
   ' --config.dataset=carracing_rollouts/tiny ',
   'mdn_rnn': 'trainers.train_mdn_rnn --data_dir={data} --workdir={tmp}/run'
   ' --config.dataset=carracing_latents/tiny ',
+  'controller': 'trainers.train_controller --vae={vae} --mdn_rnn={mdn_rnn}'
+  ' --workdir={tmp}/run ',
 }
+EVOLUTION = (
+  TRAIN['controller'] + '--config=trainers/configs/controller_evolution.py '
+)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +265,48 @@ TRAIN = {
       TRAIN['mdn_rnn'] + '--config.dataset=carracing_rollouts/tiny',
       'is needed here',
     ),
+    (TRAIN['controller'] + '--vae={tmp}/none', r'weights of a vae in .*/none'),
+    (TRAIN['controller'] + '--vae={mdn_rnn}', 'of a mdn_rnn, not of a vae'),
+    (TRAIN['controller'] + '--vae={vae_run}', r'did you mean .*/weights\?'),
+    (TRAIN['controller'] + '--mdn_rnn={vae}', 'of a vae, not of a mdn_rnn'),
+    (TRAIN['controller'] + '--data_dir={tmp}', "flag 'data_dir'"),
+    (TRAIN['controller'] + '--config=trainers/configs/vae.py', 'config: .*'),
+    (TRAIN['controller'] + '--config.method=luck', "method: .*, not 'luck'"),
+    (TRAIN['controller'] + '--config.method=evolution', 'tracks_per_step: '),
+    (TRAIN['controller'] + '--config.features=z,c', "'z,h' or 'z', not 'z,c'"),
+    (TRAIN['controller'] + '--config.simulator=torcs', 'one of gymnasium, ske'),
+    (TRAIN['controller'] + '--config.num_cars=0', 'num_cars: '),
+    (TRAIN['controller'] + '--config.num_cars=3', 'num_cars: 3 does not divi'),
+    (TRAIN['controller'] + '--config.selection_tracks=0', 'selection_tracks: '),
+    (TRAIN['controller'] + '--config.selection_tracks=4096', 'selection_trac'),
+    (TRAIN['controller'] + '--config.drive_steps=0', 'drive_steps: '),
+    (TRAIN['controller'] + '--config.stuck_steps=-1', 'stuck_steps: '),
+    (TRAIN['controller'] + '--config.noise_memory=1.0', 'noise_memory: '),
+    (TRAIN['controller'] + '--config.warmup_steps=0', 'warmup_steps: '),
+    (TRAIN['controller'] + '--config.start_share=1.5', 'start_share: '),
+    (TRAIN['controller'] + '--config.start_offset=-1.0', 'start_offset: '),
+    (TRAIN['controller'] + '--config.start_angle=nan', 'start_angle: '),
+    (TRAIN['controller'] + '--config.start_speed=-1.0', 'start_speed: '),
+    (TRAIN['controller'] + '--config.grass_penalty=-1.0', 'grass_penalty: '),
+    (TRAIN['controller'] + '--config.speed_penalty=inf', 'speed_penalty: '),
+    (TRAIN['controller'] + '--config.reward_scale=nan', 'reward_scale: '),
+    (TRAIN['controller'] + '--config.critic_size=0', 'critic_size: '),
+    (TRAIN['controller'] + '--config.replay_steps=0', 'replay_steps: '),
+    (TRAIN['controller'] + '--config.replay_steps=40', '40 is too small'),
+    (TRAIN['controller'] + '--config.replay_steps=160', 'for drive_steps=32'),
+    (TRAIN['controller'] + '--config.return_steps=0', 'return_steps: '),
+    (TRAIN['controller'] + '--config.batch_size=0', 'batch_size: '),
+    (TRAIN['controller'] + '--config.updates_per_step=0', 'updates_per_step: '),
+    (TRAIN['controller'] + '--config.discount=1.0', 'discount: '),
+    (TRAIN['controller'] + '--config.learning_rate=-1.0', 'learning_rate: '),
+    (TRAIN['controller'] + '--config.initial_temperature=0.0', 'temperature: '),
+    (TRAIN['controller'] + '--config.target_entropy=nan', 'target_entropy: '),
+    (TRAIN['controller'] + '--config.target_speed=2.0', 'target_speed: '),
+    (TRAIN['controller'] + '--config.average_speed=-0.1', 'average_speed: '),
+    (TRAIN['controller'] + '--workdir={tmp}/file', 'cannot write .*file'),
+    (EVOLUTION + '--config.initial_deviation=0.0', 'initial_deviation: '),
+    (EVOLUTION + '--config.tracks_per_step=0', 'tracks_per_step: '),
+    (EVOLUTION + '--config.num_cars=1', 'num_cars: '),
   ],
 )
 def test_trainers(line, message, command, places):
@@ -352,7 +399,7 @@ NAMES = (
     (DRIVE + '--agent={tmp}/file', 'no exported weights of a controller in '),
     (DRIVE + '--agent={tmp}/empty', r'in .*trainers\.train_controller'),
     (DRIVE + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn in '),
-    (DRIVE + '--agent={tmp}/run', r'did you mean .*/run/agent\?'),
+    (DRIVE + '--agent={tmp}/finished', r'did you mean .*ed/agent\?'),
     (DRIVE + '--agent=~nosuchuser/agent', 'home directory'),
     (DRIVE + '--track=-1', 'track=-1'),
     (DRIVE + '--track=100000', r'track=100000: .*99999'),
@@ -389,6 +436,7 @@ def test_tools(line, message, command, places):
   [
     'trainers.train_vae',
     'trainers.train_mdn_rnn',
+    'trainers.train_controller',
     'tools.benchmark',
     'tools.compare_runs',
     'tools.demo',
@@ -421,12 +469,11 @@ EVALUATE = 'tools.evaluate --output_dir={tmp}/out '
 def agents(places, agent_folder):
   """The placeholders, with agents that cannot be loaded."""
   tmp = places['tmp']
-  for name in 'partial', 'mixed', 'run':
+  for name in 'partial', 'mixed':
     (tmp / name).mkdir()
   for part in 'vae', 'mdn_rnn':
     (tmp / 'partial' / part).symlink_to(agent_folder / part)
     (tmp / 'mixed' / part).symlink_to(agent_folder / part)
-  (tmp / 'run' / 'agent').symlink_to(agent_folder)
   weights.save(
     tmp / 'mixed' / 'controller',
     'controller',
@@ -453,7 +500,7 @@ def agents(places, agent_folder):
     ('--agent=~nosuchuser/w', 'home directory'),
     ('--agent={tmp}/partial', 'no exported .*partial/controller; train one'),
     ('--agent={tmp}/mixed', 'mixed/controller was trained with another vae'),
-    ('--agent={tmp}/run', r'holds no agent; did you mean .*run/agent\?'),
+    ('--agent={tmp}/finished', r'no agent; did you mean .*ed/agent\?'),
     ('--policy=', "a policy is one of .*, not ''"),
     ('--policy=expert', "a policy is one of .*, not 'expert'"),
     ('--policy=straight_ahead:gas=2', 'gas=2'),

@@ -11,6 +11,7 @@ import functools
 from pathlib import Path
 
 from carracing_data import command_line
+import jax
 import ml_collections
 from models import controller
 from models import weights
@@ -19,14 +20,9 @@ from trainers import commands
 from trainers import loop
 from trainers import run_documents
 from trainers import run_folder
-from trainers import settings
 from trainers import tracking
 from trainers.control import session
-
-_SETTINGS = {
-  'actor_critic': settings.ActorCriticSettings,
-  'evolution': settings.EvolutionSettings,
-}
+from trainers.control import settings
 
 
 def train(
@@ -50,9 +46,11 @@ def train(
       is invalid, the folder holds a run with a different config or cannot be
       written, or the run cannot continue.
   """
-  settings.check(
-    config, _SETTINGS.get(config.method, settings.ActorCriticSettings)
-  )
+  settings.check(config)
+  if jax.process_count() > 1:
+    raise run_documents.RunError(
+      'a controller is trained on one host; leave out --distributed'
+    )
   model = world_model.load(vae, mdn_rnn)
   assert model.m is not None
   digests = {'vae': weights.verify(vae), 'mdn_rnn': weights.verify(mdn_rnn)}
