@@ -418,6 +418,8 @@ NAMES = (
     (DEMO + '--max_steps=0', 'max_steps=0'),
     (DEMO + '--vae_steps=0', 'vae_steps=0'),
     (DEMO + '--mdn_rnn_steps=-1', 'mdn_rnn_steps=-1'),
+    (DEMO + '--controller_steps=0', 'controller_steps=0'),
+    (DEMO + '--num_tracks=0', 'num_tracks=0'),
     (DEMO + '--output_dir={tmp}/file', 'cannot write .*file'),
     ('tools.benchmark --output_dir={tmp}/out --only=none', 'no stage none'),
     ('tools.benchmark --output_dir={tmp}/out --rounds=0', 'rounds=0'),

@@ -89,16 +89,21 @@ def test_demo_goes_the_whole_way_and_skips_what_is_done(tmp_path):
     '--num_episodes=2',
     '--max_steps=40',
     '--vae_steps=2',
+    '--controller_steps=2',
+    '--num_tracks=1',
     '--mdn_rnn_steps=2',
   )
   first = run('tools.demo', *flags)
   assert first.returncode == 0, first.stdout + first.stderr
   assert 'squared error' in first.stdout
+  assert re.search(r'random policy +-\d', first.stdout)
   assert (tmp_path / 'summary.txt').read_text() in first.stdout
   pictures = tmp_path / 'pictures'
   assert sorted(path.name for path in pictures.iterdir()) == [
     'dream.mp4',
     'dream.png',
+    'drive.mp4',
+    'drive.png',
     'reconstructions.png',
     'validation-0.mp4',
     'validation-0.png',
@@ -108,7 +113,7 @@ def test_demo_goes_the_whole_way_and_skips_what_is_done(tmp_path):
 
   second = run('tools.demo', *flags)
   assert second.returncode == 0
-  assert second.stdout.count('already done') == 5
+  assert second.stdout.count('already done') == 7
   assert '$' not in second.stdout
 
   other = run('tools.demo', *flags[:-1], '--mdn_rnn_steps=3')

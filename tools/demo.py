@@ -1,13 +1,14 @@
-"""Runs the whole pipeline once at a small scale, from simulator to dream.
+"""Runs the whole pipeline once at a small scale, from simulator to driver.
 
   python -m tools.demo --output_dir=demo
 
-Builds rollouts, trains a VAE, builds latents, trains an MDN-RNN, and saves
-pictures and a dream to the output directory. Prints each command that it runs.
+Builds rollouts, trains a VAE, builds latents, trains an MDN-RNN, saves pictures
+and a dream to the output directory, trains a controller, and lets it drive
+tracks that it has never seen. Prints each command that it runs.
 The same command skips finished stages and continues an interrupted one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 import os
 from pathlib import Path
@@ -26,6 +27,7 @@ from trainers import run_documents
 
 with epy.lazy_imports():
   from carracing_data import prepared  # Imports TFDS, which takes seconds.
+  from tools import evaluation
 
 _OUTPUT_DIR = command_line.output_dir_flag('demo')
 _NUM_EPISODES = flags.DEFINE_integer(
@@ -44,6 +46,20 @@ _MDN_RNN_STEPS = flags.DEFINE_integer(
   1,
   10_000_000,
 )
+_CONTROLLER_STEPS = flags.DEFINE_integer(
+  'controller_steps',
+  300,
+  'Number of training steps of the controller.',
+  1,
+  10_000_000,
+)
+_NUM_TRACKS = flags.DEFINE_integer(
+  'num_tracks',
+  16,
+  'Number of unseen tracks on which the controller is evaluated.',
+  1,
+  100_000,
+)
 _ROOT = Path(__file__).parents[1]
 
 
@@ -55,12 +71,16 @@ class Settings(documents.Document):
     max_steps: maximum steps per episode; see `carracing_rollouts`.
     vae_steps: number of training steps of the VAE.
     mdn_rnn_steps: number of training steps of the MDN-RNN.
+    controller_steps: number of training steps of the controller.
+    num_tracks: number of unseen tracks on which it is evaluated.
   """
 
   num_episodes: int
   max_steps: int
   vae_steps: int
   mdn_rnn_steps: int
+  controller_steps: int
+  num_tracks: int
 
 
 def demo(output_dir: Path, settings: Settings) -> str:
@@ -80,12 +100,14 @@ def demo(output_dir: Path, settings: Settings) -> str:
   started = time.monotonic()
   output_dir = output_dir.absolute()
   data_dir = output_dir / 'data'
-  vae, mdn_rnn = output_dir / 'vae', output_dir / 'mdn_rnn'
+  vae, mdn_rnn, controller = (
+    output_dir / name for name in ('vae', 'mdn_rnn', 'controller')
+  )
   pictures = output_dir / 'pictures'
   seen_steps = min(80, settings.max_steps // 2)
 
   _build(
-    '1/5 Drive: record episodes of a random policy',
+    '1/7 Drive: record episodes of a random policy',
     data_dir,
     'carracing_rollouts',
     {
@@ -95,15 +117,15 @@ def demo(output_dir: Path, settings: Settings) -> str:
     },
   )
   _train(
-    '2/5 V: learn to compress a frame to 32 numbers',
+    '2/7 V: learn to compress a frame to 32 numbers',
     'vae',
     vae,
-    data_dir,
+    {'data_dir': data_dir},
     dataset='carracing_rollouts/demo',
     num_steps=settings.vae_steps,
   )
   _build(
-    '3/5 Encode: turn the episodes into latent sequences',
+    '3/7 Encode: turn the episodes into latent sequences',
     data_dir,
     'carracing_latents',
     {
@@ -113,10 +135,10 @@ def demo(output_dir: Path, settings: Settings) -> str:
     },
   )
   _train(
-    '4/5 M: learn to predict the next latent vector',
+    '4/7 M: learn to predict the next latent vector',
     'mdn_rnn',
     mdn_rnn,
-    data_dir,
+    {'data_dir': data_dir},
     dataset='carracing_latents/demo',
     window_steps=min(128, settings.max_steps),
     num_steps=settings.mdn_rnn_steps,
@@ -124,7 +146,7 @@ def demo(output_dir: Path, settings: Settings) -> str:
 
   look = [f'--data_dir={data_dir}', f'--output_dir={pictures}']
   _stage(
-      '5/5 Look: show an episode, reconstructions and a dream',
+      '5/7 Look: show an episode, reconstructions and a dream',
       (pictures / 'dream.mp4').exists(),
       [
           *_python('tools.view_rollouts'), '--dataset=carracing_rollouts/demo',
@@ -134,6 +156,34 @@ def demo(output_dir: Path, settings: Settings) -> str:
           *_python('tools.dream'), '--dataset=carracing_rollouts/demo',
           f'--vae={vae / "weights"}', f'--mdn_rnn={mdn_rnn / "weights"}',
           f'--seen_steps={seen_steps}', '--dream_steps=60', *look,
+      ],
+  )  # fmt: skip
+  _train(
+    '6/7 C: learn to drive',
+    'controller',
+    controller,
+    {'vae': vae / 'weights', 'mdn_rnn': mdn_rnn / 'weights'},
+    num_steps=settings.controller_steps,
+    eval_every_steps=100,
+    selection_tracks=16,
+  )
+  agent = controller / 'agent'
+  _stage(
+      '7/7 Drive: unseen tracks, beside the random policy',
+      (pictures / 'drive.mp4').exists(),
+      [
+          *_python('tools.evaluate'), f'--agent={agent}',
+          f'--episodes={settings.num_tracks}',
+          f'--output_dir={output_dir / "score"}',
+      ],
+      [
+          *_python('tools.evaluate'), '--policy=random_policy',
+          f'--episodes={settings.num_tracks}',
+          f'--output_dir={output_dir / "score_of_random_policy"}',
+      ],
+      [
+          *_python('tools.drive'), f'--agent={agent}',
+          f'--output_dir={pictures}',
       ],
   )  # fmt: skip
   summary = _summary(output_dir, time.monotonic() - started)
@@ -176,7 +226,11 @@ def _build(
 
 
 def _train(
-  title: str, model: str, workdir: Path, data_dir: Path, **config: str | float
+  title: str,
+  model: str,
+  workdir: Path,
+  inputs: Mapping[str, Path],
+  **config: str | float,
 ) -> None:
   _stage(
       title,
@@ -184,7 +238,8 @@ def _train(
       [
           *_python(f'trainers.train_{model}'),
           f'--config=trainers/configs/{model}.py',
-          f'--workdir={workdir}', f'--data_dir={data_dir}',
+          f'--workdir={workdir}',
+          *(f'--{flag}={path}' for flag, path in inputs.items()),
           *(f'--config.{key}={value}' for key, value in config.items()),
       ],
   )  # fmt: skip
@@ -229,6 +284,10 @@ def _summary(output_dir: Path, seconds: float) -> str:
     run_documents.finished_metrics(output_dir / name).validation
     for name in ('vae', 'mdn_rnn')
   )
+  driven, random = (
+    evaluation.read(output_dir / name / evaluation.FILE).summary
+    for name in ('score', 'score_of_random_policy')
+  )
   return f"""
 On the validation split (this call took {seconds / 60:.1f} minutes):
 
@@ -240,11 +299,20 @@ M   NLL of the next z, nats per dimension       {m['nll']:8.3f}
       z does not change                         {m['nll_no_change']:8.3f}
       floor: entropy of the VAE's posterior     {m['nll_floor']:8.3f}
 
+On {driven.episodes} tracks that it has never seen:
+
+C   score, the mean return                      {driven.mean:8.1f}
+      random policy                             {random.mean:8.1f}
+    share of laps completed                     {driven.laps_completed:8.1%}
+
 {output_dir}
   data/      the datasets carracing_rollouts/demo and carracing_latents/demo
   vae/       run of V: weights/, checkpoints, TensorBoard logs
   mdn_rnn/   run of M, with the same contents
-  pictures/  reconstructions.png, dream.png, dream.mp4, validation-0.png, .mp4
+  controller/  run of C, and agent/: V, M and C together
+  score/     the return on every unseen track, histogram.png
+  pictures/  drive.mp4: the agent at work; reconstructions.png, dream.png,
+             dream.mp4, validation-0.png, .mp4
 
 Logs: tensorboard --logdir={output_dir}
 """
@@ -257,6 +325,8 @@ def main(argv: Sequence[str]) -> None:
     max_steps=_MAX_STEPS.value,
     vae_steps=_VAE_STEPS.value,
     mdn_rnn_steps=_MDN_RNN_STEPS.value,
+    controller_steps=_CONTROLLER_STEPS.value,
+    num_tracks=_NUM_TRACKS.value,
   )
   summary = demo(places.expand(_OUTPUT_DIR.value), settings)
   print(summary)
