@@ -11,6 +11,7 @@ from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import places
 import jax
+import ml_collections
 from ml_collections import config_flags
 from trainers import config_files
 from trainers import run_documents
@@ -27,7 +28,7 @@ def run(
   train: Callable[..., None],
   default_config: str,
   define_inputs: Callable[[], flags.FlagHolder | Sequence[flags.FlagHolder]],
-  divide_cpu: bool = False,
+  cpu_devices: Callable[[ml_collections.ConfigDict], int] = lambda _: 1,
 ) -> None:
   """Runs a trainer with the common flags.
 
@@ -37,7 +38,8 @@ def run(
     default_config: default of `--config`, the name of a file in
       `trainers/configs`.
     define_inputs: function that defines the input flags and returns them.
-    divide_cpu: whether to call `runtime.divide_cpu`.
+    cpu_devices: function that returns the number of devices into which a CPU
+      is divided; its config has not been checked.
   """
   default_path = os.path.relpath(_CONFIGS / default_config)
   try:
@@ -75,9 +77,7 @@ def run(
   def main(argv: Sequence[str]) -> None:
     del argv
     runtime.prepare()
-    batch_size = config.value.get('batch_size')
-    if divide_cpu and isinstance(batch_size, int) and batch_size > 0:
-      runtime.divide_cpu(batch_size)
+    runtime.divide_cpu(cpu_devices(config.value))
     join()
     train(
       config.value,

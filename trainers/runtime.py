@@ -29,8 +29,20 @@ def use_cpu() -> None:
   jax.config.update('jax_platforms', 'cpu')
 
 
-def divide_cpu(batch_size: int) -> None:
-  """Divides the CPU into devices, so that each core gets part of the batch.
+def divide_cpu(num_devices: int) -> None:
+  """Divides the CPU into devices, unless $XLA_FLAGS does so already.
+
+  Devices compute at the same time, whereas the programs of one device follow
+  each other. They share the threads of all cores.
+  """
+  if 'xla_force_host_platform_device_count' not in os.environ.get(
+    'XLA_FLAGS', ''
+  ):
+    jax.config.update('jax_num_cpu_devices', num_devices)
+
+
+def devices_for_batches(batch_size: int) -> int:
+  """Returns the number of CPU devices that share batches of examples.
 
   The steps of a recurrent network are small. XLA runs their matrix products on
   all cores but not the operations in between, so sharding the batch across
@@ -39,11 +51,7 @@ def divide_cpu(batch_size: int) -> None:
   Args:
     batch_size: number of examples, which the number of devices must divide.
   """
-  if 'xla_force_host_platform_device_count' not in os.environ.get(
-    'XLA_FLAGS', ''
-  ):
-    devices = math.gcd(batch_size, runners.num_cores())
-    jax.config.update('jax_num_cpu_devices', devices)
+  return math.gcd(batch_size, runners.num_cores())
 
 
 def _keep_compiled_programs() -> None:

@@ -77,7 +77,7 @@ def check(config: ml_collections.ConfigDict, schema: type[Settings]) -> None:
       f'invalid config: {documents.explain(error)}'
     ) from None
   devices = jax.device_count()
-  if config.get('batch_size', devices) % devices:
+  if issubclass(schema, LoopSettings) and config.batch_size % devices:
     raise run_documents.RunError(
       'invalid config: batch_size:'
       f' {config.batch_size} is not divisible by {devices} devices'

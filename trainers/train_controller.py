@@ -80,4 +80,5 @@ def train(
 
 
 if __name__ == '__main__':
-  commands.run(train, 'controller.py', command_line.weights_flags)
+  # The second device learns while the first one drives.
+  commands.run(train, 'controller.py', command_line.weights_flags, lambda _: 2)

@@ -29,6 +29,7 @@ from trainers import commands
 from trainers import devices
 from trainers import loop
 from trainers import run_folder
+from trainers import runtime
 from trainers import session
 from trainers import settings
 from trainers import state as train_state
@@ -303,5 +304,12 @@ def _results(
   ]
 
 
+def _cpu_devices(config: ml_collections.ConfigDict) -> int:
+  batch_size = config.get('batch_size')
+  if not isinstance(batch_size, int) or batch_size < 1:
+    return 1
+  return runtime.devices_for_batches(batch_size)
+
+
 if __name__ == '__main__':
-  commands.run(train, 'mdn_rnn.py', command_line.data_dir_flag, divide_cpu=True)
+  commands.run(train, 'mdn_rnn.py', command_line.data_dir_flag, _cpu_devices)

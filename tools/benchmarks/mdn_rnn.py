@@ -84,7 +84,7 @@ class FlaxLSTM(nn.Module):
 def train_step(batch_size: int, window_steps: int) -> contest.Work:
   """Prepares the training steps of the trainer."""
   runtime.prepare()
-  runtime.divide_cpu(batch_size)
+  runtime.divide_cpu(runtime.devices_for_batches(batch_size))
   return contest.repeat(
     *_step(batch_size, window_steps), batch_size * window_steps
   )
@@ -93,7 +93,7 @@ def train_step(batch_size: int, window_steps: int) -> contest.Work:
 def flax_step(batch_size: int, window_steps: int) -> contest.Work:
   """Prepares the same steps with flax's own LSTM."""
   runtime.prepare()
-  runtime.divide_cpu(batch_size)
+  runtime.divide_cpu(runtime.devices_for_batches(batch_size))
   config = _config()
   model = mdn_rnn.MDNRNN(_LATENT_SIZE, config.hidden_size, recurrence=FlaxLSTM)
   carry = model.initial_carry(batch_size)

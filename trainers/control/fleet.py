@@ -1,5 +1,6 @@
 """Cars in worker processes, stepped together through shared memory."""
 
+import atexit
 from collections.abc import Sequence
 import ctypes
 import multiprocessing
@@ -76,6 +77,8 @@ class Fleet:
     parts = np.array_split(
       np.arange(num_cars), min(num_workers or runners.num_cores(), num_cars)
     )
+    # Workers ignore signals, so nothing else would stop them at exit.
+    atexit.register(self.close)
     with runners.bare_main():
       for cars in parts:
         ours, theirs = context.Pipe()
@@ -91,6 +94,7 @@ class Fleet:
 
   def close(self) -> None:
     """Stops the workers."""
+    atexit.unregister(self.close)
     for pipe in self._pipes:
       pipe.close()
     for worker in self._workers:

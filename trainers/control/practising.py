@@ -40,14 +40,16 @@ class ActorCriticLearner:
     self.fleet = fleet_lib.Fleet(
       config.num_cars, practice.Settings(**_practice_settings(config))
     )
-    self._state = actor_critic.create(config, num_features, privileged.SIZE)
+    self._state = _to_learning_device(
+      actor_critic.create(config, num_features, privileged.SIZE)
+    )
     self._buffer = replay.empty(
       config.replay_steps // config.num_cars,
       config.num_cars,
       num_features,
       privileged.SIZE,
     )
-    self._collected = actor_critic.Metrics.empty()
+    self._collected = _to_learning_device(actor_critic.Metrics.empty())
     self._step = 0
     self._begin_interval()
 
@@ -94,7 +96,7 @@ class ActorCriticLearner:
     config = self._config
     rows = (step - 1) * config.drive_steps
     learns = step > config.warmup_steps
-    policy = actor_critic.policy(self._state)
+    policy = jax.device_put(actor_critic.policy(self._state), jax.devices()[0])
     if learns:
       # The networks learn from what happened up to the last step while the
       # cars drive this one.
@@ -160,10 +162,10 @@ class ActorCriticLearner:
       self._lengths += views.episode_steps[self._is_first].tolist()
 
   def collect(self) -> tuple[Any, Mapping[str, float]]:
-    collected, self._collected = self._collected, actor_critic.Metrics.empty()
-    others = self._seconds
-    total = sum(others.values())
-    others = {f'share_{name}': x / total for name, x in others.items()}
+    collected = self._collected
+    self._collected = _to_learning_device(actor_critic.Metrics.empty())
+    total = max(sum(self._seconds.values()), 1e-9)
+    others = {f'share_{k}': x / total for k, x in self._seconds.items()}
     others['environment_steps'] = self.environment_steps
     if self._returns:
       others['return'] = float(np.mean(self._returns))
@@ -181,3 +183,8 @@ class ActorCriticLearner:
 
 def _practice_settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return {name: config[name] for name in practice.Settings._fields}
+
+
+def _to_learning_device(tree: Any) -> Any:
+  """Puts arrays on the device that learns: not the first, if there are two."""
+  return jax.device_put(tree, jax.devices()[-1])
