@@ -266,7 +266,7 @@ def tiny_controller_config() -> ml_collections.ConfigDict:
     batch_size=8,
     updates_per_step=3,
     replay_steps=90,
-    num_steps=8,
+    num_steps=9,
     log_every_steps=2,
     eval_every_steps=4,
     selection_tracks=3,
@@ -280,7 +280,7 @@ def tiny_evolution_config() -> ml_collections.ConfigDict:
   config.update(
     num_cars=4,
     stuck_steps=5,
-    num_steps=6,
+    num_steps=8,
     log_every_steps=2,
     eval_every_steps=4,
     selection_tracks=4,

@@ -9,7 +9,7 @@ from models import agent
 import numpy as np
 import pytest
 from scipy import special
-from tools import driving
+from tools import filming
 
 STEPS = 12
 
@@ -25,12 +25,12 @@ def driver(agent_folder):
 
 @pytest.fixture(scope='module')
 def driven(driver):
-  return driving.drive(driver, tracks.TEST[1], STEPS)
+  return filming.drive(driver, tracks.TEST[1], STEPS)
 
 
 @pytest.fixture(scope='module')
 def panels(driver, driven):
-  return driving.show(driver.model, driven)
+  return filming.show(driver.model, driven)
 
 
 def to_uint8(image):
@@ -99,20 +99,20 @@ def test_panels_show_the_simulator_v_and_m(driver, driven, panels):
 )
 def test_ending_tells_a_lap_from_a_fall(terminated, last_reward, ending):
   reward = np.array([-0.1, last_reward], np.float32)
-  drive = driving.Drive(
+  drive = filming.Drive(
     np.zeros((3, 96, 96, 3), np.uint8),
     np.zeros((2, 3), np.float32),
     reward,
     terminated,
   )
   assert drive.ending() == ending
-  first, _, last = driving.captions(drive)
+  first, _, last = filming.captions(drive)
   assert first == 'steering +0.00  gas 0.00  brake 0.00  step 0  score 0.0'
   assert last.startswith(f'{ending}  step 2  score ')
 
 
 def test_video_shows_every_step(driven, panels, tmp_path):
-  strip, video = driving.save(driven, panels, 'A drive', tmp_path)
+  strip, video = filming.save(driven, panels, 'A drive', tmp_path)
   frames = imageio.imread(video, plugin='pyav')
   assert frames.shape == (STEPS + 1, 448, 3 * 384 + 2 * 8, 3)
   assert imageio.immeta(video, plugin='pyav')['fps'] == 50

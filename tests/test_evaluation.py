@@ -303,8 +303,8 @@ class Follower:
 
 
 def test_only_a_finished_lap_is_completed():
-  [lap] = drives.drive(Follower(), [tracks.TEST[2]], drives.MAX_STEPS)
-  assert lap.completed and lap.steps < drives.MAX_STEPS
+  [lap] = drives.drive(Follower(), [tracks.TEST[2]], environment.MAX_STEPS)
+  assert lap.completed and lap.steps < environment.MAX_STEPS
   # Every tile of the track counts once, and every step costs 0.1.
   np.testing.assert_allclose(lap.return_, 1000 - lap.steps / 10, atol=0.2)
   [cut] = drives.drive(Follower(), [tracks.TEST[2]], lap.steps - 1)

@@ -68,7 +68,8 @@ def start(method, world, workdir):
 def test_killed_run_continues_bit_for_bit(run, world, tmp_path):
   method, expected = run
   process = start(method, world, tmp_path)
-  status, said = interrupt(process, signal.SIGKILL, tmp_path, step=3)
+  # After an evaluation, so that the best parameters are restored, too.
+  status, said = interrupt(process, signal.SIGKILL, tmp_path, step=6)
   assert status == -signal.SIGKILL, said
   assert not (tmp_path / 'agent').exists()
   train_controller.train(CONFIGS[method](), tmp_path, world.vae, world.mdn_rnn)

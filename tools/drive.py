@@ -18,8 +18,9 @@ from carracing_rollouts import tracks
 from etils import epy
 
 with epy.lazy_imports():
+  from carracing_rollouts import environment
   from models import agent
-  from tools import driving
+  from tools import filming
   from trainers import runtime
 
 _AGENT = flags.DEFINE_string(
@@ -35,7 +36,6 @@ _TRACK = flags.DEFINE_integer(
   upper_bound=len(tracks.TEST) - 1,
 )
 _OUTPUT_DIR = command_line.output_dir_flag('drive')
-_MAX_STEPS = 1000  # CarRacing's own limit, 20 s at 50 Hz.
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,14 +43,16 @@ def main(argv: Sequence[str]) -> None:
   runtime.prepare()
   driver = agent.load(places.expand(_AGENT.value), max_batch=1)
   output_dir = places.claim_folder(places.expand(_OUTPUT_DIR.value))
-  driven = driving.drive(driver, tracks.TEST[_TRACK.value], _MAX_STEPS)
+  driven = filming.drive(
+    driver, tracks.TEST[_TRACK.value], environment.MAX_STEPS
+  )
   result = (
     f'Test track {_TRACK.value}: return {driven.scores()[-1]:.1f} after'
     f' {len(driven.action)} steps, {driven.ending()}'
   )
   print(result, flush=True)  # Before the video, which takes longer.
-  panels = driving.show(driver.model, driven)
-  files = driving.save(driven, panels, result, output_dir)
+  panels = filming.show(driver.model, driven)
+  files = filming.save(driven, panels, result, output_dir)
   logging.info('Saved %s', ' and '.join(map(str, files)))
 
 

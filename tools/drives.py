@@ -34,10 +34,8 @@ import numpy as np
 import pydantic
 from trainers import runtime
 
-MAX_STEPS = 1000  # Time limit of Gymnasium's `CarRacing-v3`.
 # About 10 s of work. Each track of a larger batch takes as long.
 TRACKS_PER_JOB = 8
-_LEFT_THE_FIELD = -100  # Reward of the last step.
 _PACKAGES = (
   *environment.Environments.PACKAGES,
   'numpy',
@@ -144,7 +142,8 @@ def drive(
   for step in played:
     returns[step.ids] += step.reward
     num_steps[step.ids] += 1
-    completed[step.ids] = step.terminated & (step.reward != _LEFT_THE_FIELD)
+    left_field = step.reward == environment.LEFT_FIELD_REWARD
+    completed[step.ids] = step.terminated & ~left_field
   columns = seeds, returns.tolist(), num_steps.tolist(), completed.tolist()
   names = 'seed', 'return', 'steps', 'completed'
   return [Drive.model_validate(dict(zip(names, row))) for row in zip(*columns)]

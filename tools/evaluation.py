@@ -14,6 +14,7 @@ from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
 from carracing_data import staging
+from carracing_rollouts import environment
 from carracing_rollouts import tracks as tracks_lib
 from tools import drives
 from tools import pictures
@@ -62,7 +63,7 @@ def evaluate(
   episodes: int,
   output_dir: str | os.PathLike[str],
   run: Callable[[Sequence[drives.Job]], None],
-  max_steps: int = drives.MAX_STEPS,
+  max_steps: int = environment.MAX_STEPS,
 ) -> Evaluation:
   """Evaluates a driver, as far as the output directory does not hold it yet.
 

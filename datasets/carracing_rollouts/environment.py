@@ -15,6 +15,10 @@ from gymnasium import wrappers
 from gymnasium.envs.box2d import car_racing
 import numpy as np
 
+MAX_STEPS = 1000  # Time limit of `CarRacing-v3`.
+# The game's reward for leaving the playing field; no other step costs as much.
+LEFT_FIELD_REWARD = -100.0
+
 
 class Transition(NamedTuple):
   """The result of one step of R environments.

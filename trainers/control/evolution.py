@@ -7,6 +7,7 @@ CMA-ES Achieving Linear Time and Space Complexity" (2008).
 from collections.abc import Mapping
 from typing import Any
 
+from carracing_rollouts import environment
 from carracing_rollouts import tracks
 from clu import metrics
 import cma
@@ -134,7 +135,7 @@ class EvolutionLearner:
       self._environment_steps += scores.steps.sum()
       failed = scores.outcome == practice.Outcome.FAILED
       # The costs of time that would have followed.
-      rest = 0.1 * (practice.MAX_STEPS - scores.steps)
+      rest = 0.1 * (environment.MAX_STEPS - scores.steps)
       fitness += np.where(failed, scores.returns - rest, scores.returns)
     fitness /= config.tracks_per_step
     self._fitness[step - 1] = fitness

@@ -16,8 +16,6 @@ from gymnasium.envs.box2d import car_dynamics
 import numpy as np
 from trainers.control import privileged
 
-MAX_STEPS = 1000  # Of an episode, as in `CarRacing-v3`.
-_LEFT_FIELD = -100.0  # The game's reward for leaving the playing field.
 # A new track is drawn after this number of steps, even without a whole lap.
 _MAX_TRACK_STEPS = 2000
 
@@ -200,14 +198,14 @@ class Car:
   def _outcome(self, terminated: bool, info: dict[str, Any]) -> Outcome:
     if terminated:
       return Outcome.TRUNCATED if info['lap_finished'] else Outcome.FAILED
-    if self._steps >= MAX_STEPS:
+    if self._steps >= environment.MAX_STEPS:
       return Outcome.TRUNCATED
     if 0 < self._stuck_steps <= self._without_tile:
       return Outcome.FAILED
     return Outcome.RUNNING
 
   def _shaped(self, reward: float) -> float:
-    if reward == _LEFT_FIELD:
+    if reward == environment.LEFT_FIELD_REWARD:
       reward = -0.1
     car = self._game.car
     if not any(wheel.tiles for wheel in car.wheels):

@@ -8,6 +8,7 @@ import sys
 from typing import Any, NoReturn, Protocol
 
 from absl import logging
+from carracing_rollouts import environment
 from carracing_rollouts import tracks
 from clu import metrics
 import jax
@@ -139,7 +140,7 @@ class Session:
     self._best = {
       'params': learner.params,
       'step': np.array(0),
-      'scalars': {name: np.array(-np.inf) for name in _scalars(_NO_SCORES)},
+      'scalars': {name: np.array(-np.inf) for name in _scalars(_NO_SCORES, 0)},
     }
     items, self.step = saved.restore({'run': self.saved})
     self._saved_step = self.step
@@ -193,8 +194,7 @@ class Session:
         params,
         tracks.SELECTION[: self._config.selection_tracks],
       )
-      scalars = _scalars(scores)
-      scalars['environment_steps'] = float(self._learner.environment_steps)
+      scalars = _scalars(scores, self._learner.environment_steps)
       evaluation = _evaluation(scalars)
       session_lib.check_evaluation(evaluation, self.step)
       self.log.write(self.step, evaluation)
@@ -232,10 +232,12 @@ class Session:
     return False
 
 
-def _scalars(scores: driving.Scores) -> dict[str, float]:
+def _scalars(
+  scores: driving.Scores, environment_steps: int
+) -> dict[str, float]:
   returns = scores.returns.astype(np.float64)
   completed = (scores.outcome == practice.Outcome.TRUNCATED) & (
-    scores.steps < practice.MAX_STEPS
+    scores.steps < environment.MAX_STEPS
   )
   return {
     'score': float(returns.mean()),
@@ -245,6 +247,7 @@ def _scalars(scores: driving.Scores) -> dict[str, float]:
     'completed': float(completed.mean()),
     'lost': float((returns < _LOST).mean()),
     'episode_steps': float(scores.steps.mean()),
+    'environment_steps': float(environment_steps),
   }
 
 

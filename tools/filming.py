@@ -14,8 +14,6 @@ from tools import pictures
 
 _COLUMNS = 10
 _CHUNK = 50  # Number of frames that are decoded at once.
-# CarRacing's reward for leaving the playing field; no other step costs as much.
-_OFF_THE_FIELD = -100
 
 
 class Drive(NamedTuple):
@@ -41,7 +39,7 @@ class Drive(NamedTuple):
     """Returns how the episode ended."""
     if not self.terminated:
       return 'lap not completed in time'
-    if self.reward[-1] <= _OFF_THE_FIELD:
+    if self.reward[-1] == environment.LEFT_FIELD_REWARD:
       return 'lap not completed: the car left the playing field'
     return 'lap completed'
 
