@@ -8,6 +8,7 @@ import time
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import runners
+from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import tracks
 import cv2
