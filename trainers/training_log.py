@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import math
 from pathlib import Path
 import time
 from typing import Any, NamedTuple
@@ -127,10 +128,10 @@ class TrainingLog(contextlib.AbstractContextManager):
     elapsed = max(time.perf_counter() - self._started, 1e-9)
     speed = {}
     if self._steps:  # Zero if the only step was the one that compiles.
-      speed = {
-        'examples_per_second': self._batch_size * self._steps / elapsed,
-        'input_wait_share': self._waited / elapsed,
-      }
+      examples = self._batch_size * self._steps
+      speed = {'examples_per_second': examples / elapsed}
+      if self._waited:
+        speed['input_wait_share'] = self._waited / elapsed
     self._pending = step, collected, {**others, **speed}
     self._start_interval()
 
@@ -140,6 +141,8 @@ class TrainingLog(contextlib.AbstractContextManager):
       step, collected, others = self._pending
       self._pending = None
       scalars = floats(collected.compute()) | others
+      # The mean of no values is NaN.
+      scalars = {k: x for k, x in scalars.items() if not math.isnan(x)}
       if self._shown_metric in scalars:
         name = self._shown_metric
         self._progress.show_metric(name, scalars[name])

@@ -39,16 +39,16 @@ def get_config() -> ml_collections.ConfigDict:
   config.discount = 0.99
   config.return_steps = 3  # Of n-step returns.
   config.learning_rate = 3e-4
-  config.cosine_decay = False  # Decay the learning rate to 0 in the last step.
+  config.cosine_decay = True  # Decay the learning rate to 0 in the last step.
   config.initial_temperature = 0.1
   config.target_entropy = -3.0
   config.target_speed = 0.005  # Of the moving averages of the critics.
   config.average_speed = 0.001  # Of the exported average of the actor.
-  config.num_steps = 520  # 266,240 steps of driving, 65,280 updates.
+  config.num_steps = 1000  # 512,000 steps of driving, 126,720 updates.
 
   # Cadence, in steps of the run.
   config.log_every_steps = 10
-  config.eval_every_steps = 104
+  config.eval_every_steps = 100
   config.selection_tracks = 32
-  config.checkpoint_every_steps = 52
+  config.checkpoint_every_steps = 100
   return config
