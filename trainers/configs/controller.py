@@ -50,5 +50,5 @@ def get_config() -> ml_collections.ConfigDict:
   config.log_every_steps = 10
   config.eval_every_steps = 100
   config.selection_tracks = 32
-  config.checkpoint_every_steps = 100
+  config.checkpoint_every_steps = 50
   return config
