@@ -3,7 +3,9 @@
 import functools
 from pathlib import Path
 import sys
+from typing import Any
 
+from carracing_data import runners
 import jax
 import ml_collections
 from models import controller
@@ -48,7 +50,12 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'updates',
       [
         contest.Contender('ours', functools.partial(update, config)),
-        contest.Contender('PyTorch', functools.partial(pytorch_update, config)),
+        *(
+          contest.Contender(
+            f'PyTorch, {name}', functools.partial(pytorch_update, config, n)
+          )
+          for name, n in (('one thread', 1), ('all cores', runners.num_cores()))
+        ),
       ],
     ),
   ]
@@ -64,6 +71,7 @@ def drive(config: ml_collections.ConfigDict) -> contest.Work:
     Work that drives from one checkpoint to the next one.
   """
   runtime.prepare()
+  steps: Any = config.checkpoint_every_steps
   config = config.copy_and_resolve_references()
   config.warmup_steps = sys.maxsize  # Learning never starts.
   learner = practising.ActorCriticLearner(config, mdn_rnn.untrained_model(), _C)
@@ -72,10 +80,10 @@ def drive(config: ml_collections.ConfigDict) -> contest.Work:
   def work() -> float:
     nonlocal step
     learner.begin(step)
-    for _ in range(config.checkpoint_every_steps):
+    for _ in range(steps):
       step += 1
       learner.take_step(step)
-    return config.checkpoint_every_steps * learner.examples_per_step
+    return steps * learner.examples_per_step
 
   return work
 
@@ -101,17 +109,20 @@ def pytorch_drive(simulator: str) -> contest.Work:
   return pytorch_control.drive(simulator)
 
 
-def pytorch_update(config: ml_collections.ConfigDict) -> contest.Work:
+def pytorch_update(
+  config: ml_collections.ConfigDict, num_threads: int
+) -> contest.Work:
   """Prepares the same updates in PyTorch."""
   from tools.benchmarks import pytorch_control  # Not a dependency.
 
-  return pytorch_control.updates(config, batches(config))
+  return pytorch_control.updates(config, batches(config), num_threads)
 
 
 def batches(config: ml_collections.ConfigDict) -> replay.Batch:
   """Returns random batches for a step of the trainer, [U, B, ...]."""
   rng = np.random.default_rng(0)
-  shape = config.updates_per_step, config.batch_size
+  shape: Any = config.updates_per_step, config.batch_size
+  discount: Any = config.discount**config.return_steps
 
   def normal(*size: int) -> np.ndarray:
     return rng.standard_normal((*shape, *size), np.float32)
@@ -121,7 +132,7 @@ def batches(config: ml_collections.ConfigDict) -> replay.Batch:
     privileged=normal(privileged.SIZE),
     action=np.tanh(normal(controller.ACTION_SIZE)),
     reward=normal(),
-    discount=np.full(shape, config.discount**config.return_steps, np.float32),
+    discount=np.full(shape, discount, np.float32),
     next_features=normal(_NUM_FEATURES),
     next_privileged=normal(privileged.SIZE),
     weight=np.ones(shape, np.float32),

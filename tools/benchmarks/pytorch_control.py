@@ -5,6 +5,7 @@ the same as in `trainers.control.actor_critic`, not compiled, like most code.
 """
 
 import copy
+import itertools
 import math
 import multiprocessing
 
@@ -61,7 +62,8 @@ def _drive(pipe, simulator, seed):
   cv2.setNumThreads(1)
   torch.manual_seed(seed)
   rng = np.random.default_rng(seed)
-  vae, lstm, actor = pytorch.VAE(), pytorch.MDNRNN().lstm, Actor()
+  vae = pytorch.VAE().to(memory_format=torch.channels_last)
+  lstm, actor = pytorch.MDNRNN().lstm, Actor()
   if simulator == 'stock':
     game = gymnasium.make('CarRacing-v3')
   else:
@@ -79,9 +81,8 @@ def _drive(pipe, simulator, seed):
         frame, _ = game.reset()
         carry = torch.zeros(1, 1, 256), torch.zeros(1, 1, 256)
       small = cv2.resize(frame[:84], (64, 64), interpolation=cv2.INTER_AREA)
-      z, _ = vae.encode(
-        torch.from_numpy(small)[None].permute(0, 3, 1, 2).float() / 255
-      )
+      observation = torch.from_numpy(small)[None]
+      z, _ = vae.encode(pytorch.to_float(observation, torch.channels_last))
       mean, log_std = actor(torch.cat([z, carry[1][0]], -1))
       # As wild as in the trainer before learning starts.
       noise = exploration.continue_noise(noise, exploration.WARMUP_MEMORY, rng)
@@ -197,17 +198,18 @@ class Learner:
     return (features - self._mean) / self._std
 
 
-def updates(config, batches):
-  """Prepares updates with batches [U, B, ...] from memory."""
+def updates(config, batches, num_threads):
+  """Prepares updates, each with the next of U batches [U, B, ...]."""
+  # Threads wait actively for each other, which is slow beside other work.
+  torch.set_num_threads(num_threads)
   torch.manual_seed(0)
   learner = Learner(config)
-  tensors = [torch.from_numpy(x) for x in batches]
+  stream = itertools.cycle(list(zip(*map(torch.from_numpy, batches))))
   shape = 2, *batches.action.shape[1:]
 
   def work():
-    for batch in zip(*tensors):
-      learner.update(type(batches)(*batch), torch.randn(shape))
-    return len(batches.reward)
+    learner.update(type(batches)(*next(stream)), torch.randn(shape))
+    return 1
 
   return work
 
