@@ -1,7 +1,14 @@
 import functools
 
+from carracing_data import runners
+from conftest import tiny_controller_config
+import jax
+import ml_collections
+import numpy as np
 import pytest
 from tools.benchmarks import contest
+from tools.benchmarks import control
+from trainers.control import actor_critic
 
 
 def prepare(amount):
@@ -43,3 +50,72 @@ def test_contender_that_fails_is_named():
 def test_ratio_is_that_of_the_same_rounds():
   compared = contest.compare([2.0, 30.0, 8.0], [1.0, 10.0, 8.0])
   assert compared == (2.0, 1.0, 3.0)
+
+
+def test_driving_counts_the_steps_of_all_cars():
+  config = tiny_controller_config()
+  assert (
+    control.drive(config)() == 3 * 8 * 3
+  )  # Cars, steps, until a checkpoint.
+
+
+def test_updates_are_counted():
+  assert control.update(tiny_controller_config())() == 3
+
+
+def test_pytorch_drives_on_every_core(monkeypatch):
+  pytest.importorskip('torch')
+  from tools.benchmarks import pytorch_control
+
+  monkeypatch.setattr(pytorch_control, '_STEPS', 3)
+  work = control.pytorch_drive('sketched')
+  assert work() == work() == 3 * runners.num_cores()
+
+
+def test_pytorch_takes_the_same_updates():
+  torch = pytest.importorskip('torch')
+  from tools.benchmarks import pytorch_control
+
+  config = ml_collections.FrozenConfigDict(tiny_controller_config())
+  batches = control.batches(config)
+  rng = np.random.default_rng(0)
+  state = actor_critic.create(config, 288, 51)
+  actor = jax.tree.map(
+    lambda x: (x + 0.03 * rng.standard_normal(x.shape)).astype(np.float32),
+    state.actor,
+  )
+  state = state.replace(actor=actor)
+  learner = pytorch_control.Learner(config)
+
+  def pairs():
+    """Yields arrays of flax with the tensors of PyTorch that correspond."""
+    layers = [
+      (ours[name], getattr(theirs, name))
+      for ours, theirs in (
+        (state.actor, learner.actor),
+        (state.average, learner.average),
+      )
+      for name in ('mean', 'log_std')
+    ]
+    for ours, theirs in zip(
+      (*state.critics, *state.targets), (*learner.critics, *learner.targets)
+    ):
+      linear = [x for x in theirs if isinstance(x, torch.nn.Linear)]
+      layers += [(ours[f'Dense_{i}'], x) for i, x in enumerate(linear)]
+    for ours, theirs in layers:
+      yield ours['kernel'], theirs.weight.T
+      yield ours['bias'], theirs.bias
+
+  with torch.no_grad():
+    for ours, theirs in pairs():
+      theirs.copy_(torch.tensor(np.array(ours)))
+  for i, batch in enumerate(zip(*(map(torch.from_numpy, batches)))):
+    key = jax.random.fold_in(jax.random.key(config.seed), i)
+    noise = jax.random.normal(key, (2, config.batch_size, 3))
+    learner.update(type(batches)(*batch), torch.tensor(np.array(noise)))
+  state, _ = actor_critic.update(config, state, batches)
+  for ours, theirs in pairs():
+    np.testing.assert_allclose(ours, theirs.detach(), rtol=0, atol=2e-6)
+  np.testing.assert_allclose(
+    state.log_temperature, learner.log_temperature.detach(), rtol=1e-6
+  )

@@ -23,6 +23,7 @@ from carracing_data import runners
 import jax
 from tools import markdown
 from tools.benchmarks import contest
+from tools.benchmarks import control
 from tools.benchmarks import data
 from tools.benchmarks import mdn_rnn
 from tools.benchmarks import simulator
@@ -64,7 +65,7 @@ def benchmark(
   data_dir = output_dir / 'data'
   stages = {
     stage.name: stage
-    for module in (data, simulator, vae, mdn_rnn)
+    for module in (data, simulator, vae, mdn_rnn, control)
     for stage in module.stages(data_dir)
   }
   unknown = set(only) - stages.keys()

@@ -132,24 +132,32 @@ def windows_consumed() -> contest.Work:
   return lambda: work() / config.window_steps
 
 
+def untrained_model(
+  recurrence: type[nn.Module] = recurrent.LSTM,
+) -> world_model.WorldModel:
+  """Returns V and M of the default sizes with random weights."""
+  v, m = vae.VAE(), mdn_rnn.MDNRNN(recurrence=recurrence)
+  key = jax.random.key(0)
+  z, action = jnp.zeros((1, 1, _LATENT_SIZE)), jnp.zeros((1, 1, 3))
+  return world_model.WorldModel(
+    v,
+    v.init(key, vae_benchmark.frames(1), key),
+    m,
+    m.init(key, z, action, m.initial_carry(1)),
+  )
+
+
 def control(
   batch_size: int, recurrence: type[nn.Module] = recurrent.LSTM
 ) -> contest.Work:
   """Prepares control steps: encode a frame, observe it, act on [z, h]."""
-  v, m = vae.VAE(), mdn_rnn.MDNRNN(recurrence=recurrence)
-  key = jax.random.key(0)
+  model = untrained_model(recurrence)
   observation = vae_benchmark.frames(batch_size)
   z = jnp.zeros((batch_size, _LATENT_SIZE))
   action = jnp.zeros((batch_size, 3))
-  carry = m.initial_carry(batch_size)
-  model = world_model.WorldModel(
-    v,
-    v.init(key, observation, key),
-    m,
-    m.init(key, z[:, None], action[:, None], carry),
-  )
   state = world_model.initial_state(model, z)
-  controller = jax.random.normal(key, (_LATENT_SIZE + m.hidden_size, 3))
+  num_features = z.shape[-1] + state.carry[1].shape[-1]
+  controller = jax.random.normal(jax.random.key(0), (num_features, 3))
 
   @jax.jit
   def step(model, observation, state, action):

@@ -78,7 +78,7 @@ def vae_step(batch_size, memory_format):
   observation = _frames(batch_size)
 
   def work():
-    x = _to_float(observation, memory_format)
+    x = to_float(observation, memory_format)
     mean, logvar = model.encode(x)
     z = mean + torch.exp(logvar / 2) * torch.randn_like(mean)
     reconstruction = model.decode(z)
@@ -101,7 +101,7 @@ def vae_encoder(batch_size):
 
   @torch.inference_mode()
   def work():
-    model.encode(_to_float(observation, torch.channels_last))
+    model.encode(to_float(observation, torch.channels_last))
     return batch_size
 
   return work
@@ -138,7 +138,7 @@ def control(batch_size):
   @torch.inference_mode()
   def work():
     nonlocal carry
-    z, _ = vae.encode(_to_float(observation, torch.channels_last))
+    z, _ = vae.encode(to_float(observation, torch.channels_last))
     action = torch.tanh(controller(torch.cat([z, carry[0][0]], -1)))
     _, carry = mdn_rnn(torch.cat([z, action], -1)[:, None], carry)
     action.numpy()
@@ -153,6 +153,7 @@ def _frames(batch_size):
   return torch.from_numpy(rng.integers(0, 256, shape, np.uint8))
 
 
-def _to_float(observation, memory_format):
+def to_float(observation, memory_format):
+  """Returns uint8 frames [B, 64, 64, 3] as float32 [B, 3, 64, 64] in 0..1."""
   x = observation.permute(0, 3, 1, 2).float() / 255
   return x.contiguous(memory_format=memory_format)

@@ -1,0 +1,143 @@
+"""Stages of C: driving to gain experience, and updates of actor and critics."""
+
+import functools
+from pathlib import Path
+import sys
+from typing import Any
+
+from carracing_data import runners
+import jax
+import ml_collections
+from models import controller
+import numpy as np
+from tools.benchmarks import contest
+from tools.benchmarks import mdn_rnn
+from trainers import runtime
+from trainers.configs import controller as controller_config
+from trainers.control import actor_critic
+from trainers.control import practising
+from trainers.control import privileged
+from trainers.control import replay
+
+_C = controller.Controller()
+_NUM_FEATURES = _C.latent_size + _C.hidden_size
+
+
+def stages(data_dir: Path) -> list[contest.Stage]:
+  """Returns the stages of C."""
+  del data_dir
+  config = controller_config.get_config()
+  return [
+    contest.Stage(
+      'drive',
+      'driving to train C, without updates, all cores',
+      'steps',
+      [
+        contest.Contender('ours', functools.partial(drive, config)),
+        contest.Contender(
+          'a process per core: stock CarRacing-v3, PyTorch, batch 1',
+          functools.partial(pytorch_drive, 'stock'),
+        ),
+        contest.Contender(
+          'the same with `sketched`',
+          functools.partial(pytorch_drive, 'sketched'),
+        ),
+      ],
+    ),
+    contest.Stage(
+      'actor_critic',
+      f'soft actor-critic, batch {config.batch_size}, float32',
+      'updates',
+      [
+        contest.Contender('ours', functools.partial(update, config)),
+        *(
+          contest.Contender(
+            f'PyTorch, {name}', functools.partial(pytorch_update, config, n)
+          )
+          for name, n in (('one thread', 1), ('all cores', runners.num_cores()))
+        ),
+      ],
+    ),
+  ]
+
+
+def drive(config: ml_collections.ConfigDict) -> contest.Work:
+  """Prepares driving as the trainer does it, new tracks included.
+
+  Args:
+    config: see `trainers/configs/controller.py`.
+
+  Returns:
+    Work that drives from one checkpoint to the next one.
+  """
+  runtime.prepare()
+  steps: Any = config.checkpoint_every_steps
+  config = config.copy_and_resolve_references()
+  config.warmup_steps = sys.maxsize  # Learning never starts.
+  learner = practising.ActorCriticLearner(config, mdn_rnn.untrained_model(), _C)
+  step = 0
+
+  def work() -> float:
+    nonlocal step
+    learner.begin(step)
+    for _ in range(steps):
+      step += 1
+      learner.take_step(step)
+    return steps * learner.examples_per_step
+
+  return work
+
+
+def update(config: ml_collections.ConfigDict) -> contest.Work:
+  """Prepares the updates of a step of the trainer, always the same batches."""
+  runtime.prepare()
+  state = actor_critic.create(config, _NUM_FEATURES, privileged.SIZE)
+  return contest.repeat(
+    functools.partial(
+      actor_critic.update, ml_collections.FrozenConfigDict(config)
+    ),
+    state,
+    batches(config),
+    config.updates_per_step,
+  )
+
+
+def pytorch_drive(simulator: str) -> contest.Work:
+  """Prepares driving as it is often written."""
+  from tools.benchmarks import pytorch_control  # Not a dependency.
+
+  return pytorch_control.drive(simulator)
+
+
+def pytorch_update(
+  config: ml_collections.ConfigDict, num_threads: int
+) -> contest.Work:
+  """Prepares the same updates in PyTorch."""
+  from tools.benchmarks import pytorch_control  # Not a dependency.
+
+  return pytorch_control.updates(config, batches(config), num_threads)
+
+
+def batches(config: ml_collections.ConfigDict) -> replay.Batch:
+  """Returns random batches for a step of the trainer, [U, B, ...]."""
+  rng = np.random.default_rng(0)
+  shape: Any = config.updates_per_step, config.batch_size
+  discount: Any = config.discount**config.return_steps
+
+  def normal(*size: int) -> np.ndarray:
+    return rng.standard_normal((*shape, *size), np.float32)
+
+  batch = replay.Batch(
+    features=normal(_NUM_FEATURES),
+    privileged=normal(privileged.SIZE),
+    action=np.tanh(normal(controller.ACTION_SIZE)),
+    reward=normal(),
+    discount=np.full(shape, discount, np.float32),
+    next_features=normal(_NUM_FEATURES),
+    next_privileged=normal(privileged.SIZE),
+    weight=np.ones(shape, np.float32),
+  )
+  # Vectors are float16, as in the replay buffer.
+  return jax.tree.map(
+    lambda x: x.astype(np.float16) if x.ndim > 2 else x, batch
+  )
