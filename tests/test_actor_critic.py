@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 from trainers.control import actor_critic
 from trainers.control import driving
+from trainers.control import networks
 from trainers.control import practice
 from trainers.control import replay
 
@@ -28,7 +29,7 @@ def test_density_of_the_squashed_gaussian():
   log_std = rng.uniform(-2, 0.5, (50, 3))
   noise = rng.normal(size=(50, 3))
   with jax.enable_x64(True):
-    gaussian = actor_critic.Gaussian(jnp.asarray(mean), jnp.asarray(log_std))
+    gaussian = networks.Gaussian(jnp.asarray(mean), jnp.asarray(log_std))
     action, log_prob = jax.device_get(gaussian.sample(jnp.asarray(noise)))
   before = np.arctanh(action)
   expected = stats.norm.logpdf(before, mean, np.exp(log_std)) - np.log(
@@ -38,7 +39,7 @@ def test_density_of_the_squashed_gaussian():
 
 
 def test_density_is_finite_for_extreme_actions():
-  gaussian = actor_critic.Gaussian(jnp.full((1, 3), 100.0), jnp.zeros((1, 3)))
+  gaussian = networks.Gaussian(jnp.full((1, 3), 100.0), jnp.zeros((1, 3)))
   action, log_prob = gaussian.sample(jnp.ones((1, 3)))
   assert (action == 1).all()
   assert jnp.isfinite(log_prob).all()
@@ -120,10 +121,10 @@ def test_target_of_the_critics(privileged):
 
   mean, std = np.asarray(state.feature_mean), np.asarray(state.feature_std)
   features = (batch.next_features - mean) / std
-  gaussian = actor_critic.Actor().apply({'params': state.actor}, features)
+  gaussian = networks.Actor().apply({'params': state.actor}, features)
   action, log_prob = gaussian.sample(noise)
   seen = batch.next_privileged if privileged else features
-  critic = actor_critic.Critic(config.critic_size)
+  critic = networks.Critic(config.critic_size)
   values = [critic.apply({'params': x}, seen, action) for x in targets]
   soft = np.minimum(*values) - config.initial_temperature * log_prob
   expected = 0.1 * batch.reward + batch.discount * soft

@@ -96,7 +96,7 @@ def _drive(pipe, simulator, seed):
 
 
 class Actor(nn.Module):
-  """Same as `actor_critic.Actor`."""
+  """Same as `networks.Actor`."""
 
   def __init__(self, num_features=_NUM_FEATURES):
     super().__init__()
@@ -121,7 +121,7 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Sequential):
-  """Same as `actor_critic.Critic`."""
+  """Same as `networks.Critic`."""
 
   def __init__(self, num_inputs, hidden_size):
     super().__init__(

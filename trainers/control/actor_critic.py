@@ -6,7 +6,7 @@ target entropy. The actor is the controller with a standard deviation that is
 linear in the same features. Critics are needed in training alone, so they may
 see the simulator's state (asymmetric actor-critic, Pinto et al. 2017).
 
-Features are whitened for learning; `controller_params` folds that into the
+Features are whitened for learning; `driving.folded` folds that into the
 weights of the exported controller.
 """
 
@@ -15,7 +15,6 @@ import math
 from typing import Any, NamedTuple
 
 from clu import metrics
-from flax import linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -24,87 +23,11 @@ from models import controller
 import numpy as np
 import optax
 from trainers.control import exploration
+from trainers.control import networks
 from trainers.control import replay
 
-_INITIAL_LOG_STD = -0.5
-_MIN_LOG_STD, _MAX_LOG_STD = -4.0, 0.5
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 1e-4, 1.0
 _TEMPERATURE_SPEED = 3.0  # Its learning rate, in that of the networks.
-
-
-class Actor(nn.Module):
-  """A Gaussian before `tanh` whose mean and log deviation are linear."""
-
-  @nn.compact
-  def __call__(self, features: jax.Array) -> 'Gaussian':
-    """Takes whitened features, float32 [..., F]."""
-    zeros = nn.initializers.zeros
-    mean = nn.Dense(
-      controller.ACTION_SIZE,
-      kernel_init=zeros,
-      bias_init=lambda *_: jnp.array(exploration.INITIAL_BIAS),
-      name='mean',
-    )(features)
-    log_std = nn.Dense(
-      controller.ACTION_SIZE,
-      kernel_init=zeros,
-      bias_init=nn.initializers.constant(_INITIAL_LOG_STD),
-      name='log_std',
-    )(features)
-    return Gaussian(mean, jnp.clip(log_std, _MIN_LOG_STD, _MAX_LOG_STD))
-
-
-class Gaussian(NamedTuple):
-  """Gaussians that `tanh` squashes to −1..1.
-
-  Attributes:
-    mean: before `tanh`, float32 [..., 3].
-    log_std: logarithm of the standard deviation before it, float32 [..., 3].
-  """
-
-  mean: jax.Array
-  log_std: jax.Array
-
-  def sample(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Draws actions.
-
-    Args:
-      noise: standard normal, float32 [..., 3].
-
-    Returns:
-      Actions, float32 [..., 3] in −1..1, and their log densities, float32
-      [...], nats.
-    """
-    x = self.mean + jnp.exp(self.log_std) * noise
-    log_prob = -0.5 * noise**2 - self.log_std - 0.5 * math.log(2 * math.pi)
-    # log(1 − tanh²(x)), stable for large |x|.
-    log_slope = 2 * (math.log(2) - x - jax.nn.softplus(-2 * x))
-    return jnp.tanh(x), (log_prob - log_slope).sum(-1)
-
-
-class Critic(nn.Module):
-  """Value of an action: two hidden layers with layer normalisation.
-
-  Attributes:
-    hidden_size: units of a hidden layer.
-  """
-
-  hidden_size: int
-
-  @nn.compact
-  def __call__(self, inputs: jax.Array, action: jax.Array) -> jax.Array:
-    """Returns the values, float32 [B].
-
-    Args:
-      inputs: what the critic sees, float32 [B, S].
-      action: float32 [B, 3] in −1..1.
-    """
-    x = jnp.concatenate([inputs, action], axis=-1)
-    for _ in range(2):
-      x = nn.Dense(self.hidden_size, kernel_init=nn.initializers.he_normal())(x)
-      x = nn.LayerNorm(epsilon=1e-5, use_scale=False, use_bias=False)(x)
-      x = nn.relu(x)
-    return nn.Dense(1, kernel_init=nn.initializers.normal(0.01))(x)[..., 0]
 
 
 @flax.struct.dataclass
@@ -165,9 +88,9 @@ def create(
   """
   num_inputs = num_privileged if config.privileged_critics else num_features
   keys = jax.random.split(jax.random.key(config.seed), 3)
-  actor = Actor().init(keys[0], jnp.zeros((1, num_features)))['params']
+  actor = networks.Actor().init(keys[0], jnp.zeros((1, num_features)))['params']
   critics = tuple(
-    Critic(config.critic_size).init(
+    networks.Critic(config.critic_size).init(
       key, jnp.zeros((1, num_inputs)), jnp.zeros((1, controller.ACTION_SIZE))
     )['params']
     for key in keys[1:]
@@ -352,8 +275,8 @@ def _optimizer(config: Any) -> optax.GradientTransformation:
   return optax.adam(learning_rate(config))
 
 
-def _gaussian(actor: Any, features: jax.Array) -> Gaussian:
-  return Actor().apply({'params': actor}, features)  # pyright: ignore
+def _gaussian(actor: Any, features: jax.Array) -> networks.Gaussian:
+  return networks.Actor().apply({'params': actor}, features)  # pyright: ignore
 
 
 def _whitened(state: State | Policy, features: jax.Array) -> jax.Array:
@@ -365,7 +288,7 @@ def _values(
   config: Any, critics: Any, inputs: jax.Array, action: jax.Array
 ) -> jax.Array:
   """Returns the values of both critics, float32 [2, B]."""
-  critic = Critic(config.critic_size)
+  critic = networks.Critic(config.critic_size)
   return jnp.stack(
     [critic.apply({'params': x}, inputs, action) for x in critics]  # pyright: ignore
   )
