@@ -151,6 +151,7 @@ def test_it_learns_the_best_action_of_a_toy_problem():
     privileged_critics=False,
     critic_size=64,
     learning_rate=3e-3,
+    cosine_decay=False,
     reward_scale=1.0,
     average_speed=0.05,
     batch_size=128,
