@@ -40,7 +40,9 @@ class Session(Protocol):
   workdir: Path
   step: int
   export: run_folder.Export
-  log: training_log.TrainingLog
+
+  @property
+  def log(self) -> training_log.TrainingLog: ...
 
   @property
   def saved(self) -> Any: ...

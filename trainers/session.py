@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import functools
 import math
 from pathlib import Path
 import signal
@@ -139,13 +140,16 @@ class Session:
   run: Run
 
   def __post_init__(self):
-    self.log = training_log.TrainingLog(
-      self.workdir, self.config.batch_size, self.config.num_steps
-    )
     self.export = self.task.export
     self._advance = _compile(self.task.train_step)
     self._saved_step = self.step
     self._unchecked: tuple[int, Any, jax.Array] | None = None
+
+  @functools.cached_property  # Opens files, so not before it is needed.
+  def log(self) -> training_log.TrainingLog:
+    return training_log.TrainingLog(
+      self.workdir, self.config.batch_size, self.config.num_steps
+    )
 
   @property
   def saved(self) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import functools
 from pathlib import Path
 import signal
 import sys
@@ -129,12 +130,6 @@ class Session:
     saved: checkpoints.Checkpoints,
   ):
     self.workdir, self.export = workdir, export
-    self.log = training_log.TrainingLog(
-      workdir,
-      learner.examples_per_step,
-      config.num_steps,
-      shown_metric='return',
-    )
     self._config, self._learner, self._checkpoints = config, learner, saved
     self._model, self._c = model, c
     self._best = {
@@ -149,6 +144,15 @@ class Session:
       learner.restore(items['run']['learner'], self.step)
     self._must_begin = True
     self._finite = np.array(True)
+
+  @functools.cached_property  # Opens files, so not before it is needed.
+  def log(self) -> training_log.TrainingLog:
+    return training_log.TrainingLog(
+      self.workdir,
+      self._learner.examples_per_step,
+      self._config.num_steps,
+      shown_metric='return',
+    )
 
   @property
   def saved(self) -> Any:
