@@ -48,6 +48,19 @@ def test_a_run_leaves_an_agent_and_its_scores(run, world):
   assert 'train/examples_per_second' in tags
 
 
+def test_c_and_its_critics_may_see_z_alone(world, tmp_path):
+  config = tiny_controller_config()
+  config.update(features='z', privileged_critics=False, num_steps=3)
+  train_controller.train(config, tmp_path, world.vae, world.mdn_rnn)
+  driver = agent.load(tmp_path / 'agent')
+  assert driver.c.hidden_size == 0
+  # A finished run makes its agent again, should it be missing or damaged.
+  file = tmp_path / 'agent' / 'mdn_rnn' / weights.FILE
+  file.write_bytes(file.read_bytes()[:-1])
+  train_controller.train(config, tmp_path, world.vae, world.mdn_rnn)
+  assert weights.verify(file.parent) == weights.verify(world.mdn_rnn)
+
+
 def start(method, world, workdir):
   """Starts the trainer as a user would."""
   config = CONFIGS[method]()
