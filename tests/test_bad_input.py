@@ -289,6 +289,7 @@ EVOLUTION = (
     (TRAIN['controller'] + '--config.start_speed=-1.0', 'start_speed: '),
     (TRAIN['controller'] + '--config.grass_penalty=-1.0', 'grass_penalty: '),
     (TRAIN['controller'] + '--config.speed_penalty=inf', 'speed_penalty: '),
+    (TRAIN['controller'] + '--config.missed_penalty=nan', 'missed_penalty: '),
     (TRAIN['controller'] + '--config.reward_scale=nan', 'reward_scale: '),
     (TRAIN['controller'] + '--config.critic_size=0', 'critic_size: '),
     (TRAIN['controller'] + '--config.replay_steps=0', 'replay_steps: '),

@@ -117,7 +117,8 @@ def test_privileged_numbers_at_a_known_pose(car):
   game.tile_visited_count = 3
   game.t = 0.25
 
-  numbers = privileged.Observer(game).describe(steps_without_tile=25)
+  observer = privileged.Observer(game)
+  numbers = observer.describe(steps_without_tile=25)
   assert numbers.shape == (privileged.SIZE,) == (51,)
   assert numbers[0] == pytest.approx(1)  # Speed along, in 30.
   assert numbers[1] == pytest.approx(0.5)  # Across, in 10.
@@ -134,6 +135,20 @@ def test_privileged_numbers_at_a_known_pose(car):
   assert numbers[48] == 0.5
   assert numbers[49] == 0.25
   assert numbers[50] == pytest.approx(3 / len(game.track))
+
+
+def test_tiles_left_behind_are_missed_once(car):
+  car.drive(7)
+  game = car._game
+  observer = privileged.Observer(game)
+  missed = []
+  for tile in 3, 6, 6, 4, 7, 20:
+    game.car.hull.position = tuple(game.track[tile][2:])
+    game.road[tile].road_visited = True
+    missed.append(observer.advance())
+  # Passed: 1, which the front wheels touch at the start; 2 to 4; no other; no
+  # other; 5; 6 to 18, of which at most 3 count.
+  assert missed == [0, 2, 0, 0, 1, 3]
 
 
 @pytest.mark.parametrize('mode', ['practise', 'drive'])

@@ -28,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Reward.
   config.grass_penalty = 2.0  # Per step with all four wheels on grass.
   config.speed_penalty = 1.2  # Per step at speed 100, with its square.
+  config.missed_penalty = 0.0  # Per tile left behind untouched.
   config.reward_scale = 0.1
 
   # Learning.

@@ -37,6 +37,8 @@ class Settings(NamedTuple):
       never.
     grass_penalty: subtracted per step with all four wheels on grass.
     speed_penalty: subtracted per step at a speed of 100, and with its square.
+    missed_penalty: subtracted per tile that the car left behind untouched. A
+      lap ends only when all tiles are touched.
     start_share: share of new starts that are at the start of the track.
     start_offset: standard deviation of the distance from the centre line at
       other starts, in metres.
@@ -48,6 +50,7 @@ class Settings(NamedTuple):
   stuck_steps: int = 0
   grass_penalty: float = 0.0
   speed_penalty: float = 0.0
+  missed_penalty: float = 0.0
   start_share: float = 1.0
   start_offset: float = 0.0
   start_angle: float = 0.0
@@ -118,11 +121,12 @@ class Car:
       self._visited, self._without_tile = self._game.tile_visited_count, 0
     else:
       self._without_tile += 1
+    missed = self._observer.advance()
     outcome = self._outcome(terminated, info)
     result = Result(
       frame,
       reward,
-      self._shaped(reward),
+      self._shaped(reward, missed),
       outcome,
       self._return,
       self._steps,
@@ -204,9 +208,10 @@ class Car:
       return Outcome.FAILED
     return Outcome.RUNNING
 
-  def _shaped(self, reward: float) -> float:
+  def _shaped(self, reward: float, missed: int) -> float:
     if reward == environment.LEFT_FIELD_REWARD:
       reward = -0.1
+    reward -= missed * self._settings.missed_penalty
     car = self._game.car
     if not any(wheel.tiles for wheel in car.wheels):
       reward -= self._settings.grass_penalty

@@ -15,6 +15,9 @@ import numpy as np
 _AHEAD = np.arange(2, 38, 3)
 _NEXT_TILES = 8
 SIZE = 19 + 2 * len(_AHEAD) + _NEXT_TILES
+# A tile so far behind the nearest one can no longer be touched.
+_BEHIND = 2
+_MOST_MISSED = 3  # In a step; a car that got lost may jump along the track.
 # The nearest tile is searched for among so many tiles before and after the
 # last one, and on the whole track if it is further away than this.
 _NEIGHBOURS = np.arange(-12, 13)
@@ -25,11 +28,27 @@ class Observer:
   """Describes the state of a car, and remembers where on the track it is."""
 
   def __init__(self, game: car_racing.CarRacing):
-    """Takes a game after its reset."""
+    """Takes a game at the start of an episode."""
     self._game: Any = game
     # Direction (radians) and position (metres) of each tile, [tiles, 3].
     self._track = np.array([tile[1:] for tile in game.track])
-    self._nearest: int | None = None
+    self._nearest = self._passed = self._find_nearest(None)
+
+  def advance(self) -> int:
+    """Follows the car after a step.
+
+    Returns:
+      Number of tiles that it has left behind without touching them.
+    """
+    self._nearest = self._find_nearest(self._nearest)
+    num_tiles = len(self._track)
+    newly_passed = (self._nearest - _BEHIND - self._passed) % num_tiles
+    if newly_passed > num_tiles // 2:  # Not ahead of the last one.
+      return 0
+    passed = [(self._passed + 1 + i) % num_tiles for i in range(newly_passed)]
+    self._passed = (self._passed + newly_passed) % num_tiles
+    missed = sum(not self._game.road[i].road_visited for i in passed)
+    return min(missed, _MOST_MISSED)
 
   def describe(self, steps_without_tile: int) -> np.ndarray:
     """Returns the state.
@@ -50,7 +69,7 @@ class Observer:
     sin, cos = math.sin(car.hull.angle), math.cos(car.hull.angle)
     velocity_x, velocity_y = car.hull.linearVelocity
     num_tiles = len(self._track)
-    nearest = self._find_nearest(x, y)
+    nearest = self._nearest
     direction, center_x, center_y = self._track[nearest]
     offset = math.cos(direction) * (x - center_x) + math.sin(direction) * (
       y - center_y
@@ -85,15 +104,15 @@ class Observer:
       np.float32,
     )
 
-  def _find_nearest(self, x: float, y: float) -> int:
-    """Returns the index of the tile nearest to a position in metres."""
+  def _find_nearest(self, last: int | None) -> int:
+    """Returns the index of the nearest tile; `last` is where it was last."""
+    x, y = self._game.car.hull.position
     tiles = np.arange(len(self._track))
-    if self._nearest is not None:
-      near = (self._nearest + _NEIGHBOURS) % len(self._track)
+    if last is not None:
+      near = (last + _NEIGHBOURS) % len(self._track)
       if self._distances(near, x, y).min() <= _FAR:
         tiles = near
-    self._nearest = int(tiles[self._distances(tiles, x, y).argmin()])
-    return self._nearest
+    return int(tiles[self._distances(tiles, x, y).argmin()])
 
   def _distances(self, tiles: np.ndarray, x: float, y: float) -> np.ndarray:
     difference_x, difference_y = (self._track[tiles, 1:] - (x, y)).T

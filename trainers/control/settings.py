@@ -59,6 +59,7 @@ class ActorCriticSettings(ControllerSettings):
   start_speed: settings.NotNegative
   grass_penalty: settings.NotNegative
   speed_penalty: settings.NotNegative
+  missed_penalty: settings.NotNegative
   reward_scale: settings.NotNegative
   privileged_critics: bool
   critic_size: settings.Size
