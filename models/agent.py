@@ -4,8 +4,8 @@
   carry = driver.initial_carry(seeds)
   action, carry = driver(observation, carry)
 
-An agent is a policy (see `carracing_rollouts.policies`) by its shape. It draws
-nothing at random: z is the mean of the posterior. On one kind of CPU, the
+An agent has the interface of a policy (see `carracing_rollouts.policies`). It
+draws nothing at random: z is the mean of the posterior. On one kind of CPU, the
 actions of an episode depend neither on the other episodes of its batch nor on
 the size of the batch.
 """
@@ -22,9 +22,11 @@ from models import world_model
 import numpy as np
 
 PARTS = ('vae', 'mdn_rnn', 'controller')
-# XLA multiplies a single row by a matrix with another program, which rounds
-# differently. All larger batches give each row the same bits.
-_MIN_BATCH = 2
+# Within these limits XLA gives each row the same bits in a batch of any size.
+# It multiplies a single row, and large batches, with programs that round
+# differently.
+_MIN_BATCH, _MAX_BATCH = 2, 32
+_SHAPE = (64, 64, 3)
 Carry = tuple[np.ndarray, np.ndarray]
 
 
@@ -69,9 +71,17 @@ class Agent:
       the next carry.
 
     Raises:
-      ValueError: B is larger than `max_batch`.
+      ValueError: B is larger than `max_batch`, or the observation or the carry
+        has another shape or dtype.
     """
     size = len(observation)
+    if observation.dtype != np.uint8 or observation.shape[1:] != _SHAPE:
+      raise ValueError(
+        f'observation is {observation.dtype}{list(observation.shape)}, not'
+        f' uint8[B, {", ".join(map(str, _SHAPE))}]'
+      )
+    if any(len(x) != size for x in carry):
+      raise ValueError(f'the carry is not that of {size} episodes')
     if size > self.max_batch:
       raise ValueError(
         f'{size} episodes are more than max_batch={self.max_batch}'
@@ -104,12 +114,16 @@ def load(folder: str | os.PathLike[str], max_batch: int = 16) -> Agent:
   Args:
     folder: folder with the exported weights of its parts: `vae/`, `mdn_rnn/`
       and `controller/`.
-    max_batch: see `Agent`.
+    max_batch: see `Agent`; at most 32. Every call computes as much as for a
+      batch of this size.
 
   Raises:
+    ValueError: `max_batch` is too large.
     weights.WeightsError: a part is missing or damaged, was trained with other
       parts, or does not fit their sizes.
   """
+  if not 1 <= max_batch <= _MAX_BATCH:
+    raise ValueError(f'max_batch is {max_batch}, not 1..{_MAX_BATCH}')
   paths = {name: os.path.join(folder, name) for name in PARTS}
   inside = os.path.join(folder, 'agent')
   if not os.path.exists(paths['controller']) and os.path.exists(inside):

@@ -5,6 +5,7 @@ The only module of `models` that reads or writes files.
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import errno
 import functools
 import hashlib
 import os
@@ -203,8 +204,12 @@ def _replacing(folder: Path) -> Iterator[Path]:
   unfinished = folder.with_name(folder.name + '.unfinished')
   replaced = folder.with_name(folder.name + '.replaced')
   with places.write_errors(folder):
+    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+      raise NotADirectoryError(errno.ENOTDIR, 'it is not a folder')
     for leftover in unfinished, replaced:
-      if leftover.exists():
+      if leftover.is_symlink() or leftover.is_file():
+        leftover.unlink()
+      elif leftover.exists():
         shutil.rmtree(leftover)
     unfinished.mkdir(parents=True)
     yield unfinished

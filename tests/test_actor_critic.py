@@ -10,11 +10,12 @@ import pytest
 from scipy import stats
 from trainers.control import actor_critic
 from trainers.control import driving
+from trainers.control import exploration
 from trainers.control import networks
 from trainers.control import practice
 from trainers.control import replay
 
-RUNNING, FAILED, TRUNCATED = practice.Outcome
+RUNNING, FAILED, TRUNCATED, COMPLETED = practice.Outcome
 
 
 def config_with(**changes):
@@ -47,11 +48,11 @@ def test_density_is_finite_for_extreme_actions():
 
 @pytest.fixture
 def buffer():
-  """A car that fails in row 3, one that is truncated there, one that runs."""
-  buffer = replay.empty(6, 3, 1, 1)
+  """Row 3 ends the episodes of all cars but the third one."""
+  buffer = replay.empty(6, 4, 1, 1)
   buffer.features[:, :, 0] = np.arange(6)[:, None]
   buffer.reward[:] = 2.0 ** np.arange(6)[:, None]
-  buffer.outcome[3] = FAILED, TRUNCATED, RUNNING
+  buffer.outcome[3] = FAILED, TRUNCATED, RUNNING, COMPLETED
   return buffer
 
 
@@ -64,6 +65,8 @@ def buffer():
     (0, 3, 8 + 0.5 * -7, 0, None, 1),
     (1, 1, 2 + 0.5 * 4, 0.25, 3, 1),  # Bootstraps from before row 3.
     (1, 3, 0, 1, 3, 0),  # Its next state is unknown.
+    (3, 1, 2 + 0.5 * 4, 0.25, 3, 1),  # A lap is like a truncation.
+    (3, 3, 0, 1, 3, 0),
     (2, 5, 32 + 0.5 * 1 + 0.25 * 2, 0.125, 2, 1),  # Row 6 is at place 0.
   ],
 )
@@ -97,6 +100,31 @@ def test_sampled_transitions_are_of_written_rows(buffer):
   assert set(batch.features.ravel()) == {3, 4, 5, 0}
 
 
+def test_updates_compile_once():
+  config = config_with(seed=9)  # No other test uses this config.
+  state = actor_critic.create(config, 4, 51)
+  state = jax.device_put(state, jax.devices()[0])
+  state = actor_critic.standardise(state, np.ones((3, 4)))
+  buffer = replay.empty(20, 2, 4, 51)
+  before = actor_critic.update._cache_size()
+  for _ in range(3):
+    batches = replay.sample(
+      buffer, 20, (2, 8), np.random.default_rng(0), 3, 0.9, 0
+    )
+    state, _ = actor_critic.update(config, state, batches)
+  assert actor_critic.update._cache_size() == before + 1
+
+
+def test_exploration_noise_is_standard_normal_with_memory():
+  rng = np.random.default_rng(0)
+  noise = [np.zeros(1000)]
+  for _ in range(300):
+    noise.append(exploration.continue_noise(noise[-1], 0.8, rng))
+  last, one_before = noise[-1], noise[-2]
+  assert last.std() == pytest.approx(1, abs=0.1)
+  assert np.corrcoef(last, one_before)[0, 1] == pytest.approx(0.8, abs=0.05)
+
+
 @pytest.mark.parametrize('privileged', [False, True])
 def test_target_of_the_critics(privileged):
   config = config_with(privileged_critics=privileged, reward_scale=0.1)
@@ -107,7 +135,7 @@ def test_target_of_the_critics(privileged):
     for i, x in enumerate(state.targets)
   )
   state = state.replace(targets=targets)
-  state = actor_critic.whiten(
+  state = actor_critic.standardise(
     state, np.random.default_rng(1).normal(3, 2, (9, 4))
   )
   rng = np.random.default_rng(0)
@@ -132,7 +160,7 @@ def test_target_of_the_critics(privileged):
   assert found[1] == pytest.approx(0.1 * batch.reward[1])  # A failure.
 
 
-def test_folding_the_whitening_changes_no_action():
+def test_folding_the_standardisation_changes_no_action():
   rng = np.random.default_rng(0)
   mean, std = rng.normal(size=288), rng.uniform(0.2, 2, 288)
   kernel, bias = 0.05 * rng.normal(size=(288, 3)), rng.normal(size=3)
@@ -140,8 +168,8 @@ def test_folding_the_whitening_changes_no_action():
   params = driving.folded(kernel, bias, mean, std)
   c = controller.Controller()
   found = c.apply({'params': params}, features[:, :32], features[:, 32:])
-  whitened = (features - mean) / std
-  expected = controller.to_action(np.tanh(whitened @ kernel + bias))
+  standardised = (features - mean) / std
+  expected = controller.to_action(np.tanh(standardised @ kernel + bias))
   np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
@@ -153,7 +181,7 @@ def test_it_learns_the_best_action_of_a_toy_problem():
     learning_rate=3e-3,
     cosine_decay=False,
     reward_scale=1.0,
-    average_speed=0.05,
+    ema_decay=0.95,
     batch_size=128,
     target_entropy=-6.0,
   )
@@ -168,7 +196,7 @@ def test_it_learns_the_best_action_of_a_toy_problem():
   buffer.outcome[:] = FAILED
 
   state = actor_critic.create(config, 4, 1)
-  state = actor_critic.whiten(state, buffer.features)
+  state = actor_critic.standardise(state, buffer.features)
   for _ in range(10):
     batches = replay.sample(buffer, 500, (100, 128), rng, 1, 0.5, 0)
     state, _ = actor_critic.update(config, state, batches)

@@ -48,7 +48,7 @@ def test_actions_are_those_of_the_paper(agent_folder, frames):
 def test_actions_do_not_depend_on_the_batch(agent_folder, frames):
   driver = agent.load(agent_folder, max_batch=8)
   actions, (cell, hidden) = drive(driver, frames)
-  for max_batch, order in (8, [5]), (1, [5]), (4, [5, 0, 7]), (16, [7, 5, 5]):
+  for max_batch, order in (8, [5]), (1, [5]), (4, [5, 0, 7]), (32, [7, 5, 5]):
     other = driver.replace(max_batch=max_batch)
     found, carry = drive(other, frames[:, order])
     np.testing.assert_array_equal(found, actions[:, order])
@@ -105,3 +105,24 @@ def test_a_controller_of_other_sizes_is_refused(world, tmp_path):
     weights.WeightsError, match=r'\(32, 16\); .*\(32, 256\) and \(32, 0\)'
   ):
     agent.load(tmp_path)
+
+
+@pytest.mark.parametrize('max_batch', [0, 33])
+def test_batches_that_round_differently_are_refused(agent_folder, max_batch):
+  with pytest.raises(ValueError, match=f'max_batch is {max_batch}, not 1..32'):
+    agent.load(agent_folder, max_batch)
+
+
+@pytest.mark.parametrize(
+  ('shape', 'dtype', 'cars', 'message'),
+  [
+    ((2, 64, 64, 3), np.float32, 2, r'is float32\[2, 64, 64, 3\], not uint8'),
+    ((2, 96, 96, 3), np.uint8, 2, r'not uint8\[B, 64, 64, 3\]'),
+    ((2, 64, 64, 3), np.uint8, 3, 'the carry is not that of 2 episodes'),
+  ],
+)
+def test_wrong_observations(agent_folder, shape, dtype, cars, message):
+  driver = agent.load(agent_folder)
+  carry = driver.initial_carry(range(cars))
+  with pytest.raises(ValueError, match=message):
+    driver(np.zeros(shape, dtype), carry)

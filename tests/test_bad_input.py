@@ -33,6 +33,10 @@ def places(world, agent_folder, tmp_path):
       'import ml_collections\ndef get_config():\n'
       '  return ml_collections.ConfigDict().nothing\n'
     ),
+    'method.py': (
+      'import ml_collections\ndef get_config():\n'
+      '  return ml_collections.ConfigDict({"method": ["evolution"]})\n'
+    ),
     'number.py': 'def get_config():\n  return 3\n',
     'short.py': (
       'import ml_collections\ndef get_config():\n'
@@ -270,7 +274,16 @@ EVOLUTION = (
     (TRAIN['controller'] + '--vae={vae_run}', r'did you mean .*/weights\?'),
     (TRAIN['controller'] + '--mdn_rnn={vae}', 'of a vae, not of a mdn_rnn'),
     (TRAIN['controller'] + '--data_dir={tmp}', "flag 'data_dir'"),
-    (TRAIN['controller'] + '--config=trainers/configs/vae.py', 'config: .*'),
+    (
+      TRAIN['controller'] + '--config=trainers/configs/vae.py',
+      'is --config=FILE a config of this trainer',
+    ),
+    (TRAIN['controller'] + '--distributed', "flag 'distributed'"),
+    (
+      TRAIN['controller'] + '--config={tmp}/short.py --config={tmp}/short.py',
+      '--config is given 2 times',
+    ),
+    (TRAIN['controller'] + '--config={tmp}/method.py', 'a config of this trai'),
     (TRAIN['controller'] + '--config.method=luck', "method: .*, not 'luck'"),
     (TRAIN['controller'] + '--config.method=evolution', 'tracks_per_step: '),
     (TRAIN['controller'] + '--config.features=z,c', "'z,h' or 'z', not 'z,c'"),
@@ -281,17 +294,22 @@ EVOLUTION = (
     (TRAIN['controller'] + '--config.selection_tracks=4096', 'selection_trac'),
     (TRAIN['controller'] + '--config.drive_steps=0', 'drive_steps: '),
     (TRAIN['controller'] + '--config.stuck_steps=-1', 'stuck_steps: '),
-    (TRAIN['controller'] + '--config.noise_memory=1.0', 'noise_memory: '),
+    (TRAIN['controller'] + '--config.noise_correlation=1.0', 'noise_correl'),
     (TRAIN['controller'] + '--config.warmup_steps=0', 'warmup_steps: '),
     (TRAIN['controller'] + '--config.start_share=1.5', 'start_share: '),
     (TRAIN['controller'] + '--config.start_offset=-1.0', 'start_offset: '),
     (TRAIN['controller'] + '--config.start_angle=nan', 'start_angle: '),
-    (TRAIN['controller'] + '--config.start_speed=-1.0', 'start_speed: '),
     (TRAIN['controller'] + '--config.grass_penalty=-1.0', 'grass_penalty: '),
     (TRAIN['controller'] + '--config.speed_penalty=inf', 'speed_penalty: '),
     (TRAIN['controller'] + '--config.missed_penalty=nan', 'missed_penalty: '),
     (TRAIN['controller'] + '--config.reward_scale=nan', 'reward_scale: '),
     (TRAIN['controller'] + '--config.critic_size=0', 'critic_size: '),
+    (TRAIN['controller'] + '--config.start_offset=1e300', 'start_offset: '),
+    (
+      TRAIN['controller'] + '--config.updates_per_step=90000',
+      'than 1,000,000 s',
+    ),
+    (TRAIN['controller'] + '--config.replay_steps=100000000', 'replay_steps: '),
     (TRAIN['controller'] + '--config.replay_steps=0', 'replay_steps: '),
     (TRAIN['controller'] + '--config.replay_steps=40', '40 is too small'),
     (TRAIN['controller'] + '--config.replay_steps=160', 'for drive_steps=32'),
@@ -301,11 +319,14 @@ EVOLUTION = (
     (TRAIN['controller'] + '--config.discount=1.0', 'discount: '),
     (TRAIN['controller'] + '--config.learning_rate=-1.0', 'learning_rate: '),
     (TRAIN['controller'] + '--config.initial_temperature=0.0', 'temperature: '),
+    (TRAIN['controller'] + '--config.initial_temperature=2.0', 'temperature: '),
     (TRAIN['controller'] + '--config.target_entropy=nan', 'target_entropy: '),
-    (TRAIN['controller'] + '--config.target_speed=2.0', 'target_speed: '),
-    (TRAIN['controller'] + '--config.average_speed=-0.1', 'average_speed: '),
+    (TRAIN['controller'] + '--config.target_ema_decay=2.0', 'target_ema_decay'),
+    (TRAIN['controller'] + '--config.ema_decay=-0.1', 'ema_decay: '),
     (TRAIN['controller'] + '--workdir={tmp}/file', 'cannot write .*file'),
+    (EVOLUTION + '--config.initial_deviation=1e300', 'initial_deviation: '),
     (EVOLUTION + '--config.initial_deviation=0.0', 'initial_deviation: '),
+    (EVOLUTION + '--config.num_steps=20000', 'num_steps: '),
     (EVOLUTION + '--config.tracks_per_step=0', 'tracks_per_step: '),
     (EVOLUTION + '--config.num_cars=1', 'num_cars: '),
   ],

@@ -1,6 +1,6 @@
 import functools
 
-from carracing_data import runners
+from carracing_data import processes
 from conftest import tiny_controller_config
 import jax
 import ml_collections
@@ -69,7 +69,7 @@ def test_pytorch_drives_on_every_core(monkeypatch):
 
   monkeypatch.setattr(pytorch_control, '_STEPS', 3)
   work = control.pytorch_drive('sketched')
-  assert work() == work() == 3 * runners.num_cores()
+  assert work() == work() == 3 * processes.num_cores()
 
 
 def test_pytorch_takes_the_same_updates():

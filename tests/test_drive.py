@@ -99,7 +99,7 @@ def test_panels_show_the_simulator_v_and_m(driver, driven, panels):
 )
 def test_ending_tells_a_lap_from_a_fall(terminated, last_reward, ending):
   reward = np.array([-0.1, last_reward], np.float32)
-  drive = filming.Drive(
+  drive = filming.Recording(
     np.zeros((3, 96, 96, 3), np.uint8),
     np.zeros((2, 3), np.float32),
     reward,

@@ -10,6 +10,7 @@ from carracing_data import errors
 from carracing_data import runners
 from carracing_rollouts import environment
 from carracing_rollouts import policies
+from carracing_rollouts import scores
 from carracing_rollouts import tracks
 import cv2
 import gymnasium
@@ -21,7 +22,6 @@ import numpy as np
 import pytest
 from tools import drives
 from tools import evaluation
-from tools import scores
 
 MAX_STEPS = 60
 BEAM = (
@@ -257,16 +257,9 @@ def test_an_edited_evaluation_is_not_believed(tmp_path):
     evaluate_policy('brownian', tmp_path, max_steps=5)
 
 
-def drive(return_, completed):
-  return drives.Drive.model_validate(
-    {'seed': 0, 'return': return_, 'steps': 9, 'completed': completed}
-  )
-
-
 def test_summary_of_four_drives():
   summary = scores.summarize(
-    [drive(900.0, True), drive(800.0, True), drive(700.0, False)]
-    + [drive(600.0, False)]
+    np.array([900.0, 800, 700, 600]), np.array([True, True, False, False])
   )
   assert summary.mean == summary.median == 750
   deviation = np.sqrt((150**2 + 50**2 + 50**2 + 150**2) / 3)
@@ -281,7 +274,7 @@ def test_summary_of_four_drives():
 
 
 def test_summary_of_a_single_drive_has_no_deviation():
-  summary = scores.summarize([drive(900.0, True)])
+  summary = scores.summarize(np.array([900.0]), np.array([True]))
   assert summary.standard_deviation is None
   assert summary.standard_error is None
   assert scores.describe(summary).startswith('900.0 over 1 track · median 900')

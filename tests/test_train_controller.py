@@ -9,12 +9,16 @@ from conftest import PROJECT
 from conftest import tiny_controller_config
 from conftest import tiny_evolution_config
 from models import agent
+from models import controller
 from models import weights
+from models import world_model
+import numpy as np
 import psutil
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from trainers import run_documents
 from trainers import train_controller
+from trainers.control import evolution_learner
 
 CONFIGS = {
   'actor_critic': tiny_controller_config,
@@ -78,6 +82,19 @@ def start(method, world, workdir):
   )
 
 
+def metrics_of(workdir):
+  """Returns the metrics that do not depend on the time, by name and step."""
+  events = event_accumulator.EventAccumulator(
+    str(workdir), size_guidance={event_accumulator.TENSORS: 0}
+  ).Reload()
+  return {
+    (tag, event.step): event.tensor_proto.SerializeToString()
+    for tag in events.Tags()['tensors']
+    if not tag.startswith(('train/share_', 'train/examples_per_second'))
+    for event in events.Tensors(tag)
+  }
+
+
 def test_killed_run_continues_bit_for_bit(run, world, tmp_path):
   method, expected = run
   process = start(method, world, tmp_path)
@@ -86,6 +103,7 @@ def test_killed_run_continues_bit_for_bit(run, world, tmp_path):
   assert status == -signal.SIGKILL, said
   assert not (tmp_path / 'agent').exists()
   train_controller.train(CONFIGS[method](), tmp_path, world.vae, world.mdn_rnn)
+  assert metrics_of(tmp_path) == metrics_of(expected)
   for name in 'weights', 'agent/controller':
     assert weights.verify(tmp_path / name) == weights.verify(expected / name)
   assert run_documents.finished_metrics(
@@ -93,18 +111,67 @@ def test_killed_run_continues_bit_for_bit(run, world, tmp_path):
   ) == run_documents.finished_metrics(expected)
 
 
-def test_a_signal_stops_the_run_and_its_cars(world, tmp_path):
-  process = start('actor_critic', world, tmp_path)
-  status, said = interrupt(process, signal.SIGTERM, tmp_path, step=3)
-  assert status == 128 + signal.SIGTERM, said
-  assert 'rerun the same command to continue from step 3' in said
+def cars_of(process):
+  """Returns the worker processes of a trainer."""
+  return [
+    child
+    for child in psutil.Process(process.pid).children(recursive=True)
+    if 'spawn_main' in ' '.join(child.cmdline())
+  ]
 
 
-def test_cars_do_not_outlive_a_killed_run(world, tmp_path):
+@pytest.mark.parametrize(
+  ('number', 'status', 'message'),
+  [
+    (signal.SIGTERM, 143, 'rerun the same command to continue from step 3'),
+    (signal.SIGKILL, -9, None),
+  ],
+)
+def test_a_signal_stops_the_run_and_its_cars(
+  number, status, message, world, tmp_path
+):
   process = start('actor_critic', world, tmp_path)
-  while not (cars := psutil.Process(process.pid).children(recursive=True)):
+  record = tmp_path / 'checkpoints' / '3' / 'record.json'
+  cars = []
+  while not record.exists() or not cars:
     assert process.poll() is None
-  process.kill()
-  process.communicate()
+    cars = cars_of(process)
+  process.send_signal(number)
+  _, said = process.communicate()
+  assert process.returncode == status, said
+  assert 'Traceback' not in said
+  if message is not None:
+    assert message in said
   _, alive = psutil.wait_procs(cars, timeout=30)
   assert not alive
+
+
+def test_a_dying_car_is_reported(world, tmp_path):
+  process = start('actor_critic', world, tmp_path)
+  record = tmp_path / 'checkpoints' / '3' / 'record.json'
+  while not record.exists():
+    assert process.poll() is None
+  cars_of(process)[0].kill()
+  _, said = process.communicate()
+  assert process.returncode == 1
+  assert 'Error: a simulator process ended unexpectedly' in said
+  assert 'Traceback' not in said
+
+
+def test_evolution_follows_the_best_candidates(world):
+  config = tiny_evolution_config()
+  model = world_model.load(world.vae, world.mdn_rnn)
+  learner = evolution_learner.EvolutionLearner(
+    config, model, controller.Controller()
+  )
+  learner.take_step(1)
+  search = learner._new_search()
+  before = search.mean
+  candidates = search.ask()
+  learner.take_step(2)
+  learner.close()
+  fitness = learner.saved['fitness'][1]
+  # How far does the mean move towards each candidate?
+  along = (np.array(candidates) - before) @ (learner._search.mean - before)
+  assert np.argmax(along) in np.argsort(fitness)[-2:]
+  assert np.argmin(along) in np.argsort(fitness)[:2]

@@ -19,7 +19,7 @@ from carracing_data import command_line
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
-from carracing_data import runners
+from carracing_data import processes
 import jax
 from tools import markdown
 from tools.benchmarks import contest
@@ -129,7 +129,7 @@ def _machine() -> dict[str, str]:
       pass
   return {
     'platform': platform.machine(),
-    'cores': str(runners.num_cores()),
+    'cores': str(processes.num_cores()),
     'device': jax.devices()[0].device_kind,
     'Python': platform.python_version(),
     **versions,

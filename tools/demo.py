@@ -163,6 +163,7 @@ def demo(output_dir: Path, settings: Settings) -> str:
     'controller',
     controller,
     {'vae': vae / 'weights', 'mdn_rnn': mdn_rnn / 'weights'},
+    ('weights', 'agent'),
     num_steps=settings.controller_steps,
     eval_every_steps=100,
     selection_tracks=16,
@@ -170,7 +171,14 @@ def demo(output_dir: Path, settings: Settings) -> str:
   agent = controller / 'agent'
   _stage(
       '7/7 Drive: unseen tracks, beside the random policy',
-      (pictures / 'drive.mp4').exists(),
+      all(
+          path.exists()
+          for path in (
+              pictures / 'drive.mp4',
+              output_dir / 'score' / evaluation.FILE,
+              output_dir / 'score_of_random_policy' / evaluation.FILE,
+          )
+      ),
       [
           *_python('tools.evaluate'), f'--agent={agent}',
           f'--episodes={settings.num_tracks}',
@@ -200,6 +208,11 @@ def _claim(output_dir: Path, settings: Settings) -> None:
   except FileNotFoundError:
     documents.write(path, settings.model_dump())
     return
+  except errors.DocumentError as error:
+    raise errors.UserError(
+      f'{error}. If another version of this project wrote it, use that one;'
+      ' if not, choose another --output_dir or delete that folder'
+    ) from None
   if found != settings:
     raise errors.UserError(
       f'{output_dir} holds a demo with {found}, not with {settings}; choose'
@@ -230,11 +243,12 @@ def _train(
   model: str,
   workdir: Path,
   inputs: Mapping[str, Path],
+  results: Sequence[str] = ('weights',),
   **config: str | float,
 ) -> None:
   _stage(
       title,
-      (workdir / 'metrics.json').exists() and (workdir / 'weights').exists(),
+      all((workdir / name).exists() for name in ('metrics.json', *results)),
       [
           *_python(f'trainers.train_{model}'),
           f'--config=trainers/configs/{model}.py',

@@ -50,9 +50,9 @@ def main(argv: Sequence[str]) -> None:
     f'Test track {_TRACK.value}: return {driven.scores()[-1]:.1f} after'
     f' {len(driven.action)} steps, {driven.ending()}'
   )
-  print(result, flush=True)  # Before the video, which takes longer.
   panels = filming.show(driver.model, driven)
   files = filming.save(driven, panels, result, output_dir)
+  print(result)
   logging.info('Saved %s', ' and '.join(map(str, files)))
 
 

@@ -18,6 +18,7 @@ from carracing_data import digests
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
+from carracing_data import steps
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
 from carracing_rollouts import game
@@ -54,6 +55,7 @@ _CODE = (
   policies,
   recurrent,
   rollout,
+  steps,
   strided,
   vae,
   world_model,
@@ -142,8 +144,9 @@ def drive(
   for step in played:
     returns[step.ids] += step.reward
     num_steps[step.ids] += 1
-    left_field = step.reward == environment.LEFT_FIELD_REWARD
-    completed[step.ids] = step.terminated & ~left_field
+    completed[step.ids] = environment.lap_completed(
+      step.terminated, step.reward
+    )
   columns = seeds, returns.tolist(), num_steps.tolist(), completed.tolist()
   names = 'seed', 'return', 'steps', 'completed'
   return [Drive.model_validate(dict(zip(names, row))) for row in zip(*columns)]
@@ -185,10 +188,12 @@ class Job:
     except (FileNotFoundError, errors.DocumentError):
       return None
     intact = documents.is_sealed(result.model_dump(by_alias=True), _SEAL)
-    seeds = tuple(drive.seed for drive in result.drives)
+    # A job of an earlier call may have had more tracks.
+    drives = result.drives[: len(self.seeds)]
+    seeds = tuple(drive.seed for drive in drives)
     if not intact or result.depends_on != self._depends_on():
       return None
-    return result.drives if seeds == self.seeds else None
+    return drives if seeds == self.seeds else None
 
   def __call__(self) -> None:
     if self.result() is not None:
@@ -214,12 +219,13 @@ class Job:
       'tracks': self.tracks,
       'first': self.first,
       'max_steps': self.max_steps,
-      'code': _code(),
+      'code': code(),
     }
 
 
 @functools.cache
-def _code() -> str:
+def code() -> str:
+  """Returns the digest of the code that affects an episode."""
   return digests.of_code([*_CODE, sys.modules[__name__]])
 
 

@@ -20,10 +20,11 @@ from carracing_rollouts import tracks
 from etils import epy
 
 with epy.lazy_imports():
+  from carracing_data import processes
   from carracing_data import runners
+  from carracing_rollouts import scores
   from tools import drives
   from tools import evaluation
-  from tools import scores
   from trainers import runtime
 
 _AGENT = flags.DEFINE_string(
@@ -64,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
   if (_AGENT.value is None) == (_POLICY.value is None):
     raise errors.UserError('pass either --agent or --policy')
   if _BEAM.value is None:
-    workers = _NUM_WORKERS.value or runners.num_cores()
+    workers = _NUM_WORKERS.value or processes.num_cores()
     run = functools.partial(runners.run_locally, num_workers=workers)
   else:
     config = runners.beam_config(_BEAM.value)

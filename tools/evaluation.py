@@ -15,10 +15,11 @@ from carracing_data import errors
 from carracing_data import places
 from carracing_data import staging
 from carracing_rollouts import environment
+from carracing_rollouts import scores
 from carracing_rollouts import tracks as tracks_lib
+import numpy as np
 from tools import drives
 from tools import pictures
-from tools import scores
 
 FILE = 'evaluation.json'
 HISTOGRAM = 'histogram.png'
@@ -34,7 +35,8 @@ class Subject(documents.Document):
     driver: agent or policy.
     tracks: name of the set of tracks, a key of `tracks.SETS`.
     max_steps: time limit of an episode.
-    packages: versions of the packages that affect an episode.
+    packages: versions of the packages that affect an episode, and the digest of
+      the `code` of this project that does.
   """
 
   driver: drives.Driver
@@ -95,12 +97,13 @@ def evaluate(
     driver=driver,
     tracks=tracks,
     max_steps=max_steps,
-    packages=driver.packages(),
+    packages={**driver.packages(), 'code': drives.code()},
   )
   folder = places.expand(output_dir).absolute()
   found = _found(folder, subject, episodes)
   # Without a lock: finished evaluations may be read-only.
-  if found is not None and len(found.drives) == episodes:
+  complete = (folder / HISTOGRAM).exists()
+  if found is not None and len(found.drives) == episodes and complete:
     return found
   with places.locked(places.claim_folder(folder)), places.write_errors(folder):
     found = _found(folder, subject, episodes)
@@ -260,7 +263,10 @@ def _finish(
   folder: Path, subject: Subject, of_tracks: Sequence[drives.Drive]
 ) -> Evaluation:
   """Writes both files, the document last, and removes the staging folder."""
-  summary = scores.summarize(of_tracks)
+  summary = scores.summarize(
+    np.array([drive.return_ for drive in of_tracks]),
+    np.array([drive.completed for drive in of_tracks]),
+  )
   pictures.save_returns(
     folder / HISTOGRAM,
     [drive.return_ for drive in of_tracks],

@@ -16,7 +16,7 @@ _COLUMNS = 10
 _CHUNK = 50  # Number of frames that are decoded at once.
 
 
-class Drive(NamedTuple):
+class Recording(NamedTuple):
   """An episode of N steps on one track.
 
   Attributes:
@@ -39,12 +39,12 @@ class Drive(NamedTuple):
     """Returns how the episode ended."""
     if not self.terminated:
       return 'lap not completed in time'
-    if self.reward[-1] == environment.LEFT_FIELD_REWARD:
-      return 'lap not completed: the car left the playing field'
-    return 'lap completed'
+    if environment.lap_completed(self.terminated, self.reward[-1]):
+      return 'lap completed'
+    return 'lap not completed: the car left the playing field'
 
 
-def drive(policy: policies.Policy, track: int, max_steps: int) -> Drive:
+def drive(policy: policies.Policy, track: int, max_steps: int) -> Recording:
   """Drives one track in the exact simulator.
 
   Args:
@@ -56,7 +56,7 @@ def drive(policy: policies.Policy, track: int, max_steps: int) -> Drive:
   # The policy makes no use of its seed.
   seed = np.random.SeedSequence(0)
   played = list(rollout.play(environments, policy, [seed]))
-  return Drive(
+  return Recording(
     np.concatenate([step.frame for step in played] + [played[-1].next_frame]),
     np.concatenate([step.action for step in played]),
     np.concatenate([step.reward for step in played]),
@@ -64,7 +64,9 @@ def drive(policy: policies.Policy, track: int, max_steps: int) -> Drive:
   )
 
 
-def show(model: world_model.WorldModel, driven: Drive) -> dict[str, np.ndarray]:
+def show(
+  model: world_model.WorldModel, driven: Recording
+) -> dict[str, np.ndarray]:
   """Shows a drive as the agent sees it.
 
   Args:
@@ -107,7 +109,7 @@ def _decode(model: world_model.WorldModel, z: jax.Array) -> jax.Array:
   return jax.lax.map(one, z, batch_size=_CHUNK)
 
 
-def captions(driven: Drive) -> list[str]:
+def captions(driven: Recording) -> list[str]:
   """Returns a caption for each of the N + 1 frames."""
   # Digits have the same width, spaces do not: the actions stay in place if what
   # grows comes after them.
@@ -124,7 +126,7 @@ def captions(driven: Drive) -> list[str]:
 
 
 def save(
-  driven: Drive,
+  driven: Recording,
   panels: dict[str, np.ndarray],
   heading: str,
   output_dir: Path,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 import os
 from pathlib import Path
+import signal
 import socket
 import sys
 
@@ -28,7 +29,8 @@ def run(
   train: Callable[..., None],
   default_config: str,
   define_inputs: Callable[[], flags.FlagHolder | Sequence[flags.FlagHolder]],
-  cpu_devices: Callable[[ml_collections.ConfigDict], int] = lambda _: 1,
+  cpu_devices: Callable[[ml_collections.ConfigDict], int] | None = None,
+  distributed: bool = True,
 ) -> None:
   """Runs a trainer with the common flags.
 
@@ -39,7 +41,9 @@ def run(
       `trainers/configs`.
     define_inputs: function that defines the input flags and returns them.
     cpu_devices: function that returns the number of devices into which a CPU
-      is divided; its config has not been checked.
+      is divided, given a config that has not been checked; None: as JAX is
+      configured.
+    distributed: whether it can train on several hosts.
   """
   default_path = os.path.relpath(_CONFIGS / default_config)
   try:
@@ -72,13 +76,18 @@ def run(
     None,
     'Weights & Biases project that receives the TensorBoard logs.',
   )
-  join = _distributed_flags()
+  join = _distributed_flags() if distributed else None
 
   def main(argv: Sequence[str]) -> None:
     del argv
+    # A KeyboardInterrupt would be lost if it were raised in a callback of JAX.
+    # The loop handles the signal by itself.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     runtime.prepare()
-    runtime.divide_cpu(cpu_devices(config.value))
-    join()
+    if cpu_devices is not None:
+      runtime.divide_cpu(cpu_devices(config.value))
+    if join is not None:
+      join()
     train(
       config.value,
       places.expand(workdir.value),

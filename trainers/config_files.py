@@ -24,15 +24,18 @@ def check(argv: Sequence[str], default_file: str) -> None:
   Raises:
     errors.UserError: the file is unusable or lacks one of the keys.
   """
-  file, keys = default_file, []
+  files, keys = [], []
   for index, argument in enumerate(argv):
     flag, equals, value = argument.lstrip('-').partition('=')
     if not argument.startswith('-'):
       continue
     if flag == 'config':
-      file = value if equals else ''.join(argv[index + 1 : index + 2])
+      files.append(value if equals else ''.join(argv[index + 1 : index + 2]))
     elif flag.startswith(('config.', 'noconfig.')):
       keys.append(flag.partition('.')[2])
+  if len(files) > 1:
+    raise errors.UserError(f'--config is given {len(files)} times')
+  [file] = files or [default_file]
   config = _load(file)
   for key in keys:
     if key not in config:

@@ -9,6 +9,7 @@ events.out.tfevents.*  TensorBoard logs
 pictures/              pictures of the best evaluation
 metrics.json           metrics of the exported weights, once the run is finished
 weights/               exported weights
+agent/                 of a controller: the exported weights of V, M and C
 """
 
 from collections.abc import Iterator, Mapping
@@ -117,7 +118,7 @@ def claimed(
       nonlocal run
       places.claim_folder(workdir)
       stack.enter_context(places.locked(workdir))
-      for name in 'checkpoints', 'pictures', 'weights':
+      for name in 'agent', 'checkpoints', 'pictures', 'weights':
         if os.path.lexists(workdir / name):
           places.claim_folder(workdir / name)
       for path in workdir.glob('.*.tmp'):  # Left by a killed process.

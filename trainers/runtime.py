@@ -5,7 +5,7 @@ import math
 import os
 from pathlib import Path
 
-from carracing_data import runners
+from carracing_data import processes
 import jax
 
 # Constants from <malloc.h>.
@@ -30,13 +30,15 @@ def use_cpu() -> None:
 
 
 def divide_cpu(num_devices: int) -> None:
-  """Divides the CPU into devices, unless $XLA_FLAGS does so already.
+  """Divides the CPU into devices, unless the user has done so.
 
   Devices compute at the same time, whereas the programs of one device follow
   each other. They share the threads of all cores.
   """
-  if 'xla_force_host_platform_device_count' not in os.environ.get(
-    'XLA_FLAGS', ''
+  if (
+    'xla_force_host_platform_device_count'
+    not in os.environ.get('XLA_FLAGS', '')
+    and 'JAX_NUM_CPU_DEVICES' not in os.environ
   ):
     jax.config.update('jax_num_cpu_devices', num_devices)
 
@@ -51,7 +53,7 @@ def devices_for_batches(batch_size: int) -> int:
   Args:
     batch_size: number of examples, which the number of devices must divide.
   """
-  return math.gcd(batch_size, runners.num_cores())
+  return math.gcd(batch_size, processes.num_cores())
 
 
 def _keep_compiled_programs() -> None:

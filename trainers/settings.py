@@ -73,9 +73,11 @@ def check(config: ml_collections.ConfigDict, schema: type[Settings]) -> None:
   try:
     schema.model_validate(config.to_dict())
   except pydantic.ValidationError as error:
-    raise run_documents.RunError(
-      f'invalid config: {documents.explain(error)}'
-    ) from None
+    message = f'invalid config: {documents.explain(error)}'
+    kinds = {finding['type'] for finding in error.errors()}
+    if kinds & {'missing', 'extra_forbidden'}:
+      message += '; is --config=FILE a config of this trainer?'
+    raise run_documents.RunError(message) from None
   devices = jax.device_count()
   if issubclass(schema, LoopSettings) and config.batch_size % devices:
     raise run_documents.RunError(

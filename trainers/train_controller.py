@@ -11,7 +11,7 @@ import functools
 from pathlib import Path
 
 from carracing_data import command_line
-import jax
+from carracing_data import places
 import ml_collections
 from models import controller
 from models import weights
@@ -22,7 +22,6 @@ from trainers import run_documents
 from trainers import run_folder
 from trainers import tracking
 from trainers.control import session
-from trainers.control import settings
 
 
 def train(
@@ -46,11 +45,7 @@ def train(
       is invalid, the folder holds a run with a different config or cannot be
       written, or the run cannot continue.
   """
-  settings.check(config)
-  if jax.process_count() > 1:
-    raise run_documents.RunError(
-      'a controller is trained on one host; leave out --distributed'
-    )
+  session.check(config)
   model = world_model.load(vae, mdn_rnn)
   assert model.m is not None
   digests = {'vae': weights.verify(vae), 'mdn_rnn': weights.verify(mdn_rnn)}
@@ -76,9 +71,16 @@ def train(
     options,
   )
   parts = {'vae': vae, 'mdn_rnn': mdn_rnn, 'controller': workdir / 'weights'}
-  weights.gather(workdir / 'agent', parts)
+  with places.locked(workdir):
+    weights.gather(workdir / 'agent', parts)
 
 
 if __name__ == '__main__':
   # The second device learns while the first one drives.
-  commands.run(train, 'controller.py', command_line.weights_flags, lambda _: 2)
+  commands.run(
+    train,
+    'controller.py',
+    command_line.weights_flags,
+    cpu_devices=lambda _: 2,
+    distributed=False,
+  )

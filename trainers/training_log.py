@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import math
 from pathlib import Path
 import time
 from typing import Any, NamedTuple
@@ -73,7 +72,8 @@ class TrainingLog(contextlib.AbstractContextManager):
     self._progress = progress.Progress(num_steps)
     self._batch_size = batch_size
     self._shown_metric = shown_metric
-    self._pending: tuple[int, clu_metrics.Collection, dict] | None = None
+    self._pending: tuple[int, clu_metrics.Collection | None, dict] | None
+    self._pending = None
     self._start_interval()
 
   def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
@@ -115,14 +115,14 @@ class TrainingLog(contextlib.AbstractContextManager):
   def end_interval(
     self,
     step: int,
-    collected: clu_metrics.Collection,
+    collected: clu_metrics.Collection | None,
     others: Mapping[str, float] = {},
   ) -> None:
     """Stores the metrics since the last call, for `flush` to write.
 
     Args:
       step: number of the last step.
-      collected: metrics on the device.
+      collected: metrics on the device, if any.
       others: metrics that are known already.
     """
     elapsed = max(time.perf_counter() - self._started, 1e-9)
@@ -140,9 +140,8 @@ class TrainingLog(contextlib.AbstractContextManager):
     if self._pending is not None:
       step, collected, others = self._pending
       self._pending = None
-      scalars = floats(collected.compute()) | others
-      # The mean of no values is NaN.
-      scalars = {k: x for k, x in scalars.items() if not math.isnan(x)}
+      scalars = {} if collected is None else floats(collected.compute())
+      scalars |= others
       if self._shown_metric in scalars:
         name = self._shown_metric
         self._progress.show_metric(name, scalars[name])

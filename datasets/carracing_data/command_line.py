@@ -83,6 +83,11 @@ def run(
       main(argv)
     except errors.UserError as error:
       sys.exit(f'Error: {" ".join(str(error).splitlines())}')
+    except MemoryError as error:
+      sys.exit(f'Error: there is too little memory: {error}')
+    except BrokenPipeError:  # The reader of the output has gone, e.g. `head`.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      sys.exit(141)
     except KeyboardInterrupt:
       sys.exit(130)
 

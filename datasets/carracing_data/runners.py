@@ -1,6 +1,6 @@
 """Runs independent jobs: on the cores of this machine, or with Apache Beam."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 import concurrent.futures
 import contextlib
 import io
@@ -9,22 +9,14 @@ import multiprocessing.context
 import os
 import re
 import signal
-import sys
 import threading
-import types
 from typing import Any
 
 from carracing_data import errors
+from carracing_data import processes
 import tensorflow_datasets as tfds
 
 Job = Callable[[], None]
-
-
-def num_cores() -> int:
-  """Returns the number of cores that this process may use (see `taskset`)."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
@@ -50,7 +42,7 @@ def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
     initializer=_end_with_parent,
   )
   try:
-    with bare_main():
+    with processes.bare_main():
       futures = [executor.submit(job) for job in jobs]
     for future in concurrent.futures.as_completed(futures):
       future.result()
@@ -141,21 +133,6 @@ class _SpawnContext(multiprocessing.context.SpawnContext):
     process = super().Process(*args, **kwargs)
     self.started.append(process)
     return process
-
-
-@contextlib.contextmanager
-def bare_main() -> Iterator[None]:
-  """Keeps spawned workers from importing `__main__`.
-
-  `__main__` is the `tfds` command, which imports TensorFlow and Beam: 5 s per
-  worker.
-  """
-  main = sys.modules['__main__']
-  sys.modules['__main__'] = types.ModuleType('__main__')
-  try:
-    yield
-  finally:
-    sys.modules['__main__'] = main
 
 
 def _end_with_parent() -> None:

@@ -25,6 +25,7 @@ from carracing_data import documents
 from carracing_data import errors
 from carracing_data import metadata as metadata_lib
 from carracing_data import places
+from carracing_data import processes
 from carracing_data import runners
 from carracing_data import shards
 from carracing_data import staging
@@ -66,7 +67,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     Raises:
       errors.DatasetError: another file format is wanted.
     """
-    self._num_workers = num_workers or runners.num_cores()
+    self._num_workers = num_workers or processes.num_cores()
     if file_format not in (None, tfds.core.FileFormat.ARRAY_RECORD.value):
       raise errors.DatasetError(
         f'{self.name} is written in array_record only, not in {file_format}'

@@ -58,6 +58,18 @@ def resize(frame: np.ndarray) -> np.ndarray:
   )
 
 
+def lap_completed(
+  terminated: np.ndarray | bool, reward: np.ndarray | float
+) -> np.ndarray | bool:
+  """Returns whether a step completed the lap, bool [R].
+
+  Args:
+    terminated: as in `Transition`.
+    reward: as in `Transition`.
+  """
+  return terminated & (reward != LEFT_FIELD_REWARD)
+
+
 class Environments:
   """A batch of B episodes of Gymnasium's `CarRacing-v3`, the reference.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from carracing_data import runners
+from carracing_data import processes
 import jax
 import ml_collections
 from models import controller
@@ -15,7 +15,7 @@ from tools.benchmarks import mdn_rnn
 from trainers import runtime
 from trainers.configs import controller as controller_config
 from trainers.control import actor_critic
-from trainers.control import practising
+from trainers.control import actor_critic_learner
 from trainers.control import privileged
 from trainers.control import replay
 
@@ -54,7 +54,10 @@ def stages(data_dir: Path) -> list[contest.Stage]:
           contest.Contender(
             f'PyTorch, {name}', functools.partial(pytorch_update, config, n)
           )
-          for name, n in (('one thread', 1), ('all cores', runners.num_cores()))
+          for name, n in (
+            ('one thread', 1),
+            ('all cores', processes.num_cores()),
+          )
         ),
       ],
     ),
@@ -74,7 +77,9 @@ def drive(config: ml_collections.ConfigDict) -> contest.Work:
   steps: Any = config.checkpoint_every_steps
   config = config.copy_and_resolve_references()
   config.warmup_steps = sys.maxsize  # Learning never starts.
-  learner = practising.ActorCriticLearner(config, mdn_rnn.untrained_model(), _C)
+  learner = actor_critic_learner.ActorCriticLearner(
+    config, mdn_rnn.untrained_model(), _C
+  )
   step = 0
 
   def work() -> float:

@@ -9,7 +9,7 @@ import itertools
 import math
 import multiprocessing
 
-from carracing_data import runners
+from carracing_data import processes
 from carracing_rollouts import environment
 import cv2
 import gymnasium
@@ -21,11 +21,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 from trainers.control import exploration
-from trainers.control import practice
 from trainers.control import privileged
 
 _NUM_FEATURES = 32 + 256
-_STEPS = practice.MAX_STEPS  # Of a process in a turn; a whole episode.
+_STEPS = environment.MAX_STEPS  # Of a process in a turn; a whole episode.
 
 
 def drive(simulator):
@@ -36,8 +35,8 @@ def drive(simulator):
   """
   context = multiprocessing.get_context('spawn')
   pipes = []
-  with runners.bare_main():
-    for seed in range(runners.num_cores()):
+  with processes.bare_main():
+    for seed in range(processes.num_cores()):
       pipe, theirs = context.Pipe()
       context.Process(
         target=_drive, args=(theirs, simulator, seed), daemon=True
@@ -68,7 +67,7 @@ def _drive(pipe, simulator, seed):
     game = gymnasium.make('CarRacing-v3')
   else:
     game = environment.SIMULATORS[simulator].GAME()
-    game = wrappers.TimeLimit(game, practice.MAX_STEPS)
+    game = wrappers.TimeLimit(game, environment.MAX_STEPS)
   game.reset(seed=seed)
   while True:
     try:
@@ -85,8 +84,11 @@ def _drive(pipe, simulator, seed):
       z, _ = vae.encode(pytorch.to_float(observation, torch.channels_last))
       mean, log_std = actor(torch.cat([z, carry[1][0]], -1))
       # As wild as in the trainer before learning starts.
-      noise = exploration.continue_noise(noise, exploration.WARMUP_MEMORY, rng)
-      scaled = torch.from_numpy(exploration.WARMUP_SCALE * noise).float()
+      noise = exploration.continue_noise(
+        noise, exploration.WARMUP_CORRELATION, rng
+      )
+      scale = exploration.WARMUP_SCALE * math.exp(-exploration.INITIAL_LOG_STD)
+      scaled = torch.from_numpy(scale * noise).float()
       x = torch.tanh(mean + torch.exp(log_std) * scaled)
       action = torch.stack([x[:, 0], (x[:, 1] + 1) / 2, x[:, 2].relu()], -1)
       _, carry = lstm(torch.cat([z, action], -1)[:, None], carry)
@@ -170,7 +172,7 @@ class Learner:
     temperature = self.log_temperature.exp().detach()
     with torch.no_grad():
       action, log_prob = self.actor.sample(
-        self._whitened(batch.next_features), noise[0]
+        self._standardised(batch.next_features), noise[0]
       )
       value = _values(self.targets, batch.next_privileged, action).amin(0)
       value = value - temperature * log_prob
@@ -180,7 +182,7 @@ class Learner:
     _descend(self._of_critics, loss, self.critics.parameters())
 
     action, log_prob = self.actor.sample(
-      self._whitened(batch.features), noise[1]
+      self._standardised(batch.features), noise[1]
     )
     value = _values(self.critics, batch.privileged, action).amin(0)
     loss = (temperature * log_prob - value).mean()
@@ -191,10 +193,10 @@ class Learner:
     _descend(self._of_temperature, loss, [self.log_temperature])
     with torch.no_grad():
       self.log_temperature.clamp_(math.log(1e-4), 0)
-      _follow(self.average, self.actor, self._config.average_speed)
-      _follow(self.targets, self.critics, self._config.target_speed)
+      _follow(self.average, self.actor, 1 - self._config.ema_decay)
+      _follow(self.targets, self.critics, 1 - self._config.target_ema_decay)
 
-  def _whitened(self, features):
+  def _standardised(self, features):
     return (features - self._mean) / self._std
 
 

@@ -16,14 +16,13 @@ def get_config() -> ml_collections.ConfigDict:
   config.num_cars = 16
   config.drive_steps = 32
   config.stuck_steps = 80  # Steps without a new tile that end an episode.
-  config.noise_memory = 0.8  # Correlation of exploration noise over a step.
-  config.warmup_steps = 10  # Without learning; then features are whitened.
+  config.noise_correlation = 0.8  # Of exploration noise, over a step.
+  config.warmup_steps = 10  # Without learning, to standardise the features.
   # Starts of episodes: share at the start of the track; elsewhere the standard
-  # deviations of offset (metres) and angle (radians), and the highest speed.
+  # deviations of offset (metres) and angle (radians).
   config.start_share = 0.3
   config.start_offset = 3.0
   config.start_angle = 0.25
-  config.start_speed = 0.0
 
   # Reward.
   config.grass_penalty = 2.0  # Per step with all four wheels on grass.
@@ -43,8 +42,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.cosine_decay = True  # Decay the learning rate to 0 in the last step.
   config.initial_temperature = 0.1
   config.target_entropy = -3.0
-  config.target_speed = 0.005  # Of the moving averages of the critics.
-  config.average_speed = 0.001  # Of the exported average of the actor.
+  config.target_ema_decay = (
+    0.995  # Of the averages of the critics, the targets.
+  )
+  config.ema_decay = 0.999  # Of the exported average of the actor.
   config.num_steps = 1000  # 512,000 steps of driving, 126,720 updates.
 
   # Cadence, in steps of the run.

@@ -1,4 +1,4 @@
-"""Config of C by evolution, as in Ha & Schmidhuber, "World Models" (2018).
+"""Config of C by evolution, after Ha & Schmidhuber, "World Models" (2018).
 
 The paper evolves 64 candidates with CMA-ES, each on 16 tracks in a generation,
 for 1,800 generations. One track, the same for all candidates, learns faster per
@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.stuck_steps = 60  # Steps without a new tile that end an episode.
 
   # Evolution.
-  config.initial_deviation = 0.1  # Of the weights for whitened features.
+  config.initial_deviation = 0.1  # Of the weights for standardised features.
   config.num_steps = 200
 
   # Cadence, in steps of the run.

@@ -6,7 +6,7 @@ target entropy. The actor is the controller with a standard deviation that is
 linear in the same features. Critics are needed in training alone, so they may
 see the simulator's state (asymmetric actor-critic, Pinto et al. 2017).
 
-Features are whitened for learning; `driving.folded` folds that into the
+Features are standardised for learning; `driving.folded` folds that into the
 weights of the exported controller.
 """
 
@@ -27,7 +27,7 @@ from trainers.control import networks
 from trainers.control import replay
 
 _MIN_TEMPERATURE, _MAX_TEMPERATURE = 1e-4, 1.0
-_TEMPERATURE_SPEED = 3.0  # Its learning rate, in that of the networks.
+_TEMPERATURE_LEARNING_RATE_FACTOR = 3.0
 
 
 @flax.struct.dataclass
@@ -36,6 +36,7 @@ class State:
 
   Attributes:
     updates: number of updates, int32 [].
+    key: random key of all updates, as uint32 [2].
     actor: parameters of the actor.
     average: moving average of `actor`, which is deployed.
     critics: parameters of the two critics.
@@ -47,6 +48,7 @@ class State:
   """
 
   updates: jax.Array
+  key: jax.Array
   actor: Any
   average: Any
   critics: Any
@@ -64,7 +66,7 @@ class Metrics(metrics.Collection):
   Attributes:
     loss: squared error of both critics.
     value: value of the actions that were taken, in scaled rewards.
-    entropy: of the actor before `tanh` is undone, nats.
+    entropy: of the squashed actions, nats.
     temperature: weight of the entropy.
     learning_rate: of the networks.
   """
@@ -87,17 +89,20 @@ def create(
     num_privileged: numbers that describe the simulator's state.
   """
   num_inputs = num_privileged if config.privileged_critics else num_features
-  keys = jax.random.split(jax.random.key(config.seed), 3)
+  keys = jax.random.split(jax.random.key(config.seed), 4)
   actor = networks.Actor().init(keys[0], jnp.zeros((1, num_features)))['params']
   critics = tuple(
     networks.Critic(config.critic_size).init(
       key, jnp.zeros((1, num_inputs)), jnp.zeros((1, controller.ACTION_SIZE))
     )['params']
-    for key in keys[1:]
+    for key in keys[1:3]
   )
-  log_temperature = jnp.log(config.initial_temperature)
+  log_temperature = jnp.asarray(
+    math.log(config.initial_temperature), jnp.float32
+  )
   state = State(
     updates=jnp.zeros((), jnp.int32),
+    key=jax.random.key_data(keys[3]),
     actor=actor,
     average=actor,
     critics=critics,
@@ -109,12 +114,15 @@ def create(
     feature_mean=jnp.zeros(num_features),
     feature_std=jnp.ones(num_features),
   )
-  return jax.tree.map(jnp.copy, state)  # Updates reuse memory, so none twice.
+  # `update` donates the state, and a buffer cannot be donated twice.
+  return jax.tree.map(jnp.copy, state)
 
 
-def whiten(state: State, features: np.ndarray) -> State:
+def standardise(state: State, features: np.ndarray) -> State:
   """Takes mean and deviation of the features from examples, [..., F]."""
-  mean, std = map(jnp.asarray, exploration.moments(features))
+  mean, std = jax.device_put(
+    exploration.moments(features), state.feature_mean.sharding
+  )
   return state.replace(feature_mean=mean, feature_std=std)
 
 
@@ -143,10 +151,12 @@ def act(policy: Policy, features: jax.Array, noise: jax.Array) -> jax.Array:
 
   Args:
     policy: the actor.
-    features: not whitened, float32 [B, F].
+    features: not standardised, float32 [B, F].
     noise: standard normal, float32 [B, 3].
   """
-  return _gaussian(policy.actor, _whitened(policy, features)).sample(noise)[0]
+  return _gaussian(policy.actor, _standardised(policy, features)).sample(noise)[
+    0
+  ]
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -157,7 +167,7 @@ def update(
 
   Args:
     config: see `trainers/configs/controller.py`.
-    state: state before the updates; its memory is reused.
+    state: state before the updates; donated.
     batches: [U, B, ...].
   """
 
@@ -174,10 +184,10 @@ def update_once(
   config: ml_collections.FrozenConfigDict, state: State, batch: replay.Batch
 ) -> tuple[State, Metrics]:
   """Takes one update of all parameters."""
-  key = jax.random.fold_in(jax.random.key(config.seed), state.updates)
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.updates)
   noise = jax.random.normal(key, (2, *batch.action.shape))
   batch = jax.tree.map(lambda x: x.astype(jnp.float32), batch)
-  features = _whitened(state, batch.features)
+  features = _standardised(state, batch.features)
   inputs = features
   if config.privileged_critics:
     inputs = batch.privileged
@@ -210,7 +220,7 @@ def update_once(
   gradient = jax.grad(temperature_loss)(state.log_temperature, log_prob)
   update, of_temperature = optimizer.update(gradient, of_temperature)
   log_temperature = jnp.clip(
-    state.log_temperature + _TEMPERATURE_SPEED * update,
+    state.log_temperature + _TEMPERATURE_LEARNING_RATE_FACTOR * update,
     math.log(_MIN_TEMPERATURE),
     math.log(_MAX_TEMPERATURE),
   )
@@ -225,11 +235,11 @@ def update_once(
     updates=state.updates + 1,
     actor=actor,
     average=optax.incremental_update(
-      actor, state.average, config.average_speed
+      actor, state.average, 1 - config.ema_decay
     ),
     critics=critics,
     targets=optax.incremental_update(
-      critics, state.targets, config.target_speed
+      critics, state.targets, 1 - config.target_ema_decay
     ),
     log_temperature=log_temperature,
     optimizers=(of_actor, of_critics, of_temperature),
@@ -243,7 +253,7 @@ def critic_target(
   batch: replay.Batch,
   noise: jax.Array,
 ) -> jax.Array:
-  """Returns what the critics should say: rewards plus the value after them.
+  """Returns the regression targets of the critics: rewards plus later values.
 
   Args:
     config: see `trainers/configs/controller.py`.
@@ -254,7 +264,7 @@ def critic_target(
   Returns:
     float32 [B], in scaled rewards.
   """
-  features = _whitened(state, batch.next_features)
+  features = _standardised(state, batch.next_features)
   inputs = batch.next_privileged if config.privileged_critics else features
   action, log_prob = _gaussian(state.actor, features).sample(noise)
   value = _values(config, state.targets, inputs, action).min(0)
@@ -267,7 +277,8 @@ def learning_rate(config: ml_collections.FrozenConfigDict) -> optax.Schedule:
   """Returns the learning rate by number of updates."""
   if not config.cosine_decay:
     return optax.constant_schedule(config.learning_rate)
-  updates = config.num_steps * config.updates_per_step
+  steps = max(config.num_steps - config.warmup_steps, 1)
+  updates = steps * config.updates_per_step
   return optax.cosine_decay_schedule(config.learning_rate, updates)
 
 
@@ -279,7 +290,7 @@ def _gaussian(actor: Any, features: jax.Array) -> networks.Gaussian:
   return networks.Actor().apply({'params': actor}, features)  # pyright: ignore
 
 
-def _whitened(state: State | Policy, features: jax.Array) -> jax.Array:
+def _standardised(state: State | Policy, features: jax.Array) -> jax.Array:
   centered = features - state.feature_mean[None]
   return centered / state.feature_std[None]
 

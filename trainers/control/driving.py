@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from models import controller
 from models import world_model
 import numpy as np
+from trainers.control import exploration
 from trainers.control import fleet as fleet_lib
 from trainers.control import practice
 
@@ -43,7 +44,7 @@ def decide(
   is_first: jax.Array,
   noise: jax.Array,
 ) -> Decision:
-  """Chooses actions as an agent does, in training.
+  """Encodes frames, chooses actions and advances M, for training.
 
   Args:
     choose: function that chooses actions.
@@ -62,6 +63,80 @@ def decide(
   action = controller.to_action(squashed)
   _, carry = world_model.predict(model, world_model.State(z, carry), action)
   return Decision(features, squashed, action, carry)
+
+
+class Drivers:
+  """The drivers of a fleet: M's carry and the noise of every car.
+
+  Between `decide` and `step` the views of the fleet show the state before the
+  action.
+  """
+
+  def __init__(
+    self,
+    fleet: fleet_lib.Fleet,
+    c: controller.Controller,
+    model: world_model.WorldModel,
+  ):
+    """Takes the wheel at the start of an episode.
+
+    Args:
+      fleet: B cars.
+      c: controller whose features are used.
+      model: V and M.
+    """
+    assert model.m is not None
+    self._fleet, self._c, self._model = fleet, c, model
+    num_cars = len(fleet.views.outcome)
+    self._carry = model.m.initial_carry(num_cars)
+    self._is_first = np.ones(num_cars, bool)
+    self._noise = np.zeros((num_cars, controller.ACTION_SIZE))
+
+  def explore(
+    self,
+    choose: Choose,
+    params: Any,
+    correlation: float,
+    scale: float,
+    rng: np.random.Generator,
+  ) -> Decision:
+    """Chooses actions with noise, see `exploration.continue_noise`.
+
+    Args:
+      choose: function that chooses actions.
+      params: first argument of `choose`.
+      correlation: of the noise with that of the step before.
+      scale: standard deviation of the noise.
+      rng: source of the random draws.
+    """
+    self._noise = exploration.continue_noise(self._noise, correlation, rng)
+    return self.decide(choose, params, scale * self._noise)
+
+  def decide(
+    self, choose: Choose, params: Any, noise: np.ndarray | float = 0.0
+  ) -> Decision:
+    """Chooses actions; see the function `decide`."""
+    views = self._fleet.views
+    noise = np.broadcast_to(np.float32(noise), views.action.shape)
+    decision = decide(
+      choose,
+      self._c,
+      self._model,
+      params,
+      views.observation,
+      self._carry,
+      self._is_first,
+      noise,
+    )
+    self._carry = decision.carry
+    views.action[:] = decision.action  # Waits until all has been computed.
+    return decision
+
+  def step(self) -> np.ndarray:
+    """Drives one step; returns whose episode ended with it, bool [B]."""
+    self._fleet.step()
+    self._is_first = self._fleet.views.outcome != practice.Outcome.RUNNING
+    return self._is_first
 
 
 class Scores(NamedTuple):
@@ -101,18 +176,14 @@ def score(
   """
   views = fleet.views
   num_cars = len(views.outcome)
-  no_noise = np.zeros((num_cars, controller.ACTION_SIZE), np.float32)
   parts = []
   for start in range(0, len(tracks), num_cars):
     fleet.drive(tracks[start : start + num_cars], stuck_steps)
-    carry, is_first = initial_carry(model, num_cars), np.ones(num_cars, bool)
-    while (views.outcome == practice.Outcome.RUNNING).any():
-      decision = decide(
-        choose, c, model, params, views.observation, carry, is_first, no_noise
-      )
-      carry, is_first = decision.carry, np.zeros(num_cars, bool)
-      views.action[:] = decision.action
-      fleet.step()
+    drivers = Drivers(fleet, c, model)
+    ended = np.zeros(num_cars, bool)
+    while not ended.all():
+      drivers.decide(choose, params)
+      ended = drivers.step()
     of_episodes = views.episode_return, views.episode_steps, views.outcome
     parts.append([x.copy() for x in of_episodes])
   return Scores(*map(np.concatenate, zip(*parts)))
@@ -125,19 +196,13 @@ def linear(params: Any, features: jax.Array, noise: jax.Array) -> jax.Array:
   return jnp.tanh(features @ of_layer['kernel'] + of_layer['bias'][None])
 
 
-def initial_carry(model: world_model.WorldModel, num_cars: int) -> Any:
-  """Returns M's carry at the start of episodes."""
-  assert model.m is not None
-  return model.m.initial_carry(num_cars)
-
-
 def folded(
   kernel: np.ndarray, bias: np.ndarray, mean: np.ndarray, std: np.ndarray
 ) -> dict[str, Any]:
-  """Folds the whitening of features into a linear layer.
+  """Folds the standardisation of features into a linear layer.
 
   Args:
-    kernel: for whitened features, [F, 3].
+    kernel: for standardised features, [F, 3].
     bias: likewise, [3].
     mean: mean of the features, [F].
     std: their standard deviation, [F].

@@ -1,29 +1,30 @@
-"""How cars explore: from which controller, with which noise."""
+"""Exploration: the initial controller and the noise."""
 
 import numpy as np
 
 # Steering, gas and brake before `tanh`: straight on, 60 % gas, no brake.
 INITIAL_BIAS = (0.0, 0.2, -0.5)
-# While features are measured for the whitening, noise is slow and wide.
-WARMUP_MEMORY, WARMUP_SCALE = 0.95, 1.7
+INITIAL_LOG_STD = -0.5  # Logarithm of its standard deviation before `tanh`.
+# While features are measured, noise changes slowly, and is wide before `tanh`.
+WARMUP_CORRELATION, WARMUP_SCALE = 0.95, 1.0
 _MIN_STD = 1e-3  # Of a feature that hardly varies.
 
 
 def continue_noise(
-  noise: np.ndarray, memory: float, rng: np.random.Generator
+  noise: np.ndarray, correlation: float, rng: np.random.Generator
 ) -> np.ndarray:
   """Draws the next noise of an autoregressive process, float64.
 
   Args:
     noise: the last noise.
-    memory: its correlation with the next one, 0..1.
+    correlation: of the last noise with the next one, 0..1.
     rng: source of the random draws.
 
   Returns:
     Standard normal in the long run, of the same shape.
   """
   fresh = rng.standard_normal(noise.shape)
-  return memory * noise + np.sqrt(1 - memory**2) * fresh
+  return correlation * noise + np.sqrt(1 - correlation**2) * fresh
 
 
 def moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

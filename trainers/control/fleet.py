@@ -1,14 +1,15 @@
 """Cars in worker processes, stepped together through shared memory."""
 
-import atexit
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import ctypes
 import multiprocessing
 from multiprocessing import connection
+import multiprocessing.util
 import signal
 from typing import Any, NamedTuple
 
-from carracing_data import runners
+from carracing_data import processes
 from carracing_data import steps
 from carracing_rollouts import environment
 import cv2
@@ -75,11 +76,13 @@ class Fleet:
     self._workers: list[Any] = []
     self._pipes: list[connection.Connection] = []
     parts = np.array_split(
-      np.arange(num_cars), min(num_workers or runners.num_cores(), num_cars)
+      np.arange(num_cars), min(num_workers or processes.num_cores(), num_cars)
     )
-    # Workers ignore signals, so nothing else would stop them at exit.
-    atexit.register(self.close)
-    with runners.bare_main():
+    # At exit, multiprocessing would wait for workers that ignore its signal.
+    self._stop = multiprocessing.util.Finalize(
+      self, _stop, (self._workers, self._pipes), exitpriority=100
+    )
+    with processes.bare_main(), _blocked_signals():
       for cars in parts:
         ours, theirs = context.Pipe()
         worker = context.Process(
@@ -94,12 +97,7 @@ class Fleet:
 
   def close(self) -> None:
     """Stops the workers."""
-    atexit.unregister(self.close)
-    for pipe in self._pipes:
-      pipe.close()
-    for worker in self._workers:
-      worker.kill()
-      worker.join()
+    self._stop()
 
   def practise(self, seed: Sequence[int]) -> None:
     """Starts to practise on random tracks; see `practice.Car.practise`.
@@ -145,9 +143,6 @@ def _work(
   settings: practice.Settings,
 ) -> None:
   """Runs the cars of one worker until the pipe is closed."""
-  # A signal may be sent to all processes; the parent decides what to do.
-  for number in signal.SIGINT, signal.SIGTERM:
-    signal.signal(number, signal.SIG_IGN)
   cv2.setNumThreads(1)
   views = _view(memory, num_cars)
   cars = {i: practice.Car(settings) for i in ids}
@@ -161,7 +156,7 @@ def _work(
   while True:
     try:
       command, argument = pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):  # The parent has ended.
       return
     if command == 'step':
       for i in ids:
@@ -184,7 +179,35 @@ def _work(
         else:
           rng = np.random.default_rng([*argument, i])
           show(i, cars[i].practise(rng))
-    pipe.send(None)
+    try:
+      pipe.send(None)
+    except OSError:
+      return
+
+
+@contextlib.contextmanager
+def _blocked_signals() -> Iterator[None]:
+  """Blocks signals in processes that are started inside this context.
+
+  A signal may be sent to all processes at once; only the parent decides what to
+  do.
+  """
+  signals = signal.SIGINT, signal.SIGTERM
+  previous = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+  try:
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _stop(
+  workers: Sequence[Any], pipes: Sequence[connection.Connection]
+) -> None:
+  for pipe in pipes:
+    pipe.close()
+  for worker in workers:
+    worker.kill()
+    worker.join()
 
 
 def _num_bytes(num_cars: int) -> int:

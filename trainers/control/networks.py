@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from models import controller
 from trainers.control import exploration
 
-_INITIAL_LOG_STD = -0.5
 _MIN_LOG_STD, _MAX_LOG_STD = -4.0, 0.5
 
 
@@ -18,7 +17,7 @@ class Actor(nn.Module):
 
   @nn.compact
   def __call__(self, features: jax.Array) -> 'Gaussian':
-    """Takes whitened features, float32 [..., F]."""
+    """Takes standardised features, float32 [..., F]."""
     zeros = nn.initializers.zeros
     mean = nn.Dense(
       controller.ACTION_SIZE,
@@ -29,7 +28,7 @@ class Actor(nn.Module):
     log_std = nn.Dense(
       controller.ACTION_SIZE,
       kernel_init=zeros,
-      bias_init=nn.initializers.constant(_INITIAL_LOG_STD),
+      bias_init=nn.initializers.constant(exploration.INITIAL_LOG_STD),
       name='log_std',
     )(features)
     return Gaussian(mean, jnp.clip(log_std, _MIN_LOG_STD, _MAX_LOG_STD))

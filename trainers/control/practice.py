@@ -24,8 +24,9 @@ class Outcome(enum.IntEnum):
   """What a step did to its episode."""
 
   RUNNING = 0
-  FAILED = 1  # Stuck, or left the field: nothing but the costs of time follows.
-  TRUNCATED = 2  # A lap or the step limit: driving on would go on as before.
+  FAILED = 1  # Stuck, or left the field: only −0.1 per step would follow.
+  TRUNCATED = 2  # The step limit: driving on would go on as before.
+  COMPLETED = 3  # A lap; in training as if driving went on.
 
 
 class Settings(NamedTuple):
@@ -43,7 +44,6 @@ class Settings(NamedTuple):
     start_offset: standard deviation of the distance from the centre line at
       other starts, in metres.
     start_angle: standard deviation of the angle to it, in radians.
-    start_speed: upper bound of the speed at other starts.
   """
 
   simulator: str
@@ -54,7 +54,6 @@ class Settings(NamedTuple):
   start_share: float = 1.0
   start_offset: float = 0.0
   start_angle: float = 0.0
-  start_speed: float = 0.0
 
 
 class Result(NamedTuple):
@@ -65,7 +64,7 @@ class Result(NamedTuple):
       ended and another one began.
     reward: the game's reward.
     shaped_reward: reward with penalties; the game's −100 for leaving the field
-      is left out, because `outcome` tells of it.
+      is left out, because `outcome` already records it.
     outcome: what the step did to the episode.
     episode_return: sum of the game's rewards in the episode so far.
     episode_steps: steps of the episode so far.
@@ -150,7 +149,6 @@ class Car:
     tile: int,
     offset: float = 0.0,
     angle: float = 0.0,
-    speed: float = 0.0,
   ) -> np.ndarray:
     """Starts another episode on the same track; returns its first frame.
 
@@ -159,7 +157,6 @@ class Car:
         a new game, with the camera far away.
       offset: distance to the right of the centre line, in metres.
       angle: angle to the left of the centre line, in radians.
-      speed: forward speed.
     """
     game = self._game
     game.car.destroy()  # Calls the game's listener, so tiles are reset after.
@@ -177,8 +174,6 @@ class Car:
       x + offset * math.cos(direction),
       y + offset * math.sin(direction),
     )
-    if speed:
-      _set_speed(game.car, speed)
     frame = game.step(None)[0]
     self._track_steps += self._steps
     self._begin_episode()
@@ -201,7 +196,7 @@ class Car:
 
   def _outcome(self, terminated: bool, info: dict[str, Any]) -> Outcome:
     if terminated:
-      return Outcome.TRUNCATED if info['lap_finished'] else Outcome.FAILED
+      return Outcome.COMPLETED if info['lap_finished'] else Outcome.FAILED
     if self._steps >= environment.MAX_STEPS:
       return Outcome.TRUNCATED
     if 0 < self._stuck_steps <= self._without_tile:
@@ -221,8 +216,10 @@ class Car:
   def _begin_again(self, outcome: Outcome) -> np.ndarray:
     """Begins the episode after one that ended; returns its first frame."""
     assert self._rng is not None
-    lap = outcome == Outcome.TRUNCATED
-    if lap or self._track_steps + self._steps > _MAX_TRACK_STEPS:
+    if (
+      outcome == Outcome.COMPLETED
+      or self._track_steps + self._steps > _MAX_TRACK_STEPS
+    ):
       return self._enter(tracks.training(self._rng))
     rng, settings = self._rng, self._settings
     if rng.random() < settings.start_share:
@@ -231,14 +228,4 @@ class Car:
       int(rng.integers(1, len(self._game.track))),
       rng.normal() * settings.start_offset,
       rng.normal() * settings.start_angle,
-      rng.random() * settings.start_speed,
     )
-
-
-def _set_speed(car: car_dynamics.Car, speed: float) -> None:
-  """Makes a car roll forward."""
-  forward = car.hull.GetWorldVector((0, 1))
-  for body in car.hull, *car.wheels:
-    body.linearVelocity = speed * forward
-  for wheel in car.wheels:
-    wheel.omega = speed / wheel.wheel_rad

@@ -9,6 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from trainers.control import practice
 
+# Outcomes after which the next state, or the value of a failure, is known.
+_KNOWN_NEXT = practice.Outcome.RUNNING, practice.Outcome.FAILED
+
 
 class Buffer(NamedTuple):
   """The last L steps of B cars.
@@ -40,8 +43,7 @@ class Batch(NamedTuple):
       episode failed.
     next_features: after the last step, float16 [..., F].
     next_privileged: likewise, float16 [..., 51].
-    weight: 0 for transitions whose next state is unknown, else 1, float32
-      [...].
+    weight: float32 [...]; 0 if the next state is unknown, else 1.
   """
 
   features: np.ndarray
@@ -109,7 +111,8 @@ def transitions(
   """Returns the transitions from given steps of given cars; see `sample`.
 
   After a failure nothing follows but `failure_value`. The observation after a
-  truncation is not in the buffer, so a transition ends before such a step.
+  truncation or a lap is not in the buffer, so a transition ends before such a
+  step.
 
   Args:
     buffer: the buffer.
@@ -127,7 +130,7 @@ def transitions(
   for step in range(num_steps):
     row = (first + step) % num_rows
     outcome = buffer.outcome[row, car]
-    running &= outcome != practice.Outcome.TRUNCATED
+    running &= np.isin(outcome, _KNOWN_NEXT)
     reward += np.where(running, discount**step * buffer.reward[row, car], 0)
     failed = running & (outcome == practice.Outcome.FAILED)
     reward[failed] += discount ** (step + 1) * failure_value

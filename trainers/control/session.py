@@ -1,15 +1,15 @@
 """One start of a controller's run, for the training loop."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import functools
 from pathlib import Path
 import signal
 import sys
-from typing import Any, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 
 from absl import logging
-from carracing_rollouts import environment
+from carracing_rollouts import scores
 from carracing_rollouts import tracks
 from clu import metrics
 import jax
@@ -21,15 +21,14 @@ from trainers import checkpoints
 from trainers import run_documents
 from trainers import run_folder
 from trainers import session as session_lib
+from trainers import settings as common_settings
 from trainers import training_log
+from trainers.control import actor_critic_learner
 from trainers.control import driving
-from trainers.control import evolution
+from trainers.control import evolution_learner
 from trainers.control import fleet as fleet_lib
 from trainers.control import practice
-from trainers.control import practising
-
-_NO_SCORES = driving.Scores(*np.zeros((3, 1)))
-_LOST = 700  # Below this score the car got lost on the track.
+from trainers.control import settings
 
 
 @contextlib.contextmanager
@@ -65,16 +64,28 @@ class Learner(Protocol):
   """A method that finds a controller.
 
   Attributes:
+    SETTINGS: schema of its config.
+    SHOWN_METRIC: metric to show with the progress.
     fleet: the cars, which others may drive before `begin` is called.
     examples_per_step: number of examples in a step, to measure the speed.
-    environment_steps: steps of the simulator so far.
+    environment_steps: steps of the simulator so far, without evaluations.
     saved: tree of arrays from which `restore` continues.
     params: the controller as it would be deployed, parameters of
       `controller.Controller`.
   """
 
+  SETTINGS: ClassVar[type[settings.ControllerSettings]]
+  SHOWN_METRIC: ClassVar[str]
+
   fleet: fleet_lib.Fleet
   examples_per_step: int
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    model: world_model.WorldModel,
+    c: controller.Controller,
+  ): ...
 
   @property
   def environment_steps(self) -> int: ...
@@ -97,8 +108,11 @@ class Learner(Protocol):
     """Runs a step; returns whether its loss is finite."""
     ...
 
-  def collect(self) -> tuple[metrics.Collection, Mapping[str, float]]:
-    """Returns the metrics since the last call: on the device, and others."""
+  def collect(self) -> tuple[metrics.Collection | None, Mapping[str, float]]:
+    """Returns the metrics since the last call: on the device, and others.
+
+    The former are None if there was nothing to measure.
+    """
     ...
 
   def close(self) -> None:
@@ -106,10 +120,22 @@ class Learner(Protocol):
     ...
 
 
-METHODS: dict[str, Callable[..., Learner]] = {
-  'actor_critic': practising.ActorCriticLearner,
-  'evolution': evolution.EvolutionLearner,
+METHODS: dict[str, type[Learner]] = {
+  'actor_critic': actor_critic_learner.ActorCriticLearner,
+  'evolution': evolution_learner.EvolutionLearner,
 }
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Validates the config of a controller.
+
+  Raises:
+    run_documents.RunError: a value is invalid; the message names it.
+  """
+  name = config.get('method')
+  method = METHODS.get(name) if isinstance(name, str) else None
+  schema = settings.UnknownMethodSettings if method is None else method.SETTINGS
+  common_settings.check(config, schema)
 
 
 class Session:
@@ -132,10 +158,11 @@ class Session:
     self.workdir, self.export = workdir, export
     self._config, self._learner, self._checkpoints = config, learner, saved
     self._model, self._c = model, c
+    nothing = np.zeros((3, config.selection_tracks))
     self._best = {
       'params': learner.params,
       'step': np.array(0),
-      'scalars': {name: np.array(-np.inf) for name in _scalars(_NO_SCORES, 0)},
+      'scalars': {name: np.array(-np.inf) for name in _scalars(*nothing, 0)},
     }
     items, self.step = saved.restore({'run': self.saved})
     self._saved_step = self.step
@@ -143,7 +170,6 @@ class Session:
       self._best = jax.tree.map(np.array, items['run']['best'])
       learner.restore(items['run']['learner'], self.step)
     self._must_begin = True
-    self._finite = np.array(True)
 
   @functools.cached_property  # Opens files, so not before it is needed.
   def log(self) -> training_log.TrainingLog:
@@ -151,7 +177,7 @@ class Session:
       self.workdir,
       self._learner.examples_per_step,
       self._config.num_steps,
-      shown_metric='return',
+      self._learner.SHOWN_METRIC,
     )
 
   @property
@@ -180,7 +206,7 @@ class Session:
     if not finite:
       raise run_documents.RunError(
         f'the loss is NaN or infinite in step {self.step}. Earlier checkpoints'
-        ' are kept; try a new --workdir with a lower learning_rate'
+        ' are kept; try a new --workdir with other settings'
       )
     return finite
 
@@ -190,7 +216,7 @@ class Session:
   def evaluate(self) -> training_log.Evaluation:
     with self.log.paused():
       params = self._learner.params
-      scores = driving.score(
+      driven = driving.score(
         self._learner.fleet,
         self._c,
         self._model,
@@ -198,7 +224,7 @@ class Session:
         params,
         tracks.SELECTION[: self._config.selection_tracks],
       )
-      scalars = _scalars(scores, self._learner.environment_steps)
+      scalars = _scalars(*driven, self._learner.environment_steps)
       evaluation = _evaluation(scalars)
       session_lib.check_evaluation(evaluation, self.step)
       self.log.write(self.step, evaluation)
@@ -237,20 +263,17 @@ class Session:
 
 
 def _scalars(
-  scores: driving.Scores, environment_steps: int
+  returns: np.ndarray,
+  steps: np.ndarray,
+  outcome: np.ndarray,
+  environment_steps: int,
 ) -> dict[str, float]:
-  returns = scores.returns.astype(np.float64)
-  completed = (scores.outcome == practice.Outcome.TRUNCATED) & (
-    scores.steps < environment.MAX_STEPS
-  )
+  completed = outcome == practice.Outcome.COMPLETED
+  summary = scores.summarize(returns, completed).model_dump(exclude_none=True)
   return {
-    'score': float(returns.mean()),
-    'score_std': float(returns.std()),
-    'score_median': float(np.median(returns)),
-    'score_least': float(returns.min()),
-    'completed': float(completed.mean()),
-    'lost': float((returns < _LOST).mean()),
-    'episode_steps': float(scores.steps.mean()),
+    'score': summary.pop('mean'),
+    **{name: float(value) for name, value in summary.items()},
+    'episode_steps': float(steps.mean()),
     'environment_steps': float(environment_steps),
   }
 
@@ -264,10 +287,10 @@ def _evaluation(scalars: Mapping[str, float]) -> training_log.Evaluation:
         'score over the selection tracks',
         scalars['score'],
         {
-          'median': scalars['score_median'],
-          'least': scalars['score_least'],
+          'median': scalars['median'],
+          'least': scalars['least'],
         },
       ),
-      training_log.Result('share of laps completed', scalars['completed']),
+      training_log.Result('share of laps completed', scalars['laps_completed']),
     ],
   )

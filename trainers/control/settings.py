@@ -3,10 +3,14 @@
 from typing import Annotated, Literal
 
 from carracing_rollouts import environment
-import ml_collections
 import pydantic
 import pydantic_core
 from trainers import settings
+
+MAX_GENERATIONS = 10_000
+_MAX_SAMPLES = 1_000_000  # In a step: about 1 GB.
+# Larger numbers are typos, and would be infinite in float32 or in the game.
+_Bounded = Annotated[float, pydantic.Field(ge=0, le=1000)]
 
 
 def _check_simulator(name: str) -> str:
@@ -40,10 +44,11 @@ class EvolutionSettings(ControllerSettings):
   """Settings of C, found by evolution."""
 
   method: Literal['evolution']
+  num_steps: Annotated[int, pydantic.Field(ge=1, le=MAX_GENERATIONS)]
   # Sep-CMA-ES selects the better half of the candidates.
   num_cars: Annotated[int, pydantic.Field(ge=4, le=1000)]
   tracks_per_step: settings.Count
-  initial_deviation: Annotated[float, pydantic.Field(gt=0)]
+  initial_deviation: Annotated[float, pydantic.Field(gt=0, le=100)]
 
 
 class ActorCriticSettings(ControllerSettings):
@@ -51,34 +56,38 @@ class ActorCriticSettings(ControllerSettings):
 
   method: Literal['actor_critic']
   drive_steps: settings.Count
-  noise_memory: Annotated[float, pydantic.Field(ge=0, lt=1)]
+  noise_correlation: Annotated[float, pydantic.Field(ge=0, lt=1)]
   warmup_steps: settings.Steps
   start_share: settings.Share
-  start_offset: settings.NotNegative
-  start_angle: settings.NotNegative
-  start_speed: settings.NotNegative
-  grass_penalty: settings.NotNegative
-  speed_penalty: settings.NotNegative
-  missed_penalty: settings.NotNegative
-  reward_scale: settings.NotNegative
+  start_offset: _Bounded
+  start_angle: _Bounded
+  grass_penalty: _Bounded
+  speed_penalty: _Bounded
+  missed_penalty: _Bounded
+  reward_scale: _Bounded
   privileged_critics: bool
-  critic_size: settings.Size
-  replay_steps: Annotated[int, pydantic.Field(ge=1, le=100_000_000)]
+  critic_size: Annotated[int, pydantic.Field(ge=1, le=4096)]
+  replay_steps: Annotated[int, pydantic.Field(ge=1, le=10_000_000)]
   batch_size: settings.Count
   updates_per_step: settings.Count
   discount: Annotated[float, pydantic.Field(ge=0, lt=1)]
   return_steps: Annotated[int, pydantic.Field(ge=1, le=100)]
   learning_rate: settings.NotNegative
   cosine_decay: bool
-  initial_temperature: Annotated[float, pydantic.Field(gt=0)]
-  target_entropy: float
-  target_speed: settings.Share
-  average_speed: settings.Share
+  initial_temperature: Annotated[float, pydantic.Field(gt=0, le=1)]
+  target_entropy: Annotated[float, pydantic.Field(ge=-100, le=100)]
+  target_ema_decay: settings.Share
+  ema_decay: settings.Share
 
   @pydantic.model_validator(mode='after')
   def _check_replay(self) -> 'ActorCriticSettings':
     # The first transitions are sampled after the warm-up; the newest
     # `return_steps` rows have no next state yet.
+    if self.updates_per_step * self.batch_size > _MAX_SAMPLES:
+      raise ValueError(
+        f'updates_per_step: {self.updates_per_step} batches of'
+        f' {self.batch_size} are more than {_MAX_SAMPLES:,} samples'
+      )
     rows = self.replay_steps // self.num_cars
     for name, available in (
       ('replay_steps', rows),
@@ -97,21 +106,7 @@ class ActorCriticSettings(ControllerSettings):
     return self
 
 
-class _UnknownMethodSettings(ControllerSettings):
-  """Settings whose method is not one of the others."""
+class UnknownMethodSettings(ControllerSettings):
+  """Settings of a method that does not exist."""
 
   method: Literal['actor_critic', 'evolution']
-
-
-_METHODS = {'actor_critic': ActorCriticSettings, 'evolution': EvolutionSettings}
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Validates the config of a controller.
-
-  Raises:
-    run_documents.RunError: a value is invalid; the message names it.
-  """
-  settings.check(
-    config, _METHODS.get(config.get('method'), _UnknownMethodSettings)
-  )

@@ -1,11 +1,11 @@
-"""Evolution at work: candidates drive the same tracks, the best survive.
+"""The learner of evolution: candidates drive the same tracks.
 
 CMA-ES with a diagonal covariance: Ros & Hansen, "A Simple Modification in
 CMA-ES Achieving Linear Time and Space Complexity" (2008).
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from carracing_rollouts import environment
 from carracing_rollouts import tracks
@@ -22,17 +22,22 @@ from trainers.control import driving
 from trainers.control import exploration
 from trainers.control import fleet as fleet_lib
 from trainers.control import practice
+from trainers.control import settings
 
-# The history of a run grows in blocks of so many generations.
-_BLOCK = 1000
-_WARMUP_STEPS = 160  # Of every car, to whiten the features.
-# Purposes of random draws; each has a stream of its own.
-_WARMUP, _TRACKS, _CANDIDATES = range(3)
+_WARMUP_STEPS = 160  # Of every car, to standardise the features.
+# Streams of random draws: [seed, stream, step], and the index of a car.
+_WARMUP_TRACKS, _WARMUP_NOISE, _TRACKS, _CANDIDATES = 1, 2, 3, 4
 
 
 @flax.struct.dataclass
 class Metrics(metrics.Collection):
-  """Means over generations."""
+  """Means over generations.
+
+  Attributes:
+    fitness: mean fitness of the candidates.
+    best_fitness: fitness of the best candidate.
+    deviation: step size of the search.
+  """
 
   fitness: metrics.Average.from_output('fitness')  # pyright: ignore
   best_fitness: metrics.Average.from_output('best_fitness')  # pyright: ignore
@@ -46,7 +51,9 @@ class EvolutionLearner:
   ones, so the history of the fitness is all that a checkpoint needs.
   """
 
-  examples_per_step: int  # Episodes.
+  SETTINGS: ClassVar[type[settings.ControllerSettings]]
+  SETTINGS = settings.EvolutionSettings
+  SHOWN_METRIC: ClassVar[str] = 'fitness'
 
   def __init__(
     self,
@@ -56,19 +63,18 @@ class EvolutionLearner:
   ):
     """Starts the simulators."""
     self._config, self._model, self._c = config, model, c
-    self.examples_per_step = config.num_cars * config.tracks_per_step
-    self.fleet = fleet_lib.Fleet(
-      config.num_cars, practice.Settings(simulator=config.simulator)
-    )
+    self.examples_per_step: int = config.num_cars * config.tracks_per_step
     self._num_features = c.latent_size + c.hidden_size
     self._mean = np.zeros(self._num_features, np.float32)
     self._std = np.ones(self._num_features, np.float32)
-    num_generations = -(-config.num_steps // _BLOCK) * _BLOCK
-    self._fitness = np.zeros((num_generations, config.num_cars))
-    self._environment_steps = np.array(0)
+    # As large as for the longest run, so that any run can be extended.
+    self._fitness = np.zeros((settings.MAX_GENERATIONS, config.num_cars))
+    self._environment_steps = np.zeros((), np.int64)
     self._search = self._new_search()
     self._collected = Metrics.empty()
-    self._returns: list[float] = []
+    self.fleet = fleet_lib.Fleet(
+      config.num_cars, practice.Settings(simulator=config.simulator)
+    )
 
   def close(self) -> None:
     self.fleet.close()
@@ -80,7 +86,7 @@ class EvolutionLearner:
   @property
   def saved(self) -> Mapping[str, Any]:
     return {
-      'fitness': self._fitness.copy(),
+      'fitness': self._fitness,
       'mean': self._mean,
       'std': self._std,
       'environment_steps': self._environment_steps,
@@ -100,8 +106,7 @@ class EvolutionLearner:
   @property
   def params(self) -> Mapping[str, Any]:
     """Parameters of the search's mean, never of the luckiest candidate."""
-    layer = np.reshape(self._search.mean, (-1, controller.ACTION_SIZE))
-    return driving.folded(layer[:-1], layer[-1], self._mean, self._std)
+    return self._params_of(self._search.mean)
 
   def begin(self, step: int) -> None:
     """Does nothing: every generation begins with new episodes."""
@@ -109,35 +114,10 @@ class EvolutionLearner:
   def take_step(self, step: int) -> bool:
     """Drives a generation; the first step only measures the features."""
     if step == 1:
-      self._whiten()
+      self._standardise()
       return True
-    config = self._config
-    rng = np.random.default_rng([config.seed, _TRACKS, step])
     candidates = self._search.ask()
-    layers = np.reshape(candidates, (config.num_cars, -1, 3))
-    folded = [
-      driving.folded(x[:-1], x[-1], self._mean, self._std)['linear']
-      for x in layers
-    ]
-    params = jax.tree.map(lambda *x: np.stack(x), *folded)
-    fitness = np.zeros(config.num_cars)
-    for _ in range(config.tracks_per_step):
-      scores = driving.score(
-        self.fleet,
-        self._c,
-        self._model,
-        _choose,
-        params,
-        [tracks.training(rng)] * config.num_cars,
-        config.stuck_steps,
-      )
-      self._returns += scores.returns.tolist()
-      self._environment_steps += scores.steps.sum()
-      failed = scores.outcome == practice.Outcome.FAILED
-      # The costs of time that would have followed.
-      rest = 0.1 * (environment.MAX_STEPS - scores.steps)
-      fitness += np.where(failed, scores.returns - rest, scores.returns)
-    fitness /= config.tracks_per_step
+    fitness = self._drive(step, candidates)
     self._fitness[step - 1] = fitness
     self._search.tell(candidates, (-fitness).tolist())
     self._collected = self._collected.merge(
@@ -150,12 +130,39 @@ class EvolutionLearner:
     return bool(np.isfinite(fitness).all())
 
   def collect(self) -> tuple[Any, Mapping[str, float]]:
-    others = {'environment_steps': float(self.environment_steps)}
-    if self._returns:
-      others['return'] = float(np.mean(self._returns))
-    collected, self._collected = self._collected, Metrics.empty()
-    self._returns = []
-    return collected, others
+    collected = None
+    if self._collected.fitness.count:
+      collected, self._collected = self._collected, Metrics.empty()
+    return collected, {'environment_steps': float(self.environment_steps)}
+
+  def _drive(self, step: int, candidates: list[np.ndarray]) -> np.ndarray:
+    """Returns the fitness of each candidate: its mean return, float64 [B]."""
+    config = self._config
+    rng = np.random.default_rng([config.seed, _TRACKS, step])
+    params = jax.tree.map(
+      lambda *x: np.stack(x), *map(self._params_of, candidates)
+    )
+    fitness = np.zeros(config.num_cars)
+    for _ in range(config.tracks_per_step):
+      scores = driving.score(
+        self.fleet,
+        self._c,
+        self._model,
+        _choose,
+        params,
+        [tracks.training(rng)] * config.num_cars,
+        config.stuck_steps,
+      )
+      self._environment_steps += scores.steps.sum()
+      failed = scores.outcome == practice.Outcome.FAILED
+      # The −0.1 per step that would have followed.
+      rest = 0.1 * (environment.MAX_STEPS - scores.steps)
+      fitness += np.where(failed, scores.returns - rest, scores.returns)
+    return fitness / config.tracks_per_step
+
+  def _params_of(self, candidate: np.ndarray) -> Mapping[str, Any]:
+    layer = np.reshape(candidate, (-1, controller.ACTION_SIZE))
+    return driving.folded(layer[:-1], layer[-1], self._mean, self._std)
 
   def _new_search(self) -> cma.CMAEvolutionStrategy:
     config = self._config
@@ -169,50 +176,44 @@ class EvolutionLearner:
         'popsize': config.num_cars,
         'CMA_diagonal': True,
         'randn': lambda *shape: rng.standard_normal(shape),
-        'seed': config.seed + 1,  # 0 means the time of day.
+        'seed': np.nan,  # Leaves NumPy's global generator alone.
         'verbose': -9,
       },
     )
 
-  def _whiten(self) -> None:
+  def _standardise(self) -> None:
     """Measures the features while the cars drive at random."""
-    config = self._config
-    rng = np.random.default_rng([config.seed, _WARMUP])
-    self.fleet.practise([config.seed, _WARMUP])
-    bias = np.array(exploration.INITIAL_BIAS)
-    noise = np.zeros((config.num_cars, controller.ACTION_SIZE))
-    carry = driving.initial_carry(self._model, config.num_cars)
-    is_first = np.ones(config.num_cars, bool)
-    features, views = [], self.fleet.views
+    seed = self._config.seed
+    rng = np.random.default_rng([seed, _WARMUP_NOISE, 0])
+    self.fleet.practise([seed, _WARMUP_TRACKS, 0])
+    drivers = driving.Drivers(self.fleet, self._c, self._model)
+    bias = np.array(exploration.INITIAL_BIAS, np.float32)
+    features = []
     for _ in range(_WARMUP_STEPS):
-      noise = exploration.continue_noise(noise, exploration.WARMUP_MEMORY, rng)
-      decision = driving.decide(
+      decision = drivers.explore(
         _explore,
-        self._c,
-        self._model,
-        None,
-        views.observation,
-        carry,
-        is_first,
-        (bias + exploration.WARMUP_SCALE * noise).astype(np.float32),
+        bias,
+        exploration.WARMUP_CORRELATION,
+        exploration.WARMUP_SCALE,
+        rng,
       )
       features.append(np.asarray(decision.features))
-      carry = decision.carry
-      views.action[:] = decision.action
-      self.fleet.step()
-      is_first = views.outcome != practice.Outcome.RUNNING
-    self._environment_steps += _WARMUP_STEPS * config.num_cars
+      drivers.step()
+    self._environment_steps += _WARMUP_STEPS * self._config.num_cars
     self._mean, self._std = exploration.moments(np.stack(features))
-
-
-def _explore(params: None, features: jax.Array, noise: jax.Array) -> jax.Array:
-  """Chooses actions at random."""
-  del params, features
-  return jnp.tanh(noise)
 
 
 def _choose(params: Any, features: jax.Array, noise: jax.Array) -> jax.Array:
   """Chooses the action of each candidate, [B, 3], with its own layer."""
   del noise
-  products = jnp.einsum('bf,bfa->ba', features, params['kernel'])
-  return jnp.tanh(products + params['bias'])
+  layer = params['linear']
+  products = jnp.einsum('bf,bfa->ba', features, layer['kernel'])
+  return jnp.tanh(products + layer['bias'])
+
+
+def _explore(
+  bias: jax.Array, features: jax.Array, noise: jax.Array
+) -> jax.Array:
+  """Chooses actions at random."""
+  del features
+  return jnp.tanh(bias[None] + noise)

@@ -1,10 +1,7 @@
-"""Statistics of returns: drives → summary, and its text."""
-
-from collections.abc import Sequence
+"""Statistics of returns: (returns, completed laps) → summary, and its text."""
 
 from carracing_data import documents
 import numpy as np
-from tools import drives
 
 _LOW = 700  # Returns below this one are counted: the car lost its way.
 
@@ -34,9 +31,14 @@ class Summary(documents.Document):
   below_700: float
 
 
-def summarize(of_tracks: Sequence[drives.Drive]) -> Summary:
-  """Computes the statistics of at least one drive."""
-  returns = np.array([drive.return_ for drive in of_tracks])
+def summarize(returns: np.ndarray, completed: np.ndarray) -> Summary:
+  """Computes the statistics of N episodes, with N at least 1.
+
+  Args:
+    returns: sums of the rewards, float [N].
+    completed: whether the lap was completed, bool [N].
+  """
+  returns = np.asarray(returns, np.float64)
   deviation = float(returns.std(ddof=1)) if len(returns) > 1 else None
   return Summary(
     episodes=len(returns),
@@ -47,7 +49,7 @@ def summarize(of_tracks: Sequence[drives.Drive]) -> Summary:
     ),
     median=float(np.median(returns)),
     least=float(returns.min()),
-    laps_completed=float(np.mean([drive.completed for drive in of_tracks])),
+    laps_completed=float(np.mean(completed)),
     below_700=float((returns < _LOW).mean()),
   )
 

@@ -1,0 +1,41 @@
+"""The trainer drives as the exported agent does."""
+
+from carracing_rollouts import tracks
+from models import agent
+import numpy as np
+import pytest
+from tools import drives
+from trainers.control import driving
+from trainers.control import fleet as fleet_lib
+from trainers.control import practice
+
+
+def test_scores_equal_those_of_the_agent(agent_folder):
+  driver = agent.load(agent_folder, max_batch=3)
+  fleet = fleet_lib.Fleet(3, practice.Settings('gymnasium'))
+  # The first three cars and then three others, in the same places.
+  seeds = tracks.TEST[:6]
+  found = driving.score(
+    fleet,
+    driver.c,
+    driver.model,
+    driving.linear,
+    driver.c_variables['params'],
+    seeds,
+    stuck_steps=25,
+  )
+  fleet.close()
+  assert len({*found.steps.tolist()}) > 1
+  for seed, steps, score in zip(seeds, found.steps, found.returns):
+    [expected] = drives.drive(driver, [seed], max_steps=int(steps))
+    assert expected.return_ == pytest.approx(score, abs=1e-3)
+
+
+def test_folded_parameters_are_those_of_the_controller(agent_folder):
+  driver = agent.load(agent_folder)
+  layer = driver.c_variables['params']['linear']
+  size = len(layer['kernel'])
+  mean, std = np.zeros(size), np.ones(size)
+  params = driving.folded(layer['kernel'], layer['bias'], mean, std)
+  for name, value in params['linear'].items():
+    np.testing.assert_array_equal(value, layer[name])

@@ -1,0 +1,188 @@
+"""The learner of soft actor-critic: cars practise while the networks learn."""
+
+from collections.abc import Mapping
+import time
+from typing import Any, ClassVar
+
+import jax
+import ml_collections
+from models import controller
+from models import world_model
+import numpy as np
+from trainers.control import actor_critic
+from trainers.control import driving
+from trainers.control import exploration
+from trainers.control import fleet as fleet_lib
+from trainers.control import practice
+from trainers.control import privileged
+from trainers.control import replay
+from trainers.control import settings
+
+# Streams of random draws: [seed, stream, step], and the index of a car.
+_TRACKS, _NOISE, _REPLAY = 1, 2, 3
+_PARTS = ('sampling', 'waiting_for_updates', 'deciding', 'simulating')
+
+
+class ActorCriticLearner:
+  """Finds a controller by soft actor-critic; see `session.Learner`.
+
+  If there is a second device, the networks learn on it what happened up to the
+  last step, while the cars drive this one.
+  """
+
+  SETTINGS: ClassVar[type[settings.ControllerSettings]]
+  SETTINGS = settings.ActorCriticSettings
+  SHOWN_METRIC: ClassVar[str] = 'return'
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    model: world_model.WorldModel,
+    c: controller.Controller,
+  ):
+    """Starts the simulators."""
+    self._config = ml_collections.FrozenConfigDict(config)
+    self._model, self._c = model, c
+    self.examples_per_step: int = config.num_cars * config.drive_steps  # Steps.
+    self.environment_steps: int = 0
+    num_features = c.latent_size + c.hidden_size
+    self._state = _to_learning_device(
+      actor_critic.create(config, num_features, privileged.SIZE)
+    )
+    self._collected = _to_learning_device(actor_critic.Metrics.empty())
+    self._buffer = replay.empty(
+      config.replay_steps // config.num_cars,
+      config.num_cars,
+      num_features,
+      privileged.SIZE,
+    )
+    self._begin_interval()
+    self.fleet = fleet_lib.Fleet(
+      config.num_cars,
+      practice.Settings(
+        **{name: config[name] for name in practice.Settings._fields}
+      ),
+    )
+
+  def close(self) -> None:
+    self.fleet.close()
+
+  @property
+  def saved(self) -> Mapping[str, Any]:
+    return {
+      'state': self._state,
+      'collected': self._collected,
+      'episodes': self._episodes,
+      'buffer': self._buffer,
+    }
+
+  def restore(self, saved: Mapping[str, Any], step: int) -> None:
+    self.environment_steps = step * self.examples_per_step
+    self._state, self._collected = saved['state'], saved['collected']
+    self._episodes = np.array(saved['episodes'])
+    self._buffer = jax.tree.map(np.array, saved['buffer'])
+
+  @property
+  def params(self) -> Mapping[str, Any]:
+    state = jax.device_get(self._state)
+    layer = state.average['mean']
+    return driving.folded(
+      layer['kernel'], layer['bias'], state.feature_mean, state.feature_std
+    )
+
+  def begin(self, step: int) -> None:
+    config = self._config
+    self.fleet.practise([config.seed, _TRACKS, step])
+    self._drivers = driving.Drivers(self.fleet, self._c, self._model)
+    if rows := step * config.drive_steps:
+      # The episodes under way are not continued.
+      last = self._buffer.outcome[(rows - 1) % len(self._buffer.outcome)]
+      last[last == practice.Outcome.RUNNING] = practice.Outcome.TRUNCATED
+
+  def take_step(self, step: int) -> bool:
+    config = self._config
+    rows = (step - 1) * config.drive_steps
+    policy = jax.device_put(actor_critic.policy(self._state), jax.devices()[0])
+    if step > config.warmup_steps:
+      batches = self._sample(step, rows)
+      self._state, collected = actor_critic.update(config, self._state, batches)
+      self._collected = self._collected.merge(collected)
+    self._drive(step, rows, policy)
+    self.environment_steps += self.examples_per_step
+    started = time.perf_counter()
+    jax.block_until_ready(self._state)
+    self._seconds['waiting_for_updates'] += time.perf_counter() - started
+    if step == config.warmup_steps:
+      features = self._buffer.features[: rows + config.drive_steps]
+      self._state = actor_critic.standardise(self._state, features)
+    return bool(np.isfinite(self._collected.loss.total))
+
+  def _sample(self, step: int, rows: int) -> replay.Batch:
+    config = self._config
+    started = time.perf_counter()
+    batches = replay.sample(
+      self._buffer,
+      rows,
+      (config.updates_per_step, config.batch_size),
+      np.random.default_rng([config.seed, _REPLAY, step]),
+      config.return_steps,
+      config.discount,
+      # The return of standing still for ever.
+      -0.1 / (1 - config.discount),
+    )
+    self._seconds['sampling'] += time.perf_counter() - started
+    return batches
+
+  def _drive(self, step: int, rows: int, policy: actor_critic.Policy) -> None:
+    """Drives `drive_steps` steps and writes them to the buffer."""
+    config, views, buffer = self._config, self.fleet.views, self._buffer
+    rng = np.random.default_rng([config.seed, _NOISE, step])
+    correlation, scale = config.noise_correlation, 1.0
+    if step <= config.warmup_steps:
+      correlation = exploration.WARMUP_CORRELATION
+      # The standard deviation is multiplied by that of the initial actor.
+      scale = exploration.WARMUP_SCALE / np.exp(exploration.INITIAL_LOG_STD)
+    for row in range(rows, rows + config.drive_steps):
+      row %= len(buffer.outcome)
+      started = time.perf_counter()
+      decision = self._drivers.explore(
+        actor_critic.act, policy, correlation, scale, rng
+      )
+      buffer.privileged[row] = views.privileged
+      decided = time.perf_counter()
+      ended = self._drivers.step()
+      self._seconds['deciding'] += decided - started
+      self._seconds['simulating'] += time.perf_counter() - decided
+      buffer.features[row] = decision.features
+      buffer.action[row] = decision.squashed
+      buffer.reward[row] = views.reward
+      buffer.outcome[row] = views.outcome
+      self._episodes += (
+        ended.sum(),
+        views.episode_return[ended].sum(),
+        views.episode_steps[ended].sum(),
+      )
+
+  def collect(self) -> tuple[Any, Mapping[str, float]]:
+    collected = None
+    if self._collected.loss.count:
+      collected = self._collected
+      self._collected = _to_learning_device(actor_critic.Metrics.empty())
+    total = max(sum(self._seconds.values()), 1e-9)
+    others = {f'share_{name}': x / total for name, x in self._seconds.items()}
+    others['environment_steps'] = float(self.environment_steps)
+    count, returns, steps = self._episodes
+    if count:
+      others |= {'return': returns / count, 'episode_steps': steps / count}
+    self._begin_interval()
+    return collected, others
+
+  def _begin_interval(self) -> None:
+    # Episodes that ended: their number, sum of returns, and sum of steps.
+    self._episodes = np.zeros(3)
+    self._seconds = dict.fromkeys(_PARTS, 0.0)
+
+
+def _to_learning_device(tree: Any) -> Any:
+  """Puts arrays on the device that learns: not the first, if there are two."""
+  return jax.device_put(tree, jax.devices()[-1])
