@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Reward.
   config.grass_penalty = 2.0  # Per step with all four wheels on grass.
   config.speed_penalty = 1.2  # Per step at speed 100, with its square.
-  config.missed_penalty = 0.0  # Per tile left behind untouched.
+  config.missed_penalty = 3.0  # Per tile left behind untouched.
   config.reward_scale = 0.1
 
   # Learning.
@@ -46,7 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
     0.995  # Of the averages of the critics, the targets.
   )
   config.ema_decay = 0.999  # Of the exported average of the actor.
-  config.num_steps = 1000  # 512,000 steps of driving, 126,720 updates.
+  config.num_steps = 600  # 307,200 steps of driving, 75,520 updates.
 
   # Cadence, in steps of the run.
   config.log_every_steps = 10
