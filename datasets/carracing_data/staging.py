@@ -66,13 +66,13 @@ def num_finished(folder: Path) -> int:
 def progress(
   name: str, unit: str, count: Callable[[], int], total: int
 ) -> Iterator[None]:
-  """Shows the progress of files in a folder, whichever process writes them.
+  """Shows how much is finished, whichever process does it.
 
   Args:
     name: description of the work.
     unit: what is counted, in the plural.
     count: returns how many are finished.
-    total: number of all.
+    total: how many there are.
   """
   done = threading.Event()
   found = count()
