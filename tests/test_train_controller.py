@@ -1,5 +1,6 @@
 """Training a controller: real V and M, real cars, few steps."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -113,11 +114,12 @@ def test_killed_run_continues_bit_for_bit(run, world, tmp_path):
 
 def cars_of(process):
   """Returns the worker processes of a trainer."""
-  return [
-    child
-    for child in psutil.Process(process.pid).children(recursive=True)
-    if 'spawn_main' in ' '.join(child.cmdline())
-  ]
+  cars = []
+  for child in psutil.Process(process.pid).children(recursive=True):
+    with contextlib.suppress(psutil.Error):  # It has just ended.
+      if 'spawn_main' in ' '.join(child.cmdline()):
+        cars.append(child)
+  return cars
 
 
 @pytest.mark.parametrize(
@@ -160,6 +162,7 @@ def test_a_dying_car_is_reported(world, tmp_path):
 
 def test_evolution_follows_the_best_candidates(world):
   config = tiny_evolution_config()
+  config.stuck_steps = 60  # Long enough for different returns.
   model = world_model.load(world.vae, world.mdn_rnn)
   learner = evolution_learner.EvolutionLearner(
     config, model, controller.Controller()
@@ -171,6 +174,7 @@ def test_evolution_follows_the_best_candidates(world):
   learner.take_step(2)
   learner.close()
   fitness = learner.saved['fitness'][1]
+  assert len({*fitness.tolist()}) == 4
   # How far does the mean move towards each candidate?
   along = (np.array(candidates) - before) @ (learner._search.mean - before)
   assert np.argmax(along) in np.argsort(fitness)[-2:]
