@@ -63,12 +63,11 @@ def test_updates_are_counted():
   assert control.update(tiny_controller_config())() == 3
 
 
-def test_pytorch_drives_on_every_core(monkeypatch):
+def test_pytorch_drives_on_every_core():
   pytest.importorskip('torch')
   from tools.benchmarks import pytorch_control
 
-  monkeypatch.setattr(pytorch_control, '_STEPS', 3)
-  work = control.pytorch_drive('sketched')
+  work = pytorch_control.drive('sketched', num_steps=3)
   assert work() == work() == 3 * processes.num_cores()
 
 

@@ -24,14 +24,14 @@ from trainers.control import exploration
 from trainers.control import privileged
 
 _NUM_FEATURES = 32 + 256
-_STEPS = environment.MAX_STEPS  # Of a process in a turn; a whole episode.
 
 
-def drive(simulator):
+def drive(simulator, num_steps=environment.MAX_STEPS):
   """Prepares driving: a turn is at least one episode in each process.
 
   Args:
     simulator: `stock`, or a key of `environment.SIMULATORS`.
+    num_steps: steps of each process in a turn.
   """
   context = multiprocessing.get_context('spawn')
   pipes = []
@@ -46,10 +46,10 @@ def drive(simulator):
 
   def work():
     for pipe in pipes:
-      pipe.send(_STEPS)
+      pipe.send(num_steps)
     for pipe in pipes:
       pipe.recv()
-    return len(pipes) * _STEPS
+    return len(pipes) * num_steps
 
   return work
 
