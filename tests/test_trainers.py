@@ -418,7 +418,10 @@ def test_first_steps_are_golden(name):
     state, metrics = step(state, batch)
     scalars = metrics.compute()
     found.append((float(scalars[key]), float(scalars['gradient_norm'])))
-  np.testing.assert_allclose([found[0], found[2]], GOLDEN[name], rtol=1e-4)
+  # Processors round differently; Adam's first steps, which follow the sign of
+  # a gradient, amplify it.
+  np.testing.assert_allclose(found[0], GOLDEN[name][0], rtol=1e-4)
+  np.testing.assert_allclose(found[2], GOLDEN[name][1], rtol=1e-3)
 
 
 def test_v_learns_more_than_the_best_constant_frame(world):
