@@ -257,6 +257,30 @@ def test_an_edited_evaluation_is_not_believed(tmp_path):
     evaluate_policy('brownian', tmp_path, max_steps=5)
 
 
+def test_an_evaluation_of_other_tracks_is_not_believed(tmp_path):
+  found = evaluate_policy('brownian', tmp_path, max_steps=5)
+  content = found.model_dump(by_alias=True)
+  content['drives'].reverse()
+  documents.write(
+    tmp_path / evaluation.FILE, documents.sealed(content, 'sha256')
+  )
+  with pytest.raises(errors.DocumentError, match='not the first ones of a set'):
+    evaluate_policy('brownian', tmp_path, max_steps=5)
+
+
+def test_a_failure_of_beam_is_one_line(command, tmp_path):
+  done = command(
+    'tools.evaluate',
+    '--policy=straight_ahead',
+    '--episodes=1',
+    f'--output_dir={tmp_path}',
+    '--beam_pipeline_options=direct_num_workers=-1',
+  )
+  assert done.status == 1
+  assert 'Traceback' not in done.stderr
+  assert 'Error: Beam failed with ' in done.stderr
+
+
 def test_summary_of_four_drives():
   summary = scores.summarize(
     np.array([900.0, 800, 700, 600]), np.array([True, True, False, False])

@@ -129,6 +129,12 @@ def read(path: Path) -> Evaluation:
       raise errors.DocumentError(
         f'{path} is damaged: its content does not match its digest'
       )
+    of_set = tracks_lib.SETS.get(found.subject.tracks, ())
+    seeds = [drive.seed for drive in found.drives]
+    if not seeds or seeds != [*of_set[: len(seeds)]]:
+      raise errors.DocumentError(
+        f'{path} is damaged: its tracks are not the first ones of a set'
+      )
   except errors.DocumentError as error:
     raise errors.DocumentError(
       f'{error}; delete it, and run the same command again'

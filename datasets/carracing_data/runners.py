@@ -66,14 +66,28 @@ def run_with_beam(
   Args:
     jobs: picklable jobs; all workers must see the file system of this process.
     config: config with `beam_runner` or `beam_options`.
+
+  Raises:
+    errors.UserError: Beam, its runner or a job failed.
   """
   import apache_beam as beam  # Slow to import and rarely needed.
 
-  # A single leaf, because the Dask runner computes only the last one.
-  with beam.Pipeline(
-    runner=config.beam_runner, options=config.beam_options
-  ) as pipeline:
-    _ = pipeline | beam.Create(list(jobs)) | beam.Reshuffle() | beam.Map(_call)
+  try:
+    # A single leaf, because the Dask runner computes only the last one.
+    with beam.Pipeline(
+      runner=config.beam_runner, options=config.beam_options
+    ) as pipeline:
+      _ = (
+        pipeline | beam.Create(list(jobs)) | beam.Reshuffle() | beam.Map(_call)
+      )
+  except errors.UserError:
+    raise
+  except Exception as error:  # What a runner raises depends on the runner.
+    reason = str(error).strip().splitlines() or ['no reason given']
+    raise errors.UserError(
+      f'Beam failed with {type(error).__name__}: {reason[0]}; check'
+      ' --beam_pipeline_options, and run the same command again to continue'
+    ) from error
 
 
 def beam_config(text: str) -> tfds.download.DownloadConfig:

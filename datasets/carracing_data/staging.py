@@ -9,6 +9,7 @@ import contextlib
 import json
 from pathlib import Path
 import shutil
+import sys
 import threading
 from typing import Any
 
@@ -91,6 +92,7 @@ def progress(
     unit=f' {unit}',
     desc=name,
     smoothing=0,  # Files are finished in bursts.
+    mininterval=0.1 if sys.stderr.isatty() else 10,
   ) as shown_bar:
     watcher = threading.Thread(target=watch, args=(shown_bar,), daemon=True)
     watcher.start()
