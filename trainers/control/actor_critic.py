@@ -154,9 +154,9 @@ def act(policy: Policy, features: jax.Array, noise: jax.Array) -> jax.Array:
     features: not standardised, float32 [B, F].
     noise: standard normal, float32 [B, 3].
   """
-  return _gaussian(policy.actor, _standardised(policy, features)).sample(noise)[
-    0
-  ]
+  gaussian = _gaussian(policy.actor, _standardised(policy, features))
+  action, _ = gaussian.sample(noise)
+  return action
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -188,9 +188,7 @@ def update_once(
   noise = jax.random.normal(key, (2, *batch.action.shape))
   batch = jax.tree.map(lambda x: x.astype(jnp.float32), batch)
   features = _standardised(state, batch.features)
-  inputs = features
-  if config.privileged_critics:
-    inputs = batch.privileged
+  inputs = batch.privileged if config.privileged_critics else features
   temperature = jnp.exp(state.log_temperature)
   target = critic_target(config, state, batch, noise[0])
 

@@ -81,13 +81,13 @@ class ActorCriticSettings(ControllerSettings):
 
   @pydantic.model_validator(mode='after')
   def _check_replay(self) -> 'ActorCriticSettings':
-    # The first transitions are sampled after the warm-up; the newest
-    # `return_steps` rows have no next state yet.
     if self.updates_per_step * self.batch_size > _MAX_SAMPLES:
       raise ValueError(
         f'updates_per_step: {self.updates_per_step} batches of'
         f' {self.batch_size} are more than {_MAX_SAMPLES:,} samples'
       )
+    # The first transitions are sampled after the warm-up; the newest
+    # `return_steps` rows have no next state yet.
     rows = self.replay_steps // self.num_cars
     for name, available in (
       ('replay_steps', rows),
