@@ -28,7 +28,7 @@ _CONFIGS = Path(__file__).parent / 'configs'
 def run(
   train: Callable[..., None],
   default_config: str,
-  define_inputs: Callable[[], flags.FlagHolder | Sequence[flags.FlagHolder]],
+  define_inputs: Callable[[], Sequence[flags.FlagHolder]],
   cpu_devices: Callable[[ml_collections.ConfigDict], int] | None = None,
   distributed: bool = True,
 ) -> None:
@@ -63,8 +63,7 @@ def run(
     'Folder of the run. An interrupted run in it is continued.',
     required=True,
   )
-  defined = define_inputs()
-  inputs = [defined] if isinstance(defined, flags.FlagHolder) else defined
+  inputs = define_inputs()
   profile_steps = flags.DEFINE_integer(
     'profile_steps',
     0,

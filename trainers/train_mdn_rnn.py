@@ -312,4 +312,6 @@ def _cpu_devices(config: ml_collections.ConfigDict) -> int:
 
 
 if __name__ == '__main__':
-  commands.run(train, 'mdn_rnn.py', command_line.data_dir_flag, _cpu_devices)
+  commands.run(
+    train, 'mdn_rnn.py', lambda: [command_line.data_dir_flag()], _cpu_devices
+  )

@@ -267,4 +267,4 @@ def _mean_frame_error(frames: np.ndarray) -> float:
 
 
 if __name__ == '__main__':
-  commands.run(train, 'vae.py', command_line.data_dir_flag)
+  commands.run(train, 'vae.py', lambda: [command_line.data_dir_flag()])

@@ -42,11 +42,10 @@ class RolloutsConfig(builder_config.Config):
       policies.make(self.policy)
     except errors.DatasetError as error:
       raise errors.DatasetError(f'invalid config: policy: {error}') from None
-    if self.simulator not in environment.SIMULATORS:
-      raise errors.DatasetError(
-        'invalid config: simulator: a simulator is one of'
-        f' {", ".join(environment.SIMULATORS)}, not {self.simulator!r}'
-      )
+    try:
+      environment.check_simulator(self.simulator)
+    except errors.UserError as error:
+      raise errors.DatasetError(f'invalid config: simulator: {error}') from None
 
   def split_sizes(self) -> dict[str, int]:
     """Returns the number of episodes of each split."""

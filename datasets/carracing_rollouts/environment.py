@@ -7,6 +7,7 @@ This is the only module that creates simulators and resizes their frames to the
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
+from carracing_data import errors
 from carracing_data import steps
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import sketched_car_racing
@@ -155,3 +156,18 @@ SIMULATORS: dict[str, type[Environments]] = {
   'gymnasium': Environments,
   'sketched': SketchedEnvironments,
 }
+
+
+def check_simulator(name: str) -> str:
+  """Returns the name of a simulator unchanged.
+
+  Args:
+    name: a key of `SIMULATORS`.
+
+  Raises:
+    errors.UserError: it is none.
+  """
+  if name not in SIMULATORS:
+    known = ', '.join(SIMULATORS)
+    raise errors.UserError(f'a simulator is one of {known}, not {name!r}')
+  return name

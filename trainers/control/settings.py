@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 
 from carracing_rollouts import environment
 import pydantic
-import pydantic_core
 from trainers import settings
 
 MAX_GENERATIONS = 10_000
@@ -13,19 +12,13 @@ _MAX_SAMPLES = 1_000_000  # In a step: about 1 GB.
 _Bounded = Annotated[float, pydantic.Field(ge=0, le=1000)]
 
 
-def _check_simulator(name: str) -> str:
-  if name not in environment.SIMULATORS:
-    raise pydantic_core.PydanticCustomError(
-      'simulator', f'a simulator is one of {", ".join(environment.SIMULATORS)}'
-    )
-  return name
-
-
 class ControllerSettings(settings.Settings):
   """Settings of C, found by any method."""
 
   features: Literal['z,h', 'z']
-  simulator: Annotated[str, pydantic.AfterValidator(_check_simulator)]
+  simulator: Annotated[
+    str, pydantic.AfterValidator(environment.check_simulator)
+  ]
   num_cars: Annotated[int, pydantic.Field(ge=1, le=1000)]
   stuck_steps: Annotated[int, pydantic.Field(ge=0, le=1000)]
   selection_tracks: Annotated[int, pydantic.Field(ge=1, le=1000)]
