@@ -14,8 +14,10 @@ from collections.abc import Mapping, Sequence
 import os
 from typing import Any
 
+from carracing_data import steps
 from flax import struct
 import jax
+import jax.numpy as jnp
 from models import controller
 from models import weights
 from models import world_model
@@ -58,13 +60,18 @@ class Agent:
     return cell, hidden
 
   def __call__(
-    self, observation: np.ndarray, carry: Carry
+    self,
+    observation: np.ndarray,
+    carry: Carry,
+    noise: np.ndarray | None = None,
   ) -> tuple[np.ndarray, Carry]:
     """Chooses one action for each episode.
 
     Args:
       observation: uint8 [B, 64, 64, 3], 0..255, with B up to `max_batch`.
       carry: carry from `initial_carry` or the previous call.
+      noise: added to the actions before M sees them, float [B, 3]; the sums
+        are clipped to the range of the actions.
 
     Returns:
       The actions, float32 [B, 3] (steering −1..1, gas 0..1, brake 0..1), and
@@ -91,19 +98,24 @@ class Agent:
       rows = (0, max(self.max_batch, _MIN_BATCH) - size)
       return np.pad(x, (rows, *[(0, 0)] * (x.ndim - 1)))
 
-    inputs = jax.tree.map(padded, (observation, carry))
+    if noise is None:
+      noise = np.zeros((size, controller.ACTION_SIZE))
+    inputs = (observation, carry, noise.astype(np.float32))
+    inputs = jax.tree.map(padded, inputs)
     return jax.tree.map(lambda x: x[:size], jax.device_get(_act(self, *inputs)))
 
 
 @jax.jit
 def _act(
-  agent: Agent, observation: jax.Array, carry: Any
+  agent: Agent, observation: jax.Array, carry: Any, noise: jax.Array
 ) -> tuple[jax.Array, Any]:
   state = world_model.State(
     world_model.encode(agent.model, observation).mean, carry
   )
   action = agent.c.apply(agent.c_variables, state.z, carry[1])
   assert isinstance(action, jax.Array)
+  low, high = steps.ACTION_LOW[None], steps.ACTION_HIGH[None]
+  action = jnp.clip(action + noise, low, high)
   _, carry = world_model.predict(agent.model, state, action)
   return action, carry
 

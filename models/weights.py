@@ -89,7 +89,7 @@ _CONFIGS = {
 }
 
 
-class _Description(documents.Document):
+class Description(documents.Document):
   """Schema of `config.json`.
 
   Attributes:
@@ -268,8 +268,18 @@ def verify(folder: str | os.PathLike[str]) -> str:
     WeightsError: the weights are missing or damaged.
     errors.UnreadableError: the operating system cannot read them.
   """
+  return describe(folder).weights_sha256
+
+
+def describe(folder: str | os.PathLike[str]) -> Description:
+  """Returns the description of exported weights after checking their digests.
+
+  Raises:
+    WeightsError: the weights are missing or damaged.
+    errors.UnreadableError: the operating system cannot read them.
+  """
   description, _ = _read(places.expand(folder))
-  return description.weights_sha256
+  return description
 
 
 def _hint(name: str) -> str:
@@ -279,7 +289,7 @@ def _hint(name: str) -> str:
   )
 
 
-def _read(folder: Path, name: str | None = None) -> tuple[_Description, bytes]:
+def _read(folder: Path, name: str | None = None) -> tuple[Description, bytes]:
   """Reads both files and checks their digests.
 
   Args:
@@ -288,7 +298,7 @@ def _read(folder: Path, name: str | None = None) -> tuple[_Description, bytes]:
   """
   try:
     data = places.read_bytes(folder / FILE)
-    description = documents.read(folder / _CONFIG, _Description)
+    description = documents.read(folder / _CONFIG, Description)
     _CONFIGS[description.model](**description.config)
   except FileNotFoundError:
     message = f'there are no exported weights in {folder}'

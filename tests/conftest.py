@@ -36,6 +36,7 @@ runtime.prepare()  # Caches compiled steps: many tests share them.
 
 PROJECT = Path(__file__).parents[1]
 VERSION = str(rollouts_builder.Builder.VERSION)
+LATENTS_VERSION = str(latents_builder.Builder.VERSION)
 ROLLOUTS = {'num_episodes': 4, 'max_steps': 70, 'seed': 1}
 # Leaves the playing field after 285 steps: the only data with terminations.
 STRAIGHT_AHEAD = {

@@ -45,6 +45,21 @@ def test_actions_are_those_of_the_paper(agent_folder, frames):
   assert np.ptp(actions[-1, :, :2], axis=0).all()  # They depend on the frame.
 
 
+def test_noise_moves_the_car_and_m_sees_it(agent_folder, frames):
+  driver = agent.load(agent_folder)
+  carry = driver.initial_carry(range(8))
+  clean, _ = driver(frames[0], carry)
+  noise = np.random.default_rng(0).normal(0, 0.3, (8, 3))
+  noisy, seen = driver(frames[0], carry, noise)
+  expected = np.clip(clean + noise, [-1, 0, 0], [1, 1, 1])
+  np.testing.assert_allclose(noisy, expected, atol=1e-6)
+  z = world_model.encode(driver.model, frames[0]).mean
+  state = world_model.State(z, carry)
+  _, (cell, hidden) = world_model.predict(driver.model, state, noisy)
+  np.testing.assert_allclose(seen[0], cell, atol=1e-5)
+  np.testing.assert_allclose(seen[1], hidden, atol=1e-5)
+
+
 def test_actions_do_not_depend_on_the_batch(agent_folder, frames):
   driver = agent.load(agent_folder, max_batch=8)
   actions, (cell, hidden) = drive(driver, frames)

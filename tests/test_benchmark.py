@@ -120,3 +120,11 @@ def test_pytorch_takes_the_same_updates():
   np.testing.assert_allclose(
     state.log_temperature, learner.log_temperature.detach(), rtol=1e-6
   )
+
+
+def test_coordinator_collects_fake_shards(command):
+  done = command(
+    'tools.benchmarks.coordinator', '--shards=3', '--episodes_per_shard=2'
+  )
+  assert done.status == 0, done.stderr
+  assert done.stdout.startswith('3 shards, 6 episodes: ')

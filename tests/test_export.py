@@ -6,6 +6,7 @@ import sys
 from carracing_data import prepared
 from carracing_rollouts import loader
 from carracing_rollouts import rlds
+from conftest import LATENTS_VERSION
 from conftest import VERSION
 import mlcroissant
 import numpy as np
@@ -106,8 +107,11 @@ def test_datasets_are_read_without_tensorflow_and_this_project(world, tmp_path):
 import sys
 sys.path.append({str(tmp_path)!r})
 import tensorflow_datasets as tfds
-for name in 'carracing_rollouts', 'carracing_latents':
-  folder = {str(world.data_dir)!r} + f'/{{name}}/tiny/{VERSION}'
+for name, version in (
+    ('carracing_rollouts', '{VERSION}'),
+    ('carracing_latents', '{LATENTS_VERSION}'),
+):
+  folder = {str(world.data_dir)!r} + f'/{{name}}/tiny/{{version}}'
   source = tfds.builder_from_directory(folder).as_data_source(split='train')
   print(name, len(source), source[0]['action'].shape)
 for name in 'tensorflow', 'carracing_data':

@@ -17,16 +17,16 @@ import tensorflow_datasets as tfds
 
 # Digests by dataset version, simulator and policy.
 GOLDEN = {
-  ('1.0.1', 'gymnasium', 'brownian'): (
+  ('1.1.0', 'gymnasium', 'brownian'): (
     '4ded447484aea71ddfa4bfcbb3f1d2af30dfa0e4a67a8ce74e188ed389a3a667'
   ),
-  ('1.0.1', 'gymnasium', 'random_policy'): (
+  ('1.1.0', 'gymnasium', 'random_policy'): (
     'cb1da84aba214b67395e4393ac2e75580e0b074d6348e61ea94ec1c46088e6f9'
   ),
-  ('1.0.1', 'gymnasium', 'uniform'): (
+  ('1.1.0', 'gymnasium', 'uniform'): (
     'eb985c3024f7ca4dec1ed44ef35f14075021bedb26d2e4fde816e05126bd8b77'
   ),
-  ('1.0.1', 'sketched', 'random_policy'): (
+  ('1.1.0', 'sketched', 'random_policy'): (
     '6228cee76b7d139df880cf88562f4a38718a1e3b79f7406e3647964dc3664ed5'
   ),
 }

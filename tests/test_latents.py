@@ -9,6 +9,7 @@ from carracing_data import prepared
 from carracing_latents import carracing_latents_dataset_builder as builder_lib
 from carracing_latents import loader
 from carracing_rollouts import loader as rollouts_loader
+from conftest import LATENTS_VERSION
 from conftest import VERSION
 import jax
 from models import vae
@@ -259,7 +260,7 @@ b.Builder(data_dir=sys.argv[1], config=config).download_and_prepare()
     [sys.executable, '-c', build, str(tmp_path), str(world.vae)], check=True
   )
   expected, found = (
-    folder / 'carracing_latents' / 'tiny' / VERSION
+    folder / 'carracing_latents' / 'tiny' / LATENTS_VERSION
     for folder in (world.data_dir, tmp_path)
   )
   names = sorted(path.name for path in expected.iterdir())

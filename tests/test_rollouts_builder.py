@@ -84,7 +84,7 @@ def test_tfds_command_names_the_unknown_key_in_one_line(tmp_path):
   done = tfds_build(tmp_path, '{"name": "x", "episodes": 2}')
   assert done.returncode == 1
   assert done.stderr.splitlines()[-1].startswith(
-    "Error: unknown config key 'episodes'; the keys are name, max_steps"
+    "Error: unknown config key 'episodes'; the keys are name, actions"
   )
   assert 'Traceback' not in done.stderr
 

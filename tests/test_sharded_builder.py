@@ -6,24 +6,35 @@ import functools
 import json
 import multiprocessing
 import operator
+import os
 from pathlib import Path
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 
 from carracing_data import errors
 from carracing_data import prepared
 from carracing_data import runners
 from carracing_data import sharded_builder
+from carracing_data import shards
+from carracing_rollouts import action_log
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import environment
 from conftest import VERSION
 import psutil
 import pytest
+from tools import recording
 
-CONFIG = {'name': 'faults', 'num_episodes': 8, 'max_steps': 90}
+# Both kinds of episodes: 7 + 1 that a policy drives, 3 + 1 that are replayed.
+CONFIG = {
+  'name': 'faults',
+  'num_episodes': 8,
+  'max_steps': 90,
+  'actions': str(Path(tempfile.gettempdir(), f'faults-{os.getpid()}.npz')),
+}
 DATASETS = Path(__file__).parents[1] / 'datasets'
 
 
@@ -71,6 +82,16 @@ def assert_same_bytes(one, other):
   assert names == sorted(path.name for path in other.iterdir())
   same, different, unreadable = filecmp.cmpfiles(one, other, names, False)
   assert (sorted(same), different, unreadable) == (names, [], [])
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _log():
+  drivers = (action_log.Driver(name='brownian'),)
+  plan = recording.Plan(drivers, None, 0, 'sketched', CONFIG['max_steps'])
+  path = Path(CONFIG['actions'])
+  recording.record(plan, 4, path, lambda jobs: [job() for job in jobs])
+  yield
+  path.unlink()
 
 
 @pytest.fixture(scope='module')
@@ -326,6 +347,25 @@ def test_dataset_that_another_process_finished_is_not_built_again(
 def test_code_of_every_simulator_is_part_of_what_shards_depend_on():
   for environments in environment.SIMULATORS.values():
     assert sys.modules[environments.GAME.__module__] in builder_lib.Builder.CODE
+
+
+@pytest.mark.parametrize(
+  ('num_episodes', 'episode_bytes', 'num_shards'),
+  [
+    (3, 1_500_000, 3),
+    (1000, 1_500_000, 256),
+    (1_000_000, 1_500_000, 1399),  # 715 episodes, 1 GiB.
+    (10, 2**31, 10),  # No shard is smaller than an episode.
+  ],
+)
+def test_shards_are_many_and_small(num_episodes, episode_bytes, num_shards):
+  found = shards.episodes_of_shards(num_episodes, episode_bytes)
+  assert len(found) == num_shards
+  ids = [i for of_shard in found for i in of_shard]
+  assert ids == list(range(num_episodes))
+  sizes = {len(of_shard) for of_shard in found}
+  assert max(sizes) - min(sizes) <= 1
+  assert max(sizes) * episode_bytes <= max(2**30, episode_bytes)
 
 
 def test_number_of_shards_is_part_of_what_shards_depend_on(tmp_path):

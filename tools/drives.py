@@ -5,19 +5,20 @@ of the packages, not on the other tracks of a job. A job is a pure function: it
 writes one JSON document, under a temporary name first, and is safe to repeat.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import importlib.metadata
 import os
 from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from carracing_data import digests
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
+from carracing_data import staging
 from carracing_data import steps
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
@@ -178,6 +179,10 @@ class Job:
   staging: str
 
   @property
+  def num_episodes(self) -> int:
+    return len(self.seeds)
+
+  @property
   def path(self) -> Path:
     return Path(self.staging, f'{self.tracks}-{self.first:06d}.json')
 
@@ -210,7 +215,7 @@ class Job:
     if self.driver.policy is not None:
       return policies.make(self.driver.policy)
     assert self.agent_folder and self.driver.agent
-    return _load(self.agent_folder, tuple(self.driver.agent.items()))
+    return load_agent(self.agent_folder, tuple(self.driver.agent.items()))
 
   def _depends_on(self) -> Mapping[str, Any]:
     return {
@@ -221,6 +226,53 @@ class Job:
       'max_steps': self.max_steps,
       'code': code(),
     }
+
+
+class EpisodesJob(Protocol):
+  """A job that drives episodes and writes what came of them."""
+
+  @property
+  def num_episodes(self) -> int: ...
+
+  @property
+  def path(self) -> Path: ...
+
+  def result(self) -> Any:
+    """Returns what is in `path`; None if it is missing, damaged or foreign."""
+    ...
+
+
+_Job = TypeVar('_Job', bound=EpisodesJob)
+
+
+def run_missing(
+  jobs: Sequence[_Job],
+  title: str,
+  unit: str,
+  total: int,
+  run: Callable[[Sequence[_Job]], None],
+) -> None:
+  """Runs the jobs without a result, and shows how many episodes are driven.
+
+  Args:
+    jobs: jobs of the same work.
+    title: description of the work.
+    unit: what an episode is called there, in the plural.
+    total: number of episodes, of which these jobs are the last ones.
+    run: runs jobs, in any order and in any processes.
+  """
+  todo = []
+  for job in jobs:
+    if job.result() is None:
+      job.path.unlink(missing_ok=True)
+      todo.append(job)
+  known = total - sum(job.num_episodes for job in jobs)
+
+  def count() -> int:
+    return known + sum(job.num_episodes for job in jobs if job.path.exists())
+
+  with staging.progress(title, unit, count, total):
+    run(todo)
 
 
 @functools.cache
@@ -236,7 +288,16 @@ def _policy_seed(track_seed: int) -> np.random.SeedSequence:
 
 
 @functools.lru_cache(maxsize=1)  # Loaded once for all jobs of a process.
-def _load(folder: str, sha256: tuple[tuple[str, str], ...]) -> agent.Agent:
+def load_agent(folder: str, sha256: tuple[tuple[str, str], ...]) -> agent.Agent:
+  """Loads an agent for a job, on the CPU.
+
+  Args:
+    folder: folder of the agent.
+    sha256: digests of its parts, by name.
+
+  Raises:
+    errors.UserError: it is another agent.
+  """
   runtime.use_cpu()
   if agent.digests(folder) != dict(sha256):
     raise errors.UserError(f'the agent in {folder} changed during its drives')

@@ -110,7 +110,7 @@ def evaluate(
     known = [] if found is None else found.drives
     if len(known) < episodes:
       jobs = _jobs(subject, agent_folder, len(known), episodes, folder)
-      _run(jobs, len(known), episodes, run)
+      drives.run_missing(jobs, 'evaluation', 'tracks', episodes, run)
       known = [*known, *_collect(jobs)]
     return _finish(folder, subject, known)
 
@@ -230,26 +230,6 @@ def _jobs(
     )
     for start in starts
   ]
-
-
-def _run(
-  jobs: Sequence[drives.Job],
-  known: int,
-  episodes: int,
-  run: Callable[[Sequence[drives.Job]], None],
-) -> None:
-  """Runs the jobs without a result, and shows how many tracks are driven."""
-  todo = []
-  for job in jobs:
-    if job.result() is None:
-      job.path.unlink(missing_ok=True)
-      todo.append(job)
-
-  def count() -> int:
-    return known + sum(len(job.seeds) for job in jobs if job.path.exists())
-
-  with staging.progress('evaluation', 'tracks', count, episodes):
-    run(todo)
 
 
 def _collect(jobs: Sequence[drives.Job]) -> list[drives.Drive]:

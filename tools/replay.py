@@ -1,28 +1,50 @@
 """A recorded episode → the frames of its simulator."""
 
-import importlib.metadata
+from pathlib import Path
 from typing import Any
 
 from absl import logging
+from carracing_rollouts import action_log
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 import numpy as np
+import tensorflow_datasets as tfds
+
+
+def track_seed(
+  builder: tfds.core.DatasetBuilder, split: str, episode_id: int
+) -> int:
+  """Returns the seed of an episode's track.
+
+  Args:
+    builder: a builder returned by `prepared.find`.
+    split: `train` or `validation`.
+    episode_id: index of the episode in the split.
+
+  Raises:
+    action_log.LogError: the dataset's log is damaged.
+  """
+  metadata: Any = builder.info.metadata
+  config = metadata['config']
+  logged = episode_id - schema.split_sizes(config['num_episodes'])[split]
+  if logged < 0:
+    return rollout.episode_seeds(config['seed'], split, episode_id)[0]
+  log = action_log.of_dataset(Path(builder.data_dir), config)
+  return log.of_split(split)[logged][0].track_seed
 
 
 def replay(
   metadata: Any,
-  split: str,
-  episode_id: int,
+  track_seed: int,
   episode: schema.Episode,
 ) -> np.ndarray | None:
   """Replays the recorded actions in the simulator.
 
   Args:
     metadata: metadata of the dataset.
-    split: `train` or `validation`.
-    episode_id: index of the episode in the split.
+    track_seed: seed of the episode's track.
     episode: recorded episode.
 
   Returns:
@@ -37,15 +59,12 @@ def replay(
     )
     return None
   environments_class = environment.SIMULATORS[simulator]
-  track_seed, policy_seed = rollout.episode_seeds(
-    config['seed'], split, episode_id
-  )
   actions = episode.action[:-1]
   played = list(
     rollout.play(
       environments_class([track_seed], len(actions)),
       policies.RecordedPolicy([actions]),
-      [policy_seed],
+      [np.random.SeedSequence(0)],  # Not used.
     )
   )
   observations = [step.observation for step in played]
@@ -60,7 +79,7 @@ def replay(
       ' left out. Recorded with %s; installed: %s.',
       same.index(False),
       metadata['packages'],
-      {p: importlib.metadata.version(p) for p in environments_class.PACKAGES},
+      rollout.versions(simulator),
     )
     return None
   return np.concatenate(

@@ -72,7 +72,11 @@ def view(
   places.claim_folder(output_dir)
   episode = episodes[episode_id]
   panels = {'observation 64x64': episode.observation}
-  originals = replay.replay(builder.info.metadata, split, episode_id, episode)
+  originals = replay.replay(
+    builder.info.metadata,
+    replay.track_seed(builder, split, episode_id),
+    episode,
+  )
   if originals is not None:
     panels = {'simulator 96x96': originals, **panels}
 

@@ -21,11 +21,25 @@ def of_record(record: Mapping[str, Any]) -> str:
   return digest.hexdigest()
 
 
+class SplitDigest:
+  """Digest of an ordered split, independent of its sharding."""
+
+  def __init__(self):
+    self._digest = hashlib.sha256()
+
+  def update(self, record_digests: Iterable[str]) -> None:
+    """Appends records, given by their digests."""
+    for record_digest in record_digests:
+      self._digest.update(bytes.fromhex(record_digest))
+
+  def hexdigest(self) -> str:
+    return self._digest.hexdigest()
+
+
 def of_split(record_digests: Iterable[str]) -> str:
-  """Returns the digest of an ordered split, independent of its sharding."""
-  digest = hashlib.sha256()
-  for record_digest in record_digests:
-    digest.update(bytes.fromhex(record_digest))
+  """Returns the digest of an ordered split; see `SplitDigest`."""
+  digest = SplitDigest()
+  digest.update(record_digests)
   return digest.hexdigest()
 
 
@@ -33,6 +47,11 @@ def of_file(path: str | os.PathLike[str]) -> str:
   """Returns the digest of a file's bytes."""
   with Path(path).open('rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def of_bytes(content: bytes) -> str:
+  """Returns the digest of bytes."""
+  return hashlib.sha256(content).hexdigest()
 
 
 def of_code(modules: Iterable[ModuleType]) -> str:

@@ -35,6 +35,7 @@ class Kind(NamedTuple):
     broken_promises: checks the decoded records of a split, in order; appends
       a summary of each episode to the list, and yields each problem of the
       record read last.
+    attachments: config → digests of the files besides the shards, by name.
   """
 
   name: str
@@ -44,6 +45,7 @@ class Kind(NamedTuple):
   broken_promises: Callable[
     [Iterable[Mapping[str, Any]], list[steps.Summary]], Iterator[str]
   ]
+  attachments: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda _: {}
 
 
 class _Split(documents.Document):
@@ -145,7 +147,7 @@ class Metadata(documents.Document):
     config: all choices of the user that affect the data.
     packages: versions of the packages that may affect the data.
     splits: metadata of each split, by name.
-    files_sha256: digest of each shard, by file name.
+    files_sha256: digest of each shard, and of each attached file, by name.
     metadata_sha256: digest of all of the above, see `documents.sealed`.
   """
 
@@ -195,9 +197,18 @@ def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
       kind.config,
       f'{folder}/metadata.json: config',
     )
+    attached = {
+      name: sha256
+      for name, sha256 in metadata.files_sha256.items()
+      if not _is_shard(name)
+    }
+    if attached != kind.attachments(metadata.config):
+      raise errors.DatasetError(
+        f'{folder}/metadata.json was edited: files_sha256 contradicts config'
+      )
   for name in metadata.files_sha256:
     if not (folder / name).is_file():
-      raise errors.DatasetError(f'{folder}: shard {name} is missing')
+      raise errors.DatasetError(f'{folder}: {name} is missing')
   return metadata
 
 
@@ -226,13 +237,21 @@ def _check_agreement(
       {s.name: int(s.numBytes) for s in info.splits},
       {name: split.num_bytes for name, split in metadata.splits.items()},
     ),
-    ('shards', files, set(metadata.files_sha256)),
+    (
+      'shards',
+      files,
+      {name for name in metadata.files_sha256 if _is_shard(name)},
+    ),
   ):
     if found != expected:
       raise errors.DatasetError(
         f'{folder}/dataset_info.json was edited: it differs from metadata.json'
         f' in {what}'
       )
+
+
+def _is_shard(name: str) -> bool:
+  return '.array_record-' in name
 
 
 def _kind(folder: Path, name: str, kinds: Sequence[Kind]) -> Kind:

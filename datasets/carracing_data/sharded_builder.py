@@ -10,6 +10,7 @@ import abc
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import os
 from pathlib import Path
@@ -19,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from absl import logging
+from carracing_data import collecting
 from carracing_data import dataset_info
 from carracing_data import digests
 from carracing_data import documents
@@ -29,7 +31,6 @@ from carracing_data import processes
 from carracing_data import runners
 from carracing_data import shards
 from carracing_data import staging
-from carracing_data import steps
 from carracing_data import tfds_command
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
@@ -111,6 +112,18 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """Returns a description of the hardware, if it may affect the data."""
     return ''
 
+  def _attachments(self) -> Mapping[str, bytes]:
+    """Returns the content of other files of the dataset, by name."""
+    return {}
+
+  def _attachment_path(self, name: str) -> Path:
+    """Returns where shards find an attachment, whatever becomes of its source.
+
+    Args:
+      name: a key of `_attachments`.
+    """
+    return Path(self.data_path).parent / f'.{name}'
+
   def _identity(self) -> Mapping[str, Any]:
     """Returns all choices of the user that affect the data."""
     assert self.builder_config is not None
@@ -157,7 +170,11 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
           return
         self._move_partial_aside()
       _remove_unfinished(folder)
-      super().download_and_prepare(**kwargs)
+      try:
+        super().download_and_prepare(**kwargs)
+      finally:
+        for name in self._attachments():
+          self._attachment_path(name).unlink(missing_ok=True)
       staging.remove_all(folder)
 
   def _is_built(self) -> bool:
@@ -222,6 +239,11 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   def _jobs(self) -> dict[str, list[shards.Job]]:
     """Enters the staging folder; returns the jobs that fill it, by split."""
+    for name, content in self._attachments().items():
+      places.replace(
+        self._attachment_path(name),
+        functools.partial(Path.write_bytes, data=content),
+      )
     split_shards = self._shards()
     num_shards = {
       split: len(of_split) for split, of_split in split_shards.items()
@@ -272,34 +294,23 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     split_infos, split_metadata, files = [], {}, {}
     for split, split_jobs in jobs.items():
       template = self._get_filename_template(split)
-      written = []
-      for index, job in enumerate(split_jobs):
-        result = job.checked_result()
-        path = Path(
-          template.sharded_filepath(
-            shard_index=index, num_shards=len(split_jobs)
-          )
-        )
-        # Linked, not moved: an interruption here must not lose a staged shard.
-        _link_or_copy(job.path, path)
-        files[path.name] = result.file_sha256
-        written.append(result)
+      path_of = functools.partial(_shard_path, template, len(split_jobs))
+      collected = collecting.collect(split_jobs, path_of)
+      split_metadata[split] = collected.metadata
+      files |= collected.files_sha256
       split_infos.append(
         tfds.core.SplitInfo(
           name=split,
-          shard_lengths=[shard.num_examples for shard in written],
-          num_bytes=sum(shard.num_bytes for shard in written),
+          shard_lengths=collected.metadata['shard_lengths'],
+          num_bytes=collected.metadata['num_bytes'],
           filename_template=template,
         )
       )
-      split_metadata[split] = {
-        'content_sha256': digests.of_split(
-          digest for shard in written for digest in shard.record_digests
-        ),
-        'num_bytes': sum(shard.num_bytes for shard in written),
-        'shard_lengths': [shard.num_examples for shard in written],
-        **steps.statistics([e for shard in written for e in shard.episodes]),
-      }
+    for name, content in self._attachments().items():
+      path = Path(self.data_path, name)
+      path.write_bytes(content)
+      places.sync(path)
+      files[name] = digests.of_bytes(content)
     self.info.set_splits(tfds.core.SplitDict(split_infos))
     self.info.metadata.update(
       documents.sealed(
@@ -345,9 +356,7 @@ def _remove_unfinished(folder: Path) -> None:
     shutil.rmtree(path)
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
-  try:
-    os.link(source, target)
-  except OSError:  # This file system has no hard links.
-    shutil.copyfile(source, target)
-    places.sync(target)
+def _shard_path(template: Any, num_shards: int, index: int) -> Path:
+  return Path(
+    template.sharded_filepath(shard_index=index, num_shards=num_shards)
+  )

@@ -8,6 +8,7 @@ way. A shard without a record counts as not written.
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
 from carracing_data import steps
-import numpy as np
 import tensorflow_datasets as tfds
 
 # Writes the records of one shard, in order, with the given function. Returns
@@ -27,17 +27,31 @@ import tensorflow_datasets as tfds
 Shard = Callable[[Callable[[Mapping[str, Any]], None]], list[steps.Summary]]
 
 
-_MAX_SHARDS = 256
+# Shards of datasets that are small enough for it.
+_USUAL_SHARDS = 256
+_MAX_BYTES = 2**30  # Of a shard.
 RECORD = '.record.json'  # Suffix of the record of a shard.
 
 
-def episodes_of_shards(num_episodes: int) -> list[list[int]]:
-  """Divides the episodes of a split among its shards, in order."""
-  # Small datasets get one shard per episode, for the finest progress.
-  num_shards = min(num_episodes, _MAX_SHARDS)
-  return [
-    ids.tolist() for ids in np.array_split(np.arange(num_episodes), num_shards)
-  ]
+def episodes_of_shards(num_episodes: int, episode_bytes: int) -> list[range]:
+  """Divides the episodes of a split among its shards, in order.
+
+  Small datasets get one shard per episode, for the finest progress; a shard has
+  about 1 GiB at most, or one episode. The digest of a split's content is
+  independent of this.
+
+  Args:
+    num_episodes: number of episodes of the split, at least 1.
+    episode_bytes: largest size of an episode on disk, about.
+  """
+  per_shard = max(1, _MAX_BYTES // episode_bytes)
+  num_shards = max(
+    min(num_episodes, _USUAL_SHARDS), -(-num_episodes // per_shard)
+  )
+  size, surplus = divmod(num_episodes, num_shards)
+  # The first ones take the surplus.
+  ends = [size * i + min(i, surplus) for i in range(num_shards + 1)]
+  return [range(*pair) for pair in itertools.pairwise(ends)]
 
 
 class WrittenShard(documents.Document):

@@ -1,6 +1,7 @@
 """Definitions of observations, actions and episodes for all datasets."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import array
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,19 +39,40 @@ def summarize(steps: Mapping[str, np.ndarray]) -> Summary:
   )
 
 
-def statistics(summaries: Sequence[Summary]) -> dict[str, Any]:
+class Totals:
+  """Sums up the episodes of a split one by one."""
+
+  def __init__(self):
+    self._num_steps = array.array('q')
+    self._returns = array.array('d')
+    self._num_terminated = 0
+
+  def add(self, summary: Summary) -> None:
+    self._num_steps.append(summary.num_steps)
+    self._returns.append(summary.total_reward)
+    self._num_terminated += summary.terminated
+
+  def statistics(self) -> dict[str, Any]:
+    """Returns the statistics of the split, see `metadata.SplitMetadata`."""
+    returns = np.array(self._returns)
+    return {
+      'num_episodes': len(self._num_steps),
+      'num_steps': sum(self._num_steps),
+      'num_terminated': self._num_terminated,
+      'episode_steps': self._num_steps.tolist(),
+      'return_mean': float(np.mean(returns)),
+      'return_std': float(np.std(returns)),
+      'return_min': float(returns.min()),
+      'return_max': float(returns.max()),
+    }
+
+
+def statistics(summaries: Iterable[Summary]) -> dict[str, Any]:
   """Returns the statistics of a split, see `metadata.SplitMetadata`."""
-  num_steps, returns, terminated = zip(*summaries)
-  return {
-    'num_episodes': len(summaries),
-    'num_steps': sum(num_steps),
-    'num_terminated': sum(terminated),
-    'episode_steps': list(num_steps),
-    'return_mean': float(np.mean(returns)),
-    'return_std': float(np.std(returns)),
-    'return_min': min(returns),
-    'return_max': max(returns),
-  }
+  totals = Totals()
+  for summary in summaries:
+    totals.add(summary)
+  return totals.statistics()
 
 
 def broken_promises(steps: Mapping[str, np.ndarray]) -> Iterator[str]:

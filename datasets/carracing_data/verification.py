@@ -30,6 +30,17 @@ def verify(
     errors.DatasetError: a check failed; the message names the first bad record.
   """
   info: Any = builder.info
+  in_shards = {
+    Path(path).name
+    for split_info in info.splits.values()
+    for path in split_info.filepaths
+  }
+  for name, sha256 in info.metadata['files_sha256'].items():
+    path = Path(builder.data_dir, name)
+    if name not in in_shards and digests.of_file(path) != sha256:
+      raise errors.DatasetError(
+        f'{path} is not the file that was written; restore it from another copy'
+      )
   for split, split_info in info.splits.items():
     record_digests: list[str] = []
     summaries: list[steps.Summary] = []

@@ -116,8 +116,11 @@ class Builder(sharded_builder.ShardedBuilder):
     rollouts = os.path.abspath(self._rollouts.data_dir)
     folder = os.path.abspath(os.path.expanduser(self.builder_config.vae))
     split_shards = {}
+    metadata: Any = self._rollouts.info.metadata
+    step_bytes = _step_bytes(self.builder_config.latent_size)
     for split in schema.SPLITS:
-      size = len(rollouts_loader.episodes(rollouts, split=split))
+      episode_steps = metadata['splits'][split]['episode_steps']
+      size = len(episode_steps)
       split_shards[split] = [
         functools.partial(
           _write_episodes,
@@ -127,9 +130,19 @@ class Builder(sharded_builder.ShardedBuilder):
           vae_sha256=self._vae.sha256,
           episode_ids=episode_ids,
         )
-        for episode_ids in shards.episodes_of_shards(size)
+        for episode_ids in shards.episodes_of_shards(
+          size,
+          max(episode_steps) * step_bytes,
+        )
       ]
     return split_shards
+
+
+def _step_bytes(latent_size: int) -> int:
+  """Returns the size of a step on disk, about."""
+  # Mean, logvar, action, reward and discount; float32 does not compress, and
+  # the record format adds a tenth.
+  return 5 * (2 * latent_size + 5)
 
 
 def _write_episodes(

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
+import os
 from typing import Any
 
 from carracing_data import builder_config
 from carracing_data import dataset_info
+from carracing_data import digests
 from carracing_data import errors
 from carracing_data import sharded_builder
 from carracing_data import shards
 from carracing_data import steps
+from carracing_rollouts import action_log
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
 from carracing_rollouts import game
@@ -18,47 +21,111 @@ from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 from carracing_rollouts import sketched_car_racing
+import numpy as np
 import tensorflow_datasets as tfds
+
+_NUM_EPISODES = 30
+
+
+class _Settings(schema.Config):
+  actions: str
 
 
 @dataclasses.dataclass(eq=False)
 class RolloutsConfig(builder_config.Config):
   """Config of `tfds build carracing_rollouts --config '{...}'`.
 
-  See `schema.Config` for the keys.
+  See `schema.Config` for the keys; instead of the digest of an action log,
+  `actions` is its path.
   """
 
-  SCHEMA = schema.Config
+  SCHEMA = _Settings
 
-  num_episodes: int = 30
+  num_episodes: int | None = None  # 30, or 0 for the policy `recorded`.
   max_steps: int = 1000  # CarRacing's own limit, 20 s at 50 Hz.
   policy: str = 'random_policy'
   seed: int = 0
   simulator: str = 'gymnasium'
+  actions: str = ''  # Action log, relative to the working directory.
 
   def __post_init__(self):
+    recorded = self.policy == schema.RECORDED
+    if self.num_episodes is None:
+      self.num_episodes = 0 if recorded else _NUM_EPISODES
     super().__post_init__()
+    for key, check in (
+      ('policy', self._check_policy),
+      ('num_episodes', self._check_num_episodes),
+      ('simulator', lambda: environment.check_simulator(self.simulator)),
+      ('actions', self._read_log),
+    ):
+      try:
+        check()
+      except errors.UserError as error:
+        raise errors.DatasetError(f'invalid config: {key}: {error}') from None
+
+  def _check_policy(self) -> None:
+    if self.policy == schema.RECORDED:
+      return
     try:
       policies.make(self.policy)
     except errors.DatasetError as error:
-      raise errors.DatasetError(f'invalid config: policy: {error}') from None
-    try:
-      environment.check_simulator(self.simulator)
-    except errors.UserError as error:
-      raise errors.DatasetError(f'invalid config: simulator: {error}') from None
+      raise errors.DatasetError(
+        f'{error}; or {schema.RECORDED}, with "actions"'
+      ) from None
+
+  def _check_num_episodes(self) -> None:
+    assert self.num_episodes is not None
+    if self.policy == schema.RECORDED and self.num_episodes:
+      raise errors.DatasetError(
+        f'the policy {schema.RECORDED} drives only the episodes of its log, so'
+        ' leave this key out; for a mixture, name the policy of the others'
+      )
+    if self.policy != schema.RECORDED and self.num_episodes < 2:
+      raise errors.DatasetError(
+        f'Input should be at least 2, not {self.num_episodes}'
+      )
+
+  def _read_log(self) -> None:
+    """Sets `log` and its `log_content`, which are None without `actions`."""
+    self.log: action_log.ActionLog | None = None
+    self.log_content: bytes | None = None
+    if not self.actions:
+      if self.policy == schema.RECORDED:
+        raise errors.DatasetError(
+          f'the policy {schema.RECORDED} needs an action log, "actions": FILE'
+        )
+      return
+    self.log_content = action_log.read_bytes(self.actions)
+    self.log = action_log.parse(self.log_content, self.actions)
+    if self.log.header.max_steps != self.max_steps:
+      raise errors.DatasetError(
+        f'{self.actions} was recorded with max_steps='
+        f'{self.log.header.max_steps}, not {self.max_steps}; add "max_steps":'
+        f' {self.log.header.max_steps} to --config'
+      )
+    for split, size in self.split_sizes().items():
+      if not size:
+        raise errors.DatasetError(f'{self.actions} has no {split} episodes')
+
+  def policy_split_sizes(self) -> dict[str, int]:
+    """Returns the number of episodes of each split that the policy drives."""
+    assert self.num_episodes is not None
+    return schema.split_sizes(self.num_episodes)
 
   def split_sizes(self) -> dict[str, int]:
     """Returns the number of episodes of each split."""
-    validation = max(1, self.num_episodes // 10)
-    return dict(
-      zip(schema.SPLITS, (self.num_episodes - validation, validation))
-    )
+    return {
+      split: size + (len(self.log.of_split(split)) if self.log else 0)
+      for split, size in self.policy_split_sizes().items()
+    }
 
 
 class Builder(sharded_builder.ShardedBuilder):
   """Rolls out a policy in CarRacing and records every step."""
 
   CODE = (
+    action_log,
     culled_car_racing,
     environment,
     game,
@@ -68,8 +135,9 @@ class Builder(sharded_builder.ShardedBuilder):
     sketched_car_racing,
     steps,
   )
-  VERSION = tfds.core.Version('1.0.1')
+  VERSION = tfds.core.Version('1.1.0')
   RELEASE_NOTES = {
+    '1.1.0': 'Configs with an action log; the data of others are unchanged.',
     '1.0.1': 'The metadata counts terminated episodes and seals shard lengths.',
     '1.0.0': 'Initial release.',
   }
@@ -87,6 +155,23 @@ class Builder(sharded_builder.ShardedBuilder):
       metadata=tfds.core.MetadataDict(),
     )
 
+  def _identity(self) -> Mapping[str, Any]:
+    config = self.builder_config
+    identity = {
+      name: getattr(config, name)
+      for name in schema.Config.model_fields
+      if name != 'actions_sha256'
+    }
+    # The log's content, wherever it lies.
+    if config.log_content is not None:
+      identity['actions_sha256'] = digests.of_bytes(config.log_content)
+    return identity
+
+  def _attachments(self) -> Mapping[str, bytes]:
+    # So that whoever has the dataset knows its tracks and who drove.
+    content = self.builder_config.log_content
+    return {} if content is None else {schema.ACTION_LOG: content}
+
   def _packages(self) -> Sequence[str]:
     simulator = environment.SIMULATORS[self.builder_config.simulator]
     return (
@@ -98,24 +183,35 @@ class Builder(sharded_builder.ShardedBuilder):
 
   def _shards(self) -> Mapping[str, Sequence[shards.Shard]]:
     config = self.builder_config
-    generate = functools.partial(
-      rollout.generate,
-      seed=config.seed,
-      policy=config.policy,
-      simulator=config.simulator,
-      max_steps=config.max_steps,
-    )
-    return {
-      split: [
-        functools.partial(
-          _write_episodes,
-          generate=functools.partial(generate, split),
-          episode_ids=episode_ids,
+    split_shards = {}
+    for split, size in config.split_sizes().items():
+      generate = functools.partial(
+        rollout.generate,
+        split,
+        seed=config.seed,
+        policy=config.policy,
+        simulator=config.simulator,
+        max_steps=config.max_steps,
+      )
+      if config.log is not None:
+        generate = functools.partial(
+          _generate_or_replay,
+          generate=generate,
+          num_generated=config.policy_split_sizes()[split],
+          log=os.path.abspath(self._attachment_path(schema.ACTION_LOG)),
+          log_sha256=self._identity()['actions_sha256'],
+          split=split,
+          simulator=config.simulator,
         )
-        for episode_ids in shards.episodes_of_shards(size)
+      split_shards[split] = [
+        functools.partial(
+          _write_episodes, generate=generate, episode_ids=episode_ids
+        )
+        for episode_ids in shards.episodes_of_shards(
+          size, schema.STEP_BYTES * config.max_steps
+        )
       ]
-      for split, size in config.split_sizes().items()
-    }
+    return split_shards
 
 
 def _write_episodes(
@@ -132,3 +228,45 @@ def _write_episodes(
       write(record)
     summaries.append(steps.summarize(vars(episode)))
   return summaries
+
+
+def _generate_or_replay(
+  episode_id: int,
+  *,
+  generate: Callable[[int], schema.Episode],
+  num_generated: int,
+  log: str,
+  log_sha256: str,
+  split: str,
+  simulator: str,
+) -> schema.Episode:
+  """Generates one of the first episodes of a split; replays one of the others.
+
+  Raises:
+    errors.DatasetError: the log changed, or its replay differs.
+  """
+  if episode_id < num_generated:
+    return generate(episode_id)
+  packages, episodes = _logged(log, log_sha256, split)
+  index = episode_id - num_generated
+  try:
+    return rollout.replay(*episodes[index], simulator)
+  except errors.DatasetError as error:
+    raise errors.DatasetError(
+      f'{split} episode {index} of the action log: {error}; recorded with'
+      f' {packages}, replayed with {rollout.versions(simulator)}'
+    ) from None
+
+
+@functools.lru_cache(maxsize=2)  # Read once for all shards of a split.
+def _logged(
+  path: str, sha256: str, split: str
+) -> tuple[
+  dict[str, str], Sequence[tuple[action_log.LoggedEpisode, np.ndarray]]
+]:
+  """Returns the packages of a log, and the episodes of a split."""
+  content = action_log.read_bytes(path)
+  if digests.of_bytes(content) != sha256:
+    raise errors.DatasetError(f'{path} changed during the build; run it again')
+  log = action_log.parse(content, path)
+  return log.header.packages, log.of_split(split)

@@ -6,9 +6,12 @@ its number.
 """
 
 from collections.abc import Generator, Sequence
+import importlib.metadata
 from typing import Any, NamedTuple
 
+from carracing_data import errors
 from carracing_data import steps
+from carracing_rollouts import action_log
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import schema
@@ -164,6 +167,63 @@ def generate(
   environments = environment.SIMULATORS[simulator]([track_seed], max_steps)
   [episode] = episodes(environments, policies.make(policy), [policy_seed])
   return episode
+
+
+def replay(
+  logged: action_log.LoggedEpisode,
+  actions: np.ndarray,
+  simulator: str,
+) -> schema.Episode:
+  """Replays an episode of an action log.
+
+  Args:
+    logged: description of the episode.
+    actions: its actions, float32 [N, 3].
+    simulator: a key of `environment.SIMULATORS`; all of them have the same
+      physics, so it need not be the one that was driven.
+
+  Returns:
+    The episode, which depends on the arguments alone.
+
+  Raises:
+    errors.DatasetError: its number of steps, its return or its end is not the
+      logged one.
+  """
+  environments = environment.SIMULATORS[simulator](
+    [logged.track_seed], logged.num_steps
+  )
+  [episode] = episodes(
+    environments,
+    policies.RecordedPolicy([actions]),
+    [np.random.SeedSequence(0)],  # Not used.
+  )
+  driven, recorded = (
+    f'{num_steps} steps, return {total}, terminated={terminated}'
+    for num_steps, total, terminated in (
+      (
+        len(episode) - 1,
+        action_log.total(episode.reward),
+        bool(episode.is_terminal.any()),
+      ),
+      (logged.num_steps, logged.return_, logged.terminated),
+    )
+  )
+  if driven != recorded:
+    raise errors.DatasetError(
+      f'the replay on track {logged.track_seed} has {driven}; recorded were'
+      f' {recorded}'
+    )
+  return episode
+
+
+def versions(simulator: str) -> dict[str, str]:
+  """Returns the installed versions of the packages of a simulator.
+
+  Args:
+    simulator: a key of `environment.SIMULATORS`.
+  """
+  packages = environment.SIMULATORS[simulator].PACKAGES
+  return {name: importlib.metadata.version(name) for name in packages}
 
 
 def episode_seeds(

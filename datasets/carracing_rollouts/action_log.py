@@ -1,0 +1,300 @@
+"""Action logs: what was driven, as tracks and actions, in one small file.
+
+Networks round differently on other machines, so an agent's episodes cannot be
+generated again from its weights. Its actions can be replayed anywhere.
+
+A log is an `.npz` archive, without pickled objects, of two arrays:
+
+- `header`: uint8, a JSON document in UTF-8, see `Header`;
+- `action`: float32 [N1 + N2 + ..., 3], the actions of all episodes in order.
+"""
+
+from collections.abc import Sequence
+import io
+import json
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+import zipfile
+
+from carracing_data import digests
+from carracing_data import documents
+from carracing_data import errors
+from carracing_data import places
+from carracing_data import steps
+from carracing_rollouts import schema
+import numpy as np
+import pydantic
+
+MAX_NOISE = 10.0
+_MAX_HEADER = 2**28  # Bytes: about a million episodes.
+_MEMBERS = ('header.npy', 'action.npy')
+_STORED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED = 1  # A flag bit.
+_RESTORE = 'restore it from another copy of the dataset, or build it again'
+
+
+class LogError(errors.DatasetError):
+  """A file is no action log that this version can read."""
+
+
+class AgentWeights(documents.Document):
+  """Digests of the weights of an agent's parts."""
+
+  vae: documents.Sha256
+  mdn_rnn: documents.Sha256
+  controller: documents.Sha256
+
+
+class Driver(documents.Document):
+  """Who drove.
+
+  Attributes:
+    name: `agent`, `keyboard`, or the specification of a built-in policy.
+    weights_sha256: digests of an agent; None for others.
+    noise: standard deviation of the noise that was added to the actions.
+  """
+
+  name: Annotated[
+    str, pydantic.StringConstraints(pattern='^[A-Za-z0-9_.:=,-]{1,100}$')
+  ]
+  weights_sha256: AgentWeights | None = None
+  noise: Annotated[float, pydantic.Field(ge=0, le=MAX_NOISE)] = 0.0
+
+
+class LoggedEpisode(documents.Document):
+  """One episode of a log.
+
+  Attributes:
+    split: `train` or `validation`.
+    track_seed: seed of the track.
+    num_steps: number of actions, N.
+    return_: sum of the rewards as `total` computes it; `return` in JSON.
+    terminated: whether the last step ended the episode; if not, the step limit
+      did.
+    driver: who drove.
+  """
+
+  split: Literal['train', 'validation']
+  track_seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)]
+  num_steps: Annotated[int, pydantic.Field(ge=1, le=schema.MAX_STEPS_LIMIT)]
+  return_: float = pydantic.Field(alias='return')
+  terminated: bool
+  driver: Driver
+
+
+class Header(documents.Document):
+  """Description of a log.
+
+  Attributes:
+    schema_version: version of this format.
+    simulator: simulator that was driven, a key of `environment.SIMULATORS`.
+    packages: versions of the packages that affect what was driven.
+    max_steps: steps after which an episode was truncated.
+    episodes: the episodes, in order.
+  """
+
+  schema_version: Literal[1] = 1
+  simulator: documents.Name
+  packages: dict[documents.Name, documents.Name]
+  max_steps: Annotated[int, pydantic.Field(ge=1, le=schema.MAX_STEPS_LIMIT)]
+  episodes: Annotated[list[LoggedEpisode], pydantic.Field(min_length=1)]
+
+
+class _Version(pydantic.BaseModel):
+  """The part of a header that all versions of the format share."""
+
+  schema_version: int
+
+
+class ActionLog(NamedTuple):
+  """An action log.
+
+  Attributes:
+    header: description of the log.
+    actions: actions of each episode, float32 [N, 3]: steering −1..1, gas 0..1,
+      brake 0..1.
+  """
+
+  header: Header
+  actions: Sequence[np.ndarray]
+
+  def of_split(self, split: str) -> list[tuple[LoggedEpisode, np.ndarray]]:
+    """Returns the episodes of a split with their actions, in order."""
+    pairs = zip(self.header.episodes, self.actions, strict=True)
+    return [pair for pair in pairs if pair[0].split == split]
+
+
+def total(reward: np.ndarray) -> float:
+  """Returns the return of an episode, correctly rounded.
+
+  Args:
+    reward: float32 [N].
+  """
+  return math.fsum(reward.tolist())
+
+
+def write(path: Path, log: ActionLog) -> None:
+  """Writes a log atomically; the same log always gives the same bytes.
+
+  Raises:
+    LogError: an episode is invalid, e.g. an action is not finite.
+    errors.PlaceError: the file cannot be written.
+  """
+  _check_episodes(log, 'the log to write')
+  header = json.dumps(log.header.model_dump(by_alias=True), allow_nan=False)
+
+  def save(temporary: Path) -> None:
+    # Given a file, NumPy does not append a suffix to its name.
+    with temporary.open('wb') as file:
+      np.savez_compressed(
+        file,
+        header=np.frombuffer(header.encode(), np.uint8),
+        action=np.concatenate(log.actions, dtype=np.float32),
+      )
+
+  places.replace(path, save)
+
+
+def read(path: str | os.PathLike[str]) -> ActionLog:
+  """Reads a log; it may be from an untrusted source.
+
+  Raises:
+    LogError: the file is missing, no action log, of another version, or
+      damaged; the message names the problem.
+    errors.UnreadableError: the operating system cannot read it.
+  """
+  return parse(read_bytes(path), str(path))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+  """Returns the content of a file that `parse` takes.
+
+  Raises:
+    LogError: the file is missing.
+    errors.UnreadableError: the operating system cannot read it.
+  """
+  try:
+    return places.read_bytes(places.expand(path))
+  except FileNotFoundError:
+    raise LogError(
+      f'there is no action log {path}; record one with: python -m tools.record'
+      f' --output={path} --agent=AGENT'
+    ) from None
+
+
+def parse(content: bytes, source: str) -> ActionLog:
+  """Parses the content of a file.
+
+  Args:
+    content: bytes of the file.
+    source: origin of the bytes, for error messages.
+
+  Raises:
+    LogError: see `read`.
+  """
+  try:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+      _check_members(archive.infolist())
+      # The header bounds the size of what is decompressed next.
+      header = _header(_array(archive, 'header.npy', _MAX_HEADER), source)
+      counts = [episode.num_steps for episode in header.episodes]
+      num_bytes = sum(counts) * steps.ACTION_SIZE * 4 + 1024
+      action = _array(archive, 'action.npy', num_bytes)
+  except LogError:
+    raise
+  except Exception as error:  # What the libraries raise depends on the damage.
+    reason = str(error).splitlines() or [type(error).__name__]
+    raise LogError(
+      f'{source} is no action log, or a damaged one ({reason[0][:80]})'
+    ) from None
+  if action.dtype != np.float32 or action.shape != (sum(counts), 3):
+    raise LogError(
+      f'{source} is damaged: action is {action.dtype}{list(action.shape)},'
+      f' not float32[{sum(counts)}, 3]'
+    )
+  log = ActionLog(header, np.split(action, np.cumsum(counts)[:-1]))
+  _check_episodes(log, source)
+  return log
+
+
+def _check_members(members: Sequence[zipfile.ZipInfo]) -> None:
+  """Raises ValueError if an archive is not one of two plain arrays."""
+  if sorted(member.filename for member in members) != sorted(_MEMBERS):
+    raise ValueError('it does not hold header and action alone')
+  for member in members:
+    encrypted = member.flag_bits & _ENCRYPTED
+    if encrypted or member.compress_type not in _STORED:
+      raise ValueError(f'{member.filename} is encrypted or oddly compressed')
+
+
+def _array(archive: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
+  """Reads an array of at most `max_bytes`, without pickled objects."""
+  if archive.getinfo(name).file_size > max_bytes:
+    raise ValueError(f'{name} is larger than {max_bytes:,} bytes')
+  return np.lib.format.read_array(
+    io.BytesIO(archive.read(name)), allow_pickle=False
+  )
+
+
+def _header(array: np.ndarray, source: str) -> Header:
+  """Parses the header of a log."""
+  try:
+    text = array.astype(np.uint8, casting='equiv').tobytes().decode()
+    version = _Version.model_validate_json(text).schema_version
+  except (TypeError, ValueError):
+    raise LogError(
+      f'{source} is no action log, or a damaged one: its header is not JSON'
+      ' with a schema_version'
+    ) from None
+  if version != 1:
+    raise LogError(
+      f'{source} has schema version {version}, but this code reads version 1'
+    )
+  try:
+    return documents.parse(text, Header, source)
+  except errors.DocumentError as error:
+    raise LogError(str(error)) from None
+
+
+def _check_episodes(log: ActionLog, source: str) -> None:
+  """Raises LogError if an episode contradicts the header or the game."""
+  max_steps = log.header.max_steps
+  pairs = zip(log.header.episodes, log.actions, strict=True)
+  for index, (episode, actions) in enumerate(pairs):
+    where = f'{source} is damaged: episode {index}'
+    too_long = episode.num_steps > max_steps
+    if too_long or (not episode.terminated and episode.num_steps < max_steps):
+      raise LogError(
+        f'{where} has {episode.num_steps} steps and'
+        f' terminated={episode.terminated}, with max_steps={max_steps}'
+      )
+    # False for NaN, too.
+    inside = (actions >= steps.ACTION_LOW) & (actions <= steps.ACTION_HIGH)
+    if not inside.all():
+      step = int(inside.all(axis=1).argmin())
+      raise LogError(
+        f'{where} has the action {actions[step].tolist()} at step {step}, not'
+        f' within {steps.ACTION_LOW.tolist()}..{steps.ACTION_HIGH.tolist()}'
+      )
+
+
+def of_dataset(folder: Path, config: Any) -> ActionLog:
+  """Reads the log that belongs to a dataset.
+
+  Args:
+    folder: folder of the dataset.
+    config: config in its metadata, with `actions_sha256`.
+
+  Raises:
+    LogError: the log is missing, or not the one that was replayed.
+  """
+  path = folder / schema.ACTION_LOG
+  try:
+    content = places.read_bytes(path)
+  except FileNotFoundError:
+    raise LogError(f'{path} is missing; {_RESTORE}') from None
+  if digests.of_bytes(content) != config['actions_sha256']:
+    raise LogError(f'{path} is not the log that was replayed; {_RESTORE}')
+  return parse(content, str(path))

@@ -1,0 +1,76 @@
+"""A person at the keyboard drives: track → actions and rewards."""
+
+from typing import NamedTuple
+
+from carracing_data import errors
+import gymnasium
+import numpy as np
+
+_CAPTION = 'arrow keys: steer, gas, brake · Esc: stop'
+_BRAKE = 0.8  # A full brake locks the wheels.
+
+
+class Driven(NamedTuple):
+  """An episode of N steps.
+
+  Attributes:
+    action: float32 [N, 3]: steering −1..1, gas 0..1, brake 0..1.
+    reward: float32 [N].
+    terminated: whether the last step ended it; if not, the step limit did.
+  """
+
+  action: np.ndarray
+  reward: np.ndarray
+  terminated: bool
+
+
+class Stopped(Exception):
+  """The person closed the window or pressed Esc."""
+
+
+def drive(track_seed: int, max_steps: int) -> Driven:
+  """Shows the stock game in a window, in real time, until the episode ends.
+
+  Args:
+    track_seed: seed of the track.
+    max_steps: steps after which the episode is truncated.
+
+  Raises:
+    Stopped: the person stopped before the end.
+    errors.UserError: there is no display.
+  """
+  import pygame  # Prints a greeting.
+
+  game = gymnasium.make(
+    'CarRacing-v3', render_mode='human', max_episode_steps=max_steps
+  )
+  try:
+    game.reset(seed=track_seed)
+    pygame.display.set_caption(_CAPTION)
+    arrows = pygame.K_LEFT, pygame.K_RIGHT, pygame.K_UP, pygame.K_DOWN
+    held = pygame.key.get_pressed()  # Since the episode before.
+    pressed = {key for key in arrows if held[key]}
+    actions, rewards = [], []
+    while True:
+      for event in pygame.event.get():
+        if event.type == pygame.KEYDOWN:
+          pressed.add(event.key)
+        elif event.type == pygame.KEYUP:
+          pressed.discard(event.key)
+        if event.type == pygame.QUIT or pygame.K_ESCAPE in pressed:
+          raise Stopped
+      left, right, gas, brake = (float(key in pressed) for key in arrows)
+      action = np.array([right - left, gas, _BRAKE * brake], np.float32)
+      actions.append(action)
+      _, reward, terminated, truncated, _ = game.step(action)
+      rewards.append(reward)
+      if terminated or truncated:
+        return Driven(
+          np.stack(actions), np.array(rewards, np.float32), bool(terminated)
+        )
+  except pygame.error as error:
+    raise errors.UserError(
+      f'cannot open a window ({error}); drive on a machine with a display'
+    ) from None
+  finally:
+    game.close()

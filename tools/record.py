@@ -1,0 +1,144 @@
+"""Records what an agent, a policy or a person drives as an action log.
+
+  python -m tools.record --agent=runs/controller/agent --output=driven.npz
+  python -m tools.record --agent=... --noise=0,0.3 --output=noisy.npz
+  python -m tools.record --driver=keyboard --episodes=10 --output=mine.npz
+
+A log holds the track, the actions and the return of every episode, some 8 kB
+each. A dataset is built from it by replaying the actions, on any machine and
+without the agent:
+
+  cd datasets
+  tfds build carracing_rollouts --config '{"name": "driven",
+    "policy": "recorded", "actions": "../driven.npz"}'
+
+Recording can be stopped at any moment and loses only the batches of 8 episodes
+under way: the same command goes on.
+"""
+
+from collections.abc import Sequence
+import functools
+import os
+
+from absl import flags
+from carracing_data import command_line
+from carracing_data import errors
+from carracing_data import places
+from etils import epy
+
+with epy.lazy_imports():
+  from carracing_data import processes
+  from carracing_data import runners
+  from carracing_rollouts import action_log
+  from carracing_rollouts import environment
+  from carracing_rollouts import policies
+  from models import agent
+  from tools import keyboard
+  from tools import recording
+  from trainers import runtime
+
+_AGENT = flags.DEFINE_string(
+  'agent', None, 'Folder of an agent, with vae/, mdn_rnn/ and controller/.'
+)
+_NOISE = flags.DEFINE_string(
+  'noise',
+  '0',
+  "Levels of noise on an agent's actions: standard deviations of what is added"
+  ' to steering −1..1, gas and brake 0..1. Episodes take turns. At 0.3 the car'
+  ' often leaves the road.',
+)
+_POLICY = flags.DEFINE_string(
+  'policy', None, 'Built-in policy instead of an agent, e.g. random_policy.'
+)
+_DRIVER = flags.DEFINE_enum(
+  'driver', None, ['keyboard'], 'A person drives instead, in a window.'
+)
+_EPISODES = flags.DEFINE_integer(
+  'episodes',
+  100,
+  'Number of episodes; the last tenth (at least one) is for validation.',
+  lower_bound=2,
+  upper_bound=1_000_000,
+)
+_SEED = flags.DEFINE_integer(
+  'seed',
+  1,
+  'Seed of the tracks and the noise; 0 gives tracks of the default dataset.',
+  lower_bound=0,
+  upper_bound=2**63 - 1,
+)
+_MAX_STEPS = flags.DEFINE_integer(
+  'max_steps',
+  1000,
+  'Steps after which an episode is truncated.',
+  lower_bound=1,
+  upper_bound=1_000_000,
+)
+_SIMULATOR = flags.DEFINE_string(
+  'simulator', 'gymnasium', 'Simulator that is driven: gymnasium or sketched.'
+)
+_NUM_WORKERS = flags.DEFINE_integer(
+  'num_workers',
+  None,
+  'Number of processes; defaults to the number of cores.',
+  lower_bound=1,
+)
+_OUTPUT = flags.DEFINE_string('output', None, 'File of the log.', required=True)
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  given = [_AGENT.value, _POLICY.value, _DRIVER.value]
+  if sum(value is not None for value in given) != 1:
+    raise errors.UserError('pass one of --agent, --policy and --driver')
+  levels = recording.noise_levels(_NOISE.value)
+  simulator = environment.check_simulator(_SIMULATOR.value)
+  output = places.claim_file(places.expand(_OUTPUT.value))
+  workers = _NUM_WORKERS.value or processes.num_cores()
+  folder = None
+  if _AGENT.value is not None:
+    runtime.use_cpu()
+    folder = os.path.abspath(places.expand(_AGENT.value))
+    drivers = _agents(folder, levels)
+  elif levels != [0]:
+    raise errors.UserError('--noise needs --agent')
+  elif _DRIVER.value is not None:
+    if simulator != 'gymnasium' or _NUM_WORKERS.value is not None:
+      raise errors.UserError(
+        '--driver=keyboard shows the stock game in one window: leave out'
+        ' --simulator and --num_workers'
+      )
+    workers, drivers = 1, [action_log.Driver(name=recording.KEYBOARD)]
+  else:
+    policy = _POLICY.value or ''
+    policies.make(policy)
+    drivers = [action_log.Driver(name=policy)]
+  plan = recording.Plan(
+    tuple(drivers), folder, _SEED.value, simulator, _MAX_STEPS.value
+  )
+  run = functools.partial(runners.run_locally, num_workers=workers)
+  try:
+    log = recording.record(plan, _EPISODES.value, output, run)
+  except keyboard.Stopped:
+    print(
+      'Stopped; the episode under way is not recorded. The same command goes'
+      ' on, and with fewer --episodes makes a log of what is there.'
+    )
+    return
+  for line in recording.describe(log):
+    print(line)
+  print(f'{output}: {output.stat().st_size / 1e6:.2f} MB')
+
+
+def _agents(folder: str, levels: Sequence[float]) -> list[action_log.Driver]:
+  """Returns a driver for each level of noise."""
+  agent.load(folder)  # Fails on parts that do not belong together.
+  digests = action_log.AgentWeights(**agent.digests(folder))
+  return [
+    action_log.Driver(name=recording.AGENT, weights_sha256=digests, noise=level)
+    for level in levels
+  ]
+
+
+if __name__ == '__main__':
+  command_line.run(main)

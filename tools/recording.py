@@ -1,0 +1,337 @@
+"""Records action logs: (driver, seed) → the actions of episodes.
+
+Jobs of a few episodes write small logs into a folder beside the output, which
+are joined when all are there. So recording can be interrupted at any moment,
+and loses only the batches under way.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import os
+from pathlib import Path
+import shutil
+from typing import Any
+
+from carracing_data import documents
+from carracing_data import errors
+from carracing_data import places
+from carracing_data import staging
+from carracing_data import steps
+from carracing_rollouts import action_log
+from carracing_rollouts import environment
+from carracing_rollouts import policies
+from carracing_rollouts import rollout
+from carracing_rollouts import schema
+from models import agent
+import numpy as np
+from tools import drives
+from tools import keyboard
+from trainers import runtime
+
+# Of the noise with that of the step before: noise lasts for some 20 steps,
+# because independent noise would average out.
+_CORRELATION = 0.95
+KEYBOARD = 'keyboard'
+AGENT = 'agent'
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What is recorded, picklable.
+
+  Attributes:
+    drivers: who drives; those of consecutive episodes take turns.
+    agent_folder: absolute folder of the agent; None if no agent drives.
+    seed: seed of tracks, policies and noise.
+    simulator: a key of `environment.SIMULATORS`.
+    max_steps: steps after which an episode is truncated.
+  """
+
+  drivers: tuple[action_log.Driver, ...]
+  agent_folder: str | None
+  seed: int
+  simulator: str
+  max_steps: int
+
+  def header(
+    self, episodes: Sequence[action_log.LoggedEpisode]
+  ) -> action_log.Header:
+    """Returns the header of a log with these episodes."""
+    return action_log.Header(
+      simulator=self.simulator,
+      packages=rollout.versions(self.simulator),
+      max_steps=self.max_steps,
+      episodes=list(episodes),
+    )
+
+  def driver(self, episode_id: int) -> action_log.Driver:
+    """Returns who drives an episode of a split."""
+    return self.drivers[episode_id % len(self.drivers)]
+
+  @property
+  def by_hand(self) -> bool:
+    """Whether a person drives."""
+    return self.drivers[0].name == KEYBOARD
+
+  def fingerprint(self) -> str:
+    """Returns a digest of all choices except the number of episodes."""
+    return documents.digest(
+      {
+        'drivers': [driver.model_dump() for driver in self.drivers],
+        'seed': self.seed,
+        'simulator': self.simulator,
+        'packages': rollout.versions(self.simulator),
+        'max_steps': self.max_steps,
+      }
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """Records some episodes of a split, unless they are already recorded.
+
+  Attributes:
+    plan: what is recorded.
+    split: `train` or `validation`.
+    episode_ids: numbers of the episodes within the split.
+    staging: folder of the small logs.
+  """
+
+  plan: Plan
+  split: str
+  episode_ids: range
+  staging: str
+
+  @property
+  def num_episodes(self) -> int:
+    return len(self.episode_ids)
+
+  @property
+  def path(self) -> Path:
+    first, count = self.episode_ids[0], len(self.episode_ids)
+    return Path(self.staging, f'{self.split}-{first:07d}-{count}.npz')
+
+  def result(self) -> action_log.ActionLog | None:
+    """Returns what is recorded; None if it is missing or damaged."""
+    try:
+      return action_log.read(self.path)
+    except action_log.LogError:
+      return None
+
+  def __call__(self) -> None:
+    if self.result() is None:
+      action_log.write(self.path, self._record())
+
+  def _record(self) -> action_log.ActionLog:
+    plan = self.plan
+    seeds = [
+      rollout.episode_seeds(plan.seed, self.split, i) for i in self.episode_ids
+    ]
+    drivers = [plan.driver(i) for i in self.episode_ids]
+    if plan.by_hand:
+      driven = [keyboard.drive(seeds[0][0], plan.max_steps)]
+    else:
+      environments = environment.SIMULATORS[plan.simulator](
+        [track for track, _ in seeds], plan.max_steps
+      )
+      policy_seeds = [policy for _, policy in seeds]
+      driven = [
+        keyboard.Driven(
+          episode.action[:-1],
+          episode.reward[:-1],
+          bool(episode.is_terminal.any()),
+        )
+        for episode in rollout.episodes(
+          environments, _policy(plan, drivers), policy_seeds
+        )
+      ]
+    logged = [
+      action_log.LoggedEpisode.model_validate(
+        {
+          'split': self.split,
+          'track_seed': track_seed,
+          'num_steps': len(of_episode.action),
+          'return': action_log.total(of_episode.reward),
+          'terminated': of_episode.terminated,
+          'driver': driver,
+        }
+      )
+      for (track_seed, _), driver, of_episode in zip(seeds, drivers, driven)
+    ]
+    actions = [of_episode.action for of_episode in driven]
+    return action_log.ActionLog(plan.header(logged), actions)
+
+
+def record(
+  plan: Plan,
+  num_episodes: int,
+  output: Path,
+  run: Callable[[Sequence[Job]], None],
+) -> action_log.ActionLog:
+  """Records a log, as far as it is not recorded yet.
+
+  Args:
+    plan: what is recorded.
+    num_episodes: number of episodes, at least 2; see `schema.split_sizes`.
+    output: file of the log.
+    run: runs jobs, in any order and in any processes.
+
+  Returns:
+    The log.
+
+  Raises:
+    errors.UserError: the output holds another log, or cannot be written.
+  """
+  sizes = schema.split_sizes(num_episodes)
+  folder = output.with_name(f'.{output.name}.unfinished')
+  if output.exists() and not folder.exists():
+    return _finished(plan, sizes, output)
+  with places.locked(places.claim_folder(folder)):
+    if output.exists():  # Another process recorded it, or was killed after.
+      log = _finished(plan, sizes, output)
+      shutil.rmtree(folder)
+      return log
+    staged = folder / plan.fingerprint()[:16]
+    staged.mkdir(exist_ok=True)
+    staging.remove_temporary(staged)
+    jobs = _jobs(plan, sizes, staged)
+    # A person who stops early has episodes of both splits.
+    ordered = sorted(jobs, key=lambda job: job.split == 'train')
+    drives.run_missing(
+      ordered if plan.by_hand else jobs,
+      'recording',
+      'episodes',
+      num_episodes,
+      run,
+    )
+    parts = [job.result() for job in jobs]
+    found = [part for part in parts if part is not None]
+    if len(found) < len(parts):
+      raise errors.UserError(
+        f'{len(parts) - len(found)} of {len(parts)} parts in {staged} were'
+        ' damaged after they were written; run the same command again'
+      )
+    log = action_log.ActionLog(
+      plan.header([x for part in found for x in part.header.episodes]),
+      [actions for part in found for actions in part.actions],
+    )
+    action_log.write(output, log)
+    shutil.rmtree(folder)
+  return log
+
+
+def _jobs(plan: Plan, sizes: Mapping[str, int], staged: Path) -> list[Job]:
+  """Divides the episodes of all splits."""
+  batch = 1 if plan.by_hand else drives.TRACKS_PER_JOB
+  return [
+    Job(plan, split, range(size)[first : first + batch], os.fspath(staged))
+    for split, size in sizes.items()
+    for first in range(0, size, batch)
+  ]
+
+
+def _finished(
+  plan: Plan, sizes: Mapping[str, int], output: Path
+) -> action_log.ActionLog:
+  """Returns the log in a file if it is what the plan records.
+
+  Raises:
+    errors.UserError: it is something else.
+  """
+  try:
+    log = action_log.read(output)
+  except action_log.LogError as error:
+    raise action_log.LogError(
+      f'{error}; delete it, or choose another --output'
+    ) from None
+  header = log.header
+  expected = [
+    (split, rollout.episode_seeds(plan.seed, split, i)[0], plan.driver(i))
+    for split, size in sizes.items()
+    for i in range(size)
+  ]
+  found = [(e.split, e.track_seed, e.driver) for e in header.episodes]
+  same_game = (header.simulator, header.max_steps) == (
+    plan.simulator,
+    plan.max_steps,
+  )
+  if found != expected or not same_game:
+    raise errors.UserError(
+      f'{output} holds another log, of {len(found)} episodes; delete it, or'
+      ' choose another --output'
+    )
+  return log
+
+
+def _policy(
+  plan: Plan, drivers: Sequence[action_log.Driver]
+) -> policies.Policy:
+  """Returns the policy of B episodes."""
+  weights = drivers[0].weights_sha256
+  if plan.agent_folder is None or weights is None:
+    return policies.make(drivers[0].name)
+  runtime.prepare()
+  loaded = drives.load_agent(
+    plan.agent_folder, tuple(weights.model_dump().items())
+  )
+  return _NoisyAgent(loaded, [driver.noise for driver in drivers])
+
+
+class _NoisyAgent:
+  """An agent whose actions get autoregressive noise.
+
+  The carry is (generators [B], last noise [B, 3], levels [B], agent's carry).
+  """
+
+  def __init__(self, driver: agent.Agent, levels: Sequence[float]):
+    self._agent, self._levels = driver, levels
+
+  def initial_carry(self, seeds: Sequence[np.random.SeedSequence]) -> Any:
+    generators = np.array([np.random.default_rng(s) for s in seeds], object)
+    noise = np.zeros((len(seeds), steps.ACTION_SIZE))
+    levels = np.array(self._levels)
+    return generators, noise, levels, self._agent.initial_carry(seeds)
+
+  def __call__(
+    self, observation: np.ndarray, carry: Any
+  ) -> tuple[np.ndarray, Any]:
+    generators, noise, levels, inner = carry
+    fresh = np.stack([g.standard_normal(steps.ACTION_SIZE) for g in generators])
+    noise = _CORRELATION * noise + np.sqrt(1 - _CORRELATION**2) * fresh
+    action, inner = self._agent(observation, inner, levels[:, None] * noise)
+    return action, (generators, noise, levels, inner)
+
+
+def noise_levels(text: str) -> list[float]:
+  """Parses comma-separated levels of noise.
+
+  Raises:
+    errors.UserError: one is no number, or out of range.
+  """
+  levels = []
+  for item in text.split(','):
+    try:
+      level = float(item)
+      if not 0 <= level <= action_log.MAX_NOISE:
+        raise ValueError
+    except ValueError:
+      raise errors.UserError(
+        f'--noise={text[:80]}: {item[:20]!r} is not a number from 0 to'
+        f' {action_log.MAX_NOISE:g}'
+      ) from None
+    levels.append(level)
+  return levels
+
+
+def describe(log: action_log.ActionLog) -> Iterator[str]:
+  """Yields a line for each driver: how many episodes, and their returns."""
+  returns: dict[tuple[str, float], list[float]] = {}
+  for episode in log.header.episodes:
+    key = episode.driver.name, episode.driver.noise
+    returns.setdefault(key, []).append(episode.return_)
+  for (name, noise), values in returns.items():
+    with_noise = f' with noise {noise:g}' if noise else ''
+    yield (
+      f'{name}{with_noise}: {len(values)} episodes,'
+      f' return {np.mean(values):.1f} ± {np.std(values):.1f}'
+    )
