@@ -5,10 +5,13 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test lint format clean
+.PHONY: demo agent test lint format clean
 
 demo: $(INSTALLED)  ## Runs the whole pipeline once, into demo/.
 	python -m tools.demo --output_dir=demo
+
+agent: $(INSTALLED)  ## Makes the agent from nothing, into two_rounds/.
+	python -m tools.two_rounds --output_dir=two_rounds
 
 test: $(INSTALLED)  ## Runs all tests.
 	python -m pytest -n auto --dist loadfile
@@ -23,7 +26,7 @@ format: $(INSTALLED)  ## Fixes formatting and lint.
 	ruff check --fix .
 
 clean:  ## Removes the files of the targets above.
-	rm -rf .venv demo
+	rm -rf .venv demo two_rounds
 
 # The stamp is written last, so that an interrupted installation is repeated.
 # PIP_CONSTRAINT, unlike --constraint, also pins the build backend.

@@ -84,7 +84,10 @@ BUILD = 'tfds build {dataset} --data_dir={tmp}'
     ('{"name": "x", "description": 3}', 'description: '),
     ('{"name": "default", "num_episodes": 2}', "'default' is taken"),
     ('{"name": "x", "version": "2.0.0"}', "unknown config key 'version'"),
-    ('{"name": "x", "episodes": 2}', "key 'episodes'; the keys are name, max"),
+    (
+      '{"name": "x", "episodes": 2}',
+      "'episodes'; the keys are name, actions",
+    ),
     ('{"name": null}', 'name: Input should be a valid string, not None'),
     ('{"name": 3}', 'name: Input should be a valid string, not 3'),
     ('{"name": "a:b"}', "name: a name has .*, not 'a:b'"),
@@ -100,7 +103,10 @@ BUILD = 'tfds build {dataset} --data_dir={tmp}'
     ('{"name": "x", "max_steps": 1.5}', 'max_steps: '),
     ('{"name": "x", "seed": -1}', 'seed: '),
     ('{"name": "x", "seed": true}', 'seed: '),
-    ('{"name": "x", "policy": "expert"}', "policy: .*uniform, not 'expert'$"),
+    (
+      '{"name": "x", "policy": "expert"}',
+      "uniform, not 'expert'; or recorded",
+    ),
     ('{"name": "x", "policy": "uniform:gas=1"}', "policy: .*, not 'uniform:"),
     ('{"name": "x", "policy": "straight_ahead:v=1"}', r'ahead\[:gas=0..1\],'),
     ('{"name": "x", "policy": "straight_ahead:gas=2"}', 'policy: .*gas=2'),
@@ -351,6 +357,7 @@ DESCRIBE = 'tools.describe_rollouts --data_dir={data} --output_dir={tmp}/out '
 EXPORT = 'tools.export --data_dir={data} --output_dir={tmp}/out '
 DRIVE = 'tools.drive --agent={agent} --output_dir={tmp}/out '
 DEMO = 'tools.demo --output_dir={tmp}/out '
+ROUNDS = 'tools.two_rounds --output_dir={tmp}/out '
 NAMES = (
   ('--dataset=', "'' is not a dataset name"),
   ('--dataset=.', 'is not a dataset name'),
@@ -433,6 +440,12 @@ NAMES = (
     (ERRORS + '--output=/proc/none/x.json', 'cannot write /proc/none'),
     (ERRORS + '--output={tmp}', 'it is a folder, not a file'),
     (ERRORS + '{latents}', 'is a carracing_latents dataset, but'),
+    ('tools.lineage', 'name one folder of weights, agent, run or dataset'),
+    ('tools.lineage {tmp}/none', 'holds no complete dataset'),
+    ('tools.lineage {tmp}/empty', 'holds no complete dataset'),
+    ('tools.lineage {tmp}/file', 'holds no complete dataset'),
+    ('tools.lineage nothing', "no prepared dataset 'nothing'"),
+    ('tools.lineage {vae} {vae}', 'name one folder'),
     ('tools.compare_runs', 'name the folders'),
     ('tools.compare_runs {tmp}/empty', 'holds no finished run'),
     ('tools.compare_runs {tmp}/file', 'holds no finished run'),
@@ -443,6 +456,17 @@ NAMES = (
     (DEMO + '--controller_steps=0', 'controller_steps=0'),
     (DEMO + '--num_tracks=0', 'num_tracks=0'),
     (DEMO + '--output_dir={tmp}/file', 'cannot write .*file'),
+    (ROUNDS + '--random_episodes=1', 'random_episodes=1'),
+    (ROUNDS + '--driven_episodes=1', 'driven_episodes=1'),
+    (ROUNDS + '--max_steps=0', 'max_steps=0'),
+    (ROUNDS + '--max_steps=1000001', 'max_steps=1000001'),
+    (ROUNDS + '--noise=0,x', "--noise=0,x: 'x' is not a number"),
+    (ROUNDS + '--num_tracks=100001', 'num_tracks=100001'),
+    (ROUNDS + '--vae_steps=0', 'vae_steps=0'),
+    (ROUNDS + '--mdn_rnn_steps=0', 'mdn_rnn_steps=0'),
+    (ROUNDS + '--controller_steps=0', 'controller_steps=0'),
+    (ROUNDS + '--num_tracks=0', 'num_tracks=0'),
+    (ROUNDS + '--output_dir={tmp}/file', 'cannot write .*file'),
     ('tools.benchmark --output_dir={tmp}/out --only=none', 'no stage none'),
     ('tools.benchmark --output_dir={tmp}/out --rounds=0', 'rounds=0'),
     ('tools.benchmark --output_dir={tmp}/out --seconds=-1', 'seconds=-1'),
@@ -470,6 +494,9 @@ def test_tools(line, message, command, places):
     'tools.drive',
     'tools.evaluate',
     'tools.export',
+    'tools.lineage',
+    'tools.record',
+    'tools.two_rounds',
     'tools.verify',
     'tools.view_rollouts',
   ],
@@ -558,6 +585,49 @@ def test_evaluate(flags, message, command, agents):
   module, *arguments = (EVALUATE + flags).format(**agents).split()
   assert_one_line(command(module, *arguments), message)
   assert not (agents['tmp'] / 'out').exists()
+
+
+RECORD = 'tools.record --output={tmp}/out/log.npz '
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    ('', 'pass one of --agent, --policy and --driver'),
+    ('--agent={agent} --policy=uniform', 'pass one of --agent, --policy'),
+    ('--policy=uniform --driver=keyboard', 'pass one of --agent, --policy'),
+    ('--driver=pedals', 'driver=pedals'),
+    ('--agent={tmp}/none', 'no exported weights of a controller in .*none'),
+    ('--agent={tmp}/mixed', 'mixed/controller was trained with another vae'),
+    ('--agent={agent} --noise=', '--noise=: .* is not a number from 0 to 10'),
+    ('--agent={agent} --noise=0,x', "--noise=0,x: 'x' is not a number"),
+    ('--agent={agent} --noise=0,-1', "--noise=0,-1: '-1' is not a number"),
+    ('--agent={agent} --noise=nan', "--noise=nan: 'nan' is not a number"),
+    ('--agent={agent} --noise=1e9', "--noise=1e9: '1e9' is not a number"),
+    ('--policy=uniform --noise=0.3', '--noise needs --agent'),
+    ('--policy=expert', "a policy is one of .*, not 'expert'"),
+    ('--policy=keyboard', "a policy is one of .*, not 'keyboard'"),
+    ('--policy=uniform --episodes=1', 'episodes=1'),
+    ('--policy=uniform --max_steps=0', 'max_steps=0'),
+    ('--policy=uniform --seed=-1', 'seed=-1'),
+    ('--policy=uniform --simulator=torcs', "a simulator is .*, not 'torcs'"),
+    ('--policy=uniform --num_workers=0', 'num_workers=0'),
+    ('--driver=keyboard --simulator=sketched', 'leave out --simulator'),
+    ('--driver=keyboard --num_workers=2', 'leave out --simulator'),
+    ('--policy=uniform --output={tmp}', 'it is a folder, not a file'),
+    (
+      '--policy=uniform --output={tmp}/file',
+      'file is no action log.*; delete it, or choose another --output',
+    ),
+    ('--policy=uniform --output=/proc/none/x', 'cannot write /proc/none'),
+    ('--policy=uniform --output=~nosuchuser/x', 'home directory'),
+    ('--policy=uniform surplus', "unexpected argument 'surplus'"),
+  ],
+)
+def test_record(flags, message, command, agents):
+  module, *arguments = (RECORD + flags).format(**agents).split()
+  assert_one_line(command(module, *arguments), message)
+  assert not list(agents['tmp'].glob('out/*'))
 
 
 JUNK = ('', '{', 'null', '{"a": 1}', '[' * 9999, '\x00')

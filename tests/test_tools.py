@@ -1,16 +1,24 @@
+import os
 import re
+import signal
 import subprocess
 import sys
 
 from carracing_data import prepared
+from carracing_rollouts import action_log
 from carracing_rollouts import loader
+from carracing_rollouts import rollout
 import imageio.v3 as imageio
 import jax
+from models import agent
 from models import world_model
 import numpy as np
 import pytest
+from tools import ancestry
+from tools import demonstration
 from tools import dream_errors
 from tools import replay
+from tools import rounds
 
 
 def run(module, *flags):
@@ -47,12 +55,13 @@ def test_view_leaves_other_frames_out(simulator, message, data_dir, caplog):
   name = 'carracing_rollouts/tiny'
   builder = prepared.find(name, data_dir)
   episode = loader.episodes(name, data_dir=data_dir)[1]
-  assert replay.replay(builder.info.metadata, 'train', 1, episode).shape
+  seed = replay.track_seed(builder, 'train', 1)
+  assert replay.replay(builder.info.metadata, seed, episode).shape
 
   episode.observation[3, 0, 0, 0] ^= 1
   metadata = dict(builder.info.metadata)
   metadata['config'] = {**metadata['config'], 'simulator': simulator}
-  assert replay.replay(metadata, 'train', 1, episode) is None
+  assert replay.replay(metadata, seed, episode) is None
   assert re.search(message, caplog.text)
 
 
@@ -83,21 +92,31 @@ def test_dream_refuses_weights_of_another_model(world, vae, mdn_rnn, message):
   assert message in done.stderr
 
 
-def test_demo_goes_the_whole_way_and_skips_what_is_done(tmp_path):
-  flags = (
-    f'--output_dir={tmp_path}',
-    '--num_episodes=2',
-    '--max_steps=40',
-    '--vae_steps=2',
-    '--controller_steps=2',
-    '--num_tracks=1',
-    '--mdn_rnn_steps=2',
+@pytest.fixture
+def execute(command):
+  """Runs a command of a pipeline as `stages.execute` does, but faster."""
+
+  def run_command(arguments):
+    program, *rest = arguments
+    done = command(*([program, *rest] if program == 'tfds' else rest[1:]))
+    assert done.status == 0, done.stdout + done.stderr
+
+  return run_command
+
+
+def test_demo_goes_the_whole_way_and_skips_what_is_done(tmp_path, execute):
+  settings = demonstration.Settings(
+    num_episodes=2,
+    max_steps=40,
+    vae_steps=2,
+    mdn_rnn_steps=2,
+    controller_steps=2,
+    num_tracks=1,
   )
-  first = run('tools.demo', *flags)
-  assert first.returncode == 0, first.stdout + first.stderr
-  assert 'squared error' in first.stdout
-  assert re.search(r'random policy +-\d', first.stdout)
-  assert (tmp_path / 'summary.txt').read_text() in first.stdout
+  summary = demonstration.make(tmp_path, settings, execute)
+  assert 'squared error' in summary
+  assert re.search(r'random policy +-\d', summary)
+  assert (tmp_path / 'summary.txt').read_text() == summary
   pictures = tmp_path / 'pictures'
   assert sorted(path.name for path in pictures.iterdir()) == [
     'dream.mp4',
@@ -111,14 +130,77 @@ def test_demo_goes_the_whole_way_and_skips_what_is_done(tmp_path):
   dream = imageio.imread(pictures / 'dream.mp4', plugin='pyav')
   assert len(dream) == 41
 
-  second = run('tools.demo', *flags)
-  assert second.returncode == 0
-  assert second.stdout.count('already done') == 7
-  assert '$' not in second.stdout
+  flags = [f'--output_dir={tmp_path}']
+  for name, value in settings.model_dump().items():
+    flags.append(f'--{name}={value}')
+  again = run('tools.demo', *flags)
+  assert again.returncode == 0
+  assert again.stdout.count('already done') == 7
+  assert '$' not in again.stdout
 
-  other = run('tools.demo', *flags[:-1], '--mdn_rnn_steps=3')
+  other = run('tools.demo', *flags[:-1], '--num_tracks=3')
   assert other.returncode == 1
   assert 'choose another --output_dir' in other.stderr
+
+
+def test_two_rounds_train_on_what_the_first_agent_drives(tmp_path, execute):
+  settings = rounds.Settings(
+    random_episodes=2,
+    driven_episodes=2,
+    noise='0,0.5',
+    max_steps=20,
+    vae_steps=2,
+    mdn_rnn_steps=2,
+    controller_steps=2,
+    num_tracks=1,
+  )
+  summary = rounds.make(tmp_path, settings, execute)
+  assert len(re.findall(r'V: squared error .* over 1 track ', summary)) == 2
+  assert re.search(r'\d\.\d  Record: the agent drives', summary)
+
+  family = ancestry.Family(str(tmp_path / 'data'), [tmp_path / 'random'])
+  policy, log = family.of('carracing_rollouts/driven').sources
+  assert policy.name == 'random_policy'
+  assert log.sources[0].path == str(tmp_path / 'random/controller/weights')
+  assert agent.load(tmp_path / 'driven' / 'controller' / 'agent')
+  seeds = [
+    action_log.read(tmp_path / 'driven.npz').header.episodes[0].track_seed,
+    *(rollout.episode_seeds(seed, 'train', 0)[0] for seed in (0, 1)),
+  ]
+  assert len(set(seeds)) == 3  # All on tracks of their own.
+
+  again = run(
+    'tools.two_rounds',
+    f'--output_dir={tmp_path}',
+    *(f'--{name}={value}' for name, value in settings.model_dump().items()),
+  )
+  assert again.stdout.count('already done') == 13
+  assert summary in again.stdout
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_stage_saves_before_the_pipeline_ends(number, tmp_path):
+  process = subprocess.Popen(
+    [
+      sys.executable, '-m', 'tools.demo', f'--output_dir={tmp_path}',
+      '--num_episodes=2', '--max_steps=40', '--vae_steps=1000000',
+    ],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )  # fmt: skip
+  assert process.stderr
+  for line in process.stderr:
+    if re.search(r'step [1-9]\d*/1000000', line):
+      break
+  if number == signal.SIGINT:  # As a terminal does, to the whole group.
+    os.killpg(process.pid, number)
+  else:
+    process.send_signal(number)
+  process.communicate()
+  assert process.returncode == 128 + number
+  assert list((tmp_path / 'vae' / 'checkpoints').glob('[0-9]*'))
 
 
 def test_dream_errors_grow_from_the_error_of_the_vae(world):

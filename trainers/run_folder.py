@@ -249,12 +249,21 @@ def _export(
   params: Any,
   scalars: Mapping[str, float],
 ) -> str:
+  run = run_documents.read_run(claim.workdir)
+  assert run is not None
+  training = {
+    **export.training,
+    'step': step,
+    'validation': scalars,
+    'sources': {
+      role: source.model_dump() for role, source in run.sources.items()
+    },
+    # The last start, because a run can be extended.
+    'command': run.starts[-1].command,
+    'git_revision': run.starts[-1].git_revision,
+  }
   return weights.save(
-    claim.workdir / 'weights',
-    export.name,
-    export.config,
-    params,
-    {**export.training, 'step': step, 'validation': scalars},
+    claim.workdir / 'weights', export.name, export.config, params, training
   )
 
 

@@ -1,0 +1,327 @@
+"""Where weights and datasets come from: a folder → the tree of its sources.
+
+Everything is read from the documents that builds and trainers leave. A source
+is recognised by its content, so a file of the same name is not taken for it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import json
+import os
+from pathlib import Path
+import shlex
+from typing import Any
+
+from carracing_data import documents
+from carracing_data import errors
+from carracing_data import places
+from carracing_data import prepared
+from carracing_rollouts import action_log
+from carracing_rollouts import schema
+from models import agent
+from models import weights
+import pydantic
+from trainers import run_documents
+
+_NAMES = {'vae': 'V (vae)', 'mdn_rnn': 'M (mdn_rnn)', 'controller': 'C'}
+
+
+class Node(documents.Document):
+  """An artefact and what it was made from.
+
+  Attributes:
+    kind: `vae`, `mdn_rnn`, `controller`, `carracing_rollouts`,
+      `carracing_latents`, `action_log`, `policy` or `person`.
+    name: name for people.
+    digest: SHA-256 of the content; None for drivers without weights.
+    path: folder or file that holds this very content here; None: not found.
+    facts: what else is known, in short words.
+    command: what makes it again; None: unknown, or it cannot be made again.
+    sources: what it was made from.
+  """
+
+  kind: str
+  name: str
+  digest: str | None = None
+  path: str | None = None
+  facts: list[str] = []
+  command: str | None = None
+  sources: list['Node'] = []
+
+
+class _Training(pydantic.BaseModel):
+  """What the description of weights says of their training."""
+
+  step: int | None = None
+  validation: dict[str, float] = {}
+  sources: dict[str, run_documents.Source] = {}
+  command: str | None = None
+  git_revision: str | None = None
+  # Of weights whose description has no `sources`.
+  dataset: str | None = None
+  vae_sha256: documents.Sha256 | None = None
+  mdn_rnn_sha256: documents.Sha256 | None = None
+
+
+class Family:
+  """Finds the sources of artefacts on this machine."""
+
+  def __init__(self, data_dir: str | None, search: Sequence[Path]):
+    """Remembers where to look.
+
+    Args:
+      data_dir: data directory of the datasets; see `prepared.find`.
+      search: folders below which exported weights may lie.
+    """
+    self._data_dir = data_dir
+    self._weights: dict[str, Path] = {}
+    self._known: dict[str, Node] = {}
+    for path in _weights_below(search):
+      try:
+        self._weights.setdefault(weights.verify(path), path)
+      except errors.UserError:
+        continue  # Damaged weights are nobody's source.
+
+  def of(self, name: str) -> Node:
+    """Returns the tree of a folder of weights, an agent, a run or a dataset.
+
+    Args:
+      name: folder, or name of a dataset as `prepared.find` takes it.
+
+    Raises:
+      errors.UserError: it is none of them, or it is damaged.
+    """
+    folder = places.expand(name)
+    for inside in ('', 'controller', 'agent/controller', 'weights'):
+      if os.path.exists(folder / inside / weights.FILE):
+        return self._of_weights(folder / inside)
+    return self._of_dataset(name, None)
+
+  def _of_weights(self, folder: Path) -> Node:
+    described = weights.describe(folder)
+    sha256 = described.weights_sha256
+    if sha256 in self._known:
+      return self._known[sha256]
+    try:
+      training = _Training.model_validate(described.training)
+    except pydantic.ValidationError as error:
+      raise errors.DocumentError(
+        f'{folder} is damaged: training: {documents.explain(error)}'
+      ) from None
+    node = Node(
+      kind=described.model,
+      name=_NAMES[described.model],
+      digest=sha256,
+      path=os.fspath(folder),
+      facts=list(_facts_of_weights(training)),
+      command=training.command,
+    )
+    # While its sources are looked up: weights may name themselves.
+    self._known[sha256] = node
+    complete = node.model_copy(
+      update={'sources': list(self._sources(training))}
+    )
+    self._known[sha256] = complete
+    return complete
+
+  def _sources(self, training: _Training) -> Iterator[Node]:
+    """Yields the sources of a run, M before V."""
+    for role, source in sorted(training.sources.items()):
+      if role == 'dataset':
+        yield self._of_dataset(source.name, source.sha256)
+      elif role in _NAMES and 'weights' in source.sha256:
+        yield self._weights_with(role, source.sha256['weights'])
+    if training.sources:
+      return
+    for role in 'mdn_rnn', 'vae':
+      sha256 = getattr(training, f'{role}_sha256')
+      if sha256 is not None:
+        yield self._weights_with(role, sha256)
+    if training.dataset is not None:
+      yield Node(
+        kind=training.dataset.partition('/')[0],
+        name=training.dataset,
+        facts=['an older version did not record its content'],
+      )
+
+  def _weights_with(self, kind: str, sha256: str) -> Node:
+    if sha256 in self._weights:
+      return self._of_weights(self._weights[sha256])
+    return Node(kind=kind, name=_NAMES[kind], digest=sha256)
+
+  def _of_dataset(self, name: str, wanted: Mapping[str, str] | None) -> Node:
+    """Returns the tree of a dataset.
+
+    Args:
+      name: see `prepared.find`.
+      wanted: digest of the content of each split; None if any will do.
+    """
+    key = documents.digest([name, wanted])
+    if key not in self._known:
+      self._known[key] = self._new_dataset(name, wanted)
+    return self._known[key]
+
+  def _new_dataset(self, name: str, wanted: Mapping[str, str] | None) -> Node:
+    facts = []
+    try:
+      builder = prepared.find(name, self._data_dir)
+      digests = prepared.content_digests(builder)
+      if wanted is None or digests == wanted:
+        return self._found_dataset(builder, digests)
+      facts.append('another one of this name is here')
+    except errors.UserError:
+      if wanted is None:
+        raise
+    return Node(
+      kind=name.partition('/')[0],
+      name=name,
+      digest=documents.digest(wanted),
+      facts=facts,
+    )
+
+  def _found_dataset(self, builder: Any, digests: Mapping[str, str]) -> Node:
+    metadata = builder.info.metadata
+    config = metadata['config']
+    splits = metadata['splits'].values()
+    folder = Path(builder.data_dir)
+    keys: dict[str, Any] | None = {'name': builder.info.config_name}
+    if builder.name == 'carracing_latents':
+      v = self._weights_with('vae', config['vae_sha256'])
+      rollouts = self._of_dataset(
+        config['rollouts'], config['rollouts_content_sha256']
+      )
+      sources = [v, rollouts]
+      keys |= {'rollouts': config['rollouts'], 'vae': v.path}
+      keys['latent_size'] = builder.info.features['mean'].shape[-1]
+      if v.path is None:
+        keys = None
+      else:
+        keys['vae'] = os.path.abspath(v.path)
+    else:
+      sources = list(self._drivers(folder, config))
+      keys |= {k: v for k, v in config.items() if k != 'actions_sha256'}
+      if 'actions_sha256' in config:
+        keys['actions'] = os.fspath(folder / schema.ACTION_LOG)
+      if config['policy'] == schema.RECORDED:
+        del keys['num_episodes']
+    return Node(
+      kind=builder.name,
+      name=prepared.full_name(builder),
+      digest=documents.digest(digests),
+      path=os.fspath(folder),
+      facts=[
+        f'{sum(x["num_episodes"] for x in splits):,} episodes,'
+        f' {sum(x["num_steps"] for x in splits):,} steps'
+      ],
+      command=None if keys is None else _build(builder, keys),
+      sources=sources,
+    )
+
+  def _drivers(self, folder: Path, config: Mapping[str, Any]) -> Iterator[Node]:
+    """Yields who drove the episodes of a rollouts dataset."""
+    if config['policy'] != schema.RECORDED:
+      yield Node(
+        kind='policy', name=config['policy'], facts=[f'seed {config["seed"]}']
+      )
+    if 'actions_sha256' not in config:
+      return
+    node = Node(
+      kind='action_log', name='action log', digest=config['actions_sha256']
+    )
+    try:
+      log = action_log.of_dataset(folder, config)
+    except errors.UserError as error:
+      yield node.model_copy(update={'facts': [str(error)]})
+      return
+    yield node.model_copy(
+      update={
+        'path': os.fspath(folder / schema.ACTION_LOG),
+        'facts': [f'{len(log.actions):,} episodes'],
+        'sources': list(self._logged_drivers(log)),
+      }
+    )
+
+  def _logged_drivers(self, log: action_log.ActionLog) -> Iterator[Node]:
+    """Yields the drivers of a log, whatever the level of noise."""
+    groups: dict[str, list[action_log.LoggedEpisode]] = {}
+    for episode in log.header.episodes:
+      driver = episode.driver.model_copy(update={'noise': 0.0})
+      groups.setdefault(driver.model_dump_json(), []).append(episode)
+    for episodes in groups.values():
+      driver = episodes[0].driver
+      levels = sorted({episode.driver.noise for episode in episodes})
+      facts = [f'{len(episodes):,} episodes']
+      if levels != [0]:
+        facts.append(f'noise {", ".join(f"{level:g}" for level in levels)}')
+      if driver.weights_sha256 is None:
+        kind = 'person' if driver.name == 'keyboard' else 'policy'
+        yield Node(kind=kind, name=driver.name, facts=facts)
+        continue
+      sha256 = driver.weights_sha256.model_dump()
+      c = self._weights_with('controller', sha256['controller'])
+      others = [
+        self._weights_with(part, sha256[part]) for part in agent.PARTS[1::-1]
+      ]
+      if [x.digest for x in c.sources] != [x.digest for x in others]:
+        c = Node(kind=c.kind, name=c.name, digest=c.digest, sources=others)
+      yield c.model_copy(update={'facts': [*facts, *c.facts]})
+
+
+def lines(node: Node) -> Iterator[str]:
+  """Yields the lines of a tree, for people."""
+  yield from _lines(node, '', '', set())
+
+
+def _lines(node: Node, first: str, rest: str, shown: set[str]) -> Iterator[str]:
+  digest = '' if node.digest is None else f' @{node.digest[:12]}'
+  head = ', '.join([f'{node.name}{digest}', *node.facts])
+  if node.digest in shown and node.sources:
+    yield f'{first}{head}: see above'
+    return
+  yield first + head
+  if node.digest is not None:
+    shown.add(node.digest)
+    stem = rest + ('│ ' if node.sources else '  ')
+    yield f'{stem}{node.path or "not found here"}'
+    if node.command:
+      yield f'{stem}again: {node.command}'
+    elif node.kind == 'action_log':
+      yield f'{stem}cannot be made again: keep the file'
+  for i, source in enumerate(node.sources):
+    last = i == len(node.sources) - 1
+    yield from _lines(
+      source,
+      rest + ('└─ ' if last else '├─ '),
+      rest + ('   ' if last else '│  '),
+      shown,
+    )
+
+
+def _build(builder: Any, keys: Mapping[str, Any]) -> str:
+  """Returns the command that builds a dataset into the same data directory."""
+  command = ['tfds', 'build', builder.name]
+  command.append(f'--data_dir={Path(builder.data_dir).parents[2]}')
+  if keys['name'] != 'default':
+    command.append(f'--config={json.dumps(keys)}')
+  return f'cd datasets && {shlex.join(command)}'
+
+
+def _facts_of_weights(training: _Training) -> Iterator[str]:
+  if training.step is not None:
+    yield f'step {training.step:,}'
+  for name in 'score', 'nll', 'loss':
+    if name in training.validation:
+      yield f'{name} {training.validation[name]:.4g}'
+      break
+  if training.git_revision is not None:
+    yield f'code {training.git_revision[:10]}'
+
+
+def _weights_below(folders: Sequence[Path]) -> Iterator[Path]:
+  """Yields the folders with exported weights, at most two levels below."""
+  seen = set()
+  for folder in folders:
+    for pattern in '', '*/', '*/*/':
+      for file in sorted(folder.glob(pattern + weights.FILE)):
+        if (resolved := file.resolve()) not in seen:
+          seen.add(resolved)
+          yield file.parent

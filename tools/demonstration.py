@@ -1,0 +1,185 @@
+"""Goes the whole way once at a small scale, from simulator to driver."""
+
+from pathlib import Path
+import time
+
+from carracing_data import documents
+from carracing_data import places
+from tools import evaluation
+from tools import stages
+from trainers import run_documents
+
+
+class Settings(documents.Document):
+  """Sizes and lengths of a demo.
+
+  Attributes:
+    num_episodes: number of episodes; see `carracing_rollouts`.
+    max_steps: maximum steps per episode; see `carracing_rollouts`.
+    vae_steps: number of training steps of the VAE.
+    mdn_rnn_steps: number of training steps of the MDN-RNN.
+    controller_steps: number of training steps of the controller.
+    num_tracks: number of unseen tracks on which it is evaluated.
+  """
+
+  num_episodes: int
+  max_steps: int
+  vae_steps: int
+  mdn_rnn_steps: int
+  controller_steps: int
+  num_tracks: int
+
+
+def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
+  """Runs every unfinished stage.
+
+  Args:
+    output_dir: directory of the datasets, runs and pictures.
+    settings: sizes and lengths.
+    execute: runs a command, see `stages.execute`.
+
+  Returns:
+    A summary of the results.
+
+  Raises:
+    errors.UserError: a stage failed, or the folder holds a different demo.
+  """
+  stages.claim(output_dir, 'demo.json', settings)
+  started = time.monotonic()
+  output_dir = output_dir.absolute()
+  vae, mdn_rnn, controller = (
+    output_dir / name for name in ('vae', 'mdn_rnn', 'controller')
+  )
+  pictures = output_dir / 'pictures'
+  seen_steps = min(80, settings.max_steps // 2)
+  pipeline = stages.Pipeline(output_dir, 7, execute)
+  data_dir = {'data_dir': pipeline.data_dir}
+
+  pipeline.build(
+    'Drive: record episodes of a random policy',
+    'carracing_rollouts',
+    {
+      'name': 'demo',
+      'num_episodes': settings.num_episodes,
+      'max_steps': settings.max_steps,
+    },
+  )
+  pipeline.train(
+    'V: learn to compress a frame to 32 numbers',
+    'vae',
+    vae,
+    data_dir,
+    dataset='carracing_rollouts/demo',
+    num_steps=settings.vae_steps,
+  )
+  pipeline.build(
+    'Encode: turn the episodes into latent sequences',
+    'carracing_latents',
+    {
+      'name': 'demo',
+      'rollouts': 'carracing_rollouts/demo',
+      'vae': str(vae / 'weights'),
+    },
+  )
+  pipeline.train(
+    'M: learn to predict the next latent vector',
+    'mdn_rnn',
+    mdn_rnn,
+    data_dir,
+    dataset='carracing_latents/demo',
+    window_steps=min(128, settings.max_steps),
+    num_steps=settings.mdn_rnn_steps,
+  )
+
+  look = [f'--data_dir={pipeline.data_dir}', f'--output_dir={pictures}']
+  look.append('--dataset=carracing_rollouts/demo')
+  pipeline.run(
+    'Look: show an episode, reconstructions and a dream',
+    (pictures / 'dream.mp4').exists(),
+    stages.python('tools.view_rollouts', '--split=validation', *look),
+    stages.python(
+      'tools.dream',
+      f'--vae={vae / "weights"}',
+      f'--mdn_rnn={mdn_rnn / "weights"}',
+      f'--seen_steps={seen_steps}',
+      '--dream_steps=60',
+      *look,
+    ),
+  )
+  pipeline.train(
+    'C: learn to drive',
+    'controller',
+    controller,
+    {'vae': vae / 'weights', 'mdn_rnn': mdn_rnn / 'weights'},
+    num_steps=settings.controller_steps,
+    eval_every_steps=100,
+    selection_tracks=16,
+  )
+  agent = f'--agent={controller / "agent"}'
+  episodes = f'--episodes={settings.num_tracks}'
+  score, random_score = (
+    output_dir / name for name in ('score', 'score_of_random_policy')
+  )
+  pipeline.run(
+    'Drive: unseen tracks, beside the random policy',
+    all(
+      path.exists()
+      for path in (
+        pictures / 'drive.mp4',
+        score / evaluation.FILE,
+        random_score / evaluation.FILE,
+      )
+    ),
+    stages.python('tools.evaluate', agent, episodes, f'--output_dir={score}'),
+    stages.python(
+      'tools.evaluate',
+      '--policy=random_policy',
+      episodes,
+      f'--output_dir={random_score}',
+    ),
+    stages.python('tools.drive', agent, f'--output_dir={pictures}'),
+  )
+  summary = _summary(output_dir, time.monotonic() - started)
+  with places.write_errors(output_dir):
+    (output_dir / 'summary.txt').write_text(summary)
+  return summary
+
+
+def _summary(output_dir: Path, seconds: float) -> str:
+  """Returns the validation metrics with their baselines."""
+  v, m = (
+    run_documents.finished_metrics(output_dir / name).validation
+    for name in ('vae', 'mdn_rnn')
+  )
+  driven, random = (
+    evaluation.read(output_dir / name / evaluation.FILE).summary
+    for name in ('score', 'score_of_random_policy')
+  )
+  return f"""
+On the validation split (this call took {seconds / 60:.1f} minutes):
+
+V   squared error of a frame's reconstruction   {v['reconstruction']:8.2f}
+      best constant frame                       {v['mean_frame_baseline']:8.2f}
+    KL, nats                                    {v['kl']:8.2f}
+
+M   NLL of the next z, nats per dimension       {m['nll']:8.3f}
+      z does not change                         {m['nll_no_change']:8.3f}
+      floor: entropy of the VAE's posterior     {m['nll_floor']:8.3f}
+
+On {driven.episodes} tracks that it has never seen:
+
+C   score, the mean return                      {driven.mean:8.1f}
+      random policy                             {random.mean:8.1f}
+    share of laps completed                     {driven.laps_completed:8.1%}
+
+{output_dir}
+  data/      the datasets carracing_rollouts/demo and carracing_latents/demo
+  vae/       run of V: weights/, checkpoints, TensorBoard logs
+  mdn_rnn/   run of M, with the same contents
+  controller/  run of C, and agent/: V, M and C together
+  score/     the return on every unseen track, histogram.png
+  pictures/  drive.mp4: the agent at work; reconstructions.png, dream.png,
+             dream.mp4, validation-0.png, .mp4
+
+Logs: tensorboard --logdir={output_dir}
+"""

@@ -1,0 +1,205 @@
+"""Stages of a pipeline: commands that are run unless their results are there.
+
+Each command is printed as a user would type it, so that a pipeline also
+documents the steps.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import json
+import os
+from pathlib import Path
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+from carracing_data import documents
+from carracing_data import errors
+from carracing_data import places
+from carracing_data import prepared
+
+Execute = Callable[[Sequence[str]], None]
+ROOT = Path(__file__).parents[1]
+_SECONDS = 'seconds.json'
+
+
+class _Seconds(documents.Document):
+  """How long each stage took, with interrupted attempts, by title."""
+
+  of_stage: dict[str, float]
+
+
+class Pipeline:
+  """Runs stages, whose times are kept in a folder.
+
+  Attributes:
+    data_dir: data directory of the datasets.
+  """
+
+  def __init__(self, output_dir: Path, total: int, execute: Execute):
+    """Prepares a pipeline.
+
+    Args:
+      output_dir: folder of the pipeline, which exists.
+      total: number of stages.
+      execute: runs a command in `ROOT`; raises UserError if it fails.
+    """
+    self._execute = execute
+    self.data_dir = output_dir / 'data'
+    self._path = output_dir / _SECONDS
+    self._total = total
+    self._begun = 0
+
+  def seconds(self) -> dict[str, float]:
+    """Returns how long each stage took, over all calls, by title."""
+    try:
+      return documents.read(self._path, _Seconds).of_stage
+    except (FileNotFoundError, errors.DocumentError):
+      return {}
+
+  def run(self, title: str, done: bool, *commands: Sequence[str]) -> None:
+    """Runs the commands of the next stage, unless it is done.
+
+    Args:
+      title: title of the stage.
+      done: whether its results are there.
+      *commands: programs with their arguments.
+
+    Raises:
+      errors.UserError: a command failed.
+    """
+    self._begun += 1
+    head = f'{self._begun}/{self._total} {title}'
+    if done:
+      print(f'\n{head}: already done', flush=True)
+      return
+    print(f'\n{head}', flush=True)
+    started = time.monotonic()
+    try:
+      for command in commands:
+        print(f'$ {shlex.join(command)}', flush=True)
+        self._execute(command)
+    finally:
+      seconds = time.monotonic() - started
+      earlier = self.seconds()
+      total = round(earlier.get(title, 0) + seconds, 1)
+      documents.write(self._path, {'of_stage': {**earlier, title: total}})
+    print(f'({seconds:.0f} s)', flush=True)
+
+  def build(
+    self, title: str, dataset: str, config: Mapping[str, str | int]
+  ) -> None:
+    """Builds a dataset; see `run`.
+
+    Args:
+      title: title of the stage.
+      dataset: name of the dataset.
+      config: its config, with its `name`.
+    """
+    try:
+      prepared.find(f'{dataset}/{config["name"]}', self.data_dir)
+      done = True
+    except errors.DatasetError:  # Missing or incomplete.
+      done = False
+    arguments = [f'datasets/{dataset}', f'--data_dir={self.data_dir}']
+    arguments.append(f'--config={json.dumps(config)}')
+    self.run(title, done, ['tfds', 'build', *arguments])
+
+  def train(
+    self,
+    title: str,
+    model: str,
+    workdir: Path,
+    inputs: Mapping[str, Path],
+    **config: str | float,
+  ) -> None:
+    """Trains a model with its default config; see `run`.
+
+    Args:
+      title: title of the stage.
+      model: `vae`, `mdn_rnn` or `controller`.
+      workdir: folder of the run.
+      inputs: other flags with paths, by name.
+      **config: changed hyperparameters.
+    """
+    results = ['metrics.json', 'weights']
+    if model == 'controller':
+      results.append('agent')
+    self.run(
+      title,
+      all((workdir / name).exists() for name in results),
+      python(
+        f'trainers.train_{model}',
+        f'--config=trainers/configs/{model}.py',
+        f'--workdir={workdir}',
+        *(f'--{flag}={path}' for flag, path in inputs.items()),
+        *(f'--config.{key}={value}' for key, value in config.items()),
+      ),
+    )
+
+
+def claim(output_dir: Path, file: str, settings: documents.Document) -> None:
+  """Writes the settings of a pipeline to a new folder, or compares them.
+
+  Args:
+    output_dir: folder of the pipeline.
+    file: name of the file that holds the settings.
+    settings: settings of this call.
+
+  Raises:
+    errors.UserError: the folder cannot be written, or holds another pipeline.
+  """
+  path = places.claim_folder(output_dir) / file
+  try:
+    found = documents.read(path, type(settings))
+  except FileNotFoundError:
+    documents.write(path, settings.model_dump())
+    return
+  except errors.DocumentError as error:
+    raise errors.UserError(
+      f'{error}. If another version of this project wrote it, use that one;'
+      ' if not, choose another --output_dir or delete that folder'
+    ) from None
+  if found != settings:
+    raise errors.UserError(
+      f'{output_dir} was begun with {found}, not with {settings}; choose'
+      ' another --output_dir or delete that folder'
+    )
+
+
+def python(module: str, *arguments: str) -> list[str]:
+  """Returns the command that runs a module."""
+  return ['python', '-m', module, *arguments]
+
+
+def execute(command: Sequence[str]) -> None:
+  """Runs a command with the programs from the folder of this Python.
+
+  Raises:
+    errors.UserError: it failed.
+  """
+  programs = Path(sys.executable).parent
+  environment = {
+    **os.environ,
+    'PATH': f'{programs}{os.pathsep}{os.environ["PATH"]}',
+    'TF_CPP_MIN_LOG_LEVEL': '3',  # Silences TensorFlow.
+  }
+  process = subprocess.Popen(command, cwd=ROOT, env=environment)
+  before = signal.signal(
+    signal.SIGTERM, lambda number, _: process.send_signal(number)
+  )
+  try:
+    status = process.wait()
+  except KeyboardInterrupt:  # The terminal sends it to the command, too.
+    process.wait()
+    raise
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  if status == -signal.SIGTERM or status == 128 + signal.SIGTERM:
+    sys.exit(128 + signal.SIGTERM)
+  if status:
+    raise errors.UserError(
+      f'the command above failed with exit status {status}; run the same'
+      ' command again to continue from there'
+    )
