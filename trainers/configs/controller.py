@@ -39,7 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.discount = 0.99
   config.return_steps = 3  # Of n-step returns.
   config.learning_rate = 3e-4
-  config.cosine_decay = True  # Decay the learning rate to 0 in the last step.
+  # The learning rate falls to 0; what is there then is exported.
+  config.cosine_decay = True
   config.initial_temperature = 0.1
   config.target_entropy = -3.0
   config.target_ema_decay = (

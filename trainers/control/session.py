@@ -229,7 +229,9 @@ class Session:
       session_lib.check_evaluation(evaluation, self.step)
       self.log.write(self.step, evaluation)
     self._must_begin = True
-    if scalars['score'] > self._best['scalars']['score']:
+    # A few tracks say less than a learning rate that has fallen to 0.
+    decays = self._config.get('cosine_decay', False)
+    if decays or scalars['score'] > self._best['scalars']['score']:
       self._best = {
         'params': params,
         'step': np.array(self.step),
