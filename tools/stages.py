@@ -78,6 +78,9 @@ class Pipeline:
     started = time.monotonic()
     try:
       for command in commands:
+        # Commands run in ROOT, and weights record them: the same on any
+        # machine.
+        command = [part.replace(f'{ROOT}{os.sep}', '') for part in command]
         print(f'$ {shlex.join(command)}', flush=True)
         self._execute(command)
     finally:
