@@ -1,6 +1,6 @@
 """V, M and C combined: an agent that drives, frames → actions.
 
-  driver = agent.load('runs/controller/agent')
+  driver = agent.load()  # Or the folder of another one.
   carry = driver.initial_carry(seeds)
   action, carry = driver(observation, carry)
 
@@ -12,6 +12,7 @@ the size of the batch.
 
 from collections.abc import Mapping, Sequence
 import os
+from pathlib import Path
 from typing import Any
 
 from carracing_data import steps
@@ -23,6 +24,7 @@ from models import weights
 from models import world_model
 import numpy as np
 
+PRETRAINED = Path(__file__).parent / 'pretrained'
 PARTS = ('vae', 'mdn_rnn', 'controller')
 # Within these limits XLA gives each row the same bits in a batch of any size.
 # It multiplies a single row, and large batches, with programs that round
@@ -120,12 +122,14 @@ def _act(
   return action, carry
 
 
-def load(folder: str | os.PathLike[str], max_batch: int = 16) -> Agent:
+def load(
+  folder: str | os.PathLike[str] = PRETRAINED, max_batch: int = 16
+) -> Agent:
   """Loads an agent.
 
   Args:
     folder: folder with the exported weights of its parts: `vae/`, `mdn_rnn/`
-      and `controller/`.
+      and `controller/`; by default the one that comes with this project.
     max_batch: see `Agent`; at most 32. Every call computes as much as for a
       batch of this size.
 

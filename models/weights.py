@@ -114,7 +114,7 @@ class Weights(NamedTuple):
 
   Attributes:
     model: linen module, with the sizes used in training.
-    variables: `{'params': ...}`, NumPy arrays.
+    variables: `{'params': ...}`, NumPy arrays, float32.
     training: provenance of the weights: dataset, steps, ...
     sha256: SHA-256 of the weights file, hexadecimal.
   """
@@ -138,7 +138,8 @@ def save(
     folder: output folder; replaced if it exists.
     name: `vae`, `mdn_rnn` or `controller`.
     config: arguments of the model's constructor.
-    params: parameters of the model, float32.
+    params: parameters of the model, all float32; or all float16, which halves
+      the file. They are computed with in float32.
     training: provenance of the weights; JSON.
 
   Returns:
@@ -253,9 +254,10 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
   except safetensors.SafetensorError as error:
     raise WeightsError(f'{folder / FILE} is damaged ({error})') from None
   _check_params(config, params, str(folder / FILE))
+  flat = {path: x.astype(np.float32) for path, x in params.items()}
   return Weights(
     model=config.model(),
-    variables={'params': traverse_util.unflatten_dict(params, sep='/')},
+    variables={'params': traverse_util.unflatten_dict(flat, sep='/')},
     training=description.training,
     sha256=description.weights_sha256,
   )
@@ -348,6 +350,11 @@ def _check_params(
   """Raises WeightsError if parameters do not fit a model or are not finite."""
   shapes = jax.eval_shape(config.init, jax.random.key(0))['params']
   expected: Any = traverse_util.flatten_dict(shapes, sep='/')
+  if params and all(x.dtype == np.float16 for x in params.values()):
+    expected = {
+      path: jax.ShapeDtypeStruct(x.shape, np.float16)
+      for path, x in expected.items()
+    }
   for path in sorted({*params, *expected}):
     found, wanted = (
       f'{x[path].dtype}{list(x[path].shape)}' if path in x else 'absent'

@@ -218,20 +218,22 @@ def watch(model: WorldModel, z: jax.Array, action: jax.Array) -> State:
   return State(z[:, -1], carry)
 
 
-def expect(model: WorldModel, z: jax.Array, action: jax.Array) -> jax.Array:
-  """Returns what M expects along an observed sequence, one step ahead.
+def predict_sequence(
+  model: WorldModel, z: jax.Array, action: jax.Array
+) -> mdn_rnn.Prediction:
+  """Predicts along an observed sequence, one step ahead.
 
   Args:
     model: world model.
-    z: latent vectors from the start of an episode, float32 [B, T, Z].
+    z: latent vectors, float32 [B, T, Z]; M has seen nothing before them.
     action: action taken after each of them, float32 [B, T, A].
 
   Returns:
-    The expectation of the next z after each action, float32 [B, T, Z].
+    The predictions of the step after each action, [B, T, ...].
   """
   carry = _m(model).initial_carry(len(z))
   prediction, _ = _apply_m(model, z, action, carry)
-  return prediction.mixture.expectation()
+  return prediction
 
 
 def dream(

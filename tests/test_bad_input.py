@@ -356,6 +356,7 @@ VIEW = 'tools.view_rollouts --data_dir={data} --output_dir={tmp}/out {tiny} '
 DESCRIBE = 'tools.describe_rollouts --data_dir={data} --output_dir={tmp}/out '
 EXPORT = 'tools.export --data_dir={data} --output_dir={tmp}/out '
 DRIVE = 'tools.drive --agent={agent} --output_dir={tmp}/out '
+PUBLISH = 'tools.publish --agent={agent} --output_dir={tmp}/out '
 DEMO = 'tools.demo --output_dir={tmp}/out '
 ROUNDS = 'tools.two_rounds --output_dir={tmp}/out '
 NAMES = (
@@ -440,6 +441,12 @@ NAMES = (
     (ERRORS + '--output=/proc/none/x.json', 'cannot write /proc/none'),
     (ERRORS + '--output={tmp}', 'it is a folder, not a file'),
     (ERRORS + '{latents}', 'is a carracing_latents dataset, but'),
+    (PUBLISH + '--agent={tmp}/none', 'no exported weights of a controller in '),
+    (PUBLISH + '--agent={tmp}/file', 'no exported weights of a controller in '),
+    (PUBLISH + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn'),
+    (PUBLISH + '--output_dir={agent}', 'choose another --output_dir than the'),
+    (PUBLISH + '--output_dir={tmp}/file', 'cannot write .*file'),
+    ('tools.publish', 'agent'),
     ('tools.lineage', 'name one folder of weights, agent, run or dataset'),
     ('tools.lineage {tmp}/none', 'holds no complete dataset'),
     ('tools.lineage {tmp}/empty', 'holds no complete dataset'),
@@ -495,6 +502,7 @@ def test_tools(line, message, command, places):
     'tools.evaluate',
     'tools.export',
     'tools.lineage',
+    'tools.publish',
     'tools.record',
     'tools.two_rounds',
     'tools.verify',

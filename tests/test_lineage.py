@@ -153,6 +153,7 @@ def test_printed_command_builds_the_same_dataset(driven, tmp_path):
     ({'validation': {'score': None}}, r'training: validation\.score: '),
     ({'sources': {'vae': 3}}, r'training: sources\.vae: '),
     ({'vae_sha256': '../x'}, 'training: vae_sha256: '),
+    ({'rounded_from': ['x']}, 'training: rounded_from: '),
   ],
 )
 def test_strange_provenance_is_named(training, message, world, tmp_path):

@@ -18,6 +18,7 @@ from carracing_rollouts import action_log
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import environment
 from carracing_rollouts import loader
+from carracing_rollouts import origins
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 from conftest import made_once
@@ -53,7 +54,7 @@ def log_file(agent_folder, tmp_path_factory, command):
     done = record_command(command, agent_folder, folder / 'log.npz')
     assert done.status == 0, done.stderr
     assert '100%' in done.stderr  # The progress bar.
-    assert 'agent with noise 0.5: 1 episodes, return' in done.stdout
+    assert 'agent, noise 0.5: 1 episodes, return' in done.stdout
 
   return made_once(tmp_path_factory, 'action_log', make) / 'log.npz'
 
@@ -208,9 +209,12 @@ def test_mixture_appends_the_log_to_episodes_of_a_policy(log_file, tmp_path):
     [(logged, actions), *_] = action_log.read(log_file).of_split(split)
     np.testing.assert_array_equal(episodes[count].action[:-1], actions)
     # Both kinds can be replayed from the dataset alone.
-    assert replay.track_seed(builder, split, count) == logged.track_seed
+    origin = origins.Origins(builder, split)
+    assert len(origin) == len(episodes)
+    assert origin[0].driver.title == 'uniform'
+    assert origin[count] == (logged.track_seed, logged.driver)
     for i in 0, count:
-      seed = replay.track_seed(builder, split, i)
+      seed = origin[i].track_seed
       frames = replay.replay(builder.info.metadata, seed, episodes[i])
       assert frames is not None
 

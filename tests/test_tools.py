@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import os
 import re
 import signal
@@ -7,16 +9,18 @@ import sys
 from carracing_data import prepared
 from carracing_rollouts import action_log
 from carracing_rollouts import loader
+from carracing_rollouts import origins
 from carracing_rollouts import rollout
+from carracing_rollouts import schema
 import imageio.v3 as imageio
 import jax
 from models import agent
 from models import world_model
 import numpy as np
 import pytest
+from tools import accuracy
 from tools import ancestry
 from tools import demonstration
-from tools import dream_errors
 from tools import replay
 from tools import rounds
 
@@ -55,7 +59,7 @@ def test_view_leaves_other_frames_out(simulator, message, data_dir, caplog):
   name = 'carracing_rollouts/tiny'
   builder = prepared.find(name, data_dir)
   episode = loader.episodes(name, data_dir=data_dir)[1]
-  seed = replay.track_seed(builder, 'train', 1)
+  seed = origins.Origins(builder, 'train')[1].track_seed
   assert replay.replay(builder.info.metadata, seed, episode).shape
 
   episode.observation[3, 0, 0, 0] ^= 1
@@ -203,33 +207,63 @@ def test_interrupted_stage_saves_before_the_pipeline_ends(number, tmp_path):
   assert list((tmp_path / 'vae' / 'checkpoints').glob('[0-9]*'))
 
 
-def test_dream_errors_grow_from_the_error_of_the_vae(world):
+def test_predictions_are_compared_with_recordings(world):
   model = world_model.load(world.vae, world.mdn_rnn)
   [episode] = loader.episodes(
     'carracing_rollouts/tiny', split='validation', data_dir=world.data_dir
   )
-  measured = dream_errors.measure(
-    model, [episode], jax.random.key(0), horizons=(1, 5), seen_steps=20
+  longer = schema.Episode(  # More than one batch.
+    **{k: np.concatenate([v] * 12) for k, v in vars(episode).items()}
   )
-  assert measured['VAE alone']['latent'] == [0, 0]
-  still = measured['nothing changes']
-  assert 0 < still['latent'][0] < still['latent'][1]
+  for of, starts in (episode, [20, 30, 40, 50, 60]), (longer, None):
+    measured = accuracy.measure(
+      model, [of], jax.random.key(0), horizons=(1, 5), seen_steps=20
+    )
+    if starts is None:
+      starts = np.arange(20, len(of) - 5 - 1, 10)
+      assert len(starts) > 64
+    assert (measured.episodes, measured.segments) == (1, len(starts))
+    assert measured.errors['VAE alone'].latent == [0, 0]
+    still = measured.errors['nothing changes'].latent
+    assert 0 < still[0] < still[1]
 
-  starts = np.arange(20, 71 - 5 - 1, 10)
-  z = world_model.encode(model, episode.observation).mean
-  np.testing.assert_allclose(
-    still['latent'],
-    [np.sqrt(((z[starts + n] - z[starts]) ** 2).mean()) for n in (1, 5)],
-    rtol=1e-4,
+    starts = np.asarray(starts)
+    z = world_model.encode_episode(model, of.observation).mean
+    np.testing.assert_allclose(
+      still,
+      [np.sqrt(((z[starts + n] - z[starts]) ** 2).mean()) for n in (1, 5)],
+      rtol=1e-4,
+    )
+    decoded = world_model.decode(model, z[starts + 5])
+    error = (of.observation[starts + 5] / 255 - decoded) ** 2
+    np.testing.assert_allclose(
+      measured.errors['VAE alone'].frame[1],
+      error.sum((1, 2, 3)).mean(),
+      rtol=1e-4,
+    )
+    # No model gets below the floor, and this one learned for a few steps.
+    assert measured.nll_floor < measured.nll < measured.nll_floor + 3
+
+  head, rows = accuracy.of_horizons(measured, (1, 5))
+  assert head == ['', 'z +1', 'z +5', 'frame +1', 'frame +5']
+  assert [row[0] for row in rows] == list(measured.errors)
+
+
+def test_constant_rewards_correlate_with_nothing(world):
+  model = world_model.load(world.vae, world.mdn_rnn)
+  [episode] = loader.episodes(
+    'carracing_rollouts/tiny', split='validation', data_dir=world.data_dir
   )
-  decoded = world_model.decode(model, z[starts + 5])
-  error = (episode.observation[starts + 5] / 255 - decoded) ** 2
-  np.testing.assert_allclose(
-    measured['VAE alone']['frame'][1], error.sum((1, 2, 3)).mean(), rtol=1e-4
+  measure = functools.partial(
+    accuracy.measure, model, key=jax.random.key(0), horizons=(5,), seen_steps=20
   )
-  head, _, *rows = dream_errors.table(measured, (1, 5)).splitlines()
-  assert head == '|  | z +1 | z +5 | frame +1 | frame +5 |'
-  assert len(rows) == 4
+  for correlation in measure([episode]).reward_correlation.values():
+    assert -1 <= correlation <= 1
+  constant = dataclasses.replace(episode, reward=np.ones_like(episode.reward))
+  found = measure([constant])
+  assert set(found.reward_correlation.values()) == {None}
+  _, [row] = accuracy.of_drivers({'agent': found}, (5,))
+  assert row[-2:] == ['–', '–']
 
 
 def test_dream_errors_need_long_episodes(world):

@@ -40,6 +40,23 @@ def test_loaded_weights_equal_the_saved_ones(saved):
   jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
 
 
+def test_rounded_weights_are_half_the_size(saved, tmp_path):
+  folder, variables = saved
+  rounded = jax.tree.map(lambda x: np.float16(x), variables['params'])
+  weights.save(tmp_path / 'half', 'mdn_rnn', CONFIG, rounded, {})
+  sizes = [
+    (x / weights.FILE).stat().st_size for x in (folder, tmp_path / 'half')
+  ]
+  assert sizes[1] < 0.7 * sizes[0]
+  loaded = weights.load(tmp_path / 'half', 'mdn_rnn')
+
+  def check(found, half):
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, half)
+
+  jax.tree.map(check, loaded.variables['params'], rounded)
+
+
 def test_same_weights_have_the_same_digest(saved, tmp_path):
   folder, variables = saved
   weights.save(tmp_path / 'b', 'mdn_rnn', CONFIG, variables['params'], {})

@@ -56,6 +56,7 @@ class _Training(pydantic.BaseModel):
   sources: dict[str, run_documents.Source] = {}
   command: str | None = None
   git_revision: str | None = None
+  rounded_from: documents.Sha256 | None = None
   # Of weights whose description has no `sources`.
   dataset: str | None = None
   vae_sha256: documents.Sha256 | None = None
@@ -74,10 +75,16 @@ class Family:
     """
     self._data_dir = data_dir
     self._weights: dict[str, Path] = {}
+    self._rounded: dict[str, Path] = {}
     self._known: dict[str, Node] = {}
     for path in _weights_below(search):
       try:
-        self._weights.setdefault(weights.verify(path), path)
+        described = weights.describe(path)
+        self._weights.setdefault(described.weights_sha256, path)
+        # Rounded weights stand for those that others name as their source.
+        original = described.training.get('rounded_from')
+        if isinstance(original, str):
+          self._rounded.setdefault(original, path)
       except errors.UserError:
         continue  # Damaged weights are nobody's source.
 
@@ -144,8 +151,9 @@ class Family:
       )
 
   def _weights_with(self, kind: str, sha256: str) -> Node:
-    if sha256 in self._weights:
-      return self._of_weights(self._weights[sha256])
+    path = self._weights.get(sha256, self._rounded.get(sha256))
+    if path is not None:
+      return self._of_weights(path)
     return Node(kind=kind, name=_NAMES[kind], digest=sha256)
 
   def _of_dataset(self, name: str, wanted: Mapping[str, str] | None) -> Node:
@@ -192,8 +200,8 @@ class Family:
       sources = [v, rollouts]
       keys |= {'rollouts': config['rollouts'], 'vae': v.path}
       keys['latent_size'] = builder.info.features['mean'].shape[-1]
-      if v.path is None:
-        keys = None
+      if v.path is None or v.digest != config['vae_sha256']:
+        keys = None  # Rounded weights encode differently.
       else:
         keys['vae'] = os.path.abspath(v.path)
     else:
@@ -314,6 +322,8 @@ def _facts_of_weights(training: _Training) -> Iterator[str]:
       break
   if training.git_revision is not None:
     yield f'code {training.git_revision[:10]}'
+  if training.rounded_from is not None:
+    yield f'rounded to float16 from @{training.rounded_from[:12]}'
 
 
 def _weights_below(folders: Sequence[Path]) -> Iterator[Path]:

@@ -3,8 +3,8 @@
   python -m tools.describe_rollouts --dataset=carracing_rollouts
 
 Reads the dataset once. Writes `statistics.md`, `statistics.png` (histograms and
-the mean frame) and `contact_sheet.png` (frames of several episodes) to the
-output directory.
+the mean frame) and `contact_sheet.png` (frames of episodes of every driver) to
+the output directory.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,11 @@ from carracing_data import places
 from carracing_data import prepared
 from carracing_data import steps
 from carracing_rollouts import loader
+from carracing_rollouts import origins
 from carracing_rollouts import schema
 from matplotlib import figure
 import numpy as np
+import tensorflow_datasets as tfds
 from tools import markdown
 from tools import pictures
 import tqdm
@@ -34,6 +36,13 @@ _SPLIT_HEAD = (
   'episodes',
   'terminated',
   'steps',
+  'return, mean ± std',
+  'lowest',
+  'highest',
+)
+_DRIVER_HEAD = (
+  'driven by',
+  'episodes',
   'return, mean ± std',
   'lowest',
   'highest',
@@ -56,7 +65,12 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
   builder = prepared.find(dataset, data_dir, schema.KIND)
   places.claim_folder(output_dir)
   name = prepared.full_name(builder)
-  lengths, returns, actions, rows = [], [], [], []
+  driven = _driven(builder)
+  # As many episodes of each driver.
+  count = max(1, _SHEET_ROWS // len(driven))
+  shown = {x: title for title, of in driven.items() for x in of[:count]}
+  lengths, actions, rows = [], [], []
+  returns: dict[tuple[str, int], float] = {}
   sheet = {}
   frame_sum = np.zeros((64, 64, 3))
   for split in schema.SPLITS:
@@ -64,12 +78,13 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
     for index in tqdm.tqdm(range(len(episodes)), desc=split, unit=' episodes'):
       episode = episodes[index]
       lengths.append(len(episode))
-      returns.append(episode.reward.sum(dtype=np.float64))
+      returns[split, index] = float(episode.reward.sum(dtype=np.float64))
       actions.append(episode.action[:-1])
       frame_sum += episode.observation.sum(axis=0, dtype=np.float64)
-      if len(sheet) < _SHEET_ROWS:
-        shown = np.linspace(0, len(episode) - 1, _SHEET_COLUMNS).astype(int)
-        sheet[f'{split} {index}'] = episode.observation[shown]
+      if (split, index) in shown:
+        columns = np.linspace(0, len(episode) - 1, _SHEET_COLUMNS).astype(int)
+        title = f'{shown[split, index]} {split} {index}'
+        sheet[title] = episode.observation[columns]
     recorded = builder.info.metadata['splits'][split]
     rows.append(
       [
@@ -90,6 +105,15 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
       f'Computed from `{name}` by `python -m tools.describe_rollouts`.',
       markdown.table(_SPLIT_HEAD, rows),
       markdown.table(
+        _DRIVER_HEAD,
+        [
+          [title, f'{len(of):,}', f'{x.mean():.1f} ± {x.std():.1f}']
+          + [f'{x.min():.1f}', f'{x.max():.1f}']
+          for title, of in driven.items()
+          for x in [np.array([returns[key] for key in of])]
+        ],
+      ),
+      markdown.table(
         _ACTION_HEAD,
         [
           [title, *(f'{x:.2f}' for x in (v.mean(), v.std(), *of_action))]
@@ -108,7 +132,7 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
     name,
     {
       'steps of an episode': np.array(lengths),
-      'return of an episode': np.array(returns),
+      'return of an episode': np.array([*returns.values()]),
       **dict(zip(steps.ACTION_NAMES, all_actions.T)),
     },
     frame_sum / sum(lengths),
@@ -119,6 +143,19 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
     [f'{100 * i // (_SHEET_COLUMNS - 1)} %' for i in range(_SHEET_COLUMNS)],
     f'{name}: episodes from start to end',
   )
+
+
+def _driven(
+  builder: tfds.core.DatasetBuilder,
+) -> dict[str, list[tuple[str, int]]]:
+  """Returns the episodes of each driver, as (split, index)."""
+  found = {}
+  for split in schema.SPLITS:
+    of_split = origins.Origins(builder, split)
+    for index in range(len(of_split)):
+      title = of_split[index].driver.title
+      found.setdefault(title, []).append((split, index))
+  return found
 
 
 def _save_histograms(

@@ -1,6 +1,7 @@
 """Drives a track with an agent and shows what it sees and expects.
 
-  python -m tools.drive --agent=runs/controller/agent --track=0
+  python -m tools.drive --track=0
+  python -m tools.drive --agent=runs/controller/agent
 
 Drives one track of the test set in the exact simulator, prints the return, and
 writes drive.mp4, in real time, and drive.png, a few moments, to the output
@@ -25,8 +26,9 @@ with epy.lazy_imports():
 
 _AGENT = flags.DEFINE_string(
   'agent',
-  'runs/controller/agent',
-  'Folder of the agent: vae/, mdn_rnn/ and controller/.',
+  None,
+  'Folder of an agent, with vae/, mdn_rnn/ and controller/; defaults to the one'
+  ' that comes with this project.',
 )
 _TRACK = flags.DEFINE_integer(
   'track',
@@ -41,7 +43,8 @@ _OUTPUT_DIR = command_line.output_dir_flag('drive')
 def main(argv: Sequence[str]) -> None:
   del argv
   runtime.prepare()
-  driver = agent.load(places.expand(_AGENT.value), max_batch=1)
+  folder = agent.PRETRAINED if _AGENT.value is None else _AGENT.value
+  driver = agent.load(places.expand(folder), max_batch=1)
   output_dir = places.claim_folder(places.expand(_OUTPUT_DIR.value))
   driven = filming.drive(
     driver, tracks.TEST[_TRACK.value], environment.MAX_STEPS

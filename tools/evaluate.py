@@ -1,5 +1,6 @@
 """Evaluates an agent, or a built-in policy, on the test tracks.
 
+  python -m tools.evaluate --episodes=100
   python -m tools.evaluate --agent=runs/controller/agent --episodes=100
   python -m tools.evaluate --policy=random_policy --output_dir=random_policy
 
@@ -23,12 +24,16 @@ with epy.lazy_imports():
   from carracing_data import processes
   from carracing_data import runners
   from carracing_rollouts import scores
+  from models import agent
   from tools import drives
   from tools import evaluation
   from trainers import runtime
 
 _AGENT = flags.DEFINE_string(
-  'agent', None, 'Folder of an agent, with vae/, mdn_rnn/ and controller/.'
+  'agent',
+  None,
+  'Folder of an agent, with vae/, mdn_rnn/ and controller/; defaults to the one'
+  ' that comes with this project.',
 )
 _POLICY = flags.DEFINE_string(
   'policy',
@@ -62,7 +67,7 @@ _OUTPUT_DIR = command_line.output_dir_flag('evaluation')
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  if (_AGENT.value is None) == (_POLICY.value is None):
+  if _AGENT.value is not None and _POLICY.value is not None:
     raise errors.UserError('pass either --agent or --policy')
   if _BEAM.value is None:
     workers = _NUM_WORKERS.value or processes.num_cores()
@@ -71,13 +76,15 @@ def main(argv: Sequence[str]) -> None:
     config = runners.beam_config(_BEAM.value)
     run = functools.partial(runners.run_with_beam, config=config)
   runtime.use_cpu()
+  folder = None
   if _POLICY.value is not None:
     driver = drives.of_policy(_POLICY.value)
   else:
-    driver = drives.of_agent(_AGENT.value or '')
+    folder = agent.PRETRAINED if _AGENT.value is None else _AGENT.value
+    driver = drives.of_agent(folder)
   result = evaluation.evaluate(
     driver,
-    _AGENT.value,
+    folder,
     _TRACKS.value,
     _EPISODES.value,
     _OUTPUT_DIR.value,

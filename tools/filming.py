@@ -80,14 +80,15 @@ def show(
     precedes the first frame, so its expectation is its reconstruction.
   """
   z = world_model.encode_episode(model, environment.resize(driven.frame)).mean
-  expected = jax.jit(world_model.expect)(
+  predicted = jax.jit(world_model.predict_sequence)(
     model, z[None, :-1], driven.action[None]
   )
+  [expected] = predicted.mixture.expectation()
   return {
     'simulator': driven.frame,
     'V: reconstruction': np.asarray(_decode(model, z)),
     'M: expectation': np.asarray(
-      _decode(model, np.concatenate([z[:1], expected[0]]))
+      _decode(model, np.concatenate([z[:1], expected]))
     ),
   }
 

@@ -325,13 +325,11 @@ def noise_levels(text: str) -> list[float]:
 
 def describe(log: action_log.ActionLog) -> Iterator[str]:
   """Yields a line for each driver: how many episodes, and their returns."""
-  returns: dict[tuple[str, float], list[float]] = {}
+  returns: dict[str, list[float]] = {}
   for episode in log.header.episodes:
-    key = episode.driver.name, episode.driver.noise
-    returns.setdefault(key, []).append(episode.return_)
-  for (name, noise), values in returns.items():
-    with_noise = f' with noise {noise:g}' if noise else ''
+    returns.setdefault(episode.driver.title, []).append(episode.return_)
+  for title, values in returns.items():
     yield (
-      f'{name}{with_noise}: {len(values)} episodes,'
+      f'{title}: {len(values)} episodes,'
       f' return {np.mean(values):.1f} ± {np.std(values):.1f}'
     )

@@ -1,38 +1,13 @@
 """A recorded episode → the frames of its simulator."""
 
-from pathlib import Path
 from typing import Any
 
 from absl import logging
-from carracing_rollouts import action_log
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 import numpy as np
-import tensorflow_datasets as tfds
-
-
-def track_seed(
-  builder: tfds.core.DatasetBuilder, split: str, episode_id: int
-) -> int:
-  """Returns the seed of an episode's track.
-
-  Args:
-    builder: a builder returned by `prepared.find`.
-    split: `train` or `validation`.
-    episode_id: index of the episode in the split.
-
-  Raises:
-    action_log.LogError: the dataset's log is damaged.
-  """
-  metadata: Any = builder.info.metadata
-  config = metadata['config']
-  logged = episode_id - schema.split_sizes(config['num_episodes'])[split]
-  if logged < 0:
-    return rollout.episode_seeds(config['seed'], split, episode_id)[0]
-  log = action_log.of_dataset(Path(builder.data_dir), config)
-  return log.of_split(split)[logged][0].track_seed
 
 
 def replay(

@@ -18,6 +18,7 @@ from carracing_data import places
 from carracing_data import prepared
 from carracing_data import steps
 from carracing_rollouts import loader
+from carracing_rollouts import origins
 from carracing_rollouts import schema
 import numpy as np
 from tools import pictures
@@ -72,11 +73,8 @@ def view(
   places.claim_folder(output_dir)
   episode = episodes[episode_id]
   panels = {'observation 64x64': episode.observation}
-  originals = replay.replay(
-    builder.info.metadata,
-    replay.track_seed(builder, split, episode_id),
-    episode,
-  )
+  origin = origins.Origins(builder, split)[episode_id]
+  originals = replay.replay(builder.info.metadata, origin.track_seed, episode)
   if originals is not None:
     panels = {'simulator 96x96': originals, **panels}
 
@@ -89,7 +87,7 @@ def view(
     sheet,
     {title: frames[columns] for title, frames in panels.items()},
     [f'step {i}\nreturn {returns[i]:.1f}' for i in columns],
-    f'{name}, {split} episode {episode_id}',
+    f'{name}, {split} episode {episode_id}, driven by {origin.driver.title}',
   )
   pictures.save_video(
     video,

@@ -62,6 +62,11 @@ class Driver(documents.Document):
   weights_sha256: AgentWeights | None = None
   noise: Annotated[float, pydantic.Field(ge=0, le=MAX_NOISE)] = 0.0
 
+  @property
+  def title(self) -> str:
+    """Name and noise, for people."""
+    return f'{self.name}, noise {self.noise:g}' if self.noise else self.name
+
 
 class LoggedEpisode(documents.Document):
   """One episode of a log.

@@ -1,0 +1,273 @@
+"""How well a world model predicts: (model, episodes) → errors and correlations.
+
+Predictions start from many steps of every episode, after M has watched the
+steps before, and are compared with what was recorded.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+import itertools
+import operator
+from typing import Any, NamedTuple
+
+from carracing_data import documents
+from carracing_rollouts import schema
+import jax
+import jax.numpy as jnp
+from models import mdn_rnn
+from models import vae
+from models import world_model
+import numpy as np
+
+HORIZONS = (1, 5, 15, 50)  # In steps; 50 steps are one second.
+SEEN_STEPS = 80  # The camera zooms in during the first 50.
+DREAMS = {'dream': 1.0, 'dream, temperature 0.1': 0.1}
+STILL = 'nothing changes'
+V_ALONE = 'VAE alone'
+_STRIDE = 10  # Steps between the starts of segments.
+_BATCH = 64  # Segments compared at once.
+
+
+class Errors(documents.Document):
+  """Errors of a kind of prediction, at each horizon.
+
+  Attributes:
+    latent: root mean squared error of z against the true posterior mean.
+    frame: squared error of the decoded frame, for pixels in 0..1, summed over
+      the frame.
+  """
+
+  latent: list[float]
+  frame: list[float]
+
+
+class Accuracy(documents.Document):
+  """How well a world model predicts some episodes.
+
+  Attributes:
+    episodes: number of episodes.
+    segments: number of starts of predictions.
+    nll: NLL of the next z, nats per latent dimension, over the steps that are
+      dreamt, but with true inputs: samples of the posterior, as in training.
+    nll_floor: entropy of the posteriors of these z; no M gets below.
+    reward_correlation: correlation of the summed dreamt rewards with the
+      summed real ones over the longest horizon, by kind of dream; None if M
+      predicts no reward, or if one of the two is constant.
+    errors: errors by kind of prediction: each of `DREAMS`; `STILL` repeats the
+      last seen z; `V_ALONE` decodes the true z.
+  """
+
+  episodes: int
+  segments: int
+  nll: float
+  nll_floor: float
+  reward_correlation: dict[str, float | None]
+  errors: dict[str, Errors]
+
+
+class _Segments(NamedTuple):
+  """Cuts out of episodes: S steps to watch, L steps to predict.
+
+  Attributes:
+    posterior: posteriors of z, [B, S + 1 + L, Z].
+    action: float32 [B, S + L, 3].
+    reward: float32 [B, L], of the predicted steps.
+    frame: uint8 [B, H, 64, 64, 3], at the horizons.
+  """
+
+  posterior: vae.Posterior
+  action: Any
+  reward: Any
+  frame: Any
+
+
+def measure(
+  model: world_model.WorldModel,
+  episodes: Iterable[schema.Episode],
+  key: jax.Array,
+  *,
+  horizons: Sequence[int] = HORIZONS,
+  seen_steps: int = SEEN_STEPS,
+) -> Accuracy | None:
+  """Measures predictions, dreams and their baselines.
+
+  Args:
+    model: the world model.
+    episodes: episodes to predict; short ones are skipped.
+    key: random key of dreams and posterior samples.
+    horizons: numbers of steps after which a dream is compared.
+    seen_steps: number of steps that M watches before it predicts.
+
+  Returns:
+    The accuracy; None if all episodes are too short.
+  """
+  num_episodes = 0
+
+  def segments() -> Iterator[_Segments]:
+    nonlocal num_episodes
+    for episode in episodes:
+      found = _cut(model, episode, horizons, seen_steps)
+      num_episodes += bool(found)
+      yield from found
+
+  compared = []
+  remaining = segments()
+  while batch := list(itertools.islice(remaining, _BATCH)):
+    # One compiled program compares batches of any size.
+    padded = batch + batch[-1:] * (_BATCH - len(batch))
+    stacked = jax.tree.map(lambda *x: np.stack(x), *padded)
+    of_batch = _compare(
+      model,
+      stacked,
+      jax.random.fold_in(key, len(compared)),
+      horizons=tuple(horizons),
+      seen_steps=seen_steps,
+    )
+    rows = slice(len(batch))
+    compared.append(
+      jax.tree.map(operator.itemgetter(rows), jax.device_get(of_batch))
+    )
+  if not compared:
+    return None
+  found = jax.tree.map(lambda *x: np.concatenate(x), *compared)
+  real = found['reward']
+  return Accuracy(
+    episodes=num_episodes,
+    segments=len(real),
+    nll=float(found['nll'].mean()),
+    nll_floor=float(found['nll_floor'].mean()),
+    reward_correlation={
+      name: _correlation(found['dreamt_reward'][name], real) for name in DREAMS
+    },
+    errors={
+      name: Errors(
+        latent=np.sqrt(found['latent'][name].mean(0)).tolist(),
+        frame=found['frame'][name].mean(0).tolist(),
+      )
+      for name in (*DREAMS, STILL, V_ALONE)
+    },
+  )
+
+
+def _cut(
+  model: world_model.WorldModel,
+  episode: schema.Episode,
+  horizons: Sequence[int],
+  seen_steps: int,
+) -> list[_Segments]:
+  """Cuts segments, without the axis B, out of an episode."""
+  longest = max(horizons)
+  starts = range(seen_steps, len(episode) - longest - 1, _STRIDE)
+  if not starts:
+    return []
+  posterior = world_model.encode_episode(model, episode.observation)
+  found = []
+  for start in starts:
+    first, end = start - seen_steps, start + longest
+    found.append(
+      _Segments(
+        jax.tree.map(lambda x, a=first, b=end: x[a : b + 1], posterior),
+        episode.action[first:end],
+        episode.reward[start:end],
+        episode.observation[np.add(start, horizons)],
+      )
+    )
+  return found
+
+
+@functools.partial(jax.jit, static_argnames=('horizons', 'seen_steps'))
+def _compare(
+  model: world_model.WorldModel,
+  segments: _Segments,
+  key: jax.Array,
+  *,
+  horizons: tuple[int, ...],
+  seen_steps: int,
+) -> dict[str, Any]:
+  """Compares predictions with a batch of segments; arrays [B, ...]."""
+  z, logvar = segments.posterior
+  dream_key, sample_key = jax.random.split(key)
+  ahead = np.subtract(horizons, 1)
+  seen, predicted = segments.action[:, :seen_steps], slice(seen_steps, None)
+  true_z = z[:, predicted][:, 1:][:, ahead]
+
+  state = world_model.watch(model, z[:, : seen_steps + 1], seen)
+  still = jnp.broadcast_to(state.z[:, None], true_z.shape)
+  guesses, dreamt_reward = {STILL: still, V_ALONE: true_z}, {}
+  for name, temperature in DREAMS.items():
+    dreamt = world_model.dream(
+      model, state, segments.action[:, predicted], dream_key, temperature
+    )
+    guesses[name] = dreamt.z[:, ahead]
+    dreamt_reward[name] = (
+      None if dreamt.reward is None else dreamt.reward.sum(1)
+    )
+
+  def frame_error(guess: jax.Array) -> jax.Array:
+    error = vae.to_float(segments.frame) - world_model.decode(model, guess)
+    return (error**2).sum((2, 3, 4))
+
+  sample = segments.posterior.sample(sample_key)
+  prediction = world_model.predict_sequence(
+    model, sample[:, :-1], segments.action
+  )
+  nll = mdn_rnn.nll(prediction.mixture, sample[:, 1:])
+  entropy = 0.5 * (jnp.log(2 * jnp.pi * jnp.e) + logvar[:, 1:])
+  return {
+    'nll': nll[:, predicted].mean(1),
+    'nll_floor': entropy[:, predicted].mean((1, 2)),
+    'reward': segments.reward.sum(1),
+    'dreamt_reward': dreamt_reward,
+    'latent': {k: ((z - true_z) ** 2).mean(-1) for k, z in guesses.items()},
+    'frame': {k: frame_error(z) for k, z in guesses.items()},
+  }
+
+
+def _correlation(x: np.ndarray | None, y: np.ndarray) -> float | None:
+  if x is None or not x.std() or not y.std():
+    return None
+  return float(np.corrcoef(x, y)[0, 1])
+
+
+def of_drivers(
+  found: Mapping[str, Accuracy], horizons: Sequence[int] = HORIZONS
+) -> tuple[list[str], list[list[str]]]:
+  """Returns head and rows of a table that compares drivers."""
+  head = [
+    'driven by',
+    'episodes',
+    'V: squared error',
+    'M: NLL',
+    'M: gap to the floor',
+    *(f'reward over {max(horizons)} steps, correlation: {x}' for x in DREAMS),
+  ]
+  rows = []
+  for title, accuracy in found.items():
+    correlations = accuracy.reward_correlation.values()
+    rows.append(
+      [
+        title,
+        f'{accuracy.episodes:,}',
+        f'{np.mean(accuracy.errors[V_ALONE].frame):.1f}',
+        f'{accuracy.nll:.3f}',
+        f'{accuracy.nll - accuracy.nll_floor:.3f}',
+        *('–' if x is None else f'{x:.2f}' for x in correlations),
+      ]
+    )
+  return head, rows
+
+
+def of_horizons(
+  accuracy: Accuracy, horizons: Sequence[int] = HORIZONS
+) -> tuple[list[str], list[list[str]]]:
+  """Returns head and rows of a table of errors by horizon."""
+  head = [f'{kind} +{steps}' for kind in ('z', 'frame') for steps in horizons]
+  rows = [
+    [
+      name,
+      *(f'{x:.3f}' for x in of.latent),
+      *(f'{x:.1f}' for x in of.frame),
+    ]
+    for name, of in accuracy.errors.items()
+  ]
+  return ['', *head], rows

@@ -1,0 +1,78 @@
+"""Rounds V and M of an agent to float16, so that it is half the size.
+
+  python -m tools.publish --agent=runs/controller/agent --output_dir=published
+
+C, 3 kB, keeps its float32 numbers. The folder holds a whole agent, which names
+the weights that it was rounded from.
+"""
+
+from collections.abc import Sequence
+import os
+from pathlib import Path
+
+from absl import flags
+from carracing_data import command_line
+from carracing_data import errors
+from carracing_data import places
+from etils import epy
+
+with epy.lazy_imports():
+  import jax
+  from models import agent
+  from models import weights
+  import numpy as np
+
+_AGENT = flags.DEFINE_string(
+  'agent',
+  None,
+  'Folder of an agent, with vae/, mdn_rnn/ and controller/.',
+  required=True,
+)
+_OUTPUT_DIR = command_line.output_dir_flag('published')
+
+
+def publish(folder: Path, output_dir: Path) -> None:
+  """Writes an agent with V and M rounded to float16.
+
+  Args:
+    folder: folder of the agent.
+    output_dir: output directory; its `vae`, `mdn_rnn` and `controller` are
+      replaced.
+
+  Raises:
+    weights.WeightsError: the agent is missing or damaged, or its numbers are
+      beyond float16.
+    errors.UserError: the output directory is that of the agent.
+    errors.PlaceError: the output cannot be written.
+  """
+  agent.load(folder)  # Fails on parts that do not belong together.
+  places.claim_folder(output_dir)
+  if os.path.samefile(folder, output_dir):
+    raise errors.UserError('choose another --output_dir than the agent itself')
+  rounded: dict[str, str] = {}
+  for part in agent.PARTS:
+    description = weights.describe(folder / part)
+    loaded = weights.load(folder / part, part)
+    params, training = loaded.variables['params'], {**loaded.training}
+    # The agent's parts name one another by their digests.
+    of_parts = {f'{name}_sha256': sha256 for name, sha256 in rounded.items()}
+    training |= {k: v for k, v in of_parts.items() if k in training}
+    if part != 'controller':
+      params = jax.tree.map(lambda x: x.astype(np.float16), params)
+      training.setdefault('rounded_from', loaded.sha256)
+    rounded[part] = weights.save(
+      output_dir / part, part, description.config, params, training
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  output_dir = places.expand(_OUTPUT_DIR.value)
+  publish(places.expand(_AGENT.value), output_dir)
+  for part, sha256 in agent.digests(output_dir).items():
+    size = (output_dir / part / weights.FILE).stat().st_size
+    print(f'{part}: {size / 1e6:.2f} MB, SHA-256 {sha256}')
+
+
+if __name__ == '__main__':
+  command_line.run(main)
