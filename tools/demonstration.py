@@ -47,48 +47,26 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
   stages.claim(output_dir, 'demo.json', settings)
   started = time.monotonic()
   output_dir = output_dir.absolute()
-  vae, mdn_rnn, controller = (
-    output_dir / name for name in ('vae', 'mdn_rnn', 'controller')
-  )
   pictures = output_dir / 'pictures'
+  controller = output_dir / 'controller'
   seen_steps = min(80, settings.max_steps // 2)
   pipeline = stages.Pipeline(output_dir, 7, execute)
-  data_dir = {'data_dir': pipeline.data_dir}
-
-  pipeline.build(
-    'Drive: record episodes of a random policy',
-    'carracing_rollouts',
+  world_model = pipeline.world_model(
+    [
+      'Drive: record episodes of a random policy',
+      'V: learn to compress a frame to 32 numbers',
+      'Encode: turn the episodes into latent sequences',
+      'M: learn to predict the next latent vector',
+    ],
+    output_dir,
     {
       'name': 'demo',
       'num_episodes': settings.num_episodes,
       'max_steps': settings.max_steps,
     },
-  )
-  pipeline.train(
-    'V: learn to compress a frame to 32 numbers',
-    'vae',
-    vae,
-    data_dir,
-    dataset='carracing_rollouts/demo',
-    num_steps=settings.vae_steps,
-  )
-  pipeline.build(
-    'Encode: turn the episodes into latent sequences',
-    'carracing_latents',
-    {
-      'name': 'demo',
-      'rollouts': 'carracing_rollouts/demo',
-      'vae': str(vae / 'weights'),
-    },
-  )
-  pipeline.train(
-    'M: learn to predict the next latent vector',
-    'mdn_rnn',
-    mdn_rnn,
-    data_dir,
-    dataset='carracing_latents/demo',
-    window_steps=min(128, settings.max_steps),
-    num_steps=settings.mdn_rnn_steps,
+    settings.max_steps,
+    settings.vae_steps,
+    settings.mdn_rnn_steps,
   )
 
   look = [f'--data_dir={pipeline.data_dir}', f'--output_dir={pictures}']
@@ -99,8 +77,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
     stages.python('tools.view_rollouts', '--split=validation', *look),
     stages.python(
       'tools.dream',
-      f'--vae={vae / "weights"}',
-      f'--mdn_rnn={mdn_rnn / "weights"}',
+      *(f'--{flag}={path}' for flag, path in world_model.items()),
       f'--seen_steps={seen_steps}',
       '--dream_steps=60',
       *look,
@@ -110,7 +87,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
     'C: learn to drive',
     'controller',
     controller,
-    {'vae': vae / 'weights', 'mdn_rnn': mdn_rnn / 'weights'},
+    world_model,
     num_steps=settings.controller_steps,
     eval_every_steps=100,
     selection_tracks=16,

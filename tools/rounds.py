@@ -94,46 +94,25 @@ def _train(
   rollouts: Mapping[str, str | int],
 ) -> Path:
   """Trains V, M and C on a dataset; returns the folder of the agent."""
-  vae, mdn_rnn, controller = (
-    output_dir / name / model for model in ('vae', 'mdn_rnn', 'controller')
-  )
-  data_dir = {'data_dir': pipeline.data_dir}
-  pipeline.build(
-    f'Rollouts: {name} episodes',
-    'carracing_rollouts',
+  controller = output_dir / name / 'controller'
+  world_model = pipeline.world_model(
+    [
+      f'Rollouts: {name} episodes',
+      f'V, on {name} episodes',
+      f'Latents of {name} episodes',
+      f'M, on {name} episodes',
+    ],
+    output_dir / name,
     {'name': name, **rollouts},
-  )
-  pipeline.train(
-    f'V, on {name} episodes',
-    'vae',
-    vae,
-    data_dir,
-    dataset=f'carracing_rollouts/{name}',
-    num_steps=settings.vae_steps,
-  )
-  pipeline.build(
-    f'Latents of {name} episodes',
-    'carracing_latents',
-    {
-      'name': name,
-      'rollouts': f'carracing_rollouts/{name}',
-      'vae': str(vae / 'weights'),
-    },
-  )
-  pipeline.train(
-    f'M, on {name} episodes',
-    'mdn_rnn',
-    mdn_rnn,
-    data_dir,
-    dataset=f'carracing_latents/{name}',
-    window_steps=min(128, settings.max_steps),
-    num_steps=settings.mdn_rnn_steps,
+    settings.max_steps,
+    settings.vae_steps,
+    settings.mdn_rnn_steps,
   )
   pipeline.train(
     f'C, with V and M of {name} episodes',
     'controller',
     controller,
-    {'vae': vae / 'weights', 'mdn_rnn': mdn_rnn / 'weights'},
+    world_model,
     num_steps=settings.controller_steps,
   )
   return controller / 'agent'

@@ -141,6 +141,57 @@ class Pipeline:
       ),
     )
 
+  def world_model(
+    self,
+    titles: Sequence[str],
+    folder: Path,
+    rollouts: Mapping[str, str | int],
+    max_steps: int,
+    vae_steps: int,
+    mdn_rnn_steps: int,
+  ) -> dict[str, Path]:
+    """Makes rollouts, V, their latents and M, four stages; see `run`.
+
+    Args:
+      titles: titles of the stages.
+      folder: folder of the runs of V and M.
+      rollouts: config of the rollouts; the latents have the same name.
+      max_steps: most steps of an episode.
+      vae_steps: number of training steps of V.
+      mdn_rnn_steps: number of training steps of M.
+
+    Returns:
+      The folders of the exported weights, by flag of the trainer of C.
+    """
+    name = rollouts['name']
+    weights = {x: folder / x / 'weights' for x in ('vae', 'mdn_rnn')}
+    data_dir = {'data_dir': self.data_dir}
+    self.build(titles[0], 'carracing_rollouts', rollouts)
+    self.train(
+      titles[1],
+      'vae',
+      folder / 'vae',
+      data_dir,
+      dataset=f'carracing_rollouts/{name}',
+      num_steps=vae_steps,
+    )
+    latents = {
+      'name': name,
+      'rollouts': f'carracing_rollouts/{name}',
+      'vae': str(weights['vae']),
+    }
+    self.build(titles[2], 'carracing_latents', latents)
+    self.train(
+      titles[3],
+      'mdn_rnn',
+      folder / 'mdn_rnn',
+      data_dir,
+      dataset=f'carracing_latents/{name}',
+      window_steps=min(128, max_steps),
+      num_steps=mdn_rnn_steps,
+    )
+    return weights
+
 
 def claim(output_dir: Path, file: str, settings: documents.Document) -> None:
   """Writes the settings of a pipeline to a new folder, or compares them.
