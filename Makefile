@@ -5,7 +5,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo agent test lint format clean
+.PHONY: drive demo agent test lint format clean
+
+drive: $(INSTALLED)  ## Films the pretrained agent, into drive/.
+	python -m tools.drive --output_dir=drive
 
 demo: $(INSTALLED)  ## Runs the whole pipeline once, into demo/.
 	python -m tools.demo --output_dir=demo
@@ -26,7 +29,7 @@ format: $(INSTALLED)  ## Fixes formatting and lint.
 	ruff check --fix .
 
 clean:  ## Removes the files of the targets above.
-	rm -rf .venv demo two_rounds
+	rm -rf .venv drive demo two_rounds
 
 # The stamp is written last, so that an interrupted installation is repeated.
 # PIP_CONSTRAINT, unlike --constraint, also pins the build backend.

@@ -219,6 +219,24 @@ def test_mixture_appends_the_log_to_episodes_of_a_policy(log_file, tmp_path):
       assert frames is not None
 
 
+def test_preset_is_a_mixture_that_replays():
+  folder = Path(builder_lib.__file__).parent
+  config = json.loads((folder / 'presets' / 'driven.json').read_text())
+  path = folder.parent / config['actions']
+  assert path.stat().st_size <= 2e6
+  log = action_log.read(path)
+  drivers = [episode.driver for episode in log.header.episodes]
+  assert len(drivers) >= 100
+  assert {driver.name for driver in drivers} == {'agent'}
+  assert sum(driver.noise > 0 for driver in drivers) * 2 == len(drivers)
+  for split in schema.SPLITS:
+    pairs = log.of_split(split)
+    assert {logged.driver.noise for logged, _ in pairs} == {0, 0.3}
+    logged, actions = min(pairs, key=lambda pair: pair[0].num_steps)
+    # Fails if the return is another one.
+    assert len(rollout.replay(logged, actions, 'sketched')) == len(actions) + 1
+
+
 def edited(log_file, target, change):
   """Writes a log with a changed header."""
   log = action_log.read(log_file)

@@ -1,5 +1,5 @@
 import dataclasses
-import functools
+import json
 import os
 import re
 import signal
@@ -8,6 +8,9 @@ import sys
 
 from carracing_data import prepared
 from carracing_rollouts import action_log
+from carracing_rollouts import (
+  carracing_rollouts_dataset_builder as rollouts_builder,
+)
 from carracing_rollouts import loader
 from carracing_rollouts import origins
 from carracing_rollouts import rollout
@@ -216,8 +219,10 @@ def test_predictions_are_compared_with_recordings(world):
     **{k: np.concatenate([v] * 12) for k, v in vars(episode).items()}
   )
   for of, starts in (episode, [20, 30, 40, 50, 60]), (longer, None):
-    measured = accuracy.measure(
-      model, [of], jax.random.key(0), horizons=(1, 5), seen_steps=20
+    measured = accuracy.summarise(
+      accuracy.compare(
+        model, [of], jax.random.key(0), horizons=(1, 5), seen_steps=20
+      )
     )
     if starts is None:
       starts = np.arange(20, len(of) - 5 - 1, 10)
@@ -254,9 +259,14 @@ def test_constant_rewards_correlate_with_nothing(world):
   [episode] = loader.episodes(
     'carracing_rollouts/tiny', split='validation', data_dir=world.data_dir
   )
-  measure = functools.partial(
-    accuracy.measure, model, key=jax.random.key(0), horizons=(5,), seen_steps=20
-  )
+
+  def measure(episodes):
+    return accuracy.summarise(
+      accuracy.compare(
+        model, episodes, jax.random.key(0), horizons=(5,), seen_steps=20
+      )
+    )
+
   for correlation in measure([episode]).reward_correlation.values():
     assert -1 <= correlation <= 1
   constant = dataclasses.replace(episode, reward=np.ones_like(episode.reward))
@@ -264,6 +274,39 @@ def test_constant_rewards_correlate_with_nothing(world):
   assert set(found.reward_correlation.values()) == {None}
   _, [row] = accuracy.of_drivers({'agent': found}, (5,))
   assert row[-2:] == ['–', '–']
+
+
+def test_dream_errors_are_told_apart_by_driver(world, command, tmp_path):
+  log = tmp_path / 'log.npz'
+  done = command(
+    'tools.record',
+    '--policy=straight_ahead',
+    '--episodes=2',
+    '--max_steps=140',
+    f'--output={log}',
+  )
+  assert done.status == 0, done.stderr
+  config = rollouts_builder.RolloutsConfig(
+    name='mixture', num_episodes=2, max_steps=140, actions=str(log)
+  )
+  rollouts_builder.Builder(
+    data_dir=tmp_path, config=config
+  ).download_and_prepare()
+  done = command(
+    'tools.dream_errors',
+    f'--vae={world.vae}',
+    f'--mdn_rnn={world.mdn_rnn}',
+    '--dataset=carracing_rollouts/mixture',
+    f'--data_dir={tmp_path}',
+    f'--output={tmp_path}/errors.json',
+  )
+  assert done.status == 0, done.stderr
+  found = json.loads((tmp_path / 'errors.json').read_text())
+  assert list(found) == ['random_policy', 'straight_ahead', 'all']
+  assert [x['episodes'] for x in found.values()] == [1, 1, 2]
+  *parts, nll = (x['nll'] for x in found.values())
+  assert np.isclose(np.mean(parts), nll)
+  assert done.stdout.count('| VAE alone |') == 3
 
 
 def test_dream_errors_need_long_episodes(world):

@@ -4,7 +4,7 @@ Predictions start from many steps of every episode, after M has watched the
 steps before, and are compared with what was recorded.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import functools
 import itertools
 import operator
@@ -73,23 +73,25 @@ class _Segments(NamedTuple):
     action: float32 [B, S + L, 3].
     reward: float32 [B, L], of the predicted steps.
     frame: uint8 [B, H, 64, 64, 3], at the horizons.
+    is_first: bool [B], whether it is the first segment of its episode.
   """
 
   posterior: vae.Posterior
   action: Any
   reward: Any
   frame: Any
+  is_first: Any
 
 
-def measure(
+def compare(
   model: world_model.WorldModel,
   episodes: Iterable[schema.Episode],
   key: jax.Array,
   *,
   horizons: Sequence[int] = HORIZONS,
   seen_steps: int = SEEN_STEPS,
-) -> Accuracy | None:
-  """Measures predictions, dreams and their baselines.
+) -> list[dict[str, Any]]:
+  """Compares predictions, dreams and their baselines with recordings.
 
   Args:
     model: the world model.
@@ -99,40 +101,35 @@ def measure(
     seen_steps: number of steps that M watches before it predicts.
 
   Returns:
-    The accuracy; None if all episodes are too short.
+    Batches of comparisons, for `summarise`; none if all episodes are too short.
   """
-  num_episodes = 0
-
-  def segments() -> Iterator[_Segments]:
-    nonlocal num_episodes
-    for episode in episodes:
-      found = _cut(model, episode, horizons, seen_steps)
-      num_episodes += bool(found)
-      yield from found
-
-  compared = []
-  remaining = segments()
-  while batch := list(itertools.islice(remaining, _BATCH)):
+  found = []
+  segments = itertools.chain.from_iterable(
+    _cut(model, episode, horizons, seen_steps) for episode in episodes
+  )
+  while batch := list(itertools.islice(segments, _BATCH)):
     # One compiled program compares batches of any size.
     padded = batch + batch[-1:] * (_BATCH - len(batch))
-    stacked = jax.tree.map(lambda *x: np.stack(x), *padded)
     of_batch = _compare(
       model,
-      stacked,
-      jax.random.fold_in(key, len(compared)),
+      jax.tree.map(lambda *x: np.stack(x), *padded),
+      jax.random.fold_in(key, len(found)),
       horizons=tuple(horizons),
       seen_steps=seen_steps,
     )
     rows = slice(len(batch))
-    compared.append(
+    found.append(
       jax.tree.map(operator.itemgetter(rows), jax.device_get(of_batch))
     )
-  if not compared:
-    return None
+  return found
+
+
+def summarise(compared: Sequence[dict[str, Any]]) -> Accuracy:
+  """Summarises at least one batch of comparisons."""
   found = jax.tree.map(lambda *x: np.concatenate(x), *compared)
   real = found['reward']
   return Accuracy(
-    episodes=num_episodes,
+    episodes=int(found['is_first'].sum()),
     segments=len(real),
     nll=float(found['nll'].mean()),
     nll_floor=float(found['nll_floor'].mean()),
@@ -170,6 +167,7 @@ def _cut(
         episode.action[first:end],
         episode.reward[start:end],
         episode.observation[np.add(start, horizons)],
+        start == starts[0],
       )
     )
   return found
@@ -214,6 +212,7 @@ def _compare(
   nll = mdn_rnn.nll(prediction.mixture, sample[:, 1:])
   entropy = 0.5 * (jnp.log(2 * jnp.pi * jnp.e) + logvar[:, 1:])
   return {
+    'is_first': segments.is_first,
     'nll': nll[:, predicted].mean(1),
     'nll_floor': entropy[:, predicted].mean((1, 2)),
     'reward': segments.reward.sum(1),

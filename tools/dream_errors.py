@@ -54,7 +54,8 @@ def measure(
     key: random key of the dreams.
 
   Returns:
-    The accuracy of the model by driver, see `action_log.Driver.title`.
+    The accuracy of the model by driver, see `action_log.Driver.title`, and if
+    there are several, on `all` episodes.
 
   Raises:
     errors.DatasetError: there is no such dataset, its log is damaged, or all
@@ -66,18 +67,19 @@ def measure(
   of_driver: dict[str, list[int]] = {}
   for i in range(len(episodes)):
     of_driver.setdefault(origin[i].driver.title, []).append(i)
-  measured = {
-    title: accuracy.measure(model, (episodes[i] for i in ids), key)
+  compared = {
+    title: accuracy.compare(model, (episodes[i] for i in ids), key)
     for title, ids in of_driver.items()
   }
-  found = {title: x for title, x in measured.items() if x is not None}
-  if not found:
+  if len(compared) > 1:
+    compared['all'] = [x for of_one in compared.values() for x in of_one]
+  if not any(compared.values()):
     needed = accuracy.SEEN_STEPS + max(accuracy.HORIZONS) + 1
     raise errors.DatasetError(
       f'no validation episode of {prepared.full_name(builder)} has more than'
       f' {needed} steps'
     )
-  return found
+  return {title: accuracy.summarise(x) for title, x in compared.items() if x}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,0 +1,38 @@
+"""The agent that comes with this project."""
+
+from carracing_rollouts import environment
+from carracing_rollouts import tracks
+from models import agent
+from models import weights
+from tools import drives
+
+LEAST = 800
+
+
+def test_its_card_names_its_weights():
+  card = (agent.PRETRAINED / 'README.md').read_text()
+  for part, sha256 in agent.digests(agent.PRETRAINED).items():
+    assert sha256 in card, part
+    training = weights.describe(agent.PRETRAINED / part).training
+    for source in training['sources'].values():
+      assert all(digest in card for digest in source['sha256'].values())
+  files = agent.PRETRAINED.rglob(weights.FILE)
+  assert sum(file.stat().st_size for file in files) <= 12e6
+
+
+def test_it_drives():
+  driven = drives.drive(agent.load(), tracks.TEST[:2], environment.MAX_STEPS)
+  returns = [drive.return_ for drive in driven]
+  assert min(returns) > LEAST, returns
+
+
+def test_tools_take_it_without_being_told(command, tmp_path):
+  done = command(
+    'tools.evaluate', '--episodes=1', f'--output_dir={tmp_path}/score'
+  )
+  assert done.status == 0, done.stderr
+  assert 'over 1 track' in done.stdout
+  done = command('tools.drive', f'--output_dir={tmp_path}/drive')
+  assert done.status == 0, done.stderr
+  assert 'lap completed' in done.stdout
+  assert (tmp_path / 'drive' / 'drive.mp4').stat().st_size
