@@ -140,6 +140,19 @@ def load(
   """
   if not 1 <= max_batch <= _MAX_BATCH:
     raise ValueError(f'max_batch is {max_batch}, not 1..{_MAX_BATCH}')
+  try:
+    return _load(folder, max_batch)
+  except weights.WeightsError as error:
+    if Path(folder) != PRETRAINED:
+      raise
+    reason = str(error).partition(';')[0]
+    raise weights.WeightsError(
+      f'{reason}; restore the agent of this project with: git checkout --'
+      f' {PRETRAINED}'
+    ) from None
+
+
+def _load(folder: str | os.PathLike[str], max_batch: int) -> Agent:
   paths = {name: os.path.join(folder, name) for name in PARTS}
   inside = os.path.join(folder, 'agent')
   if not os.path.exists(paths['controller']) and os.path.exists(inside):

@@ -29,6 +29,7 @@ import safetensors.numpy
 
 FILE = 'model.safetensors'
 _CONFIG = 'config.json'
+FILES = (FILE, _CONFIG)
 _SEAL = 'description_sha256'
 _FORMAT = 2  # Incremented when older folders can no longer be read.
 
@@ -191,7 +192,7 @@ def gather(
   with _replacing(folder) as unfinished:
     for name, path in parts.items():
       (unfinished / name).mkdir()
-      for file in _CONFIG, FILE:
+      for file in FILES:
         data = places.read_bytes(places.expand(path) / file)
         places.replace(
           unfinished / name / file,

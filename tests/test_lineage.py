@@ -164,6 +164,15 @@ def test_strange_provenance_is_named(training, message, world, tmp_path):
     ancestry.Family(None, []).of(str(folder))
 
 
+def test_control_characters_do_not_reach_the_terminal(world, tmp_path):
+  params = weights.load(world.vae, 'vae').variables['params']
+  folder, training = tmp_path / 'weights', {'command': 'a\n\x1b[31mb'}
+  weights.save(folder, 'vae', {'latent_size': 32}, params, training)
+  lines = [*ancestry.lines(ancestry.Family(None, []).of(str(folder)))]
+  assert all(line.isprintable() for line in lines)
+  assert any('again: a' in line for line in lines)
+
+
 def test_weights_that_name_themselves_end(world, tmp_path):
   loaded = weights.load(world.vae, 'vae')
   source = {'name': 'vae', 'sha256': {'weights': loaded.sha256}}

@@ -4,9 +4,16 @@ from carracing_rollouts import environment
 from carracing_rollouts import tracks
 from models import agent
 from models import weights
+import pytest
+import safetensors
 from tools import drives
 
 LEAST = 800
+
+
+def dtypes(folder):
+  with safetensors.safe_open(folder / weights.FILE, 'numpy') as file:
+    return {file.get_slice(name).get_dtype() for name in file.keys()}
 
 
 def test_its_card_names_its_weights():
@@ -14,10 +21,19 @@ def test_its_card_names_its_weights():
   for part, sha256 in agent.digests(agent.PRETRAINED).items():
     assert sha256 in card, part
     training = weights.describe(agent.PRETRAINED / part).training
+    if part != 'controller':
+      assert training['rounded_from'] in card
+      assert dtypes(agent.PRETRAINED / part) == {'F16'}
     for source in training['sources'].values():
       assert all(digest in card for digest in source['sha256'].values())
   files = agent.PRETRAINED.rglob(weights.FILE)
   assert sum(file.stat().st_size for file in files) <= 12e6
+
+
+def test_a_damaged_one_is_restored_from_the_repository(tmp_path, monkeypatch):
+  monkeypatch.setattr(agent, 'PRETRAINED', tmp_path)
+  with pytest.raises(weights.WeightsError, match='git checkout -- '):
+    agent.load(tmp_path)
 
 
 def test_it_drives():
@@ -34,5 +50,5 @@ def test_tools_take_it_without_being_told(command, tmp_path):
   assert 'over 1 track' in done.stdout
   done = command('tools.drive', f'--output_dir={tmp_path}/drive')
   assert done.status == 0, done.stderr
-  assert 'lap completed' in done.stdout
+  assert 'Test track 0: return' in done.stdout
   assert (tmp_path / 'drive' / 'drive.mp4').stat().st_size

@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 from models import agent
 from models import weights
@@ -50,11 +52,85 @@ def test_published_weights_stand_for_their_originals(
 ):
   tree = ancestry.Family(str(world.data_dir), [published]).of(published)
   m, v = tree.sources
-  digests = agent.digests(published)
-  assert (m.digest, v.digest) == (digests['mdn_rnn'], digests['vae'])
-  original = agent.digests(agent_folder)['vae']
-  assert f'rounded to float16 from @{original[:12]}' in v.facts
+  digests, originals = map(agent.digests, (published, agent_folder))
+  for node, part in (m, 'mdn_rnn'), (v, 'vae'):
+    assert (node.digest, node.command) == (digests[part], None)
+    assert 'rounded to float16' in node.facts
+    [original] = node.sources
+    assert (original.digest, original.path) == (originals[part], None)
+    assert original.command
   # The V of its latents is the original one, which is not here.
-  [latents] = [x for x in m.sources if x.kind == 'carracing_latents']
+  [original_m] = m.sources
+  [latents] = [x for x in original_m.sources if x.kind == 'carracing_latents']
   assert latents.sources[0].path == str(published / 'vae')
   assert latents.command is None  # The rounded V encodes differently.
+
+
+def test_published_parts_name_one_another(published, command, tmp_path):
+  digests = agent.digests(published)
+  for part, others in ('mdn_rnn', ['vae']), ('controller', ['vae', 'mdn_rnn']):
+    training = weights.describe(published / part).training
+    for other in others:
+      assert training[f'{other}_sha256'] == digests[other]
+  # Published once more, they still name the weights that were trained.
+  again = tmp_path / 'again'
+  done = command(
+    'tools.publish', f'--agent={published}', f'--output_dir={again}'
+  )
+  assert done.status == 0, done.stderr
+  assert agent.digests(again) == digests
+  for part in 'vae', 'mdn_rnn':
+    first, second = (
+      weights.describe(x / part).training for x in (published, again)
+    )
+    assert first['rounded_from'] == second['rounded_from'] != digests[part]
+
+
+def test_runs_are_not_replaced(agent_folder, command, tmp_path):
+  run = tmp_path / 'runs' / 'vae'
+  (run / 'checkpoints').mkdir(parents=True)
+  done = command(
+    'tools.publish', f'--agent={agent_folder}', f'--output_dir={run.parent}'
+  )
+  assert done.status == 1
+  assert 'vae holds checkpoints' in done.stderr
+  assert [*run.parent.iterdir()] == [run]
+
+  # Parts that are links to the output.
+  shutil.copytree(agent_folder, tmp_path / 'store')
+  (tmp_path / 'agent').mkdir()
+  for part in agent.PARTS:
+    (tmp_path / 'agent' / part).symlink_to(tmp_path / 'store' / part)
+  before = agent.digests(tmp_path / 'store')
+  done = command(
+    'tools.publish',
+    f'--agent={tmp_path}/agent',
+    f'--output_dir={tmp_path}/store',
+  )
+  assert done.status == 1
+  assert 'vae is a part of the agent' in done.stderr
+  assert agent.digests(tmp_path / 'store') == before
+
+
+def test_numbers_beyond_float16_are_refused(agent_folder, tmp_path, command):
+  shutil.copytree(agent_folder, tmp_path / 'agent')
+  folder = tmp_path / 'agent' / 'vae'
+  loaded = weights.load(folder, 'vae')
+  large = jax.tree.map(lambda x: x + 1e5, loaded.variables['params'])
+  config = weights.describe(folder).config
+  sha256 = weights.save(folder, 'vae', config, large, loaded.training)
+  for part in 'mdn_rnn', 'controller':
+    path = tmp_path / 'agent' / part
+    old, params = weights.load(path, part), weights.describe(path).config
+    training = {**old.training, 'vae_sha256': sha256}
+    if part == 'controller':
+      training['mdn_rnn_sha256'] = weights.verify(path.parent / 'mdn_rnn')
+    weights.save(path, part, params, old.variables['params'], training)
+  done = command(
+    'tools.publish',
+    f'--agent={tmp_path}/agent',
+    f'--output_dir={tmp_path}/published',
+  )
+  assert done.status == 1
+  assert 'beyond float16' in done.stderr
+  assert not (tmp_path / 'published' / 'vae').exists()

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 
 from carracing_data import errors
@@ -115,13 +116,13 @@ def test_the_same_command_finds_its_log(log_file, agent_folder, command):
   assert log_file.read_bytes() == before[0]
 
 
-def make_plan():
+def make_plan(seed=3):
   return recording.Plan(
-    (action_log.Driver(name='brownian'),), None, 3, 'sketched', STEPS
+    (action_log.Driver(name='brownian'),), None, seed, 'sketched', STEPS
   )
 
 
-@pytest.mark.parametrize('damage', [None, 'truncated', 'empty'])
+@pytest.mark.parametrize('damage', [None, 'truncated', 'empty', 'swapped'])
 def test_interrupted_recording_goes_on(damage, tmp_path):
   def run_all(jobs):
     counts.append(len(jobs))
@@ -136,7 +137,18 @@ def test_interrupted_recording_goes_on(damage, tmp_path):
   with pytest.raises(KeyboardInterrupt):
     recording.record(make_plan(), 12, tmp_path / 'log.npz', run_one)
   [part] = tmp_path.glob('.log.npz.unfinished/*/*.npz')
-  if damage:
+  if damage == 'swapped':  # A good log, but of another part.
+    other = tmp_path / 'other.npz'
+    recording.record(make_plan(seed=4), 9, other, run_all)
+    log = action_log.read(other)
+    episodes = log.header.episodes[: len(action_log.read(part).actions)]
+    header = log.header.model_copy(update={'episodes': episodes})
+    action_log.write(
+      part, action_log.ActionLog(header, log.actions[: len(episodes)])
+    )
+    other.unlink()
+    del counts[1:]
+  elif damage:
     content = part.read_bytes()
     part.write_bytes(content[: len(content) // 2] if damage[0] == 't' else b'')
   recording.record(make_plan(), 12, tmp_path / 'log.npz', run_all)
@@ -219,14 +231,16 @@ def test_mixture_appends_the_log_to_episodes_of_a_policy(log_file, tmp_path):
       assert frames is not None
 
 
-def test_preset_is_a_mixture_that_replays():
+def test_preset_is_a_mixture_that_replays(monkeypatch):
   folder = Path(builder_lib.__file__).parent
   config = json.loads((folder / 'presets' / 'driven.json').read_text())
+  monkeypatch.chdir(folder.parent)  # As `tfds build` is run.
+  assert builder_lib.RolloutsConfig(**config).num_episodes == 30
   path = folder.parent / config['actions']
   assert path.stat().st_size <= 2e6
   log = action_log.read(path)
   drivers = [episode.driver for episode in log.header.episodes]
-  assert len(drivers) >= 100
+  assert len(drivers) == 120
   assert {driver.name for driver in drivers} == {'agent'}
   assert sum(driver.noise > 0 for driver in drivers) * 2 == len(drivers)
   for split in schema.SPLITS:
@@ -437,6 +451,37 @@ def test_hostile_archives_are_refused(action, method, flag, message, log_file):
   content[content.rindex(b'PK\x01\x02') + 8] |= flag
   with pytest.raises(action_log.LogError, match=message):
     action_log.parse(bytes(content), 'bad')
+
+
+def test_an_archive_that_lies_about_its_size_takes_no_memory(log_file):
+  file = io.BytesIO()
+  with zipfile.ZipFile(file, 'w') as archive:
+    archive.writestr('action.npy', b'')
+    archive.writestr('header.npy', bytes(10**9), zipfile.ZIP_DEFLATED)
+  content = bytearray(file.getvalue())
+  size = content.rindex(b'PK\x01\x02') + 24  # In the entry of the directory.
+  content[size : size + 4] = (1000).to_bytes(4, 'little')
+  tracemalloc.start()
+  with pytest.raises(action_log.LogError, match='no action log'):
+    action_log.parse(bytes(content), 'bad')
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 200e6
+
+
+def test_a_log_of_other_episodes_than_the_dataset_is_named(log_file, tmp_path):
+  builder = build(tmp_path, log_file)
+  metadata = builder.info.metadata
+  metadata['splits']['train']['num_episodes'] += 1
+  with pytest.raises(errors.DatasetError, match='has 4 train .* tell of 3'):
+    origins.Origins(builder, 'train')
+  metadata['config']['policy'] = 'a b'
+  with pytest.raises(errors.DatasetError, match="a policy 'a b', which no"):
+    origins.Origins(builder, 'train')
+  with pytest.raises(IndexError):
+    origins.Origins(
+      prepared.find('carracing_rollouts/recorded', tmp_path), 'train'
+    )[-1]
 
 
 def test_episodes_that_cannot_be_read_are_not_written(log_file, tmp_path):

@@ -41,6 +41,20 @@ class Errors(documents.Document):
   frame: list[float]
 
 
+class Rewards(documents.Document):
+  """Sums of dreamt rewards against the real ones, over the longest horizon.
+
+  Attributes:
+    correlation: None if one of the two is constant.
+    error: root mean squared error.
+    bias: mean of dreamt minus real.
+  """
+
+  correlation: float | None
+  error: float
+  bias: float
+
+
 class Accuracy(documents.Document):
   """How well a world model predicts some episodes.
 
@@ -50,18 +64,18 @@ class Accuracy(documents.Document):
     nll: NLL of the next z, nats per latent dimension, over the steps that are
       dreamt, but with true inputs: samples of the posterior, as in training.
     nll_floor: entropy of the posteriors of these z; no M gets below.
-    reward_correlation: correlation of the summed dreamt rewards with the
-      summed real ones over the longest horizon, by kind of dream; None if M
-      predicts no reward, or if one of the two is constant.
+    reward_std: standard deviation of the sums of real rewards.
+    rewards: sums of dreamt rewards, by kind of dream; empty if M predicts none.
     errors: errors by kind of prediction: each of `DREAMS`; `STILL` repeats the
-      last seen z; `V_ALONE` decodes the true z.
+      last seen z; `V_ALONE` decodes the true posterior mean.
   """
 
   episodes: int
   segments: int
   nll: float
   nll_floor: float
-  reward_correlation: dict[str, float | None]
+  reward_std: float
+  rewards: dict[str, Rewards]
   errors: dict[str, Errors]
 
 
@@ -127,14 +141,17 @@ def compare(
 def summarise(compared: Sequence[dict[str, Any]]) -> Accuracy:
   """Summarises at least one batch of comparisons."""
   found = jax.tree.map(lambda *x: np.concatenate(x), *compared)
-  real = found['reward']
+  real = found['reward'].astype(np.float64)
   return Accuracy(
     episodes=int(found['is_first'].sum()),
     segments=len(real),
     nll=float(found['nll'].mean()),
     nll_floor=float(found['nll_floor'].mean()),
-    reward_correlation={
-      name: _correlation(found['dreamt_reward'][name], real) for name in DREAMS
+    reward_std=float(real.std()),
+    rewards={
+      name: _rewards(dreamt.astype(np.float64), real)
+      for name, dreamt in found['dreamt_reward'].items()
+      if dreamt is not None
     },
     errors={
       name: Errors(
@@ -154,7 +171,7 @@ def _cut(
 ) -> list[_Segments]:
   """Cuts segments, without the axis B, out of an episode."""
   longest = max(horizons)
-  starts = range(seen_steps, len(episode) - longest - 1, _STRIDE)
+  starts = range(seen_steps, len(episode) - longest, _STRIDE)
   if not starts:
     return []
   posterior = world_model.encode_episode(model, episode.observation)
@@ -217,32 +234,42 @@ def _compare(
     'nll_floor': entropy[:, predicted].mean((1, 2)),
     'reward': segments.reward.sum(1),
     'dreamt_reward': dreamt_reward,
-    'latent': {k: ((z - true_z) ** 2).mean(-1) for k, z in guesses.items()},
-    'frame': {k: frame_error(z) for k, z in guesses.items()},
+    'latent': {
+      name: ((guess - true_z) ** 2).mean(-1) for name, guess in guesses.items()
+    },
+    'frame': {name: frame_error(guess) for name, guess in guesses.items()},
   }
 
 
-def _correlation(x: np.ndarray | None, y: np.ndarray) -> float | None:
-  if x is None or not x.std() or not y.std():
-    return None
-  return float(np.corrcoef(x, y)[0, 1])
+def _rewards(dreamt: np.ndarray, real: np.ndarray) -> Rewards:
+  difference = dreamt - real
+  varied = np.ptp(dreamt) > 0 and np.ptp(real) > 0
+  return Rewards(
+    correlation=float(np.corrcoef(dreamt, real)[0, 1]) if varied else None,
+    error=float(np.sqrt((difference**2).mean())),
+    bias=float(difference.mean()),
+  )
 
 
-def of_drivers(
+def driver_table(
   found: Mapping[str, Accuracy], horizons: Sequence[int] = HORIZONS
 ) -> tuple[list[str], list[list[str]]]:
-  """Returns head and rows of a table that compares drivers."""
+  """Returns head and rows of a table that compares drivers.
+
+  Of the rewards it shows correlation; error; bias.
+  """
   head = [
     'driven by',
     'episodes',
     'V: squared error',
     'M: NLL',
     'M: gap to the floor',
-    *(f'reward over {max(horizons)} steps, correlation: {x}' for x in DREAMS),
+    f'reward of {max(horizons)} steps: standard deviation',
+    *(f'{name}: correlation; error; bias' for name in DREAMS),
   ]
   rows = []
   for title, accuracy in found.items():
-    correlations = accuracy.reward_correlation.values()
+    rewards = [accuracy.rewards.get(name) for name in DREAMS]
     rows.append(
       [
         title,
@@ -250,13 +277,22 @@ def of_drivers(
         f'{np.mean(accuracy.errors[V_ALONE].frame):.1f}',
         f'{accuracy.nll:.3f}',
         f'{accuracy.nll - accuracy.nll_floor:.3f}',
-        *('–' if x is None else f'{x:.2f}' for x in correlations),
+        f'{accuracy.reward_std:.1f}',
+        *map(_show, rewards),
       ]
     )
   return head, rows
 
 
-def of_horizons(
+def _show(rewards: Rewards | None) -> str:
+  if rewards is None:
+    return '–'
+  correlation = rewards.correlation
+  shown = '–' if correlation is None else f'{correlation:.2f}'
+  return f'{shown}; {rewards.error:.1f}; {rewards.bias:+.1f}'
+
+
+def horizon_table(
   accuracy: Accuracy, horizons: Sequence[int] = HORIZONS
 ) -> tuple[list[str], list[list[str]]]:
   """Returns head and rows of a table of errors by horizon."""
@@ -264,9 +300,9 @@ def of_horizons(
   rows = [
     [
       name,
-      *(f'{x:.3f}' for x in of.latent),
-      *(f'{x:.1f}' for x in of.frame),
+      *(f'{x:.3f}' for x in errors.latent),
+      *(f'{x:.1f}' for x in errors.frame),
     ]
-    for name, of in accuracy.errors.items()
+    for name, errors in accuracy.errors.items()
   ]
   return ['', *head], rows

@@ -2,6 +2,8 @@
 
 Everything is read from the documents that builds and trainers leave. A source
 is recognised by its content, so a file of the same name is not taken for it.
+Rounded weights stand in for the original ones that they name, if these are not
+found, and say so.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,7 +77,7 @@ class Family:
     """
     self._data_dir = data_dir
     self._weights: dict[str, Path] = {}
-    self._rounded: dict[str, Path] = {}
+    self._rounded: dict[tuple[str, str], Path] = {}
     self._known: dict[str, Node] = {}
     for path in _weights_below(search):
       try:
@@ -84,7 +86,7 @@ class Family:
         # Rounded weights stand for those that others name as their source.
         original = described.training.get('rounded_from')
         if isinstance(original, str):
-          self._rounded.setdefault(original, path)
+          self._rounded.setdefault((described.model, original), path)
       except errors.UserError:
         continue  # Damaged weights are nobody's source.
 
@@ -124,11 +126,30 @@ class Family:
     )
     # While its sources are looked up: weights may name themselves.
     self._known[sha256] = node
-    complete = node.model_copy(
-      update={'sources': list(self._sources(training))}
-    )
+    if training.rounded_from is None:
+      changed = {'sources': list(self._sources(training))}
+    else:
+      original = self._original(node, training, training.rounded_from)
+      changed = {
+        'facts': ['rounded to float16'],
+        'command': None,  # That of the original weights.
+        'sources': [original],
+      }
+    complete = node.model_copy(update=changed)
     self._known[sha256] = complete
     return complete
+
+  def _original(self, rounded: Node, training: _Training, sha256: str) -> Node:
+    """Returns the weights that were rounded, as far as they are known."""
+    if sha256 in self._weights:
+      return self._of_weights(self._weights[sha256])
+    return rounded.model_copy(
+      update={
+        'digest': sha256,
+        'path': None,
+        'sources': list(self._sources(training)),
+      }
+    )
 
   def _sources(self, training: _Training) -> Iterator[Node]:
     """Yields the sources of a run, M before V."""
@@ -151,7 +172,7 @@ class Family:
       )
 
   def _weights_with(self, kind: str, sha256: str) -> Node:
-    path = self._weights.get(sha256, self._rounded.get(sha256))
+    path = self._weights.get(sha256, self._rounded.get((kind, sha256)))
     if path is not None:
       return self._of_weights(path)
     return Node(kind=kind, name=_NAMES[kind], digest=sha256)
@@ -276,7 +297,11 @@ class Family:
 
 def lines(node: Node) -> Iterator[str]:
   """Yields the lines of a tree, for people."""
-  yield from _lines(node, '', '', set())
+  for line in _lines(node, '', '', set()):
+    # Foreign files may hold control characters of terminals.
+    yield ''.join(
+      x if x.isprintable() else '\N{REPLACEMENT CHARACTER}' for x in line
+    )
 
 
 def _lines(node: Node, first: str, rest: str, shown: set[str]) -> Iterator[str]:
@@ -322,8 +347,6 @@ def _facts_of_weights(training: _Training) -> Iterator[str]:
       break
   if training.git_revision is not None:
     yield f'code {training.git_revision[:10]}'
-  if training.rounded_from is not None:
-    yield f'rounded to float16 from @{training.rounded_from[:12]}'
 
 
 def _weights_below(folders: Sequence[Path]) -> Iterator[Path]:

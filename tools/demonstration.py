@@ -1,5 +1,6 @@
 """Goes the whole way once at a small scale, from simulator to driver."""
 
+import functools
 from pathlib import Path
 import time
 
@@ -51,7 +52,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
   controller = output_dir / 'controller'
   seen_steps = min(80, settings.max_steps // 2)
   pipeline = stages.Pipeline(output_dir, 7, execute)
-  world_model = pipeline.world_model(
+  weights = pipeline.train_world_model(
     [
       'Drive: record episodes of a random policy',
       'V: learn to compress a frame to 32 numbers',
@@ -59,14 +60,14 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
       'M: learn to predict the next latent vector',
     ],
     output_dir,
-    {
+    rollouts={
       'name': 'demo',
       'num_episodes': settings.num_episodes,
       'max_steps': settings.max_steps,
     },
-    settings.max_steps,
-    settings.vae_steps,
-    settings.mdn_rnn_steps,
+    max_steps=settings.max_steps,
+    vae_steps=settings.vae_steps,
+    mdn_rnn_steps=settings.mdn_rnn_steps,
   )
 
   look = [f'--data_dir={pipeline.data_dir}', f'--output_dir={pictures}']
@@ -77,7 +78,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
     stages.python('tools.view_rollouts', '--split=validation', *look),
     stages.python(
       'tools.dream',
-      *(f'--{flag}={path}' for flag, path in world_model.items()),
+      *(f'--{flag}={path}' for flag, path in weights.items()),
       f'--seen_steps={seen_steps}',
       '--dream_steps=60',
       *look,
@@ -87,7 +88,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
     'C: learn to drive',
     'controller',
     controller,
-    world_model,
+    weights,
     num_steps=settings.controller_steps,
     eval_every_steps=100,
     selection_tracks=16,
@@ -99,13 +100,10 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
   )
   pipeline.run(
     'Drive: unseen tracks, beside the random policy',
-    all(
-      path.exists()
-      for path in (
-        pictures / 'drive.mp4',
-        score / evaluation.FILE,
-        random_score / evaluation.FILE,
-      )
+    (pictures / 'drive.mp4').exists()
+    and all(
+      stages.intact(functools.partial(evaluation.read, x / evaluation.FILE))
+      for x in (score, random_score)
     ),
     stages.python('tools.evaluate', agent, episodes, f'--output_dir={score}'),
     stages.python(

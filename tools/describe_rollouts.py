@@ -20,7 +20,6 @@ from carracing_rollouts import origins
 from carracing_rollouts import schema
 from matplotlib import figure
 import numpy as np
-import tensorflow_datasets as tfds
 from tools import markdown
 from tools import pictures
 import tqdm
@@ -65,10 +64,11 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
   builder = prepared.find(dataset, data_dir, schema.KIND)
   places.claim_folder(output_dir)
   name = prepared.full_name(builder)
-  driven = _driven(builder)
+  driven = origins.by_driver(builder, *schema.SPLITS)
   # As many episodes of each driver.
   count = max(1, _SHEET_ROWS // len(driven))
-  shown = {x: title for title, of in driven.items() for x in of[:count]}
+  chosen = [(x, title) for title, ids in driven.items() for x in ids[:count]]
+  shown = dict(chosen[:_SHEET_ROWS])
   lengths, actions, rows = [], [], []
   returns: dict[tuple[str, int], float] = {}
   sheet = {}
@@ -107,10 +107,10 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
       markdown.table(
         _DRIVER_HEAD,
         [
-          [title, f'{len(of):,}', f'{x.mean():.1f} ± {x.std():.1f}']
+          [title, f'{len(ids):,}', f'{x.mean():.1f} ± {x.std():.1f}']
           + [f'{x.min():.1f}', f'{x.max():.1f}']
-          for title, of in driven.items()
-          for x in [np.array([returns[key] for key in of])]
+          for title, ids in driven.items()
+          for x in [np.array([returns[key] for key in ids])]
         ],
       ),
       markdown.table(
@@ -143,19 +143,6 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
     [f'{100 * i // (_SHEET_COLUMNS - 1)} %' for i in range(_SHEET_COLUMNS)],
     f'{name}: episodes from start to end',
   )
-
-
-def _driven(
-  builder: tfds.core.DatasetBuilder,
-) -> dict[str, list[tuple[str, int]]]:
-  """Returns the episodes of each driver, as (split, index)."""
-  found = {}
-  for split in schema.SPLITS:
-    of_split = origins.Origins(builder, split)
-    for index in range(len(of_split)):
-      title = of_split[index].driver.title
-      found.setdefault(title, []).append((split, index))
-  return found
 
 
 def _save_histograms(

@@ -37,6 +37,7 @@ _OUTPUT = flags.DEFINE_string(
   'output', None, 'JSON file for the numbers; by default none.'
 )
 _SPLIT = 'validation'
+ALL = 'all of them'
 
 
 def measure(
@@ -54,8 +55,8 @@ def measure(
     key: random key of the dreams.
 
   Returns:
-    The accuracy of the model by driver, see `action_log.Driver.title`, and if
-    there are several, on `all` episodes.
+    The accuracy of the model by driver, and if there are several, on all their
+    episodes, `ALL`. Drivers of short episodes are left out, with a warning.
 
   Raises:
     errors.DatasetError: there is no such dataset, its log is damaged, or all
@@ -63,23 +64,23 @@ def measure(
   """
   builder = prepared.find(dataset, data_dir, schema.KIND)
   episodes = loader.episodes(str(builder.data_dir), split=_SPLIT)
-  origin = origins.Origins(builder, _SPLIT)
-  of_driver: dict[str, list[int]] = {}
-  for i in range(len(episodes)):
-    of_driver.setdefault(origin[i].driver.title, []).append(i)
+  of_driver = origins.by_driver(builder, _SPLIT)
   compared = {
-    title: accuracy.compare(model, (episodes[i] for i in ids), key)
+    title: accuracy.compare(model, (episodes[i] for _, i in ids), key)
     for title, ids in of_driver.items()
   }
+  for title in [title for title, batches in compared.items() if not batches]:
+    logging.warning('All episodes driven by %s are too short.', title)
+    del compared[title]
   if len(compared) > 1:
-    compared['all'] = [x for of_one in compared.values() for x in of_one]
-  if not any(compared.values()):
-    needed = accuracy.SEEN_STEPS + max(accuracy.HORIZONS) + 1
+    compared[ALL] = [x for of_one in compared.values() for x in of_one]
+  if not compared:
+    needed = accuracy.SEEN_STEPS + max(accuracy.HORIZONS)
     raise errors.DatasetError(
-      f'no validation episode of {prepared.full_name(builder)} has more than'
-      f' {needed} steps'
+      f'no validation episode of {prepared.full_name(builder)} has'
+      f' {needed} transitions or more'
     )
-  return {title: accuracy.summarise(x) for title, x in compared.items() if x}
+  return {title: accuracy.summarise(x) for title, x in compared.items()}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -92,10 +93,10 @@ def main(argv: Sequence[str]) -> None:
   measured = measure(
     model, _DATASET.value, _DATA_DIR.value, jax.random.key(_SEED.value)
   )
-  print(markdown.table(*accuracy.of_drivers(measured)))
-  for title, of_driver in measured.items():
+  print(markdown.table(*accuracy.driver_table(measured)))
+  for title, found in measured.items():
     print(f'\nDriven by {title}:\n')
-    print(markdown.table(*accuracy.of_horizons(of_driver)))
+    print(markdown.table(*accuracy.horizon_table(found)))
   if output is not None:
     documents.write(
       output, {title: x.model_dump() for title, x in measured.items()}

@@ -68,7 +68,7 @@ _OUTPUT_DIR = command_line.output_dir_flag('evaluation')
 def main(argv: Sequence[str]) -> None:
   del argv
   if _AGENT.value is not None and _POLICY.value is not None:
-    raise errors.UserError('pass either --agent or --policy')
+    raise errors.UserError('pass --agent or --policy, not both')
   if _BEAM.value is None:
     workers = _NUM_WORKERS.value or processes.num_cores()
     run = functools.partial(runners.run_locally, num_workers=workers)

@@ -4,7 +4,8 @@
   python -m tools.lineage carracing_latents/default --json
 
 Of each artefact it prints the digest of its content, where it is found here,
-and the command that makes it again. Sources are recognised by their content.
+and the command that makes it again. Sources are recognised by their content;
+published weights, which are rounded, stand in for those that they name.
 """
 
 from collections.abc import Sequence

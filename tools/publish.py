@@ -2,12 +2,11 @@
 
   python -m tools.publish --agent=runs/controller/agent --output_dir=published
 
-C, 3 kB, keeps its float32 numbers. The folder holds a whole agent, which names
-the weights that it was rounded from.
+C, 3.6 kB, keeps its float32 numbers. The folder holds a whole agent, which
+names the weights that it was rounded from. An interrupted command is run again.
 """
 
-from collections.abc import Sequence
-import os
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from absl import flags
@@ -36,32 +35,61 @@ def publish(folder: Path, output_dir: Path) -> None:
 
   Args:
     folder: folder of the agent.
-    output_dir: output directory; its `vae`, `mdn_rnn` and `controller` are
-      replaced.
+    output_dir: output directory; weights in its `vae`, `mdn_rnn` and
+      `controller` are replaced.
 
   Raises:
     weights.WeightsError: the agent is missing or damaged, or its numbers are
       beyond float16.
-    errors.UserError: the output directory is that of the agent.
+    errors.UserError: the output directory holds the agent or lies in it, or a
+      folder that would be replaced holds something else than weights.
     errors.PlaceError: the output cannot be written.
   """
   agent.load(folder)  # Fails on parts that do not belong together.
+  source, target = folder.resolve(), output_dir.resolve()
+  if source.is_relative_to(target) or target.is_relative_to(source):
+    raise errors.UserError(
+      f'{output_dir} and the agent lie one in the other; choose another'
+      ' --output_dir'
+    )
   places.claim_folder(output_dir)
-  if os.path.samefile(folder, output_dir):
-    raise errors.UserError('choose another --output_dir than the agent itself')
-  rounded: dict[str, str] = {}
+  parts = {(folder / part).resolve() for part in agent.PARTS}
+  for part in agent.PARTS:
+    _check_replaceable(output_dir / part, parts)
+  digests: dict[str, str] = {}
   for part in agent.PARTS:
     description = weights.describe(folder / part)
     loaded = weights.load(folder / part, part)
     params, training = loaded.variables['params'], {**loaded.training}
     # The agent's parts name one another by their digests.
-    of_parts = {f'{name}_sha256': sha256 for name, sha256 in rounded.items()}
+    of_parts = {f'{name}_sha256': sha256 for name, sha256 in digests.items()}
     training |= {k: v for k, v in of_parts.items() if k in training}
     if part != 'controller':
+      limit = np.finfo(np.float16).max
+      if any(np.abs(x).max() > limit for x in jax.tree.leaves(params)):
+        raise weights.WeightsError(
+          f'{folder / part} has numbers beyond float16, ±{limit:g}, so it'
+          ' cannot be rounded'
+        )
       params = jax.tree.map(lambda x: x.astype(np.float16), params)
       training.setdefault('rounded_from', loaded.sha256)
-    rounded[part] = weights.save(
+    digests[part] = weights.save(
       output_dir / part, part, description.config, params, training
+    )
+
+
+def _check_replaceable(folder: Path, parts: Set[Path]) -> None:
+  """Raises UserError if a folder is a part, or holds more than weights."""
+  if folder.resolve() in parts:
+    raise errors.UserError(
+      f'{folder} is a part of the agent; choose another --output_dir'
+    )
+  with places.write_errors(folder):
+    names = {path.name for path in folder.iterdir()} if folder.exists() else []
+  if others := sorted({*names} - {*weights.FILES}):
+    raise errors.UserError(
+      f'{folder} holds {others[0]}, so it would not be replaced by weights'
+      ' alone; choose another --output_dir'
     )
 
 

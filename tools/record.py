@@ -9,7 +9,7 @@ each. A dataset is built from it by replaying the actions, on any machine and
 without the agent:
 
   cd datasets
-  tfds build carracing_rollouts --config '{"name": "driven",
+  tfds build carracing_rollouts --config '{"name": "recorded",
     "policy": "recorded", "actions": "../driven.npz"}'
 
 Recording can be stopped at any moment and loses only the batches of 8 episodes

@@ -64,6 +64,18 @@ class Plan:
       episodes=list(episodes),
     )
 
+  def records(
+    self, header: action_log.Header, episodes: Sequence[tuple[str, int]]
+  ) -> bool:
+    """Returns whether a log holds these episodes, (split, number) each."""
+    expected = [
+      (split, rollout.episode_seeds(self.seed, split, i)[0], self.driver(i))
+      for split, i in episodes
+    ]
+    found = [(e.split, e.track_seed, e.driver) for e in header.episodes]
+    game = header.simulator, header.max_steps
+    return found == expected and game == (self.simulator, self.max_steps)
+
   def driver(self, episode_id: int) -> action_log.Driver:
     """Returns who drives an episode of a split."""
     return self.drivers[episode_id % len(self.drivers)]
@@ -112,11 +124,13 @@ class Job:
     return Path(self.staging, f'{self.split}-{first:07d}-{count}.npz')
 
   def result(self) -> action_log.ActionLog | None:
-    """Returns what is recorded; None if it is missing or damaged."""
+    """Returns what is recorded; None if it is missing, damaged or foreign."""
     try:
-      return action_log.read(self.path)
+      log = action_log.read(self.path)
     except action_log.LogError:
       return None
+    episodes = [(self.split, i) for i in self.episode_ids]
+    return log if self.plan.records(log.header, episodes) else None
 
   def __call__(self) -> None:
     if self.result() is None:
@@ -189,11 +203,12 @@ def record(
   with places.locked(places.claim_folder(folder)):
     if output.exists():  # Another process recorded it, or was killed after.
       log = _finished(plan, sizes, output)
-      shutil.rmtree(folder)
+      shutil.rmtree(folder, ignore_errors=True)
       return log
     staged = folder / plan.fingerprint()[:16]
-    staged.mkdir(exist_ok=True)
-    staging.remove_temporary(staged)
+    with places.write_errors(folder):
+      staged.mkdir(exist_ok=True)
+      staging.remove_temporary(staged)
     jobs = _jobs(plan, sizes, staged)
     # A person who stops early has episodes of both splits.
     ordered = sorted(jobs, key=lambda job: job.split == 'train')
@@ -216,7 +231,7 @@ def record(
       [actions for part in found for actions in part.actions],
     )
     action_log.write(output, log)
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # The log is complete.
   return log
 
 
@@ -244,21 +259,11 @@ def _finished(
     raise action_log.LogError(
       f'{error}; delete it, or choose another --output'
     ) from None
-  header = log.header
-  expected = [
-    (split, rollout.episode_seeds(plan.seed, split, i)[0], plan.driver(i))
-    for split, size in sizes.items()
-    for i in range(size)
-  ]
-  found = [(e.split, e.track_seed, e.driver) for e in header.episodes]
-  same_game = (header.simulator, header.max_steps) == (
-    plan.simulator,
-    plan.max_steps,
-  )
-  if found != expected or not same_game:
+  episodes = [(split, i) for split, size in sizes.items() for i in range(size)]
+  if not plan.records(log.header, episodes):
     raise errors.UserError(
-      f'{output} holds another log, of {len(found)} episodes; delete it, or'
-      ' choose another --output'
+      f'{output} holds another log, of {len(log.actions)} episodes; delete it,'
+      ' or choose another --output'
     )
   return log
 

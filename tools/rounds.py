@@ -1,11 +1,13 @@
 """Makes an agent in two rounds: random data, then what the first one drove."""
 
 from collections.abc import Mapping
+import functools
 from pathlib import Path
 
 from carracing_data import documents
 from carracing_data import places
 from carracing_data import processes
+from carracing_rollouts import action_log
 from carracing_rollouts import scores
 from tools import evaluation
 from tools import stages
@@ -50,7 +52,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
   log = output_dir / 'driven.npz'
   pipeline.run(
     'Record: the agent drives, with and without noise',
-    log.exists(),
+    stages.intact(lambda: action_log.read(log)),
     stages.python(
       'tools.record',
       f'--agent={first}',
@@ -70,9 +72,10 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
   )
   for title, agent in ('random', first), ('driven', second):
     score = _score(output_dir, title)
+    read = functools.partial(evaluation.read, score / evaluation.FILE)
     pipeline.run(
       f'Score: C of the round on {title} episodes',
-      (score / evaluation.FILE).exists(),
+      stages.intact(read),
       stages.python(
         'tools.evaluate',
         f'--agent={agent}',
@@ -95,7 +98,7 @@ def _train(
 ) -> Path:
   """Trains V, M and C on a dataset; returns the folder of the agent."""
   controller = output_dir / name / 'controller'
-  world_model = pipeline.world_model(
+  weights = pipeline.train_world_model(
     [
       f'Rollouts: {name} episodes',
       f'V, on {name} episodes',
@@ -103,16 +106,16 @@ def _train(
       f'M, on {name} episodes',
     ],
     output_dir / name,
-    {'name': name, **rollouts},
-    settings.max_steps,
-    settings.vae_steps,
-    settings.mdn_rnn_steps,
+    rollouts={'name': name, **rollouts},
+    max_steps=settings.max_steps,
+    vae_steps=settings.vae_steps,
+    mdn_rnn_steps=settings.mdn_rnn_steps,
   )
   pipeline.train(
     f'C, with V and M of {name} episodes',
     'controller',
     controller,
-    world_model,
+    weights,
     num_steps=settings.controller_steps,
   )
   return controller / 'agent'

@@ -5,19 +5,25 @@ documents the steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 import json
 import os
 from pathlib import Path
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
 
+from absl import logging
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
 from carracing_data import prepared
+from models import agent
+from models import weights
+from trainers import run_documents
 
 Execute = Callable[[Sequence[str]], None]
 ROOT = Path(__file__).parents[1]
@@ -55,7 +61,10 @@ class Pipeline:
     """Returns how long each stage took, over all calls, by title."""
     try:
       return documents.read(self._path, _Seconds).of_stage
-    except (FileNotFoundError, errors.DocumentError):
+    except FileNotFoundError:
+      return {}
+    except errors.DocumentError as error:
+      logging.warning('Earlier times are lost: %s', error)
       return {}
 
   def run(self, title: str, done: bool, *commands: Sequence[str]) -> None:
@@ -78,9 +87,7 @@ class Pipeline:
     started = time.monotonic()
     try:
       for command in commands:
-        # Commands run in ROOT, and weights record them: the same on any
-        # machine.
-        command = [part.replace(f'{ROOT}{os.sep}', '') for part in command]
+        command = [relative(part) for part in command]
         print(f'$ {shlex.join(command)}', flush=True)
         self._execute(command)
     finally:
@@ -100,11 +107,8 @@ class Pipeline:
       dataset: name of the dataset.
       config: its config, with its `name`.
     """
-    try:
-      prepared.find(f'{dataset}/{config["name"]}', self.data_dir)
-      done = True
-    except errors.DatasetError:  # Missing or incomplete.
-      done = False
+    find = functools.partial(prepared.find, data_dir=self.data_dir)
+    done = intact(lambda: find(f'{dataset}/{config["name"]}'))
     arguments = [f'datasets/{dataset}', f'--data_dir={self.data_dir}']
     arguments.append(f'--config={json.dumps(config)}')
     self.run(title, done, ['tfds', 'build', *arguments])
@@ -126,12 +130,17 @@ class Pipeline:
       inputs: other flags with paths, by name.
       **config: changed hyperparameters.
     """
-    results = ['metrics.json', 'weights']
-    if model == 'controller':
-      results.append('agent')
+
+    def check() -> None:
+      wanted = run_documents.finished_metrics(workdir).weights_sha256
+      if weights.verify(workdir / 'weights') != wanted:
+        raise errors.UserError(f'{workdir} holds other weights')
+      if model == 'controller':
+        agent.digests(workdir / 'agent')
+
     self.run(
       title,
-      all((workdir / name).exists() for name in results),
+      intact(check),
       python(
         f'trainers.train_{model}',
         f'--config=trainers/configs/{model}.py',
@@ -141,10 +150,11 @@ class Pipeline:
       ),
     )
 
-  def world_model(
+  def train_world_model(
     self,
     titles: Sequence[str],
     folder: Path,
+    *,
     rollouts: Mapping[str, str | int],
     max_steps: int,
     vae_steps: int,
@@ -153,7 +163,7 @@ class Pipeline:
     """Makes rollouts, V, their latents and M, four stages; see `run`.
 
     Args:
-      titles: titles of the stages.
+      titles: titles of the four stages, in this order.
       folder: folder of the runs of V and M.
       rollouts: config of the rollouts; the latents have the same name.
       max_steps: most steps of an episode.
@@ -164,7 +174,7 @@ class Pipeline:
       The folders of the exported weights, by flag of the trainer of C.
     """
     name = rollouts['name']
-    weights = {x: folder / x / 'weights' for x in ('vae', 'mdn_rnn')}
+    exported = {x: folder / x / 'weights' for x in ('vae', 'mdn_rnn')}
     data_dir = {'data_dir': self.data_dir}
     self.build(titles[0], 'carracing_rollouts', rollouts)
     self.train(
@@ -178,7 +188,7 @@ class Pipeline:
     latents = {
       'name': name,
       'rollouts': f'carracing_rollouts/{name}',
-      'vae': str(weights['vae']),
+      'vae': str(exported['vae']),
     }
     self.build(titles[2], 'carracing_latents', latents)
     self.train(
@@ -190,7 +200,34 @@ class Pipeline:
       window_steps=min(128, max_steps),
       num_steps=mdn_rnn_steps,
     )
-    return weights
+    return exported
+
+
+def intact(check: Callable[[], object]) -> bool:
+  """Returns whether results are there and whole, so that a stage is done.
+
+  Damaged ones are left to the command of the stage, which names the damage.
+
+  Args:
+    check: reads the results; raises FileNotFoundError or UserError if it
+      cannot.
+  """
+  try:
+    check()
+  except (FileNotFoundError, errors.UserError):
+    return False
+  return True
+
+
+def relative(argument: str) -> str:
+  """Makes the paths below `ROOT` in an argument of a command relative to it.
+
+  Weights record the command, which so is the same on every machine.
+
+  Args:
+    argument: a path, `--flag=PATH`, or `--flag=JSON` with paths.
+  """
+  return re.sub(f'(^|[="]){re.escape(f"{ROOT}{os.sep}")}', r'\1', argument)
 
 
 def claim(output_dir: Path, file: str, settings: documents.Document) -> None:
@@ -215,10 +252,16 @@ def claim(output_dir: Path, file: str, settings: documents.Document) -> None:
       f'{error}. If another version of this project wrote it, use that one;'
       ' if not, choose another --output_dir or delete that folder'
     ) from None
-  if found != settings:
+  wanted = settings.model_dump()
+  differences = [
+    f'{name}={value}, not {wanted[name]}'
+    for name, value in found.model_dump().items()
+    if value != wanted[name]
+  ]
+  if differences:
     raise errors.UserError(
-      f'{output_dir} was begun with {found}, not with {settings}; choose'
-      ' another --output_dir or delete that folder'
+      f'{output_dir} was begun with {"; ".join(differences)}; choose another'
+      ' --output_dir or delete that folder'
     )
 
 

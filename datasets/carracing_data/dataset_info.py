@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+import shlex
 from typing import Any
 
 from carracing_data import errors
@@ -57,7 +58,8 @@ class Info(tfds.core.DatasetInfo):
       [
         f'{self.full_name} is in {self.data_dir} ({self.dataset_size}).',
         *splits,
-        f'Check it with: python -m tools.verify --dataset={self.data_dir}',
+        'Check it with: python -m tools.verify'
+        f' --dataset={shlex.quote(str(self.data_dir))}',
         f"Read it with: {self.name}.loader.episodes('{name[0]}:{name[2]}')",
       ]
     )

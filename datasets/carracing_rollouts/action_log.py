@@ -28,7 +28,7 @@ import numpy as np
 import pydantic
 
 MAX_NOISE = 10.0
-_MAX_HEADER = 2**28  # Bytes: about a million episodes.
+_MAX_HEADER = 2**26  # Bytes: about 200,000 episodes.
 _MEMBERS = ('header.npy', 'action.npy')
 _STORED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 1  # A flag bit.
@@ -236,11 +236,11 @@ def _check_members(members: Sequence[zipfile.ZipInfo]) -> None:
 
 def _array(archive: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
   """Reads an array of at most `max_bytes`, without pickled objects."""
-  if archive.getinfo(name).file_size > max_bytes:
+  with archive.open(name) as file:  # The archive may lie about sizes.
+    content = file.read(max_bytes + 1)
+  if len(content) > max_bytes:
     raise ValueError(f'{name} is larger than {max_bytes:,} bytes')
-  return np.lib.format.read_array(
-    io.BytesIO(archive.read(name)), allow_pickle=False
-  )
+  return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
 
 def _header(array: np.ndarray, source: str) -> Header:

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from carracing_data import errors
 from carracing_rollouts import action_log
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
+import pydantic
 import tensorflow_datasets as tfds
 
 
@@ -32,26 +34,71 @@ class Origins:
       split: `train` or `validation`.
 
     Raises:
-      action_log.LogError: the dataset's log is missing or damaged.
+      errors.DatasetError: the dataset's log is missing or damaged, or does not
+        fit the dataset; or its policy has no proper name.
     """
     metadata: Any = builder.info.metadata
     config = metadata['config']
     self._seed, self._split = config['seed'], split
-    self._policy = config['policy']
     # Those of the policy come first.
     self._from_policy = schema.split_sizes(config['num_episodes'])[split]
+    try:
+      self._policy = action_log.Driver(name=config['policy'])
+    except pydantic.ValidationError:
+      raise errors.DatasetError(
+        f'{builder.data_dir} names a policy {config["policy"]!r}, which no'
+        ' version of this project has'
+      ) from None
     self._logged = []
     if 'actions_sha256' in config:
       log = action_log.of_dataset(Path(builder.data_dir), config)
       self._logged = [episode for episode, _ in log.of_split(split)]
+    recorded = metadata['splits'][split]['num_episodes']
+    if len(self) != recorded:
+      raise errors.DatasetError(
+        f'{builder.data_dir} has {recorded} {split} episodes, but its config'
+        f' and log tell of {len(self)}; restore it from another copy'
+      )
 
   def __len__(self) -> int:
     return self._from_policy + len(self._logged)
 
   def __getitem__(self, episode_id: int) -> Origin:
+    if not 0 <= episode_id < len(self):
+      raise IndexError(f'{episode_id} is not one of {len(self)} episodes')
     logged = episode_id - self._from_policy
     if logged >= 0:
       episode = self._logged[logged]
       return Origin(episode.track_seed, episode.driver)
     track_seed, _ = rollout.episode_seeds(self._seed, self._split, episode_id)
-    return Origin(track_seed, action_log.Driver(name=self._policy))
+    return Origin(track_seed, self._policy)
+
+
+def by_driver(
+  builder: tfds.core.DatasetBuilder, *splits: str
+) -> dict[str, list[tuple[str, int]]]:
+  """Returns the episodes of each driver.
+
+  Args:
+    builder: a builder returned by `prepared.find`.
+    *splits: names of splits.
+
+  Returns:
+    (split, index in the split) of the episodes, by title of the driver. Titles
+    of different agents get the beginning of the digest of their C.
+
+  Raises:
+    errors.DatasetError: see `Origins`.
+  """
+  found: dict[action_log.Driver, list[tuple[str, int]]] = {}
+  for split in splits:
+    origins = Origins(builder, split)
+    for i in range(len(origins)):
+      found.setdefault(origins[i].driver, []).append((split, i))
+  titles = [driver.title for driver in found]
+  return {
+    driver.title
+    if titles.count(driver.title) == 1 or driver.weights_sha256 is None
+    else f'{driver.title} (C {driver.weights_sha256.controller[:8]})': episodes
+    for driver, episodes in found.items()
+  }
