@@ -49,7 +49,7 @@ def without_chance(world):
   num, size = model.m.num_mixtures, model.m.latent_size
   mixture['bias'][0] += 100  # The first component is always drawn.
   mixture['kernel'][:, -num * size :] = 0
-  mixture['bias'][-num * size :] = -5
+  mixture['bias'][-num * size :] = -20
   return model.replace(v_variables=v, m_variables=m)
 
 
