@@ -96,7 +96,8 @@ def execute(command):
 
   def run_command(arguments):
     program, *rest = arguments
-    done = command(*([program, *rest] if program == 'tfds' else rest[1:]))
+    line = [program, *rest] if program == 'tfds' else rest[1:]
+    done = command(*line, seconds=300)
     assert done.status == 0, done.stdout + done.stderr
 
   return run_command
