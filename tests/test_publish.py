@@ -8,15 +8,20 @@ import pytest
 from tools import ancestry
 
 
+def publish(command, folder, output_dir):
+  return command(
+    'tools.publish', f'--agent={folder}', f'--output_dir={output_dir}'
+  )
+
+
 @pytest.fixture
 def published(agent_folder, command, tmp_path):
   folder = tmp_path / 'published'
-  flags = f'--agent={agent_folder}', f'--output_dir={folder}'
-  done = command('tools.publish', *flags)
+  done = publish(command, agent_folder, folder)
   assert done.status == 0, done.stderr
   digests = agent.digests(folder)
   assert all(sha256 in done.stdout for sha256 in digests.values())
-  assert command('tools.publish', *flags).status == 0
+  assert publish(command, agent_folder, folder).status == 0
   assert agent.digests(folder) == digests
   return folder
 
@@ -74,9 +79,7 @@ def test_published_parts_name_one_another(published, command, tmp_path):
       assert training[f'{other}_sha256'] == digests[other]
   # Published once more, they still name the weights that were trained.
   again = tmp_path / 'again'
-  done = command(
-    'tools.publish', f'--agent={published}', f'--output_dir={again}'
-  )
+  done = publish(command, published, again)
   assert done.status == 0, done.stderr
   assert agent.digests(again) == digests
   for part in 'vae', 'mdn_rnn':
@@ -89,9 +92,7 @@ def test_published_parts_name_one_another(published, command, tmp_path):
 def test_runs_are_not_replaced(agent_folder, command, tmp_path):
   run = tmp_path / 'runs' / 'vae'
   (run / 'checkpoints').mkdir(parents=True)
-  done = command(
-    'tools.publish', f'--agent={agent_folder}', f'--output_dir={run.parent}'
-  )
+  done = publish(command, agent_folder, run.parent)
   assert done.status == 1
   assert 'vae holds checkpoints' in done.stderr
   assert [*run.parent.iterdir()] == [run]
@@ -102,11 +103,7 @@ def test_runs_are_not_replaced(agent_folder, command, tmp_path):
   for part in agent.PARTS:
     (tmp_path / 'agent' / part).symlink_to(tmp_path / 'store' / part)
   before = agent.digests(tmp_path / 'store')
-  done = command(
-    'tools.publish',
-    f'--agent={tmp_path}/agent',
-    f'--output_dir={tmp_path}/store',
-  )
+  done = publish(command, tmp_path / 'agent', tmp_path / 'store')
   assert done.status == 1
   assert 'vae is a part of the agent' in done.stderr
   assert agent.digests(tmp_path / 'store') == before
@@ -126,11 +123,7 @@ def test_numbers_beyond_float16_are_refused(agent_folder, tmp_path, command):
     if part == 'controller':
       training['mdn_rnn_sha256'] = weights.verify(path.parent / 'mdn_rnn')
     weights.save(path, part, params, old.variables['params'], training)
-  done = command(
-    'tools.publish',
-    f'--agent={tmp_path}/agent',
-    f'--output_dir={tmp_path}/published',
-  )
+  done = publish(command, tmp_path / 'agent', tmp_path / 'published')
   assert done.status == 1
   assert 'beyond float16' in done.stderr
   assert not (tmp_path / 'published' / 'vae').exists()
