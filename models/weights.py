@@ -28,8 +28,9 @@ import safetensors
 import safetensors.numpy
 
 FILE = 'model.safetensors'
+START_STATES = 'start_states.safetensors'  # Of M only.
 _CONFIG = 'config.json'
-FILES = (FILE, _CONFIG)
+FILES = (FILE, START_STATES, _CONFIG)
 _SEAL = 'description_sha256'
 _FORMAT = 2  # Incremented when older folders can no longer be read.
 
@@ -99,6 +100,8 @@ class Description(documents.Document):
     config: arguments of the model's constructor.
     training: provenance of the weights.
     weights_sha256: digest of the weights file.
+    start_states_sha256: digest of the file of start states; None: there is
+      none.
     description_sha256: digest of all of the above.
   """
 
@@ -107,6 +110,7 @@ class Description(documents.Document):
   config: dict[str, Any]
   training: dict[str, Any]
   weights_sha256: documents.Sha256
+  start_states_sha256: documents.Sha256 | None = None
   description_sha256: documents.Sha256
 
 
@@ -132,6 +136,7 @@ def save(
   config: Mapping[str, Any],
   params: Mapping[str, Any],
   training: Mapping[str, Any],
+  start_states: bytes | None = None,
 ) -> str:
   """Exports weights; the folder appears only when it is complete.
 
@@ -142,6 +147,8 @@ def save(
     params: parameters of the model, all float32; or all float16, which halves
       the file. They are computed with in float32.
     training: provenance of the weights; JSON.
+    start_states: content of the file of start states, see
+      `models.start_states`; None: there is none.
 
   Returns:
     The SHA-256 of the weights file.
@@ -162,8 +169,15 @@ def save(
     'training': dict(training),
     'weights_sha256': sha256,
   }
+  files = {FILE: data}
+  if start_states is not None:
+    files[START_STATES] = start_states
+    description['start_states_sha256'] = hashlib.sha256(
+      start_states
+    ).hexdigest()
   with _replacing(folder) as unfinished:
-    places.replace(unfinished / FILE, lambda file: file.write_bytes(data))
+    for file, content in files.items():
+      _write(unfinished / file, content)
     documents.write(unfinished / _CONFIG, documents.sealed(description, _SEAL))
   return sha256
 
@@ -191,13 +205,15 @@ def gather(
     pass  # Missing or damaged: written again.
   with _replacing(folder) as unfinished:
     for name, path in parts.items():
+      path = places.expand(path)
       (unfinished / name).mkdir()
       for file in FILES:
-        data = places.read_bytes(places.expand(path) / file)
-        places.replace(
-          unfinished / name / file,
-          functools.partial(Path.write_bytes, data=data),
-        )
+        if file != START_STATES or describe(path).start_states_sha256:
+          _write(unfinished / name / file, places.read_bytes(path / file))
+
+
+def _write(path: Path, content: bytes) -> None:
+  places.replace(path, functools.partial(Path.write_bytes, data=content))
 
 
 @contextlib.contextmanager
@@ -285,6 +301,19 @@ def describe(folder: str | os.PathLike[str]) -> Description:
   return description
 
 
+def start_states(folder: str | os.PathLike[str]) -> bytes | None:
+  """Returns the start states of exported weights; None if they have none.
+
+  Raises:
+    WeightsError: the weights are missing or damaged.
+    errors.UnreadableError: the operating system cannot read them.
+  """
+  folder = places.expand(folder)
+  if describe(folder).start_states_sha256 is None:
+    return None
+  return places.read_bytes(folder / START_STATES)
+
+
 def _hint(name: str) -> str:
   return (
     f'train one with: python -m trainers.train_{name}'
@@ -300,7 +329,7 @@ def _read(folder: Path, name: str | None = None) -> tuple[Description, bytes]:
     name: expected model, for the error message; None if any will do.
   """
   try:
-    data = places.read_bytes(folder / FILE)
+    files = {FILE: places.read_bytes(folder / FILE)}
     description = documents.read(folder / _CONFIG, Description)
     _CONFIGS[description.model](**description.config)
   except FileNotFoundError:
@@ -321,14 +350,22 @@ def _read(folder: Path, name: str | None = None) -> tuple[Description, bytes]:
       f'{folder} was written by another version of this project, in format'
       f' {description.format}; this version reads format {_FORMAT}'
     )
-  if not documents.is_sealed(description.model_dump(), _SEAL):
+  content = description.model_dump(exclude_unset=True)
+  if not documents.is_sealed(content, _SEAL):
     raise _damaged(folder, 'its content does not match its digest')
-  if hashlib.sha256(data).hexdigest() != description.weights_sha256:
-    raise WeightsError(
-      f'{folder / FILE} is damaged: it does not match its digest; copy it'
-      ' again from its source, or export it again'
-    )
-  return description, data
+  digests = {FILE: description.weights_sha256}
+  if description.start_states_sha256 is not None:
+    digests[START_STATES] = description.start_states_sha256
+    with contextlib.suppress(FileNotFoundError):
+      files[START_STATES] = places.read_bytes(folder / START_STATES)
+  for file, sha256 in digests.items():
+    if hashlib.sha256(files.get(file, b'')).hexdigest() != sha256:
+      problem = 'damaged: it does not match its digest'
+      raise WeightsError(
+        f'{folder / file} is {problem if file in files else "missing"}; copy it'
+        ' again from its source, or export it again'
+      )
+  return description, files[FILE]
 
 
 def _damaged(folder: Path, reason: str) -> WeightsError:

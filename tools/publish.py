@@ -74,7 +74,12 @@ def publish(folder: Path, output_dir: Path) -> None:
       params = jax.tree.map(lambda x: x.astype(np.float16), params)
       training.setdefault('rounded_from', loaded.sha256)
     digests[part] = weights.save(
-      output_dir / part, part, description.config, params, training
+      output_dir / part,
+      part,
+      description.config,
+      params,
+      training,
+      weights.start_states(folder / part),
     )
 
 

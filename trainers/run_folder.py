@@ -12,7 +12,7 @@ weights/               exported weights
 agent/                 of a controller: the exported weights of V, M and C
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import enum
@@ -71,11 +71,14 @@ class Export(NamedTuple):
     name: name of the model: `vae`, `mdn_rnn` or `controller`.
     config: arguments of the model's constructor.
     training: provenance of the weights.
+    start_states: function from the parameters to the start states; None: there
+      are none.
   """
 
   name: str
   config: Mapping[str, Any]
   training: Mapping[str, Any]
+  start_states: Callable[[Any], bytes] | None = None
 
 
 def dataset_source(
@@ -263,7 +266,12 @@ def _export(
     'git_revision': run.starts[-1].git_revision,
   }
   return weights.save(
-    claim.workdir / 'weights', export.name, export.config, params, training
+    claim.workdir / 'weights',
+    export.name,
+    export.config,
+    params,
+    training,
+    None if export.start_states is None else export.start_states(params),
   )
 
 

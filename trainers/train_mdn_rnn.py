@@ -32,6 +32,7 @@ from trainers import run_folder
 from trainers import runtime
 from trainers import session
 from trainers import settings
+from trainers import start_states
 from trainers import state as train_state
 from trainers import tracking
 from trainers import training_log
@@ -107,6 +108,11 @@ def task(
         'dataset': prepared.full_name(latents),
         'vae_sha256': metadata['config']['vae_sha256'],
       },
+      lambda params: start_states.collect(
+        _model(config, latent_size),
+        params,
+        loader.episodes(folder, split='train'),
+      ),
     ),
   )
 

@@ -1,0 +1,99 @@
+"""Chooses the states from which dreams start; see `models.start_states`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from models import mdn_rnn
+from models import start_states
+import numpy as np
+
+_NUM_STATES = 512
+_SEED = 0  # Fixed, so that all M of a dataset start from the same steps.
+# A car that goes on for longer without a new tile is lost.
+_MAX_STEPS_WITHOUT_TILE = 60
+# The camera zooms in during the first steps.
+_FIRST_STEP = 50
+
+
+def collect(
+  model: mdn_rnn.MDNRNN, params: Any, episodes: Sequence[Mapping[str, Any]]
+) -> bytes:
+  """Draws start states from episodes in which the car is on its way.
+
+  Args:
+    model: M.
+    params: its parameters.
+    episodes: episodes of latents, see the card of `carracing_latents`.
+
+  Returns:
+    Content of the file of start states.
+  """
+  total = _on_their_way(episodes, _FIRST_STEP)
+  if not len(total):  # Tiny datasets have shorter episodes.
+    total = _on_their_way(episodes, 0)
+  if not len(total):
+    total = np.stack(
+      [np.arange(len(episodes)), np.zeros(len(episodes), int)], 1
+    )
+  rng = np.random.default_rng(_SEED)
+  size = min(_NUM_STATES, len(total))
+  chosen = total[np.sort(rng.choice(len(total), size, replace=False))]
+  longest = max(len(episode['mean']) for episode in episodes)
+
+  @jax.jit
+  def watch(params, z, action):
+    def step(carry, x):
+      _, after = model.apply({'params': params}, *x, carry)
+      return after, carry
+
+    steps = (x[:, None, None] for x in (z, action))  # [T, B=1, T=1, ...]
+    _, carries = jax.lax.scan(step, model.initial_carry(1), tuple(steps))
+    return jax.tree.map(lambda x: x[:, 0], carries)
+
+  parts = []
+  for index in np.unique(chosen[:, 0]):
+    episode = episodes[index]
+    steps = chosen[chosen[:, 0] == index, 1]
+    padding = ((0, longest - len(episode['mean'])), (0, 0))
+    cell, hidden = jax.device_get(
+      watch(
+        params,
+        np.pad(episode['mean'], padding),
+        np.pad(episode['action'], padding),
+      )
+    )
+    parts.append(
+      start_states.StartStates(
+        episode['mean'][steps],
+        episode['logvar'][steps],
+        cell[steps],
+        hidden[steps],
+      )
+    )
+  return start_states.to_bytes(
+    start_states.StartStates(*map(np.concatenate, zip(*parts)))
+  )
+
+
+def _on_their_way(
+  episodes: Sequence[Mapping[str, Any]], first_step: int
+) -> np.ndarray:
+  """Returns the steps at which the car is on its way, [N, 2].
+
+  Args:
+    episodes: episodes of latents.
+    first_step: first step of an episode that counts.
+
+  Returns:
+    Pairs of the index of an episode and of a step in it.
+  """
+  found = []
+  for index, episode in enumerate(episodes):
+    steps = np.arange(len(episode['reward']))
+    tiles = np.where(episode['reward'] > 0, steps + 1, -np.inf)
+    last_tile = np.maximum.accumulate(tiles)[:-1]
+    steps = steps[1:][steps[1:] - last_tile <= _MAX_STEPS_WITHOUT_TILE]
+    steps = steps[steps >= first_step]
+    found.append(np.stack([np.full(len(steps), index), steps], axis=1))
+  return np.concatenate(found)
