@@ -9,11 +9,13 @@ The same command continues an interrupted run.
 
 import functools
 from pathlib import Path
+from typing import Any
 
 from carracing_data import command_line
 from carracing_data import places
 import ml_collections
 from models import controller
+from models import start_states
 from models import weights
 from models import world_model
 from trainers import commands
@@ -63,11 +65,17 @@ def train(
     {f'{name}_sha256': sha256 for name, sha256 in digests.items()},
   )
   c = controller.Controller(**sizes)
+  arguments: list[Any] = [config, model, c]
+  if config.method == 'dream':
+    arguments.append(start_states.load(mdn_rnn))
+  make_learner = functools.partial(session.METHODS[config.method], *arguments)
   loop.train(
     config,
     workdir,
     sources,
-    functools.partial(session.opened, config, workdir, model, c, export),
+    functools.partial(
+      session.opened, config, workdir, make_learner, model, c, export
+    ),
     options,
   )
   parts = {'vae': vae, 'mdn_rnn': mdn_rnn, 'controller': workdir / 'weights'}
@@ -76,11 +84,11 @@ def train(
 
 
 if __name__ == '__main__':
-  # The second device learns while the first one drives.
+  # The second device learns while the first one drives; in dreams, none does.
   commands.run(
     train,
     'controller.py',
     command_line.weights_flags,
-    cpu_devices=lambda _: 2,
+    cpu_devices=lambda config: 1 if config.get('method') == 'dream' else 2,
     distributed=False,
   )

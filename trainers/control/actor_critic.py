@@ -93,7 +93,7 @@ def create(
   actor = networks.Actor().init(keys[0], jnp.zeros((1, num_features)))['params']
   critics = tuple(
     networks.Critic(config.critic_size).init(
-      key, jnp.zeros((1, num_inputs)), jnp.zeros((1, controller.ACTION_SIZE))
+      key, jnp.zeros((1, num_inputs + controller.ACTION_SIZE))
     )['params']
     for key in keys[1:3]
   )
@@ -298,6 +298,7 @@ def _values(
 ) -> jax.Array:
   """Returns the values of both critics, float32 [2, B]."""
   critic = networks.Critic(config.critic_size)
+  inputs = jnp.concatenate([inputs, action], axis=-1)
   return jnp.stack(
-    [critic.apply({'params': x}, inputs, action) for x in critics]  # pyright: ignore
+    [critic.apply({'params': x}, inputs) for x in critics]  # pyright: ignore
   )

@@ -1,5 +1,6 @@
-"""Networks of soft actor-critic: a linear Gaussian actor, and a critic."""
+"""Networks of actor-critic methods: a linear Gaussian actor, and a critic."""
 
+from collections.abc import Callable
 import math
 from typing import NamedTuple
 
@@ -63,25 +64,26 @@ class Gaussian(NamedTuple):
 
 
 class Critic(nn.Module):
-  """Value of an action: two hidden layers with layer normalisation.
+  """Values: two hidden layers with layer normalisation.
 
   Attributes:
     hidden_size: units of a hidden layer.
+    activation: nonlinearity of the hidden layers.
   """
 
   hidden_size: int
+  activation: Callable[[jax.Array], jax.Array] = nn.relu
 
   @nn.compact
-  def __call__(self, inputs: jax.Array, action: jax.Array) -> jax.Array:
-    """Returns the values, float32 [B].
+  def __call__(self, inputs: jax.Array) -> jax.Array:
+    """Returns the values, float32 [...].
 
     Args:
-      inputs: what the critic sees, float32 [B, S].
-      action: float32 [B, 3] in −1..1.
+      inputs: what the critic sees, float32 [..., S].
     """
-    x = jnp.concatenate([inputs, action], axis=-1)
+    x = inputs
     for _ in range(2):
       x = nn.Dense(self.hidden_size, kernel_init=nn.initializers.he_normal())(x)
       x = nn.LayerNorm(epsilon=1e-5, use_scale=False, use_bias=False)(x)
-      x = nn.relu(x)
+      x = self.activation(x)
     return nn.Dense(1, kernel_init=nn.initializers.normal(0.01))(x)[..., 0]

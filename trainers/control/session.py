@@ -1,6 +1,6 @@
 """One start of a controller's run, for the training loop."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import functools
 from pathlib import Path
@@ -24,6 +24,7 @@ from trainers import session as session_lib
 from trainers import settings as common_settings
 from trainers import training_log
 from trainers.control import actor_critic_learner
+from trainers.control import dream_learner
 from trainers.control import driving
 from trainers.control import evolution_learner
 from trainers.control import fleet as fleet_lib
@@ -35,6 +36,7 @@ from trainers.control import settings
 def opened(
   config: ml_collections.ConfigDict,
   workdir: Path,
+  make_learner: Callable[[], 'Learner'],
   model: world_model.WorldModel,
   c: controller.Controller,
   export: run_folder.Export,
@@ -45,6 +47,7 @@ def opened(
   Args:
     config: see `trainers/configs/controller.py`.
     workdir: folder of the run.
+    make_learner: starts the method.
     model: V and M.
     c: the controller to find.
     export: name, config and provenance of the exported weights.
@@ -56,7 +59,7 @@ def opened(
   Raises:
     errors.UserError: see `checkpoints.Checkpoints.restore`.
   """
-  with contextlib.closing(METHODS[config.method](config, model, c)) as learner:
+  with contextlib.closing(make_learner()) as learner:
     yield Session(config, workdir, learner, model, c, export, saved)
 
 
@@ -79,13 +82,6 @@ class Learner(Protocol):
 
   fleet: fleet_lib.Fleet
   examples_per_step: int
-
-  def __init__(
-    self,
-    config: ml_collections.ConfigDict,
-    model: world_model.WorldModel,
-    c: controller.Controller,
-  ): ...
 
   @property
   def environment_steps(self) -> int: ...
@@ -120,8 +116,11 @@ class Learner(Protocol):
     ...
 
 
-METHODS: dict[str, type[Learner]] = {
+# Each is made from the config, the world model and the controller; a dreamer
+# also from start states.
+METHODS: dict[str, Any] = {
   'actor_critic': actor_critic_learner.ActorCriticLearner,
+  'dream': dream_learner.DreamLearner,
   'evolution': evolution_learner.EvolutionLearner,
 }
 

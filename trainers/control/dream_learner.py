@@ -1,0 +1,119 @@
+"""The learner of actor-critic in the dream, where nothing is simulated."""
+
+from collections.abc import Mapping
+import functools
+from typing import Any, ClassVar
+
+import jax
+import ml_collections
+from models import controller
+from models import start_states
+from models import world_model
+import numpy as np
+from trainers.control import dreaming
+from trainers.control import driving
+from trainers.control import fleet as fleet_lib
+from trainers.control import practice
+from trainers.control import settings
+
+# Of the dreams whose return is compared with the score.
+_NUM_DREAMS, _DREAM_STEPS = 64, 400
+_EPISODE_STEPS = 1000
+
+
+class DreamLearner:
+  """Finds a controller in dreams; see `session.Learner`."""
+
+  SETTINGS: ClassVar[type[settings.ControllerSettings]]
+  SETTINGS = settings.DreamSettings
+  SHOWN_METRIC: ClassVar[str] = 'dreamt_return'
+
+  environment_steps: int = 0  # Only evaluations drive.
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    model: world_model.WorldModel,
+    c: controller.Controller,
+    starts: start_states.StartStates,
+  ):
+    """Begins to dream.
+
+    Args:
+      config: see `trainers/configs/controller_dream.py`.
+      model: V and M.
+      c: the controller to find.
+      starts: states from which dreams start.
+    """
+    self._config = ml_collections.FrozenConfigDict(config)
+    self._model, self._c = model, c
+    self._starts = jax.device_put(starts)
+    self._moments = dreaming.measure(starts)
+    self._num_features = c.latent_size + c.hidden_size
+    self._state = dreaming.create(
+      config, self._num_features, len(self._moments.mean)
+    )
+    self._collected = dreaming.Metrics.empty()
+    self.examples_per_step: int = (
+      config.updates_per_step * config.num_dreams * config.dream_steps
+    )
+
+  @functools.cached_property
+  def fleet(self) -> fleet_lib.Fleet:
+    """The cars of evaluations; they start when they are needed."""
+    return fleet_lib.Fleet(
+      self._config.num_cars,
+      practice.Settings(simulator=self._config.simulator),
+    )
+
+  def close(self) -> None:
+    if 'fleet' in vars(self):
+      self.fleet.close()
+
+  @property
+  def saved(self) -> Mapping[str, Any]:
+    return {'state': self._state, 'collected': self._collected}
+
+  def restore(self, saved: Mapping[str, Any], step: int) -> None:
+    del step
+    self._state, self._collected = saved['state'], saved['collected']
+
+  @property
+  def params(self) -> Mapping[str, Any]:
+    layer, moments = jax.device_get((self._state.average, self._moments))
+    size = self._num_features
+    return driving.folded(
+      layer['mean']['kernel'],
+      layer['mean']['bias'],
+      moments.mean[:size],
+      moments.std[:size],
+    )
+
+  def begin(self, step: int) -> None:
+    """Does nothing: every update begins with new dreams."""
+
+  def take_step(self, step: int) -> bool:
+    del step
+    self._state, collected = dreaming.update(
+      self._config,
+      self._c,
+      self._state,
+      self._model,
+      self._starts,
+      self._moments,
+    )
+    self._collected = self._collected.merge(collected)
+    return bool(np.isfinite(self._collected.loss.total))
+
+  def collect(self) -> tuple[Any, Mapping[str, float]]:
+    collected, self._collected = self._collected, dreaming.Metrics.empty()
+    start_key, dream_key = jax.random.split(jax.random.key(0))
+    reward = dreaming.dreamt_reward(
+      self._c,
+      _DREAM_STEPS,
+      self._model,
+      self.params,
+      start_states.draw(self._starts, _NUM_DREAMS, start_key),
+      dream_key,
+    )
+    return collected, {'dreamt_return': _EPISODE_STEPS * float(reward)}
