@@ -33,6 +33,8 @@ from trainers.configs import vae as vae_config
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 runtime.prepare()  # Caches compiled steps: many tests share them.
+# Windows open without a display; SDL's own choices crash beside TensorFlow.
+os.environ['SDL_VIDEODRIVER'] = 'dummy'
 
 PROJECT = Path(__file__).parents[1]
 VERSION = str(rollouts_builder.Builder.VERSION)

@@ -333,7 +333,7 @@ recording.record(plan, 2, Path(output), run)
 def drive_by_hand(output, *keys_of_episodes):
   return subprocess.run(
     [sys.executable, '-c', PERSON, str(output), *keys_of_episodes],
-    env={**os.environ, 'SDL_VIDEODRIVER': 'dummy', 'SDL_AUDIODRIVER': 'dummy'},
+    env={**os.environ, 'SDL_AUDIODRIVER': 'dummy'},
     capture_output=True,
     text=True,
   )

@@ -1,5 +1,6 @@
 """Validates the config of a trainer before anything is computed."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from carracing_data import documents
@@ -87,7 +88,8 @@ def check(config: ml_collections.ConfigDict, schema: type[Settings]) -> None:
 
 
 def check_window(
-  config: ml_collections.ConfigDict, latents: tfds.core.DatasetBuilder
+  config: ml_collections.ConfigDict,
+  latents: Sequence[tfds.core.DatasetBuilder],
 ) -> None:
   """Checks that windows fit into the longest episode.
 
@@ -96,7 +98,8 @@ def check_window(
   """
   longest = max(
     max(split['episode_steps'])
-    for split in latents.info.metadata['splits'].values()
+    for dataset in latents
+    for split in dataset.info.metadata['splits'].values()
   )
   if config.window_steps > longest - 1:
     raise run_documents.RunError(

@@ -12,6 +12,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from absl import flags
 from absl import logging
 from carracing_data import command_line
 from carracing_data import prepared
@@ -22,12 +23,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from models import mdn_rnn
+from models import weights
 import numpy as np
 import tensorflow_datasets as tfds
 from trainers import baselines
 from trainers import commands
 from trainers import devices
 from trainers import loop
+from trainers import run_documents
 from trainers import run_folder
 from trainers import runtime
 from trainers import session
@@ -47,6 +50,7 @@ def train(
   config: ml_collections.ConfigDict,
   workdir: Path,
   data_dir: str | None,
+  initial_weights: str | None = None,
   options: tracking.Options = tracking.DEFAULT,
 ) -> None:
   """Trains an MDN-RNN and exports its weights to `workdir/weights`.
@@ -55,45 +59,108 @@ def train(
     config: see `trainers/configs/mdn_rnn.py`.
     workdir: folder of the run.
     data_dir: data directory of the latents; see `prepared.find`.
+    initial_weights: folder of exported weights from which to train on; None:
+      they are drawn at random.
     options: profiling and logging options.
 
   Raises:
-    errors.UserError: the latents are missing, the config is invalid, the folder
-      holds a run with a different config or cannot be written, or the run
-      cannot continue.
+    errors.UserError: the latents are missing or of different VAEs, the initial
+      weights are missing or do not fit, the config is invalid, the folder holds
+      a run with a different config or cannot be written, or the run cannot
+      continue.
   """
   settings.check(config, settings.MDNRNNSettings)
-  latents = prepared.find(config.dataset, data_dir, schema.KIND)
+  latents = [
+    prepared.find(name, data_dir, schema.KIND)
+    for name in config.dataset.split('+')
+  ]
+  _check_vae(latents)
   settings.check_window(config, latents)
-  sources = {'dataset': run_folder.dataset_source(latents)}
-  make_task = functools.partial(task, config, latents)
+  sources = {
+    f'dataset_{i}' if i > 1 else 'dataset': run_folder.dataset_source(x)
+    for i, x in enumerate(latents, 1)
+  }
+  params = None
+  if initial_weights is not None:
+    initial = _initial(initial_weights, config, latents[0])
+    params = initial.variables['params']
+    sources['initial_weights'] = run_documents.Source(
+      name='mdn_rnn', sha256={'weights': initial.sha256}
+    )
+  make_task = functools.partial(task, config, latents, params)
   open_session = functools.partial(session.opened, config, workdir, make_task)
   loop.train(config, workdir, sources, open_session, options)
 
 
-def task(
-  config: ml_collections.ConfigDict, latents: tfds.core.DatasetBuilder
-) -> session.Task:
-  """Returns the task of training M on latents; see `train`."""
-  folder = str(latents.data_dir)
+def _check_vae(latents: Sequence[tfds.core.DatasetBuilder]) -> None:
+  for other in latents[1:]:
+    if _vae_sha256(other) != _vae_sha256(latents[0]):
+      raise run_documents.RunError(
+        f'{prepared.full_name(other)} was encoded by another VAE than'
+        f' {prepared.full_name(latents[0])}; encode its rollouts with the same'
+        ' VAE'
+      )
+
+
+def _vae_sha256(latents: tfds.core.DatasetBuilder) -> str:
   metadata: Any = latents.info.metadata
-  if (
-    config.predict_outcomes
-    and not (metadata['splits']['train']['num_terminated'])
+  return metadata['config']['vae_sha256']
+
+
+def _initial(
+  folder: str,
+  config: ml_collections.ConfigDict,
+  latents: tfds.core.DatasetBuilder,
+) -> weights.Weights:
+  """Loads the weights from which to train on."""
+  initial = weights.load(folder, 'mdn_rnn')
+  if initial.training.get('vae_sha256') != _vae_sha256(latents):
+    raise run_documents.RunError(
+      f'{folder} was trained on the latents of another VAE than'
+      f' {prepared.full_name(latents)}; train from random weights, without'
+      ' --initial_weights'
+    )
+  wanted = _model_config(config, initial.model.latent_size)
+  for name, found in weights.describe(folder).config.items():
+    if found != wanted[name]:
+      raise run_documents.RunError(
+        f'{folder} has {name}={found}, not {wanted[name]}; set'
+        f' --config.{name}={found}'
+      )
+  return initial
+
+
+def task(
+  config: ml_collections.ConfigDict,
+  latents: Sequence[tfds.core.DatasetBuilder],
+  params: Any = None,
+) -> session.Task:
+  """Returns the task of training M on latents; see `train`.
+
+  Args:
+    config: see `trainers/configs/mdn_rnn.py`.
+    latents: one or several datasets, encoded by the same VAE.
+    params: initial parameters; None: they are drawn at random.
+  """
+  folders = [str(x.data_dir) for x in latents]
+  metadata: list[Any] = [x.info.metadata for x in latents]
+  names = ' + '.join(map(prepared.full_name, latents))
+  if config.predict_outcomes and not any(
+    x['splits']['train']['num_terminated'] for x in metadata
   ):
     logging.warning(
       'No episode of %s terminates, so the model cannot learn termination.',
-      prepared.full_name(latents),
+      names,
     )
-  episodes = list(loader.episodes(folder, split='validation'))
+  episodes = _episodes(folders, 'validation')
   references = baselines.of_latents(episodes)
   if config.predict_outcomes:
     references |= baselines.of_outcomes(episodes)
   latent_size = episodes[0]['mean'].shape[-1]
   return session.Task(
-    state=create_state(config, latent_size),
+    state=create_state(config, latent_size, params),
     dataset=loader.windows(
-      folder,
+      folders,
       split='train',
       window_steps=config.window_steps,
       **devices.host_part(config),
@@ -105,31 +172,42 @@ def task(
       'mdn_rnn',
       _model_config(config, latent_size),
       {
-        'dataset': prepared.full_name(latents),
-        'vae_sha256': metadata['config']['vae_sha256'],
+        'dataset': names,
+        'vae_sha256': _vae_sha256(latents[0]),
       },
       lambda params: start_states.collect(
         _model(config, latent_size),
         params,
-        loader.episodes(folder, split='train'),
+        _episodes(folders, 'train'),
       ),
     ),
   )
 
 
+def _episodes(folders: Sequence[str], split: str) -> list[Any]:
+  return [x for folder in folders for x in loader.episodes(folder, split=split)]
+
+
 def create_state(
-  config: ml_collections.ConfigDict, latent_size: int
+  config: ml_collections.ConfigDict, latent_size: int, params: Any = None
 ) -> train_state.TrainState:
-  """Returns the train state before the first step."""
+  """Returns the train state before the first step.
+
+  Args:
+    config: see `trainers/configs/mdn_rnn.py`.
+    latent_size: size of a latent vector.
+    params: initial parameters; None: they are drawn at random.
+  """
   model = _model(config, latent_size)
 
   @jax.jit
-  def create(key: jax.Array) -> train_state.TrainState:
+  def create(key: jax.Array, params: Any) -> train_state.TrainState:
     z, action = jnp.zeros((1, 1, latent_size)), jnp.zeros((1, 1, 3))
-    variables = model.init(key, z, action, model.initial_carry(1))
-    return train_state.create(config, model.apply, variables['params'])
+    if params is None:
+      params = model.init(key, z, action, model.initial_carry(1))['params']
+    return train_state.create(config, model.apply, params)
 
-  return create(jax.random.key(config.seed))
+  return create(jax.random.key(config.seed), params)
 
 
 def train_step(
@@ -223,14 +301,19 @@ def _measured(
   )
 
 
-def whole_episodes(latents: tfds.core.DatasetBuilder) -> list[loader.Windows]:
+def whole_episodes(
+  latents: Sequence[tfds.core.DatasetBuilder],
+) -> list[loader.Windows]:
   """Returns the uncut validation episodes, on which M is evaluated.
 
   Their latents are posterior samples, the same for every run.
   """
-  steps = latents.info.metadata['splits']['validation']['episode_steps']
+  metadata: list[Any] = [x.info.metadata for x in latents]
+  steps = [
+    n for x in metadata for n in x['splits']['validation']['episode_steps']
+  ]
   windows = loader.windows(
-    str(latents.data_dir),
+    [str(x.data_dir) for x in latents],
     split='validation',
     batch_size=_EVAL_BATCH,
     window_steps=max(steps) - 1,
@@ -310,6 +393,18 @@ def _results(
   ]
 
 
+def _input_flags() -> list[flags.FlagHolder]:
+  return [
+    command_line.data_dir_flag(),
+    flags.DEFINE_string(
+      'initial_weights',
+      None,
+      'Folder of exported weights from which to train on. By default, they are'
+      ' drawn at random.',
+    ),
+  ]
+
+
 def _cpu_devices(config: ml_collections.ConfigDict) -> int:
   batch_size = config.get('batch_size')
   if not isinstance(batch_size, int) or batch_size < 1:
@@ -318,6 +413,4 @@ def _cpu_devices(config: ml_collections.ConfigDict) -> int:
 
 
 if __name__ == '__main__':
-  commands.run(
-    train, 'mdn_rnn.py', lambda: [command_line.data_dir_flag()], _cpu_devices
-  )
+  commands.run(train, 'mdn_rnn.py', _input_flags, _cpu_devices)

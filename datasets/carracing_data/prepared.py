@@ -56,6 +56,25 @@ class Records(Sequence[Any]):
       ) from error
 
 
+class Concatenated(Sequence[Any]):
+  """The records of several datasets, one after another."""
+
+  def __init__(self, parts: Sequence[Records]):
+    self._parts = parts
+
+  def __len__(self) -> int:
+    return sum(map(len, self._parts))
+
+  def __getitem__(self, index: Any) -> Any:
+    if isinstance(index, slice):
+      return [self[i] for i in range(*index.indices(len(self)))]
+    index = range(len(self))[index]
+    for part in self._parts:
+      if index < len(part):
+        return part[index]
+      index -= len(part)
+
+
 def find(
   name: str,
   data_dir: epath.PathLike | None = None,

@@ -53,7 +53,7 @@ class Windows(NamedTuple):
 
 
 def windows(
-  name: str = 'carracing_latents',
+  name: str | Sequence[str] = 'carracing_latents',
   *,
   split: str = 'train',
   batch_size: int,
@@ -73,7 +73,8 @@ def windows(
   fit into one window are not cut.
 
   Args:
-    name: `dataset/config:version`, see `prepared.find`.
+    name: `dataset/config:version`, see `prepared.find`; or several ones, which
+      are read as one.
     split: `train` or `validation`.
     batch_size: windows per batch.
     window_steps: transitions per window, T.
@@ -94,18 +95,18 @@ def windows(
     errors.DatasetError: the dataset or the split is missing, or latents are not
       finite (raised when a batch is read).
   """
-  builder = prepared.find(name, data_dir, schema.KIND)
+  names = [name] if isinstance(name, str) else name
+  builders = [prepared.find(x, data_dir, schema.KIND) for x in names]
+  features = ['mean', 'logvar', 'action', 'reward', 'is_terminal']
   return batches.shuffled(
-    prepared.records(
-      builder,
-      split,
-      ['mean', 'logvar', 'action', 'reward', 'is_terminal'],
+    prepared.Concatenated(
+      [prepared.records(x, split, features) for x in builders]
     ),
     functools.partial(
       _cut,
       window_steps=window_steps,
       sample=sample,
-      dataset=prepared.full_name(builder),
+      dataset=' + '.join(map(prepared.full_name, builders)),
     ),
     batch_size=batch_size,
     group_size=_GROUP_SIZE,

@@ -8,7 +8,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0
 
   # Data.
-  config.dataset = 'carracing_latents/default'
+  config.dataset = 'carracing_latents/default'  # Several ones: `A+B`.
   config.batch_size = 32  # Windows.
   config.window_steps = 128  # Transitions per window.
 

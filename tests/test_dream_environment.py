@@ -1,0 +1,243 @@
+import shutil
+import warnings
+
+import gymnasium
+from gymnasium import error
+from gymnasium.utils import env_checker
+import jax
+from models import agent
+from models import dream_environment
+from models import start_states
+from models import weights
+from models import world_model
+import numpy as np
+import pygame
+import pytest
+
+NAME = f'models.dream_environment:{dream_environment.ID}'
+ACTION = np.float32([0.2, 0.5, 0])
+
+
+@pytest.mark.parametrize('observation', ['latent', 'pixels'])
+def test_gymnasium_finds_nothing_to_complain_about(observation):
+  with warnings.catch_warnings():
+    warnings.simplefilter('error', UserWarning)
+    env = gymnasium.make(NAME, observation=observation, render_mode='rgb_array')
+    env_checker.check_env(env.unwrapped)
+
+
+def test_a_step_is_what_the_world_model_imagines():
+  env = gymnasium.make(NAME, temperature=0.01, render_mode='rgb_array')
+  observation, _ = env.reset(seed=5)
+  model = agent.load().model
+  starts = start_states.load(agent.PRETRAINED / 'mdn_rnn')
+  [row] = np.nonzero((starts.hidden == observation[32:]).all(1))[0]
+  state = world_model.State(
+    observation[None, :32], (starts.cell[[row]], starts.hidden[[row]])
+  )
+  for _ in range(3):
+    observation, reward, terminated, truncated, _ = env.step(ACTION)
+    # So certain that chance hardly matters.
+    state, expected, _ = world_model.imagine(
+      model, state, ACTION[None], jax.random.key(0), 0
+    )
+    assert np.abs(observation[:32] - state.z[0]).mean() < 0.15
+    np.testing.assert_allclose(observation[32:], state.carry[1][0], atol=0.1)
+    assert abs(reward - expected[0]) < 0.3
+    assert not terminated and not truncated
+    state = world_model.State(observation[None, :32], state.carry)
+  [frame] = np.asarray(world_model.decode(model, observation[None, :32]))
+  assert np.abs(env.render() / 255 - frame).max() < 0.01
+
+
+def roll(env, seed, num_steps=8):
+  observations = [env.reset(seed=seed)[0]]
+  rewards = []
+  for _ in range(num_steps):
+    observation, reward, *_ = env.step(ACTION)
+    observations.append(observation)
+    rewards.append(reward)
+  return np.array(observations), np.array(rewards)
+
+
+def test_the_seed_decides():
+  env = gymnasium.make(NAME)
+  first = roll(env, 3)
+  other = roll(env, 4)
+  for x, again, different in zip(first, roll(env, 3), other):
+    np.testing.assert_array_equal(x, again)
+    assert (x != different).any()
+
+
+def test_pixels_are_what_is_rendered():
+  env = gymnasium.make(NAME, observation='pixels', render_mode='rgb_array')
+  observations, _ = roll(env, 3)
+  assert observations.shape == (9, 64, 64, 3)
+  assert observations.dtype == np.uint8 and observations.std() > 10
+  np.testing.assert_array_equal(env.render(), observations[-1])
+
+
+def test_a_vector_of_dreams_equals_single_ones():
+  """The third step ends the episodes, the next one begins new ones."""
+  envs = gymnasium.make_vec(
+    NAME, num_envs=3, max_steps=3, render_mode='rgb_array'
+  )
+  observations = [envs.reset(seed=7)[0]]
+  outcomes = []
+  for _ in range(6):
+    observation, *outcome, _ = envs.step(np.tile(ACTION, (3, 1)))
+    observations.append(observation)
+    outcomes.append(outcome)
+  rewards, _, truncated = map(np.array, zip(*outcomes))
+  np.testing.assert_array_equal(truncated.all(1), [0, 0, 1, 0, 0, 0])
+  assert (rewards[3] == 0).all() and (rewards[[0, 1, 2, 4]] != 0).all()
+  for index in range(3):
+    env = gymnasium.make(NAME, max_steps=3)
+    expected, expected_rewards = roll(env, 7 + index, 3)
+    again, _ = env.reset()
+    assert (again != expected[0]).any()
+    steps, _, _, _, _ = env.step(ACTION)
+    expected = np.stack([*expected, again, steps])
+    found = np.array(observations)[:6, index]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(rewards[:3, index], expected_rewards, atol=1e-4)
+  frames = envs.render()
+  assert frames is not None and len(frames) == 3
+  assert frames[0].shape == (64, 64, 3)
+  # Each dream may have a seed of its own.
+  [first, second, third] = envs.reset(seed=[9, 7, 9])[0]
+  np.testing.assert_array_equal(first, third)
+  np.testing.assert_allclose(second, observations[0][0], atol=1e-6)
+
+
+def altered(folder, source, change):
+  """Copies M with changed parameters."""
+  loaded = weights.load(source, 'mdn_rnn')
+  weights.save(
+    folder,
+    'mdn_rnn',
+    weights.describe(source).config,
+    change(loaded.variables['params']),
+    loaded.training,
+    weights.start_states(source),
+  )
+  return folder
+
+
+def test_an_episode_ends_when_m_finds_that_likelier_than_not(world, tmp_path):
+  def certain(params):
+    bias = params['outcomes']['bias'].copy()
+    bias[-1] = 50
+    outcomes = {**params['outcomes'], 'bias': bias}
+    return {**params, 'outcomes': outcomes}
+
+  mdn_rnn = altered(tmp_path / 'm', world.mdn_rnn, certain)
+  env = gymnasium.make(NAME, vae=world.vae, mdn_rnn=mdn_rnn)
+  env.reset(seed=0)
+  _, _, terminated, truncated, _ = env.step(ACTION)
+  assert terminated is True and truncated is False
+
+
+def test_a_window_shows_the_dream():
+  env = gymnasium.make(NAME, render_mode='human')
+  env.reset(seed=1)
+  before = pygame.surfarray.array3d(pygame.display.get_surface())
+  for _ in range(5):
+    env.step(ACTION)
+  after = pygame.surfarray.array3d(pygame.display.get_surface())
+  assert before.shape == (512, 512, 3) and before.std() > 10
+  assert (before != after).any()
+  env.close()
+  assert not pygame.display.get_init()
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ({'temperature': 0}, 'temperature is 0, not positive'),
+    ({'temperature': -1.0}, 'temperature is -1.0, not positive'),
+    ({'temperature': float('nan')}, 'temperature is nan, not positive'),
+    ({'temperature': float('inf')}, 'temperature is inf, not positive'),
+    ({'temperature': '1'}, "temperature is '1', not positive"),
+    ({'observation': 'state'}, "observation is 'state', not 'latent' or"),
+    ({'observation': None}, "observation is None, not 'latent' or"),
+    ({'max_steps': 0}, 'max_steps is 0, not a positive integer'),
+    ({'max_steps': 2.5}, 'max_steps is 2.5, not a positive integer'),
+    ({'max_steps': True}, 'max_steps is True, not a positive integer'),
+    ({'render_mode': 'ansi'}, "render_mode is 'ansi', not 'rgb_array'"),
+    ({'vae': '/missing'}, 'there are no exported weights of a vae in /missing'),
+  ],
+)
+@pytest.mark.parametrize('make', [gymnasium.make, gymnasium.make_vec])
+def test_bad_arguments(make, arguments, message):
+  errors = (error.Error, weights.WeightsError)
+  with warnings.catch_warnings():
+    # Gymnasium warns of unknown render modes before it makes an environment.
+    warnings.simplefilter('ignore', UserWarning)
+    with pytest.raises(errors, match=message) as raised:
+      make(NAME, **arguments)
+  assert '\n' not in str(raised.value)
+
+
+def test_weights_that_do_not_belong_together(world):
+  with pytest.raises(weights.WeightsError, match='of another VAE'):
+    gymnasium.make(NAME, vae=world.vae)
+
+
+def test_m_without_what_dreams_need(world, tmp_path):
+  shutil.copytree(world.mdn_rnn, tmp_path / 'm')
+  m = weights.load(world.mdn_rnn, 'mdn_rnn')
+  config = weights.describe(world.mdn_rnn).config
+  params = dict(m.variables['params'])
+  weights.save(tmp_path / 'm', 'mdn_rnn', config, params, m.training)
+  with pytest.raises(weights.WeightsError, match='has no start_states'):
+    gymnasium.make(NAME, vae=world.vae, mdn_rnn=tmp_path / 'm')
+  del params['outcomes']
+  config = {**config, 'predict_outcomes': False}
+  weights.save(tmp_path / 'm', 'mdn_rnn', config, params, m.training)
+  with pytest.raises(error.Error, match='predicts no rewards'):
+    gymnasium.make(NAME, vae=world.vae, mdn_rnn=tmp_path / 'm')
+
+
+@pytest.mark.parametrize(
+  ('action', 'message'),
+  [
+    (np.zeros(2), r'shape \[2\], not \[3\]'),
+    (np.zeros((1, 3)), r'shape \[1, 3\], not \[3\]'),
+    (0.5, r'shape \[\], not \[3\]'),
+    ([0, np.nan, 0], 'NaN or infinite'),
+    ([0, np.inf, 0], 'NaN or infinite'),
+    ('left', 'an action is'),
+    (None, 'shape|an action is'),
+  ],
+)
+def test_bad_actions(action, message):
+  env = gymnasium.make(NAME).unwrapped
+  env.reset(seed=0)
+  with pytest.raises(error.InvalidAction, match=message) as raised:
+    env.step(action)
+  assert '\n' not in str(raised.value)
+  # The dream goes on as if nothing had happened.
+  after = env.step(ACTION)[0]
+  env.reset(seed=0)
+  np.testing.assert_array_equal(env.step(ACTION)[0], after)
+
+
+def test_bad_calls_of_many_dreams():
+  envs = gymnasium.make_vec(NAME, num_envs=2)
+  with pytest.raises(error.ResetNeeded):
+    envs.step(np.zeros((2, 3)))
+  with pytest.raises(error.Error, match='3 seeds for 2 dreams'):
+    envs.reset(seed=[1, 2, 3])
+  envs.reset(seed=1)
+  with pytest.raises(error.InvalidAction, match='3 actions for 2 dreams'):
+    envs.step(np.zeros((3, 3)))
+  with pytest.raises(error.Error, match='num_envs is 0'):
+    dream_environment.CarRacingDreams(0)
+
+
+@pytest.mark.parametrize('wrapped', [True, False])
+def test_reset_comes_before_step(wrapped):
+  env = gymnasium.make(NAME)
+  with pytest.raises(error.ResetNeeded):
+    (env if wrapped else env.unwrapped).step(ACTION)
