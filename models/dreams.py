@@ -131,12 +131,14 @@ class Dreams:
       action = np.asarray(action, np.float32)
     except (TypeError, ValueError):
       raise error.InvalidAction(f'an action is {action!r}') from None
+    if len(np.atleast_1d(action)) != shape[0]:
+      raise error.InvalidAction(
+        f'there are {len(np.atleast_1d(action))} actions for {shape[0]} dreams'
+      )
     if action.shape != shape:
       raise error.InvalidAction(
         f'an action has the shape {list(action.shape[1:])}, not'
         f' {list(shape[1:])}'
-        if action.shape[:1] == shape[:1]
-        else f'there are {action.shape[:1]} actions for {shape[0]} dreams'
       )
     if not np.isfinite(action).all():
       raise error.InvalidAction('an action is NaN or infinite')
