@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tools.benchmarks import contest
 from tools.benchmarks import control
+from tools.benchmarks import dreaming
 from trainers.control import actor_critic
 
 
@@ -61,6 +62,11 @@ def test_driving_counts_the_steps_of_all_cars():
 
 def test_updates_are_counted():
   assert control.update(tiny_controller_config())() == 3
+
+
+@pytest.mark.parametrize('decoded', [False, True])
+def test_dreamt_steps_are_counted(decoded):
+  assert dreaming.dream(2, decoded)() == 2 * 100
 
 
 def test_pytorch_drives_on_every_core():
