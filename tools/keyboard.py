@@ -1,5 +1,6 @@
 """A person at the keyboard drives: track → actions and rewards."""
 
+from collections.abc import Set
 from typing import NamedTuple
 
 from carracing_data import errors
@@ -26,6 +27,19 @@ class Driven(NamedTuple):
 
 class Stopped(Exception):
   """The person closed the window or pressed Esc."""
+
+
+def action(pressed: Set[int]) -> np.ndarray:
+  """Returns the action for the keys that a person holds, float32 [3].
+
+  Args:
+    pressed: codes of the keys; all but the arrows are ignored.
+  """
+  import pygame  # Prints a greeting.
+
+  arrows = pygame.K_LEFT, pygame.K_RIGHT, pygame.K_UP, pygame.K_DOWN
+  left, right, gas, brake = (float(key in pressed) for key in arrows)
+  return np.array([right - left, gas, _BRAKE * brake], np.float32)
 
 
 def drive(track_seed: int, max_steps: int) -> Driven:
@@ -59,10 +73,8 @@ def drive(track_seed: int, max_steps: int) -> Driven:
           pressed.discard(event.key)
         if event.type == pygame.QUIT or pygame.K_ESCAPE in pressed:
           raise Stopped
-      left, right, gas, brake = (float(key in pressed) for key in arrows)
-      action = np.array([right - left, gas, _BRAKE * brake], np.float32)
-      actions.append(action)
-      _, reward, terminated, truncated, _ = game.step(action)
+      actions.append(action(pressed))
+      _, reward, terminated, truncated, _ = game.step(actions[-1])
       rewards.append(reward)
       if terminated or truncated:
         return Driven(
