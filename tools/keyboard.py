@@ -1,6 +1,8 @@
 """A person at the keyboard drives: track → actions and rewards."""
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
+import contextlib
+import os
 from typing import NamedTuple
 
 from carracing_data import errors
@@ -9,6 +11,7 @@ import numpy as np
 
 _CAPTION = 'arrow keys: steer, gas, brake · Esc: stop'
 _BRAKE = 0.8  # A full brake locks the wheels.
+_DRIVER = 'SDL_VIDEODRIVER'
 
 
 class Driven(NamedTuple):
@@ -42,6 +45,29 @@ def action(pressed: Set[int]) -> np.ndarray:
   return np.array([right - left, gas, _BRAKE * brake], np.float32)
 
 
+@contextlib.contextmanager
+def display() -> Iterator[None]:
+  """Connects to the display and reports its errors.
+
+  Raises:
+    errors.UserError: there is no display, or no window opens.
+  """
+  import pygame  # Prints a greeting.
+
+  try:
+    pygame.display.init()
+    # SDL's last resort, where nobody would see the window.
+    hidden = 'offscreen'
+    if pygame.display.get_driver() == hidden != os.environ.get(_DRIVER):
+      raise pygame.error('there is no display')
+    yield
+  except pygame.error as error:
+    raise errors.UserError(
+      f'cannot open a window ({error}); use a machine with a display, or set'
+      f' {_DRIVER}=dummy to run without a window'
+    ) from None
+
+
 def drive(track_seed: int, max_steps: int) -> Driven:
   """Shows the stock game in a window, in real time, until the episode ends.
 
@@ -55,10 +81,14 @@ def drive(track_seed: int, max_steps: int) -> Driven:
   """
   import pygame  # Prints a greeting.
 
-  game = gymnasium.make(
-    'CarRacing-v3', render_mode='human', max_episode_steps=max_steps
-  )
-  try:
+  with (
+    display(),
+    contextlib.closing(
+      gymnasium.make(
+        'CarRacing-v3', render_mode='human', max_episode_steps=max_steps
+      )
+    ) as game,
+  ):
     game.reset(seed=track_seed)
     pygame.display.set_caption(_CAPTION)
     arrows = pygame.K_LEFT, pygame.K_RIGHT, pygame.K_UP, pygame.K_DOWN
@@ -80,9 +110,3 @@ def drive(track_seed: int, max_steps: int) -> Driven:
         return Driven(
           np.stack(actions), np.array(rewards, np.float32), bool(terminated)
         )
-  except pygame.error as error:
-    raise errors.UserError(
-      f'cannot open a window ({error}); drive on a machine with a display'
-    ) from None
-  finally:
-    game.close()

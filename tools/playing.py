@@ -97,7 +97,7 @@ class Game:
     # A fresh simulator, as in `environment.Environments`.
     self._game = _ShownCarRacing()
     frame, _ = self._game.reset(seed=tracks.TEST[self._index])
-    self._observation = environment.resize(frame[None])
+    self._observation = environment.resize(np.asarray(frame)[None])
     self._state = self._branch = _see(self._driver.model, self._observation)
     self._frames = np.asarray(
       _decode(self._driver.model, jnp.repeat(self._state.z, 2, axis=0))
@@ -111,19 +111,19 @@ class Game:
     state = self._state
     if self._step % BRANCH_STEPS == 0:
       self._branch = state
-    carry = None
     if action is None:
       actions, carry = self._driver(
         self._observation, jax.device_get(state.carry)
       )
-      action = actions[0]
-    frame, reward, terminated, _, _ = self._game.step(action)
-    self._observation = environment.resize(frame[None])
+    else:
+      actions, carry = action[None], None
+    frame, reward, terminated, _, _ = self._game.step(actions[0])
+    self._observation = environment.resize(np.asarray(frame)[None])
     state, self._branch, frames = _watch(
       self._driver.model,
       state,
       self._branch,
-      action[None],
+      actions,
       self._observation,
       jax.random.fold_in(self._key, self._step),
       temperature,
@@ -137,7 +137,7 @@ class Game:
     if terminated:
       lap = environment.lap_completed(terminated, reward)
       ending = 'Lap completed' if lap else 'The car left the playing field'
-    return self._view(action, ending)
+    return self._view(actions[0], ending)
 
   def close(self) -> None:
     """See `World.close`."""
@@ -188,11 +188,14 @@ class Dream:
     if self._step % BRANCH_STEPS == 0:
       states = jax.tree.map(lambda x: jnp.repeat(x[:1], 2, axis=0), states)
     if action is None:
-      action = np.asarray(_choose(self._driver, states))[0]
+      actions = _choose(self._driver, states)
+    else:
+      actions = action[None]
+    actions = np.repeat(actions[:1], 2, axis=0)
     self._states, frames, reward, termination = _imagine(
       self._driver.model,
       states,
-      np.stack([action, action]),
+      actions,
       jax.random.fold_in(self._key, self._step),
       temperature,
     )
@@ -206,7 +209,7 @@ class Dream:
     ending = ''
     if probability > LIKELY_TERMINATION:
       ending = f'M takes the episode for over: {probability:.0%} likely'
-    return self._view(action, ending)
+    return self._view(actions[0], ending)
 
   def close(self) -> None:
     """See `World.close`."""
@@ -214,8 +217,8 @@ class Dream:
   def _view(self, action: np.ndarray, ending: str) -> View:
     dream, branch = self._frames
     pictures = {
-      f'The dream of seed {self._seed}': dream,
-      f'Other draws for {_branch_seconds(self._step)} s': branch,
+      f'Dreamt by M from the start state of seed {self._seed}': dream,
+      f'Other draws, dreamt for {_branch_seconds(self._step)} s': branch,
       'Where the dream began': self._first,
     }
     return View(pictures, action, self._step, self._total, None, ending)

@@ -1,10 +1,9 @@
 """A window in which a person drives, or watches the agent, in real time."""
 
 from collections.abc import Sequence
+import warnings
 
-from carracing_data import errors
 from gymnasium.envs.box2d import car_racing
-import numpy as np
 import pygame
 from tools import keyboard
 from tools import playing
@@ -71,17 +70,15 @@ class Window:
       pygame.Rect(right, self._below - small_height, small_width, small_height),
     )
     size = right + small_width + _MARGIN, self._below + 128
-    try:
-      pygame.display.init()
-      # The person may enlarge the window.
-      self.surface = pygame.display.set_mode(
-        size, pygame.RESIZABLE | pygame.SCALED
-      )
-    except pygame.error as error:
-      raise errors.UserError(
-        f'cannot open a window ({error}); play on a machine with a display, or'
-        ' without one set SDL_VIDEODRIVER=dummy'
-      ) from None
+    with keyboard.display():
+      # Compiles all programs, so that the window does not open frozen.
+      world.reset(seed)
+      world.step(None, temperature)
+      with warnings.catch_warnings(action='ignore'):  # Of a slow renderer.
+        # The person may enlarge the window.
+        self.surface = pygame.display.set_mode(
+          size, pygame.RESIZABLE | pygame.SCALED
+        )
     pygame.font.init()
     self._fonts = {x: pygame.font.Font(None, x) for x in (20, 23, 36)}
     self._restart()
@@ -204,8 +201,8 @@ class Window:
       return f'{who}: paused'
     if self.view.step > TIME_LIMIT and self._total_in_time is not None:
       return (
-        f'{who}, past the time limit of {TIME_LIMIT} steps, where it was'
-        f' {self._total_in_time:.1f}'
+        f'{who}, past the time limit of {TIME_LIMIT} steps:'
+        f' {self._world.total_name.lower()} {self._total_in_time:.1f} there'
       )
     return who
 
