@@ -26,6 +26,12 @@ def places(world, agent_folder, tmp_path):
   (tmp_path / 'without_m').mkdir()
   for name in 'vae', 'controller':
     (tmp_path / 'without_m' / name).symlink_to(agent_folder / name)
+  old = shutil.copytree(agent_folder, tmp_path / 'old') / 'mdn_rnn'
+  (old / weights.START_STATES).unlink()
+  content = json.loads((old / 'config.json').read_text())
+  del content['start_states_sha256'], content['description_sha256']
+  content = documents.sealed(content, 'description_sha256')
+  documents.write(old / 'config.json', content)
   configs = {
     'syntax.py': 'x = (',
     'nothing.py': '',
@@ -356,6 +362,7 @@ VIEW = 'tools.view_rollouts --data_dir={data} --output_dir={tmp}/out {tiny} '
 DESCRIBE = 'tools.describe_rollouts --data_dir={data} --output_dir={tmp}/out '
 EXPORT = 'tools.export --data_dir={data} --output_dir={tmp}/out '
 DRIVE = 'tools.drive --agent={agent} --output_dir={tmp}/out '
+PLAY = 'tools.play --agent={agent} '
 PUBLISH = 'tools.publish --agent={agent} --output_dir={tmp}/out '
 DEMO = 'tools.demo --output_dir={tmp}/out '
 ROUNDS = 'tools.two_rounds --output_dir={tmp}/out '
@@ -437,6 +444,24 @@ NAMES = (
     (DRIVE + 'surplus', "unexpected argument 'surplus'"),
     (DRIVE + '--output_dir={tmp}/file', 'cannot write .*file'),
     (DRIVE + '--output_dir=/proc/none', 'cannot write /proc/none'),
+    (PLAY + '--agent={tmp}/none', 'no exported weights of a controller in '),
+    (PLAY + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn in '),
+    (PLAY + '--agent={tmp}/finished', r'did you mean .*ed/agent\?'),
+    (PLAY + '--agent={tmp}/old --where=dream', 'old/mdn_rnn has no start_stat'),
+    (PLAY + '--where=garage', 'where=garage'),
+    (PLAY + '--driver=keyboard', 'driver=keyboard'),
+    (PLAY + '--track=-1', 'track=-1'),
+    (PLAY + '--track=100000', r'track=100000: .*99999'),
+    (PLAY + '--where=dream --track=1', 'a dream has no track; pass --seed'),
+    (PLAY + '--seed=1', '--seed is for --where=dream; pass --track'),
+    (PLAY + '--where=dream --seed=-1', 'seed=-1'),
+    (PLAY + '--temperature=0', 'temperature=0.* positive and finite'),
+    (PLAY + '--temperature=-1', 'temperature=-1.* positive and finite'),
+    (PLAY + '--temperature=nan', 'temperature=nan'),
+    (PLAY + '--temperature=inf', 'temperature=inf'),
+    (PLAY + '--temperature=hot', 'temperature=hot'),
+    (PLAY + '--max_frames=0', 'max_frames=0'),
+    (PLAY + 'surplus', "unexpected argument 'surplus'"),
     (ERRORS, 'has 130 transitions or more'),
     (ERRORS + '--output=/proc/none/x.json', 'cannot write /proc/none'),
     (ERRORS + '--output={tmp}', 'it is a folder, not a file'),
@@ -504,6 +529,7 @@ def test_tools(line, message, command, places):
     'tools.evaluate',
     'tools.export',
     'tools.lineage',
+    'tools.play',
     'tools.publish',
     'tools.record',
     'tools.two_rounds',

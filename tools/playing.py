@@ -208,7 +208,7 @@ class Dream:
     probability = 0.0 if termination is None else float(termination[0])
     ending = ''
     if probability > LIKELY_TERMINATION:
-      ending = f'M takes the episode for over: {probability:.0%} likely'
+      ending = f'M ends the dream: termination {probability:.0%}'
     return self._view(actions[0], ending)
 
   def close(self) -> None:

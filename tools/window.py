@@ -80,7 +80,7 @@ class Window:
           size, pygame.RESIZABLE | pygame.SCALED
         )
     pygame.font.init()
-    self._fonts = {x: pygame.font.Font(None, x) for x in (20, 23, 36)}
+    self._fonts = {x: pygame.font.Font(None, x) for x in (22, 25, 36)}
     self._restart()
 
   def run(self, max_frames: int | None = None) -> None:
@@ -147,7 +147,7 @@ class Window:
     for rectangle, (title, picture) in zip(
       self._rectangles, self.view.pictures.items(), strict=True
     ):
-      self._write(title, 20, _DIM, (rectangle.x, rectangle.y - 20))
+      self._write(title, 22, _DIM, (rectangle.x, rectangle.y - 22))
       picture = pygame.surfarray.make_surface(picture.swapaxes(0, 1))
       if picture.get_size() != rectangle.size:
         picture = pygame.transform.smoothscale(picture, rectangle.size)
@@ -155,8 +155,8 @@ class Window:
     self._draw_numbers()
     self._draw_action()
     y = self._below + 76
-    self._write(self._message(), 23, _TEXT, (_MARGIN, y))
-    self._write(_KEYS, 20, _DIM, (_MARGIN, y + 28))
+    self._write(self._message(), 25, _TEXT, (_MARGIN, y))
+    self._write(_KEYS, 22, _DIM, (_MARGIN, y + 28))
 
   def _draw_numbers(self) -> None:
     view = self.view
@@ -169,7 +169,7 @@ class Window:
     if view.speed is not None:
       numbers.append(('Speed', f'{view.speed:.0f} m/s'))
     for x, (name, text) in zip(_COLUMNS, numbers):
-      self._write(name, 20, _DIM, (x, self._below + 14))
+      self._write(name, 22, _DIM, (x, self._below + 12))
       self._write(text, 36, _TEXT, (x, self._below + 34))
 
   def _draw_action(self) -> None:
@@ -185,7 +185,7 @@ class Window:
       )
     ):
       y = self._below + 14 + 20 * i
-      self._write(name, 20, _DIM, (left, y))
+      self._write(name, 22, _DIM, (left, y - 2))
       bar = pygame.Rect(left + 100, y, width, 12)
       pygame.draw.rect(self.surface, _EMPTY, bar)
       start, end = (round((x + 1) / 2 * width) for x in (first, last))
