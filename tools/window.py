@@ -17,7 +17,7 @@ _KEYS = (
 _MARGIN = 16
 _TITLE_HEIGHT = 28
 _SMALL_SIZE = 300, 210  # Two small pictures and a title are as high as a large.
-_COLUMNS = 16, 176, 376, 496  # Of the numbers below the pictures.
+_COLUMNS = 16, 166, 366, 506  # Of the numbers below the pictures.
 _BACKGROUND = 24, 26, 30
 _TEXT = 235, 235, 235
 _DIM = 150, 155, 165
@@ -201,8 +201,8 @@ class Window:
       return f'{who}: paused'
     if self.view.step > TIME_LIMIT and self._total_in_time is not None:
       return (
-        f'{who}, past the time limit of {TIME_LIMIT} steps:'
-        f' {self._world.total_name.lower()} {self._total_in_time:.1f} there'
+        f'{who}. At the time limit of {TIME_LIMIT} steps:'
+        f' {self._world.total_name.lower()} {self._total_in_time:.1f}'
       )
     return who
 
