@@ -4,13 +4,16 @@
   python -m tools.play --where=dream --temperature=1.15
   python -m tools.play --driver=agent --track=7
 
-A window shows the game beside V's reconstruction and a dream of M, which takes
-the same actions and starts anew from the game every two seconds. In a dream
-there is no game: M makes up the road, and its expected rewards are summed up.
+A window shows the game, V's reconstruction of it, and a dream of M that takes
+the same actions and restarts from the game every two seconds. With
+--where=dream there is no game: M dreams on from a real moment, and the return
+is the sum of the rewards that M expects. Beside it runs another dream, with
+other random draws. A dream ends when M holds termination likelier than not.
 
-Arrow keys drive (release the gas before a bend), A hands over to the agent and
-back, T and Shift+T change the temperature of the dreams, R restarts on the next
-track or from the next start state, the space bar pauses, Esc leaves.
+The arrow keys steer, accelerate and brake; A hands over to the agent and back;
+T and Shift+T change the temperature of the dreams; R restarts, on the next
+track or from another start state; the space bar pauses; Esc leaves. The game's
+time limit of 1,000 steps is shown but does not end the episode.
 """
 
 from collections.abc import Sequence

@@ -1,13 +1,13 @@
 """The game and the dream behind one interface: action → what a person sees.
 
-Both worlds show a second dream beside the first picture. It branches off every
-two seconds and takes the same actions, so one sees how far M can be trusted.
+Beside both worlds runs another dream, the branch: it takes the same actions and
+restarts from the world every two seconds. So one sees how soon M goes astray in
+the game, and what M leaves to chance in a dream.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
 from carracing_rollouts import tracks
 from gymnasium.envs.box2d import car_racing
@@ -18,13 +18,10 @@ from models import start_states
 from models import vae
 from models import world_model
 import numpy as np
-import pygame
+from tools import pictured_car_racing
 
-# Pictures have the aspect of the game, 10:7 without its dashboard; the frames
-# that the models see are squeezed to squares.
-PICTURE_SIZE = 640, 448
-BRANCH_STEPS = 100
-LIKELY_TERMINATION = 0.5
+BRANCH_STEPS = 100  # Two seconds.
+LIKELY_TERMINATION = 0.5  # Probability above which a dream ends.
 
 
 class View(NamedTuple):
@@ -32,7 +29,7 @@ class View(NamedTuple):
 
   Attributes:
     pictures: the world and two views beside it, by title: uint8 [H, W, 3],
-      0..255, to be shown in the aspect of `PICTURE_SIZE`.
+      0..255, to be shown in the aspect of `pictured_car_racing.SIZE`.
     action: last action, float32 [3]: steering −1..1, gas 0..1, brake 0..1.
     step: number of steps since the start.
     total: sum of the rewards; in a dream, of the rewards that M expects. None
@@ -59,7 +56,7 @@ class World(Protocol):
   total_name: str
 
   def reset(self, seed: int) -> View:
-    """Starts an episode, which depends on the seed and the actions alone."""
+    """Starts an episode; all its random draws depend on the seed alone."""
     ...
 
   def step(self, action: np.ndarray | None, temperature: float) -> View:
@@ -83,7 +80,7 @@ class Game:
 
   def __init__(self, driver: agent.Agent):
     self._driver = driver
-    self._game: _ShownCarRacing | None = None
+    self._game: pictured_car_racing.PicturedCarRacing | None = None
 
   def reset(self, seed: int) -> View:
     """Starts on a test track; see `World.reset`.
@@ -95,7 +92,7 @@ class Game:
     self._index = seed % len(tracks.TEST)
     self._key = jax.random.key(self._index)
     # A fresh simulator, as in `environment.Environments`.
-    self._game = _ShownCarRacing()
+    self._game = pictured_car_racing.PicturedCarRacing()
     frame, _ = self._game.reset(seed=tracks.TEST[self._index])
     self._observation = environment.resize(np.asarray(frame)[None])
     self._state = self._branch = _see(self._driver.model, self._observation)
@@ -222,23 +219,6 @@ class Dream:
       'Where the dream began': self._first,
     }
     return View(pictures, action, self._step, self._total, None, ending)
-
-
-class _ShownCarRacing(culled_car_racing.CulledCarRacing):
-  """The exact simulator, which also keeps a larger picture of each frame."""
-
-  _picture: pygame.Surface
-
-  def picture(self) -> np.ndarray:
-    """Returns the last frame without its dashboard, uint8 [448, 640, 3]."""
-    return pygame.surfarray.array3d(self._picture).swapaxes(0, 1)
-
-  def _shrink_rows(self, first: int, count: int) -> pygame.Surface:
-    if count > car_racing.WINDOW_H / 2:  # The world and not the dashboard.
-      rows = self._surface.subsurface((0, first, car_racing.WINDOW_W, count))
-      picture = pygame.transform.smoothscale(rows, PICTURE_SIZE)
-      self._picture = pygame.transform.flip(picture, False, True)
-    return super()._shrink_rows(first, count)
 
 
 def _branch_seconds(step: int) -> str:

@@ -6,6 +6,7 @@ import warnings
 from gymnasium.envs.box2d import car_racing
 import pygame
 from tools import keyboard
+from tools import pictured_car_racing
 from tools import playing
 
 TEMPERATURES = 0.1, 0.5, 1.0, 1.15, 1.5
@@ -60,7 +61,7 @@ class Window:
     self.temperature, self.running = temperature, True
     self._pressed: set[int] = set()
     self._paused = False
-    width, height = playing.PICTURE_SIZE
+    width, height = pictured_car_racing.SIZE
     small_width, small_height = _SMALL_SIZE
     right, top = width + 2 * _MARGIN, _TITLE_HEIGHT
     self._below = top + height
