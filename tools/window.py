@@ -81,7 +81,7 @@ class Window:
           size, pygame.RESIZABLE | pygame.SCALED
         )
     pygame.font.init()
-    self._fonts = {x: pygame.font.Font(None, x) for x in (22, 25, 36)}
+    self._fonts = {x: pygame.font.Font(None, 2 * x) for x in (22, 25, 36)}
     self._restart()
 
   def run(self, max_frames: int | None = None) -> None:
@@ -210,8 +210,9 @@ class Window:
   def _write(
     self, text: str, size: int, color: Sequence[int], place: tuple[int, int]
   ) -> None:
+    # At its own size the font spaces letters badly and loses decimal points.
     rendered = self._fonts[size].render(text, True, color)
-    self.surface.blit(rendered, place)
+    self.surface.blit(pygame.transform.smoothscale_by(rendered, 0.5), place)
 
 
 def _next_temperature(temperature: float, back: bool) -> float:
