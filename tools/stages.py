@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 from absl import logging
 from carracing_data import documents
@@ -119,15 +120,17 @@ class Pipeline:
     model: str,
     workdir: Path,
     inputs: Mapping[str, Path],
-    **config: str | float,
+    config_file: str | None = None,
+    **config: Any,
   ) -> None:
-    """Trains a model with its default config; see `run`.
+    """Trains a model; see `run`.
 
     Args:
       title: title of the stage.
       model: `vae`, `mdn_rnn` or `controller`.
       workdir: folder of the run.
       inputs: other flags with paths, by name.
+      config_file: name of its config; None: that of the model.
       **config: changed hyperparameters.
     """
 
@@ -143,7 +146,7 @@ class Pipeline:
       intact(check),
       python(
         f'trainers.train_{model}',
-        f'--config=trainers/configs/{model}.py',
+        f'--config=trainers/configs/{config_file or model}.py',
         f'--workdir={workdir}',
         *(f'--{flag}={path}' for flag, path in inputs.items()),
         *(f'--config.{key}={value}' for key, value in config.items()),
@@ -159,6 +162,7 @@ class Pipeline:
     max_steps: int,
     vae_steps: int,
     mdn_rnn_steps: int,
+    **config: Any,
   ) -> dict[str, Path]:
     """Makes rollouts, V, their latents and M, four stages; see `run`.
 
@@ -169,6 +173,7 @@ class Pipeline:
       max_steps: most steps of an episode.
       vae_steps: number of training steps of V.
       mdn_rnn_steps: number of training steps of M.
+      **config: changed hyperparameters of both.
 
     Returns:
       The folders of the exported weights, by flag of the trainer of C.
@@ -184,6 +189,7 @@ class Pipeline:
       data_dir,
       dataset=f'carracing_rollouts/{name}',
       num_steps=vae_steps,
+      **config,
     )
     latents = {
       'name': name,
@@ -199,6 +205,7 @@ class Pipeline:
       dataset=f'carracing_latents/{name}',
       window_steps=min(128, max_steps),
       num_steps=mdn_rnn_steps,
+      **config,
     )
     return exported
 

@@ -44,7 +44,7 @@ class ActorCriticLearner:
     self._config = ml_collections.FrozenConfigDict(config)
     self._model, self._c = model, c
     self.examples_per_step: int = config.num_cars * config.drive_steps  # Steps.
-    self.environment_steps: int = 0
+    self._environment_steps = 0
     num_features = c.latent_size + c.hidden_size
     self._state = _to_learning_device(
       actor_critic.create(config, num_features, privileged.SIZE)
@@ -77,7 +77,7 @@ class ActorCriticLearner:
     }
 
   def restore(self, saved: Mapping[str, Any], step: int) -> None:
-    self.environment_steps = step * self.examples_per_step
+    self._environment_steps = step * self.examples_per_step
     self._state, self._collected = saved['state'], saved['collected']
     self._episodes = np.array(saved['episodes'])
     self._buffer = jax.tree.map(np.array, saved['buffer'])
@@ -108,7 +108,7 @@ class ActorCriticLearner:
       self._state, collected = actor_critic.update(config, self._state, batches)
       self._collected = self._collected.merge(collected)
     self._drive(step, rows, policy)
-    self.environment_steps += self.examples_per_step
+    self._environment_steps += self.examples_per_step
     started = time.perf_counter()
     jax.block_until_ready(self._state)
     self._seconds['waiting_for_updates'] += time.perf_counter() - started
@@ -170,12 +170,15 @@ class ActorCriticLearner:
       self._collected = _to_learning_device(actor_critic.Metrics.empty())
     total = max(sum(self._seconds.values()), 1e-9)
     others = {f'share_{name}': x / total for name, x in self._seconds.items()}
-    others['environment_steps'] = float(self.environment_steps)
+    others |= self.scalars()
     count, returns, steps = self._episodes
     if count:
       others |= {'return': returns / count, 'episode_steps': steps / count}
     self._begin_interval()
     return collected, others
+
+  def scalars(self) -> Mapping[str, float]:
+    return {'environment_steps': float(self._environment_steps)}
 
   def _begin_interval(self) -> None:
     # Episodes that ended: their number, sum of returns, and sum of steps.

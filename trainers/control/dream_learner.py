@@ -28,8 +28,6 @@ class DreamLearner:
   SETTINGS = settings.DreamSettings
   SHOWN_METRIC: ClassVar[str] = 'dreamt_return'
 
-  environment_steps: int = 0  # Only evaluations drive.
-
   def __init__(
     self,
     config: ml_collections.ConfigDict,
@@ -107,6 +105,10 @@ class DreamLearner:
 
   def collect(self) -> tuple[Any, Mapping[str, float]]:
     collected, self._collected = self._collected, dreaming.Metrics.empty()
+    return collected, self.scalars()
+
+  def scalars(self) -> Mapping[str, float]:
+    """Returns the return that the controller dreams, for comparison."""
     start_key, dream_key = jax.random.split(jax.random.key(0))
     reward = dreaming.dreamt_reward(
       self._c,
@@ -116,4 +118,4 @@ class DreamLearner:
       start_states.draw(self._starts, _NUM_DREAMS, start_key),
       dream_key,
     )
-    return collected, {'dreamt_return': _EPISODE_STEPS * float(reward)}
+    return {'dreamt_return': _EPISODE_STEPS * float(reward)}

@@ -80,10 +80,6 @@ class EvolutionLearner:
     self.fleet.close()
 
   @property
-  def environment_steps(self) -> int:
-    return int(self._environment_steps)
-
-  @property
   def saved(self) -> Mapping[str, Any]:
     return {
       'fitness': self._fitness,
@@ -133,7 +129,10 @@ class EvolutionLearner:
     collected = None
     if self._collected.fitness.count:
       collected, self._collected = self._collected, Metrics.empty()
-    return collected, {'environment_steps': float(self.environment_steps)}
+    return collected, self.scalars()
+
+  def scalars(self) -> Mapping[str, float]:
+    return {'environment_steps': float(self._environment_steps)}
 
   def _drive(self, step: int, candidates: list[np.ndarray]) -> np.ndarray:
     """Returns the fitness of each candidate: its mean return, float64 [B]."""

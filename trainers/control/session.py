@@ -71,7 +71,6 @@ class Learner(Protocol):
     SHOWN_METRIC: metric to show with the progress.
     fleet: the cars, which others may drive before `begin` is called.
     examples_per_step: number of examples in a step, to measure the speed.
-    environment_steps: steps of the simulator so far, without evaluations.
     saved: tree of arrays from which `restore` continues.
     params: the controller as it would be deployed, parameters of
       `controller.Controller`.
@@ -82,9 +81,6 @@ class Learner(Protocol):
 
   fleet: fleet_lib.Fleet
   examples_per_step: int
-
-  @property
-  def environment_steps(self) -> int: ...
 
   @property
   def saved(self) -> Mapping[str, Any]: ...
@@ -109,6 +105,10 @@ class Learner(Protocol):
 
     The former are None if there was nothing to measure.
     """
+    ...
+
+  def scalars(self) -> Mapping[str, float]:
+    """Returns what an evaluation reports beside the scores."""
     ...
 
   def close(self) -> None:
@@ -158,10 +158,11 @@ class Session:
     self._config, self._learner, self._checkpoints = config, learner, saved
     self._model, self._c = model, c
     nothing = np.zeros((3, config.selection_tracks))
+    names = {**_scalars(*nothing), **learner.scalars()}
     self._best = {
       'params': learner.params,
       'step': np.array(0),
-      'scalars': {name: np.array(-np.inf) for name in _scalars(*nothing, 0)},
+      'scalars': {name: np.array(-np.inf) for name in names},
     }
     items, self.step = saved.restore({'run': self.saved})
     self._saved_step = self.step
@@ -223,7 +224,7 @@ class Session:
         params,
         tracks.SELECTION[: self._config.selection_tracks],
       )
-      scalars = _scalars(*driven, self._learner.environment_steps)
+      scalars = {**_scalars(*driven), **self._learner.scalars()}
       evaluation = _evaluation(scalars)
       session_lib.check_evaluation(evaluation, self.step)
       self.log.write(self.step, evaluation)
@@ -267,7 +268,6 @@ def _scalars(
   returns: np.ndarray,
   steps: np.ndarray,
   outcome: np.ndarray,
-  environment_steps: int,
 ) -> dict[str, float]:
   completed = outcome == practice.Outcome.COMPLETED
   summary = scores.summarize(returns, completed).model_dump(exclude_none=True)
@@ -275,7 +275,6 @@ def _scalars(
     'score': summary.pop('mean'),
     **{name: float(value) for name, value in summary.items()},
     'episode_steps': float(steps.mean()),
-    'environment_steps': float(environment_steps),
   }
 
 
