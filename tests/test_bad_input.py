@@ -363,6 +363,7 @@ DESCRIBE = 'tools.describe_rollouts --data_dir={data} --output_dir={tmp}/out '
 EXPORT = 'tools.export --data_dir={data} --output_dir={tmp}/out '
 DRIVE = 'tools.drive --agent={agent} --output_dir={tmp}/out '
 PLAY = 'tools.play --agent={agent} '
+PAGE = 'tools.export_page --output={tmp}/out/dream.html '
 PUBLISH = 'tools.publish --agent={agent} --output_dir={tmp}/out '
 DEMO = 'tools.demo --output_dir={tmp}/out '
 ROUNDS = 'tools.two_rounds --output_dir={tmp}/out '
@@ -466,6 +467,15 @@ NAMES = (
     (ERRORS + '--output=/proc/none/x.json', 'cannot write /proc/none'),
     (ERRORS + '--output={tmp}', 'it is a folder, not a file'),
     (ERRORS + '{latents}', 'is a carracing_latents dataset, but'),
+    (PAGE + '--agent={tmp}/none', 'no exported weights of a controller in '),
+    (PAGE + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn in '),
+    (PAGE + '--agent={tmp}/finished', r'did you mean .*ed/agent\?'),
+    (PAGE + '--agent=~nosuchuser/agent', 'home directory'),
+    (PAGE + '--output={tmp}', 'it is a folder, not a file'),
+    (PAGE + '--output={tmp}/file/x.html', 'cannot write .*file'),
+    (PAGE + '--output=/proc/none/x.html', 'cannot write /proc/none'),
+    (PAGE + '--output=', 'it is a folder, not a file'),
+    (PAGE + 'surplus', "unexpected argument 'surplus'"),
     (PUBLISH + '--agent={tmp}/none', 'no exported weights of a controller in '),
     (PUBLISH + '--agent={tmp}/file', 'no exported weights of a controller in '),
     (PUBLISH + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn'),
@@ -528,6 +538,7 @@ def test_tools(line, message, command, places):
     'tools.drive',
     'tools.evaluate',
     'tools.export',
+    'tools.export_page',
     'tools.lineage',
     'tools.play',
     'tools.publish',
