@@ -35,6 +35,14 @@ _AGENT = flags.DEFINE_string(
 )
 _OUTPUT = flags.DEFINE_string('output', 'dream.html', 'Output file.')
 _SOURCES = Path(__file__).parent / 'page'
+_FILES = (
+  'page.html',
+  'page.css',
+  'products.js',
+  'network.js',
+  'controls.js',
+  'page.js',
+)
 _MAX_STARTS = 64  # More of them would only make the file larger.
 
 
@@ -53,7 +61,7 @@ def export(folder: Path, output: Path) -> None:
   model = json.dumps(_model(folder))
   places.claim_file(output)
   sources = {
-    path.name: path.read_text(encoding='utf-8') for path in _SOURCES.iterdir()
+    name: (_SOURCES / name).read_text(encoding='utf-8') for name in _FILES
   }
   sources['model.js'] = f'const MODEL = {model};\n'
   html = sources.pop('page.html')
@@ -75,10 +83,11 @@ def _model(folder: Path) -> dict[str, Any]:
   loaded = agent.load(folder)
   v, m = loaded.model.v_variables['params'], loaded.model.m_variables['params']
   layers = {'decoder_dense': _dense(folder / 'vae', v['decoder']['Dense_0'])}
+  height = 1
   for i in range(4):
-    layers[f'decoder_{i}'] = _layer(
-      folder / 'vae', **v['decoder'][f'ConvTranspose_{i}']
-    )
+    params = v['decoder'][f'ConvTranspose_{i}']
+    layers[f'decoder_{i}'] = _layer(folder / 'vae', **params, height=height)
+    height = 2 * height + len(params['kernel']) - 2
   for name, params in m.items():
     layers[name] = _dense(folder / 'mdn_rnn', params)
   layers['controller'] = _dense(
@@ -118,27 +127,33 @@ def _dense(source: Path, params: Mapping[str, Any]) -> dict[str, Any]:
   return _layer(source, kernel, params['bias'])
 
 
-def _layer(source: Path, kernel: Any, bias: Any) -> dict[str, Any]:
+def _layer(
+  source: Path, kernel: Any, bias: Any, height: int = 1
+) -> dict[str, Any]:
   """Returns a layer in the order in which the page reads it.
+
+  The numbers of inputs and outputs are rounded up to multiples of 4.
 
   Args:
     source: folder of the weights, for the error message.
     kernel: float32 [K, K, O, C], with output y[2p + t] += kernel[t] · x[p].
     bias: float32 [O].
+    height: height and width of the input.
   """
+  missing = [(0, -n % 4) for n in kernel.shape[2:]]
+  kernel = np.pad(kernel, ((0, 0), (0, 0), *missing))
+  bias = np.pad(bias, missing[:1])
   size, _, outputs, inputs = kernel.shape
-  missing = -outputs % 4
-  kernel = np.pad(kernel, ((0, 0), (0, 0), (0, missing), (0, 0)))
-  bias = np.pad(bias, (0, missing))
   parts = []
   for row in range(2):
     for column in range(2):
       # A window of the input meets the columns of the kernel in reverse.
       part = kernel[row::2, column::2][:, ::-1]
-      part = part.reshape(*part.shape[:2], len(bias) // 4, 4, inputs)
+      part = part.reshape(*part.shape[:2], outputs // 4, 4, inputs)
       parts.append(part.transpose(2, 0, 1, 4, 3).ravel())
   return {
     'size': size,
+    'height': height,
     'inputs': inputs,
     'outputs': outputs,
     'kernel': _to_base64(source, np.concatenate(parts)),

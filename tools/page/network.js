@@ -2,102 +2,79 @@
 
 // V's decoder, M and C: computes the next z and the frame it stands for. This
 // file knows nothing of the page; tools/export_page.py writes its model.
-//
-// Every layer adds up products of inputs and kernel, four outputs at a time: an
-// input is read once for all four, whose kernels lie side by side.
 
 const FRAME_SIZE = 64;
 const MAX_ABS_LOG_STD = 7; // As in models/mdn_rnn.py.
-
-/** Returns the numbers of a base64 text of little-endian float16. */
-function fromBase64(text) {
-  const characters = atob(text);
-  const bytes = new Uint8Array(characters.length);
-  for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
-  const numbers = new Float32Array(bytes.length / 2);
-  for (let i = 0; i < numbers.length; i++) {
-    numbers[i] = FLOATS[bytes[2 * i] | (bytes[2 * i + 1] << 8)];
-  }
-  return numbers;
-}
-
-/** The values of all float16, finite ones only, by their bits. */
-const FLOATS = Float32Array.from({ length: 1 << 16 }, (_, bits) => {
-  const exponent = (bits >> 10) & 31;
-  const fraction = (bits & 1023) / 1024;
-  const value = exponent
-    ? (1 + fraction) * 2 ** (exponent - 15)
-    : fraction * 2 ** -14;
-  return bits >> 15 ? -value : value;
-});
 
 /**
  * A transposed convolution with stride 2 without padding, or a dense layer.
  *
  * Pixel 2·i + a of the output depends on pixels i, i − 1, ... of the input, so
- * even and odd rows and columns (a, b) have kernels of their own.
+ * even and odd rows and columns (a, b) have kernels of their own. Four outputs
+ * are computed at a time: an input is read once for all four, whose kernels lie
+ * side by side.
  */
 class Layer {
-  constructor({ size, inputs, outputs, kernel, bias }) {
+  constructor(products, { size, height, inputs, outputs, kernel, bias }) {
+    this.products = products;
     this.size = size; // Height and width of the kernel; 1 if it is dense.
-    this.inputs = inputs;
+    this.height = height; // Of the input, and its width; 1 if it is dense.
+    this.inputs = inputs; // A multiple of 4, as are the outputs.
     this.outputs = outputs;
-    this.kernel = fromBase64(kernel);
+    this.kernel = products.store(fromBase64(kernel));
     this.bias = fromBase64(bias);
+    this.x = products.allocate(height ** 2 * inputs);
+    this.outputHeight = 2 * height + size - 2;
+    this.y = products.allocate(this.outputHeight ** 2 * outputs);
   }
 
-  /** Applies the layer to [height, width, inputs]; 1×1 if it is dense. */
-  apply(x, height = 1, width = 1) {
-    const rows = 2 * height + this.size - 2;
-    const columns = 2 * width + this.size - 2;
-    const y = new Float32Array(rows * columns * this.outputs);
+  /** Returns what a layer needs of the memory of the products. */
+  static bytes({ size, height, inputs, outputs }) {
+    const kernel = size ** 2 * inputs * outputs;
+    const output = (2 * height + size - 2) ** 2 * outputs;
+    return 4 * (kernel + height ** 2 * inputs + output);
+  }
+
+  /** Applies the layer; the output is valid until the next call. */
+  apply(...x) {
+    let at = 0;
+    for (const part of x) {
+      this.x.set(part, at);
+      at += part.length;
+    }
     let offset = 0;
     for (let a = 0; a < 2; a++) {
-      for (let b = 0; b < 2; b++) {
-        offset = this.fill(y, x, height, width, a, b, offset);
-      }
+      for (let b = 0; b < 2; b++) offset = this.fill(a, b, offset);
     }
-    return y;
+    return this.y;
   }
 
-  /** Fills in rows a, a + 2, ... of columns b, b + 2, ... of y. */
-  fill(y, x, height, width, a, b, offset) {
-    const { size, inputs, outputs, kernel, bias } = this;
-    const rows = 2 * height + size - 2;
-    const columns = 2 * width + size - 2;
+  /** Fills in rows a, a + 2, ... of columns b, b + 2, ... of the output. */
+  fill(a, b, offset) {
+    const { size, height, inputs, outputs, bias, outputHeight, y } = this;
+    const { addUp } = this.products;
+    const [from, to, kernel] =
+      [this.x, y, this.kernel].map((x) => x.byteOffset);
     const tall = (size - a + 1) >> 1;
     const wide = (size - b + 1) >> 1;
     for (let output = 0; output < outputs; output += 4) {
-      const left = outputs - output;
-      for (let i = 0; 2 * i + a < rows; i++) {
+      for (let i = 0; 2 * i + a < outputHeight; i++) {
         const firstTap = Math.max(0, i - height + 1);
         const lastTap = Math.min(tall - 1, i);
-        for (let j = 0; 2 * j + b < columns; j++) {
-          let sum0 = bias[output];
-          let sum1 = bias[output + 1];
-          let sum2 = bias[output + 2];
-          let sum3 = bias[output + 3];
+        for (let j = 0; 2 * j + b < outputHeight; j++) {
+          const pixel =
+            ((2 * i + a) * outputHeight + 2 * j + b) * outputs + output;
+          for (let k = 0; k < 4; k++) y[pixel + k] = bias[output + k];
           // The window of columns j − wide + 1 to j, without what is beyond
           // the edges of the input.
           const first = Math.max(0, j - wide + 1);
-          const length = (Math.min(width - 1, j) - first + 1) * inputs;
+          const length = (Math.min(height - 1, j) - first + 1) * inputs;
           const skipped = (first - (j - wide + 1)) * inputs;
           for (let tap = firstTap; tap <= lastTap; tap++) {
-            let k = offset + 4 * (tap * wide * inputs + skipped);
-            let at = ((i - tap) * width + first) * inputs;
-            for (const end = at + length; at < end; at++, k += 4) {
-              const value = x[at];
-              sum0 += kernel[k] * value;
-              sum1 += kernel[k + 1] * value;
-              sum2 += kernel[k + 2] * value;
-              sum3 += kernel[k + 3] * value;
-            }
+            const at = ((i - tap) * height + first) * inputs;
+            const k = offset + 4 * (tap * wide * inputs + skipped);
+            addUp(to + 4 * pixel, from + 4 * at, kernel + 4 * k, length);
           }
-          const pixel = ((2 * i + a) * columns + 2 * j + b) * outputs + output;
-          y[pixel] = sum0;
-          if (left > 1) y[pixel + 1] = sum1;
-          if (left > 2) y[pixel + 2] = sum2;
-          if (left > 3) y[pixel + 3] = sum3;
         }
       }
       offset += 4 * tall * wide * inputs;
@@ -110,12 +87,14 @@ const sigmoid = (x) => 1 / (1 + Math.exp(-x));
 
 /** The world model and its controller. */
 class Network {
-  constructor(model) {
-    const layers = {};
+  constructor(model, vectors = true) {
+    const bytes = Object.values(model.layers).map(Layer.bytes);
+    const products = new Products(bytes.reduce((x, y) => x + y), vectors);
+    this.vectors = products.vectors;
+    this.layers = {};
     for (const [name, layer] of Object.entries(model.layers)) {
-      layers[name] = new Layer(layer);
+      this.layers[name] = new Layer(products, layer);
     }
-    this.layers = layers;
     this.latentSize = model.latent_size;
     this.hiddenSize = model.hidden_size;
     this.numMixtures = model.num_mixtures;
@@ -145,11 +124,9 @@ class Network {
 
   /** Returns C's action: steering −1..1, gas 0..1, brake 0..1. */
   act({ z, hidden }) {
-    const x = new Float32Array(this.latentSize + this.controllerHiddenSize);
-    x.set(z);
-    x.set(hidden.subarray(0, this.controllerHiddenSize), this.latentSize);
+    const seen = hidden.subarray(0, this.controllerHiddenSize);
     const [steering, gas, brake] =
-      this.layers.controller.apply(x).map(Math.tanh);
+      this.layers.controller.apply(z, seen).map(Math.tanh);
     return [steering, (gas + 1) / 2, Math.max(brake, 0)];
   }
 
@@ -185,11 +162,7 @@ class Network {
   /** Updates M's carry, as models/recurrent.py does. */
   remember({ z, cell, hidden }, action) {
     const size = this.hiddenSize;
-    const inputs = new Float32Array(z.length + action.length + size);
-    inputs.set(z);
-    inputs.set(action, z.length);
-    inputs.set(hidden, z.length + action.length);
-    const gates = this.layers.lstm.apply(inputs);
+    const gates = this.layers.lstm.apply(z, action, hidden);
     const next = { cell: cell.slice(), hidden: hidden.slice() };
     for (let i = 0; i < size; i++) {
       next.cell[i] = sigmoid(gates[size + i]) * cell[i] +
@@ -228,22 +201,18 @@ class Network {
 
   /** Decodes z to the pixels of a canvas, red, green, blue, alpha. */
   decode(z) {
-    let x = this.layers.decoder_dense.apply(z);
-    let size = 1;
-    for (let i = 0; i < 4; i++) {
-      const layer = this.layers[`decoder_${i}`];
-      x = layer.apply(x, size, size);
-      size = 2 * size + layer.size - 2;
-      if (i < 3) {
-        for (let k = 0; k < x.length; k++) if (x[k] < 0) x[k] = 0;
-      }
-    }
-    const pixels = new Uint8ClampedArray(4 * size * size).fill(255);
-    for (let i = 0; i < size * size; i++) {
-      for (let color = 0; color < 3; color++) {
-        // Rounded by the array.
-        pixels[4 * i + color] = 255 * sigmoid(x[3 * i + color]);
-      }
+    const relu = (x) => {
+      for (let i = 0; i < x.length; i++) if (x[i] < 0) x[i] = 0;
+      return x;
+    };
+    const { layers } = this;
+    let x = layers.decoder_dense.apply(z);
+    for (let i = 0; i < 3; i++) x = relu(layers[`decoder_${i}`].apply(x));
+    x = layers.decoder_3.apply(x);
+    const pixels = new Uint8ClampedArray(4 * FRAME_SIZE ** 2).fill(255);
+    for (let i = 0; i < pixels.length; i++) {
+      // Rounded by the array. The layer has a fourth, unused output.
+      if (i % 4 < 3) pixels[i] = 255 * sigmoid(x[i]);
     }
     return pixels;
   }
