@@ -190,12 +190,14 @@ def test_a_held_key_drives(html, show):
   page.wait_for_function('dream.page.controls.action[0] === -1')
 
 
-def test_arrows_set_a_slider_that_has_the_focus(html, show):
+def test_arrows_of_sliders_and_shortcuts_do_not_drive(html, show):
   page = show(html)
   page.focus('#temperature')
   page.keyboard.press('ArrowRight')
   assert page.inner_text('#temperature_value') == '0.55'
   assert page.evaluate('dream.page.temperature') == 0.55
+  page.focus('#stage')
+  page.keyboard.press('Control+ArrowUp')  # A shortcut of a browser.
   assert page.evaluate(STATE) == 'ready'
 
 
@@ -252,14 +254,19 @@ def test_another_start_and_pause(html, show):
   assert page.inner_text('#steps') == '0'
 
 
-def test_a_phone(html, show):
+@pytest.mark.parametrize(('width', 'height'), [(320, 640), (640, 320)])
+def test_a_phone(width, height, html, show):
   page = show(
     html,
-    viewport={'width': 320, 'height': 640},
+    viewport={'width': width, 'height': height},
     has_touch=True,
     is_mobile=True,
   )
-  assert page.evaluate('document.documentElement.scrollWidth') == 320
+  assert page.evaluate('document.documentElement.scrollWidth') == width
+  # Driving takes no scrolling.
+  for thing in page.locator('#stage, .pedal').all():
+    box = thing.bounding_box()
+    assert box['y'] >= 0 and box['y'] + box['height'] <= height
   touches = page.context.new_cdp_session(page)
   points = [
     {'x': box['x'] + 9, 'y': box['y'] + 9, 'id': i}

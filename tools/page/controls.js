@@ -20,7 +20,7 @@ class Controls {
       this.listenToPedal(pedal);
     }
     addEventListener('keydown', (event) => {
-      if (!KEYS.includes(event.key) || isSetting(event)) return;
+      if (!KEYS.includes(event.key) || isTaken(event)) return;
       event.preventDefault(); // The arrows would scroll the page.
       if (!event.repeat) this.press(event.key, 'key');
     });
@@ -100,9 +100,10 @@ class Controls {
   }
 }
 
-/** Tells whether the arrow keys change the setting that has the focus. */
-function isSetting(event) {
-  return event.target instanceof HTMLInputElement;
+/** Tells whether an arrow sets a slider or is a shortcut of the browser. */
+function isTaken(event) {
+  return event.target instanceof HTMLInputElement ||
+    event.altKey || event.ctrlKey || event.metaKey;
 }
 
 function approach(value, target, change) {

@@ -78,7 +78,7 @@ class Page {
     element('pace_value').textContent = `${this.pace} steps/s`;
   }
 
-  /** Waits at another start state for a key. */
+  /** Goes to another start state and waits there for a key or C. */
   restart() {
     const { network } = this;
     const others = network.numStarts - 1;
@@ -90,7 +90,8 @@ class Page {
     this.return = network.rewardBins.length ? 0 : null;
     this.due = 0;
     this.controls.reset();
-    this.enter(this.cDrives ? 'driving' : 'ready');
+    const driven = this.cDrives || this.controls.held.size > 0;
+    this.enter(driven ? 'driving' : 'ready');
     this.show([0, 0, 0]);
   }
 
