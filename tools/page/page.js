@@ -51,9 +51,9 @@ class Page {
     element('pause').addEventListener('click', () => this.switchPause());
     element('restart').addEventListener('click', () => this.restart());
     addEventListener('keydown', (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-      const isButton = event.target instanceof HTMLButtonElement ||
-        event.target.tagName === 'SUMMARY';
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.repeat) return;
+      const isButton = ['BUTTON', 'SUMMARY'].includes(event.target.tagName);
       const key = event.key.toLowerCase();
       if (key === 'c') this.switchDriver();
       else if (key === 'r') this.restart();
@@ -67,7 +67,9 @@ class Page {
       // After the mouse has set it, the arrow keys drive again.
       element(id).addEventListener('pointerup', () => element(id).blur());
     }
-    for (const id of ['drive', 'pause', 'restart']) element(id).disabled = false;
+    for (const id of ['drive', 'pause', 'restart']) {
+      element(id).disabled = false;
+    }
     this.readSettings();
   }
 
