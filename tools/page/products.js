@@ -65,9 +65,12 @@ class Products {
 
 function addUpIn(numbers) {
   return (to, from, kernel, length) => {
-    let y = to / 4;
+    const y = to / 4;
+    let sum0 = numbers[y];
+    let sum1 = numbers[y + 1];
+    let sum2 = numbers[y + 2];
+    let sum3 = numbers[y + 3];
     let k = kernel / 4;
-    let [sum0, sum1, sum2, sum3] = numbers.subarray(y, y + 4);
     for (let at = from / 4, end = at + length; at < end; at++, k += 4) {
       const x = numbers[at];
       sum0 += numbers[k] * x;
