@@ -27,6 +27,7 @@ from trainers import runtime
 from trainers import train_mdn_rnn
 from trainers import train_vae
 from trainers.configs import controller as controller_config
+from trainers.configs import controller_dream
 from trainers.configs import controller_evolution
 from trainers.configs import mdn_rnn as mdn_rnn_config
 from trainers.configs import vae as vae_config
@@ -270,6 +271,23 @@ def tiny_controller_config() -> ml_collections.ConfigDict:
     updates_per_step=3,
     replay_steps=90,
     num_steps=9,
+    log_every_steps=2,
+    eval_every_steps=4,
+    selection_tracks=3,
+    checkpoint_every_steps=3,
+  )
+  return config
+
+
+def tiny_dream_config() -> ml_collections.ConfigDict:
+  config = controller_dream.get_config()
+  config.update(
+    num_dreams=4,
+    dream_steps=5,
+    critic_size=16,
+    updates_per_step=3,
+    num_cars=3,
+    num_steps=8,
     log_every_steps=2,
     eval_every_steps=4,
     selection_tracks=3,

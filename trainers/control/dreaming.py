@@ -397,9 +397,7 @@ def _features(
   c: controller.Controller, moments: Moments, state: world_model.State
 ) -> jax.Array:
   """Returns the standardised features of the controller, float32 [..., F]."""
-  features = c.features(state.z, state.carry[1])
-  size = features.shape[-1]
-  return (features - moments.mean[:size]) / moments.std[:size]
+  return _standardised(moments, c.features(state.z, state.carry[1]))
 
 
 def _value(
@@ -408,5 +406,13 @@ def _value(
   """Returns the values of states, float32 [...], in scaled rewards."""
   cell, hidden = state.carry
   inputs = jnp.concatenate([state.z, hidden, cell], axis=-1)
-  inputs = (inputs - moments.mean) / moments.std
-  return _critic(config).apply({'params': critic}, inputs)  # pyright: ignore
+  return _critic(config).apply(  # pyright: ignore
+    {'params': critic}, _standardised(moments, inputs)
+  )
+
+
+def _standardised(moments: Moments, x: jax.Array) -> jax.Array:
+  """Standardises numbers of which the moments know at least the first ones."""
+  leading = tuple(range(x.ndim - 1))
+  mean, std = (jnp.expand_dims(y[: x.shape[-1]], leading) for y in moments)
+  return (x - mean) / std
