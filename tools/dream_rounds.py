@@ -32,7 +32,7 @@ def _count(
 
 
 _ROUNDS = flags.DEFINE_integer(
-  'rounds', 5, 'Number of rounds of recording.', 0, 100
+  'rounds', 6, 'Number of rounds of recording.', 0, 100
 )
 _SEED = flags.DEFINE_integer(
   'seed', 0, 'Seed of all random draws.', 0, 1_000_000
@@ -44,7 +44,7 @@ _DRIVEN_EPISODES = _count(
   'driven_episodes', 48, 'Number of recorded episodes in a round.', 2
 )
 _NOISE = flags.DEFINE_string(
-  'noise', '0,0.2,0.4', 'Levels of noise in turns; see tools.record.'
+  'noise', '0,0.1,0.3', 'Levels of noise in turns; see tools.record.'
 )
 _MAX_STEPS = _count('max_steps', 1000, 'Maximum steps per episode.')
 _VAE_STEPS = _count('vae_steps', 3000, 'Training steps of V.')

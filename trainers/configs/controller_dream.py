@@ -16,7 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.dream_steps = 32
   config.dream_temperature = 1.15  # Of M's samples.
 
-  # Reward.
+  # Reward. A fast car gets where M has never been, and M makes it up.
+  config.gas_penalty = 1.0  # Per step with full gas, and with its square.
   config.reward_scale = 0.1
 
   # Learning.

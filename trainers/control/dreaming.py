@@ -296,15 +296,14 @@ def imagine(
     )
     noise = jax.random.normal(action_key, gaussian.mean.shape)
     squashed, log_prob = gaussian.sample(noise)
+    action = controller.to_action(squashed)
     state, reward, _ = world_model.imagine(
-      model,
-      state,
-      controller.to_action(squashed),
-      z_key,
-      config.dream_temperature,
+      model, state, action, z_key, config.dream_temperature
     )
     reward = jnp.clip(reward, _MIN_REWARD, _MAX_REWARD)
-    return state, Rollout(state, reward, reward, log_prob)
+    _, gas, _ = jnp.moveaxis(action, -1, 0)
+    shaped_reward = reward - config.gas_penalty * jnp.square(gas)
+    return state, Rollout(state, reward, shaped_reward, log_prob)
 
   keys = jax.random.split(key, config.dream_steps)
   return jax.lax.scan(step, start, keys)[1]
