@@ -201,6 +201,10 @@ EVOLUTION = (
   TRAIN['controller'] + '--config=trainers/configs/controller_evolution.py '
 )
 
+DREAMING = (
+  TRAIN['controller'] + '--config=trainers/configs/controller_dream.py '
+)
+
 
 @pytest.mark.parametrize(
   ('line', 'message'),
@@ -271,6 +275,20 @@ EVOLUTION = (
     ),
     (TRAIN['vae'] + '--distributed --num_processes=2', 'must be set together'),
     (TRAIN['vae'] + '--num_processes=2', 'need --distributed'),
+    (TRAIN['mdn_rnn'] + '--initial_weights={tmp}/none', 'weights of a mdn_rnn'),
+    (TRAIN['mdn_rnn'] + '--initial_weights={vae}', 'of a vae, not of a mdn_'),
+    (
+      TRAIN['mdn_rnn'] + '--initial_weights={mdn_rnn} --config.hidden_size=8',
+      'hidden_size=256, not 8; set --config.hidden_size=256',
+    ),
+    (
+      TRAIN['mdn_rnn'] + '--config.dataset=carracing_latents/tiny+',
+      "'' is not a dataset name",
+    ),
+    (
+      TRAIN['mdn_rnn'] + '--config.dataset=carracing_latents/tiny+a/b',
+      'no prepared dataset',
+    ),
     (
       TRAIN['mdn_rnn'] + '--config.window_steps=71',
       'has 70 transitions, fewer than 71',
@@ -341,6 +359,27 @@ EVOLUTION = (
     (EVOLUTION + '--config.num_steps=20000', 'num_steps: '),
     (EVOLUTION + '--config.tracks_per_step=0', 'tracks_per_step: '),
     (EVOLUTION + '--config.num_cars=1', 'num_cars: '),
+    (DREAMING + '--config.method=actor_critic', 'drive_steps: '),
+    (DREAMING + '--config.num_dreams=0', 'num_dreams: '),
+    (DREAMING + '--config.dream_steps=0', 'dream_steps: '),
+    (DREAMING + '--config.num_dreams=50000', 'than 1,000,000 steps'),
+    (DREAMING + '--config.dream_temperature=0.0', 'dream_temperature: '),
+    (DREAMING + '--config.dream_temperature=nan', 'dream_temperature: '),
+    (DREAMING + '--config.gas_penalty=-1.0', 'gas_penalty: '),
+    (DREAMING + '--config.reward_scale=inf', 'reward_scale: '),
+    (DREAMING + '--config.critic_size=0', 'critic_size: '),
+    (DREAMING + '--config.updates_per_step=0', 'updates_per_step: '),
+    (DREAMING + '--config.discount=1.0', 'discount: '),
+    (DREAMING + '--config.trace_decay=1.1', 'trace_decay: '),
+    (DREAMING + '--config.learning_rate=-1.0', 'learning_rate: '),
+    (DREAMING + '--config.nocosine_decay', 'cosine_decay: '),
+    (DREAMING + '--config.critic_learning_rate=nan', 'critic_learning_rate: '),
+    (DREAMING + '--config.initial_temperature=0.0', 'temperature: '),
+    (DREAMING + '--config.target_entropy=nan', 'target_entropy: '),
+    (DREAMING + '--config.target_ema_decay=2.0', 'target_ema_decay'),
+    (DREAMING + '--config.ema_decay=-0.1', 'ema_decay: '),
+    (DREAMING + '--config.num_cars=5', 'num_cars: 5 does not divi'),
+    (DREAMING + '--mdn_rnn={vae}', 'of a vae, not of a mdn_rnn'),
   ],
 )
 def test_trainers(line, message, command, places):
@@ -367,6 +406,7 @@ PAGE = 'tools.export_page --output={tmp}/out/dream.html '
 PUBLISH = 'tools.publish --agent={agent} --output_dir={tmp}/out '
 DEMO = 'tools.demo --output_dir={tmp}/out '
 ROUNDS = 'tools.two_rounds --output_dir={tmp}/out '
+DREAM_ROUNDS = 'tools.dream_rounds --output_dir={tmp}/out '
 NAMES = (
   ('--dataset=', "'' is not a dataset name"),
   ('--dataset=.', 'is not a dataset name'),
@@ -511,6 +551,19 @@ NAMES = (
     (ROUNDS + '--controller_steps=0', 'controller_steps=0'),
     (ROUNDS + '--num_tracks=0', 'num_tracks=0'),
     (ROUNDS + '--output_dir={tmp}/file', 'cannot write .*file'),
+    (DREAM_ROUNDS + '--rounds=-1', 'rounds=-1'),
+    (DREAM_ROUNDS + '--rounds=101', 'rounds=101'),
+    (DREAM_ROUNDS + '--seed=-1', 'seed=-1'),
+    (DREAM_ROUNDS + '--random_episodes=1', 'random_episodes=1'),
+    (DREAM_ROUNDS + '--driven_episodes=1', 'driven_episodes=1'),
+    (DREAM_ROUNDS + '--max_steps=0', 'max_steps=0'),
+    (DREAM_ROUNDS + '--vae_steps=0', 'vae_steps=0'),
+    (DREAM_ROUNDS + '--first_mdn_rnn_steps=0', 'first_mdn_rnn_steps=0'),
+    (DREAM_ROUNDS + '--mdn_rnn_steps=0', 'mdn_rnn_steps=0'),
+    (DREAM_ROUNDS + '--controller_steps=0', 'controller_steps=0'),
+    (DREAM_ROUNDS + '--num_tracks=100001', 'num_tracks=100001'),
+    (DREAM_ROUNDS + '--output_dir={tmp}/file', 'cannot write .*file'),
+    (DREAM_ROUNDS + '--noise=0,x', "--noise=0,x: 'x' is not a number"),
     ('tools.benchmark --output_dir={tmp}/out --only=none', 'no stage none'),
     ('tools.benchmark --output_dir={tmp}/out --rounds=0', 'rounds=0'),
     ('tools.benchmark --output_dir={tmp}/out --seconds=-1', 'seconds=-1'),
@@ -535,6 +588,7 @@ def test_tools(line, message, command, places):
     'tools.describe_rollouts',
     'tools.dream',
     'tools.dream_errors',
+    'tools.dream_rounds',
     'tools.drive',
     'tools.evaluate',
     'tools.export',

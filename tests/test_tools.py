@@ -11,11 +11,13 @@ from carracing_rollouts import origins
 from carracing_rollouts import rollout
 import imageio.v3 as imageio
 from models import agent
+from models import weights
 import pytest
 from tools import ancestry
 from tools import demonstration
 from tools import replay
 from tools import rounds
+from tools import rounds_of_dreams
 from tools import stages
 
 
@@ -193,6 +195,45 @@ def test_two_rounds_train_on_what_the_first_agent_drives(tmp_path, execute):
     *(f'--{name}={value}' for name, value in settings.model_dump().items()),
   )
   assert again.stdout.count('already done') == 13
+  assert summary in again.stdout
+
+
+def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
+  settings = rounds_of_dreams.Settings(
+    rounds=1,
+    seed=3,
+    random_episodes=2,
+    driven_episodes=2,
+    noise='0,0.5',
+    max_steps=20,
+    vae_steps=2,
+    first_mdn_rnn_steps=2,
+    mdn_rnn_steps=2,
+    controller_steps=1,
+    num_tracks=1,
+  )
+  summary = rounds_of_dreams.make(tmp_path, settings, execute)
+  assert re.search(r'^\| 1 \| .* ± ', summary, re.MULTILINE)
+  assert re.search(r'The last C on test tracks: .* over 1 track', summary)
+
+  # From the last C to the data of the first round: nothing is left out.
+  family = ancestry.Family(str(tmp_path / 'data'), [tmp_path])
+  node = family.of(str(tmp_path / 'controller_1' / 'agent'))
+  tree = str(node)
+  for name in 'carracing_rollouts/round_1', 'carracing_rollouts/random':
+    assert name in tree
+  assert str(tmp_path / 'controller_0') in tree  # Who drove.
+  digests = [
+    weights.verify(tmp_path / x / 'weights') for x in ('mdn_rnn', 'mdn_rnn_1')
+  ]
+  assert all(digest in tree for digest in digests)
+
+  again = run(
+    'tools.dream_rounds',
+    f'--output_dir={tmp_path}',
+    *(f'--{name}={value}' for name, value in settings.model_dump().items()),
+  )
+  assert again.stdout.count('already done') == 11
   assert summary in again.stdout
 
 

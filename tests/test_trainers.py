@@ -5,14 +5,19 @@ import shutil
 
 from carracing_data import errors
 from carracing_data import prepared
+from carracing_latents import (
+  carracing_latents_dataset_builder as latents_builder,
+)
 from carracing_latents import loader as latents_loader
 from carracing_rollouts import loader as rollouts_loader
+from conftest import LATENTS_VERSION
 from conftest import tiny_mdn_rnn_config
 from conftest import tiny_vae_config
 from conftest import VERSION
 import imageio.v3 as imageio
 import jax
 from models import mdn_rnn
+from models import start_states
 from models import weights
 import numpy as np
 import pytest
@@ -21,6 +26,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from tools import compare_runs
 from trainers import baselines
 from trainers import loop
+from trainers import mdn_rnn_evaluation
 from trainers import run_documents
 from trainers import run_folder
 from trainers import session
@@ -327,17 +333,89 @@ def test_validation_does_not_depend_on_the_seed(world):
   assert found['reconstruction'] != scalars[0]['reconstruction']
 
 
+def test_m_trains_on_from_exported_weights(world, tmp_path):
+  config = tiny_mdn_rnn_config()
+  config.update(num_steps=2, eval_every_steps=2, learning_rate=0.0)
+  data = str(world.data_dir)
+  train_mdn_rnn.train(config, tmp_path / 'same', data, str(world.mdn_rnn))
+  sha256 = weights.verify(world.mdn_rnn)
+  assert weights.verify(tmp_path / 'same' / 'weights') == sha256
+  run = run_documents.read_run(tmp_path / 'same')
+  assert run is not None
+  assert run.sources['initial_weights'].sha256 == {'weights': sha256}
+
+  config.learning_rate = 1e-3
+  train_mdn_rnn.train(config, tmp_path / 'on', data, str(world.mdn_rnn))
+  on = str(tmp_path / 'on' / 'weights')
+  assert weights.verify(on) != sha256
+  # Weights of another run are other weights.
+  with pytest.raises(run_documents.RunError, match='initial_weights'):
+    train_mdn_rnn.train(config, tmp_path / 'same', data, on)
+  config.hidden_size = 128
+  with pytest.raises(run_documents.RunError, match='--config.hidden_size=256'):
+    train_mdn_rnn.train(config, tmp_path / 'c', data, on)
+
+
+def test_m_trains_on_several_datasets(world, tmp_path):
+  names = [f'carracing_latents/{x}' for x in ('tiny', 'straight_ahead')]
+  config = tiny_mdn_rnn_config()
+  config.dataset = '+'.join(names)
+  train_mdn_rnn.train(config, tmp_path, str(world.data_dir))
+  run = run_documents.read_run(tmp_path)
+  assert run is not None
+  versions = [f'{name}:{LATENTS_VERSION}' for name in names]
+  assert [x.name for x in run.sources.values()] == versions
+  exported = weights.load(tmp_path / 'weights', 'mdn_rnn')
+  assert exported.training['dataset'] == ' + '.join(versions)
+  # One episode of each is for validation.
+  latents = [prepared.find(name, world.data_dir) for name in names]
+  [validation] = mdn_rnn_evaluation.whole_episodes(latents)
+  assert sorted(validation.mask.sum(1)) == [70, 286]
+  # And start states come from both.
+  states = start_states.load(tmp_path / 'weights')
+  for name in names:
+    episodes = latents_loader.episodes(
+      name, split='train', data_dir=world.data_dir
+    )
+    means = np.concatenate([np.float16(x['mean']) for x in episodes])
+    assert (states.mean[:, None] == means).all(-1).any()
+
+
+def test_latents_of_different_vaes_do_not_mix(world, tmp_path):
+  config = tiny_vae_config()
+  config.update(num_steps=1, seed=5)
+  train_vae.train(config, tmp_path / 'vae', str(world.data_dir))
+  rollouts = prepared.find('carracing_rollouts/tiny', world.data_dir)
+  latents_builder.Builder(
+    data_dir=tmp_path,
+    config=latents_builder.LatentsConfig(
+      name='other',
+      rollouts=str(rollouts.data_dir),
+      vae=str(tmp_path / 'vae' / 'weights'),
+    ),
+  ).download_and_prepare()
+  other = prepared.find('carracing_latents/other', tmp_path).data_dir
+  config = tiny_mdn_rnn_config()
+  config.dataset = f'carracing_latents/tiny+{other}'
+  with pytest.raises(run_documents.RunError, match='by another VAE'):
+    train_mdn_rnn.train(config, tmp_path / 'run', str(world.data_dir))
+  config.dataset = str(other)
+  with pytest.raises(run_documents.RunError, match='of another VAE'):
+    train_mdn_rnn.train(config, tmp_path / 'run', None, str(world.mdn_rnn))
+  assert not (tmp_path / 'run').exists()
+
+
 def test_m_is_judged_by_whole_episodes_with_one_carry(world):
   latents = prepared.find('carracing_latents/tiny', world.data_dir)
-  validation = train_mdn_rnn.whole_episodes(latents)
+  validation = mdn_rnn_evaluation.whole_episodes([latents])
   assert [batch.mask.sum() for batch in validation] == [70]
-  again = train_mdn_rnn.whole_episodes(latents)
+  again = mdn_rnn_evaluation.whole_episodes([latents])
   np.testing.assert_array_equal(validation[0].z, again[0].z)
 
   loaded = weights.load(world.mdn_rnn, 'mdn_rnn')
   config = tiny_mdn_rnn_config()
   config.window_steps = 5  # Must have no influence.
-  evaluate = train_mdn_rnn.evaluation(config, validation, {})
+  evaluate = mdn_rnn_evaluation.evaluation(config, validation, {})
   scalars = evaluate(loaded.variables['params']).scalars
   carry, nll = loaded.model.initial_carry(1), []
   for t in range(70):

@@ -153,11 +153,11 @@ class Family:
 
   def _sources(self, training: _Training) -> Iterator[Node]:
     """Yields the sources of a run, M before V."""
-    for role, source in sorted(training.sources.items()):
-      if role == 'dataset':
+    for _, source in sorted(training.sources.items()):
+      if 'weights' not in source.sha256:
         yield self._of_dataset(source.name, source.sha256)
-      elif role in _NAMES and 'weights' in source.sha256:
-        yield self._weights_with(role, source.sha256['weights'])
+      elif source.name in _NAMES:
+        yield self._weights_with(source.name, source.sha256['weights'])
     if training.sources:
       return
     for role in 'mdn_rnn', 'vae':

@@ -141,6 +141,7 @@ def _record(
       'name': name,
       'policy': 'recorded',
       'num_episodes': 0,
+      'max_steps': settings.max_steps,
       'actions': str(log),
     },
   )

@@ -7,7 +7,7 @@ logs and the exported weights to the workdir. The same command continues an
 interrupted run.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 import functools
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,13 @@ from clu import metrics
 import jax
 import jax.numpy as jnp
 import ml_collections
-from models import mdn_rnn
 from models import weights
-import numpy as np
 import tensorflow_datasets as tfds
 from trainers import baselines
 from trainers import commands
 from trainers import devices
 from trainers import loop
+from trainers import mdn_rnn_evaluation
 from trainers import run_documents
 from trainers import run_folder
 from trainers import runtime
@@ -38,12 +37,6 @@ from trainers import settings
 from trainers import start_states
 from trainers import state as train_state
 from trainers import tracking
-from trainers import training_log
-
-_EVAL_BATCH = 32
-_EVAL_SEED = 0  # Fixed, so that runs with different seeds are comparable.
-# First and last transition of each part of an episode, counted from 1.
-_POSITIONS = (1, 50), (51, 200), (201, 1000)
 
 
 def train(
@@ -120,7 +113,7 @@ def _initial(
       f' {prepared.full_name(latents)}; train from random weights, without'
       ' --initial_weights'
     )
-  wanted = _model_config(config, initial.model.latent_size)
+  wanted = mdn_rnn_evaluation.model_config(config, initial.model.latent_size)
   for name, found in weights.describe(folder).config.items():
     if found != wanted[name]:
       raise run_documents.RunError(
@@ -167,16 +160,18 @@ def task(
     ),
     train_step=functools.partial(train_step, config),
     no_metrics=_training_metrics(config).empty(),
-    evaluate=evaluation(config, whole_episodes(latents), references),
+    evaluate=mdn_rnn_evaluation.evaluation(
+      config, mdn_rnn_evaluation.whole_episodes(latents), references
+    ),
     export=run_folder.Export(
       'mdn_rnn',
-      _model_config(config, latent_size),
+      mdn_rnn_evaluation.model_config(config, latent_size),
       {
         'dataset': names,
         'vae_sha256': _vae_sha256(latents[0]),
       },
       lambda params: start_states.collect(
-        _model(config, latent_size),
+        mdn_rnn_evaluation.model(config, latent_size),
         params,
         _episodes(folders, 'train'),
       ),
@@ -198,7 +193,7 @@ def create_state(
     latent_size: size of a latent vector.
     params: initial parameters; None: they are drawn at random.
   """
-  model = _model(config, latent_size)
+  model = mdn_rnn_evaluation.model(config, latent_size)
 
   @jax.jit
   def create(key: jax.Array, params: Any) -> train_state.TrainState:
@@ -227,7 +222,7 @@ def train_step(
   """
 
   def mean_loss(params):
-    losses = _losses(config, params, batch)
+    losses = mdn_rnn_evaluation.losses(config, params, batch)
     return jnp.mean(losses.total, where=batch.mask), losses
 
   state, losses, of_step = train_state.take_step(config, state, mean_loss)
@@ -237,160 +232,18 @@ def train_step(
     for name, x in of_step.items()
   }
   metrics_class = _training_metrics(config)
-  return state, _measured(metrics_class, losses, batch, **of_step)
-
-
-def _model_config(
-  config: ml_collections.ConfigDict, latent_size: int
-) -> dict[str, Any]:
-  return {
-    'latent_size': latent_size,
-    'hidden_size': config.hidden_size,
-    'num_mixtures': config.num_mixtures,
-    'per_dimension': config.per_dimension,
-    'predict_outcomes': config.predict_outcomes,
-  }
-
-
-def _model(
-  config: ml_collections.ConfigDict, latent_size: int
-) -> mdn_rnn.MDNRNN:
-  return mdn_rnn.MDNRNN(
-    **_model_config(config, latent_size), dtype=config.dtype
+  return state, mdn_rnn_evaluation.measured(
+    metrics_class, losses, batch, **of_step
   )
-
-
-def _losses(
-  config: ml_collections.ConfigDict, params, batch: loader.Windows
-) -> mdn_rnn.Loss:
-  model = _model(config, batch.z.shape[-1])
-  carry = model.initial_carry(len(batch.z))
-  prediction, _ = model.apply({'params': params}, batch.z, batch.action, carry)
-  return mdn_rnn.loss(prediction, batch.next_z, batch.reward, batch.terminal)
-
-
-def _metrics(
-  config: ml_collections.ConfigDict, **others: type[metrics.Metric]
-) -> type[metrics.Collection]:
-  """Returns the class of means over transitions; units: see `mdn_rnn.Loss`."""
-  names = ['nll']
-  if config.predict_outcomes:
-    names += ['reward_nll', 'reward_error', 'termination_nll']
-  averages = {name: metrics.Average.from_output(name) for name in names}
-  return metrics.Collection.create(**averages, **others)
 
 
 def _training_metrics(
   config: ml_collections.ConfigDict,
 ) -> type[metrics.Collection]:
   loss = metrics.Average.from_output('total')
-  return _metrics(config, loss=loss, **train_state.METRICS)
-
-
-def _measured(
-  metrics_class: type[metrics.Collection],
-  losses: mdn_rnn.Loss,
-  batch: loader.Windows,
-  **others: jax.Array,
-) -> metrics.Collection:
-  terms = {
-    name: x.ravel() for name, x in losses._asdict().items() if x is not None
-  }
-  return metrics_class.single_from_model_output(
-    **terms, **others, mask=batch.mask.ravel()
+  return mdn_rnn_evaluation.metrics_class(
+    config, loss=loss, **train_state.METRICS
   )
-
-
-def whole_episodes(
-  latents: Sequence[tfds.core.DatasetBuilder],
-) -> list[loader.Windows]:
-  """Returns the uncut validation episodes, on which M is evaluated.
-
-  Their latents are posterior samples, the same for every run.
-  """
-  metadata: list[Any] = [x.info.metadata for x in latents]
-  steps = [
-    n for x in metadata for n in x['splits']['validation']['episode_steps']
-  ]
-  windows = loader.windows(
-    [str(x.data_dir) for x in latents],
-    split='validation',
-    batch_size=_EVAL_BATCH,
-    window_steps=max(steps) - 1,
-    seed=_EVAL_SEED,
-    num_epochs=1,
-  )
-  return list(windows)
-
-
-def evaluation(
-  config: ml_collections.ConfigDict,
-  validation: Sequence[loader.Windows],
-  references: Mapping[str, float],
-) -> Callable[[Any], training_log.Evaluation]:
-  """Returns a function that evaluates parameters on whole episodes.
-
-  The carry is never reset within an episode, as when the model is used, so
-  models trained on windows of different lengths are comparable. The NLL is also
-  reported by position in the episode.
-
-  Args:
-    config: see `trainers/configs/mdn_rnn.py`; only its model settings matter.
-    validation: whole episodes; see `whole_episodes`.
-    references: scalars to add to every evaluation.
-  """
-  metrics_class = _metrics(config)
-
-  @jax.jit
-  def eval_step(params, batch):
-    losses = _losses(config, params, batch)
-    return _measured(metrics_class, losses, batch), losses.nll
-
-  def evaluate(params) -> training_log.Evaluation:
-    collected, nlls = zip(*(eval_step(params, batch) for batch in validation))
-    scalars = training_log.floats(
-      functools.reduce(metrics_class.merge, collected).compute()
-    )
-    nll = np.concatenate(nlls)  # [episodes, T]
-    mask = np.concatenate([batch.mask for batch in validation])
-    for first, last in _POSITIONS:
-      of_position = nll[:, first - 1 : last][mask[:, first - 1 : last]]
-      if of_position.size:
-        scalars[f'nll_{first}_{last}'] = float(of_position.mean())
-    return training_log.Evaluation(
-      scalars['nll'], {**scalars, **references}, _results(scalars, references)
-    )
-
-  return evaluate
-
-
-def _results(
-  scalars: Mapping[str, float], references: Mapping[str, float]
-) -> list[training_log.Result]:
-  """Returns the results to show, with their baselines."""
-  compared = {
-    'nll': (
-      'NLL of the next z, nats per dimension',
-      {'z does not change': 'nll_no_change', 'floor': 'nll_floor'},
-    ),
-    'reward_error': (
-      'squared error of the reward',
-      {'best constant': 'reward_error_constant'},
-    ),
-    'termination_nll': (
-      'NLL of terminations, nats',
-      {'best constant': 'termination_nll_constant'},
-    ),
-  }
-  return [
-    training_log.Result(
-      title,
-      scalars[name],
-      {k: references[v] for k, v in baselines.items() if v in references},
-    )
-    for name, (title, baselines) in compared.items()
-    if name in scalars
-  ]
 
 
 def _input_flags() -> list[flags.FlagHolder]:

@@ -1,0 +1,174 @@
+"""M's model and losses for a config, and its evaluation on whole episodes."""
+
+from collections.abc import Callable, Mapping, Sequence
+import functools
+from typing import Any
+
+from carracing_latents import loader
+from clu import metrics
+import jax
+import ml_collections
+from models import mdn_rnn
+import numpy as np
+import tensorflow_datasets as tfds
+from trainers import training_log
+
+_EVAL_BATCH = 32
+_EVAL_SEED = 0  # Fixed, so that runs with different seeds are comparable.
+# First and last transition of each part of an episode, counted from 1.
+_POSITIONS = (1, 50), (51, 200), (201, 1000)
+
+
+def model_config(
+  config: ml_collections.ConfigDict, latent_size: int
+) -> dict[str, Any]:
+  """Returns the arguments of M's constructor that are exported with it."""
+  return {
+    'latent_size': latent_size,
+    'hidden_size': config.hidden_size,
+    'num_mixtures': config.num_mixtures,
+    'per_dimension': config.per_dimension,
+    'predict_outcomes': config.predict_outcomes,
+  }
+
+
+def model(
+  config: ml_collections.ConfigDict, latent_size: int
+) -> mdn_rnn.MDNRNN:
+  """Returns M as it is trained."""
+  return mdn_rnn.MDNRNN(**model_config(config, latent_size), dtype=config.dtype)
+
+
+def losses(
+  config: ml_collections.ConfigDict, params, batch: loader.Windows
+) -> mdn_rnn.Loss:
+  """Returns the losses of windows, [B, T], from M's initial carry."""
+  m = model(config, batch.z.shape[-1])
+  carry = m.initial_carry(len(batch.z))
+  prediction, _ = m.apply({'params': params}, batch.z, batch.action, carry)
+  return mdn_rnn.loss(prediction, batch.next_z, batch.reward, batch.terminal)
+
+
+def metrics_class(
+  config: ml_collections.ConfigDict, **others: type[metrics.Metric]
+) -> type[metrics.Collection]:
+  """Returns the class of means over transitions; units: see `mdn_rnn.Loss`."""
+  names = ['nll']
+  if config.predict_outcomes:
+    names += ['reward_nll', 'reward_error', 'termination_nll']
+  averages = {name: metrics.Average.from_output(name) for name in names}
+  return metrics.Collection.create(**averages, **others)
+
+
+def measured(
+  collection: type[metrics.Collection],
+  loss: mdn_rnn.Loss,
+  batch: loader.Windows,
+  **others: jax.Array,
+) -> metrics.Collection:
+  """Returns the metrics of windows.
+
+  Args:
+    collection: class of the metrics, see `metrics_class`.
+    loss: losses, [B, T].
+    batch: windows, which know their padding.
+    **others: other metrics, [B · T].
+  """
+  terms = {
+    name: x.ravel() for name, x in loss._asdict().items() if x is not None
+  }
+  return collection.single_from_model_output(
+    **terms, **others, mask=batch.mask.ravel()
+  )
+
+
+def whole_episodes(
+  latents: Sequence[tfds.core.DatasetBuilder],
+) -> list[loader.Windows]:
+  """Returns the uncut validation episodes, on which M is evaluated.
+
+  Their latents are posterior samples, the same for every run.
+  """
+  metadata: list[Any] = [x.info.metadata for x in latents]
+  steps = [
+    n for x in metadata for n in x['splits']['validation']['episode_steps']
+  ]
+  windows = loader.windows(
+    [str(x.data_dir) for x in latents],
+    split='validation',
+    batch_size=_EVAL_BATCH,
+    window_steps=max(steps) - 1,
+    seed=_EVAL_SEED,
+    num_epochs=1,
+  )
+  return list(windows)
+
+
+def evaluation(
+  config: ml_collections.ConfigDict,
+  validation: Sequence[loader.Windows],
+  references: Mapping[str, float],
+) -> Callable[[Any], training_log.Evaluation]:
+  """Returns a function that evaluates parameters on whole episodes.
+
+  The carry is never reset within an episode, as when the model is used, so
+  models trained on windows of different lengths are comparable. The NLL is also
+  reported by position in the episode.
+
+  Args:
+    config: see `trainers/configs/mdn_rnn.py`; only its model settings matter.
+    validation: whole episodes; see `whole_episodes`.
+    references: scalars to add to every evaluation.
+  """
+  collection = metrics_class(config)
+
+  @jax.jit
+  def eval_step(params, batch):
+    of_batch = losses(config, params, batch)
+    return measured(collection, of_batch, batch), of_batch.nll
+
+  def evaluate(params) -> training_log.Evaluation:
+    collected, nlls = zip(*(eval_step(params, batch) for batch in validation))
+    scalars = training_log.floats(
+      functools.reduce(collection.merge, collected).compute()
+    )
+    nll = np.concatenate(nlls)  # [episodes, T]
+    mask = np.concatenate([batch.mask for batch in validation])
+    for first, last in _POSITIONS:
+      of_position = nll[:, first - 1 : last][mask[:, first - 1 : last]]
+      if of_position.size:
+        scalars[f'nll_{first}_{last}'] = float(of_position.mean())
+    return training_log.Evaluation(
+      scalars['nll'], {**scalars, **references}, _results(scalars, references)
+    )
+
+  return evaluate
+
+
+def _results(
+  scalars: Mapping[str, float], references: Mapping[str, float]
+) -> list[training_log.Result]:
+  """Returns the results to show, with their baselines."""
+  compared = {
+    'nll': (
+      'NLL of the next z, nats per dimension',
+      {'z does not change': 'nll_no_change', 'floor': 'nll_floor'},
+    ),
+    'reward_error': (
+      'squared error of the reward',
+      {'best constant': 'reward_error_constant'},
+    ),
+    'termination_nll': (
+      'NLL of terminations, nats',
+      {'best constant': 'termination_nll_constant'},
+    ),
+  }
+  return [
+    training_log.Result(
+      title,
+      scalars[name],
+      {k: references[v] for k, v in baselines.items() if v in references},
+    )
+    for name, (title, baselines) in compared.items()
+    if name in scalars
+  ]
