@@ -68,7 +68,6 @@ def train(
     for name in config.dataset.split('+')
   ]
   _check_vae(latents)
-  settings.check_window(config, latents)
   sources = {
     f'dataset_{i}' if i > 1 else 'dataset': run_folder.dataset_source(x)
     for i, x in enumerate(latents, 1)
@@ -80,6 +79,7 @@ def train(
     sources['initial_weights'] = run_documents.Source(
       name='mdn_rnn', sha256={'weights': initial.sha256}
     )
+  settings.check_window(config, latents)
   make_task = functools.partial(task, config, latents, params)
   open_session = functools.partial(session.opened, config, workdir, make_task)
   loop.train(config, workdir, sources, open_session, options)
