@@ -29,7 +29,7 @@ format: $(INSTALLED)  ## Fixes formatting and lint.
 	ruff check --fix .
 
 clean:  ## Removes the files of the targets above.
-	rm -rf .venv drive demo two_rounds
+	rm -rf .venv drive demo two_rounds dream_rounds dream.html
 
 # The stamp is written last, so that an interrupted installation is repeated.
 # PIP_CONSTRAINT, unlike --constraint, also pins the build backend.
