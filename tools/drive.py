@@ -24,12 +24,7 @@ with epy.lazy_imports():
   from tools import filming
   from trainers import runtime
 
-_AGENT = flags.DEFINE_string(
-  'agent',
-  None,
-  'Folder of an agent, with vae/, mdn_rnn/ and controller/; defaults to the one'
-  ' that comes with this project.',
-)
+_AGENT = command_line.agent_flag()
 _TRACK = flags.DEFINE_integer(
   'track',
   0,

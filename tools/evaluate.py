@@ -29,12 +29,7 @@ with epy.lazy_imports():
   from tools import evaluation
   from trainers import runtime
 
-_AGENT = flags.DEFINE_string(
-  'agent',
-  None,
-  'Folder of an agent, with vae/, mdn_rnn/ and controller/; defaults to the one'
-  ' that comes with this project.',
-)
+_AGENT = command_line.agent_flag()
 _POLICY = flags.DEFINE_string(
   'policy',
   None,

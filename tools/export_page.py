@@ -27,12 +27,7 @@ with epy.lazy_imports():
   from models import weights
   import numpy as np
 
-_AGENT = flags.DEFINE_string(
-  'agent',
-  None,
-  'Folder of an agent, with vae/, mdn_rnn/ and controller/; defaults to the one'
-  ' that comes with this project.',
-)
+_AGENT = command_line.agent_flag()
 _OUTPUT = flags.DEFINE_string('output', 'dream.html', 'Output file.')
 _SOURCES = Path(__file__).parent / 'page'
 _FILES = (

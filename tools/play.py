@@ -33,12 +33,7 @@ with epy.lazy_imports():
   from tools import window
   from trainers import runtime
 
-_AGENT = flags.DEFINE_string(
-  'agent',
-  None,
-  'Folder of an agent, with vae/, mdn_rnn/ and controller/; defaults to the one'
-  ' that comes with this project.',
-)
+_AGENT = command_line.agent_flag()
 _WHERE = flags.DEFINE_enum(
   'where', 'real', ['real', 'dream'], 'Drive in the game or in a dream of M.'
 )

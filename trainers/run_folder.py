@@ -201,7 +201,7 @@ def finish(
   Raises:
     errors.UserError: the folder cannot be written.
   """
-  logging.info('The best parameters are from step %d.', step)
+  logging.info('Exporting the parameters of step %d.', step)
   if jax.process_index() > 0:
     return
   scalars = dict(evaluation.scalars)

@@ -48,6 +48,16 @@ def output_dir_flag(default: str) -> flags.FlagHolder[str]:
   return flags.DEFINE_string('output_dir', default, 'Output directory.')
 
 
+def agent_flag() -> flags.FlagHolder[str | None]:
+  """Defines `--agent`, without which the pretrained agent is meant."""
+  return flags.DEFINE_string(
+    'agent',
+    None,
+    'Folder of an agent, with vae/, mdn_rnn/ and controller/; defaults to the'
+    ' one that comes with this project.',
+  )
+
+
 def weights_flags() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
   """Defines `--vae` and `--mdn_rnn`."""
   return (
