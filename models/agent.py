@@ -107,6 +107,18 @@ class Agent:
     return jax.tree.map(lambda x: x[:size], jax.device_get(_act(self, *inputs)))
 
 
+def act(agent: Agent, state: world_model.State) -> jax.Array:
+  """Returns C's actions, float32 [B, 3]; a pure function.
+
+  Args:
+    agent: the agent.
+    state: states, [B, ...].
+  """
+  action = agent.c.apply(agent.c_variables, state.z, state.carry[1])
+  assert isinstance(action, jax.Array)
+  return action
+
+
 @jax.jit
 def _act(
   agent: Agent, observation: jax.Array, carry: Any, noise: jax.Array
@@ -114,8 +126,7 @@ def _act(
   state = world_model.State(
     world_model.encode(agent.model, observation).mean, carry
   )
-  action = agent.c.apply(agent.c_variables, state.z, carry[1])
-  assert isinstance(action, jax.Array)
+  action = act(agent, state)
   low, high = steps.ACTION_LOW[None], steps.ACTION_HIGH[None]
   action = jnp.clip(action + noise, low, high)
   _, carry = world_model.predict(agent.model, state, action)

@@ -7,10 +7,11 @@
 
 No game runs: an episode starts from a real latent vector, M imagines every step
 after it, and V decodes what is shown. Rewards are those that M expects; an
-episode terminates when M finds that likelier than not.
+episode terminates when M's probability of it exceeds 0.5.
 """
 
 from collections.abc import Sequence
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     temperature: float = 1.0,
     vae: dreams.Folder = _PRETRAINED / 'vae',
     mdn_rnn: dreams.Folder = _PRETRAINED / 'mdn_rnn',
+    max_episode_steps: int | None = None,
   ):
     """Loads a world model; see `CarRacingDream`.
 
@@ -180,6 +182,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       temperature: as there.
       vae: as there.
       mdn_rnn: as there.
+      max_episode_steps: Gymnasium's name of `max_steps`, if that is given.
 
     Raises:
       error.Error: an argument is invalid.
@@ -189,8 +192,11 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       raise error.UnsupportedMode(
         f"render_mode is {render_mode!r}, not 'rgb_array' or None"
       )
-    if not isinstance(num_envs, int) or num_envs < 1:
+    if not isinstance(num_envs, int | np.integer) or num_envs < 1:
       raise error.Error(f'num_envs is {num_envs!r}, not a positive integer')
+    num_envs = int(num_envs)
+    if max_episode_steps is not None:
+      max_steps = max_episode_steps
     self._dreams = dreams.Dreams(
       num_envs, observation, max_steps, temperature, vae, mdn_rnn
     )
@@ -219,12 +225,12 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         each of them.
       options: not used.
     """
-    if seed is None or isinstance(seed, int | np.integer):
-      first = [
-        None if seed is None else int(seed) + i for i in range(self.num_envs)
-      ]
+    if isinstance(seed, Sequence | np.ndarray):
+      first = [None if x is None else operator.index(x) for x in seed]
+    elif seed is None:
+      first = [None] * self.num_envs
     else:
-      first = list(seed)
+      first = [operator.index(seed) + i for i in range(self.num_envs)]
     if len(first) != self.num_envs:
       raise error.Error(
         f'there are {len(first)} seeds for {self.num_envs} dreams'

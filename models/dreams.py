@@ -10,11 +10,9 @@ from gymnasium import spaces
 import jax
 import jax.numpy as jnp
 from models import start_states
-from models import vae as vae_lib
 from models import world_model
 import numpy as np
 
-_MAX_LATENT = 100.0  # Far beyond what V returns; h is in −1..1.
 Folder = str | os.PathLike[str]
 Observation = Literal['latent', 'pixels']
 
@@ -41,22 +39,23 @@ class Dreams:
       raise error.Error(
         f"observation is {observation!r}, not 'latent' or 'pixels'"
       )
-    if not _is_number(temperature) or not 0 < temperature < np.inf:
-      raise error.Error(f'temperature is {temperature!r}, not positive')
+    if not _is_number(temperature) or not 0 < temperature <= 100:
+      raise error.Error(
+        f'temperature is {temperature!r}, not positive and at most 100'
+      )
     if not _is_number(max_steps) or max_steps < 1 or max_steps % 1:
       raise error.Error(f'max_steps is {max_steps!r}, not a positive integer')
+    for name, folder in ('vae', vae), ('mdn_rnn', mdn_rnn):
+      if not isinstance(folder, str | os.PathLike):
+        raise error.Error(f'{name} is {folder!r}, not a folder')
     self._model = world_model.load(vae, mdn_rnn)
+    world_model.check_dreams(self._model, mdn_rnn)
     assert self._model.m is not None
-    if not self._model.m.predict_outcomes:
-      raise error.Error(
-        f'the MDN-RNN in {mdn_rnn} predicts no rewards; train one with'
-        ' --config.predict_outcomes=True'
-      )
     self._starts = jax.device_put(start_states.load(mdn_rnn))
     self._temperature, self._max_steps = temperature, max_steps
     self._pixels = observation == 'pixels'
     sizes = self._model.v.latent_size, self._model.m.hidden_size
-    bound = np.repeat([_MAX_LATENT, 1], sizes).astype(np.float32)
+    bound = np.repeat([start_states.MAX_LATENT, 1], sizes).astype(np.float32)
     self.observation_space = spaces.Box(-bound, bound)
     if self._pixels:
       self.observation_space = spaces.Box(
@@ -66,6 +65,7 @@ class Dreams:
     self._seeds = np.zeros(size, np.uint32)
     self._num_steps = np.zeros(size, np.int32)
     self._state: world_model.State | None = None
+    self._frames: np.ndarray | None = None
 
   def start(self, generators: Sequence[np.random.Generator], new: Any) -> None:
     """Starts dreams anew.
@@ -80,7 +80,7 @@ class Dreams:
     started = _start(self._starts, self._seeds)
     if self._state is not None:
       started = _select(new, started, self._state)
-    self._state = started
+    self._state, self._frames = started, None
 
   def step(self, action: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Imagines a step of every dream.
@@ -103,8 +103,9 @@ class Dreams:
       self._num_steps,
       self._temperature,
     )
+    self._frames = None
     reward, termination = jax.device_get((reward, termination))
-    terminated = termination > 0.5
+    terminated = termination > world_model.LIKELY_TERMINATION
     return reward, terminated, self._num_steps >= self._max_steps
 
   def observe(self) -> np.ndarray:
@@ -112,12 +113,14 @@ class Dreams:
     if self._pixels:
       return self.frames()
     z, (_, hidden) = jax.device_get(self._running())
-    z = np.clip(z, -_MAX_LATENT, _MAX_LATENT)
+    z = np.clip(z, -start_states.MAX_LATENT, start_states.MAX_LATENT)
     return np.concatenate([z, hidden], axis=1)
 
   def frames(self) -> np.ndarray:
     """Returns frames, uint8 [B, 64, 64, 3], 0..255."""
-    return np.array(_decode(self._model, self._running().z))
+    if self._frames is None:
+      self._frames = np.array(_decode(self._model, self._running().z))
+    return self._frames.copy()
 
   def _running(self) -> world_model.State:
     if self._state is None:
@@ -130,7 +133,9 @@ class Dreams:
     try:
       action = np.asarray(action, np.float32)
     except (TypeError, ValueError):
-      raise error.InvalidAction(f'an action is {action!r}') from None
+      raise error.InvalidAction(
+        f'an action is {str(action)[:50]!r}, not three numbers'
+      ) from None
     if len(np.atleast_1d(action)) != shape[0]:
       raise error.InvalidAction(
         f'there are {len(np.atleast_1d(action))} actions for {shape[0]} dreams'
@@ -190,7 +195,7 @@ def _select(new: jax.Array, started: Any, running: Any) -> Any:
 
 @jax.jit
 def _decode(model: world_model.WorldModel, z: jax.Array) -> jax.Array:
-  return vae_lib.to_uint8(world_model.decode(model, z))
+  return world_model.decode_uint8(model, z)
 
 
 def _key(seed: jax.Array, step: int | jax.Array) -> jax.Array:

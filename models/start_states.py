@@ -14,6 +14,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+MAX_LATENT = 100.0  # Far beyond what V returns.
+
 
 class StartStates(NamedTuple):
   """N steps of real episodes.
@@ -58,9 +60,10 @@ def load(folder: str | os.PathLike[str]) -> StartStates:
   data = weights.start_states(folder)
   if data is None:
     raise weights.WeightsError(
-      f'{folder} has no {weights.START_STATES}, from which dreams start; an'
-      ' earlier version of this project exported it. Delete that folder and'
-      ' run the command that trained it again: it exports them'
+      f'{folder} has no {weights.START_STATES}, from which dreams start,'
+      ' because an earlier version of this project exported it. Delete the'
+      ' folder weights/ in the run of M and run its command again, then that of'
+      ' C, if there is one: they export M with start states'
     )
   config = weights.describe(folder).config
   sizes = {x: config['latent_size'] for x in ('mean', 'logvar')}
@@ -73,6 +76,8 @@ def load(folder: str | os.PathLike[str]) -> StartStates:
       for name, x in states._asdict().items()
     )
     assert len(states.mean)
+    assert np.abs(states.hidden).max() <= 1
+    assert np.abs(states.mean).max() <= MAX_LATENT
   except (safetensors.SafetensorError, AssertionError, TypeError):
     raise weights.WeightsError(
       f'{os.path.join(folder, weights.START_STATES)} does not hold start states'

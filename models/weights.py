@@ -197,9 +197,10 @@ def gather(
     errors.PlaceError: the folder cannot be written.
   """
   folder = Path(folder)
-  wanted = {name: verify(path) for name, path in parts.items()}
+  # Of M also the start states, which its weights do not determine.
+  wanted = {name: _digests(path) for name, path in parts.items()}
   try:
-    if wanted == {name: verify(folder / name) for name in parts}:
+    if wanted == {name: _digests(folder / name) for name in parts}:
       return
   except errors.UserError:
     pass  # Missing or damaged: written again.
@@ -288,6 +289,11 @@ def verify(folder: str | os.PathLike[str]) -> str:
     errors.UnreadableError: the operating system cannot read them.
   """
   return describe(folder).weights_sha256
+
+
+def _digests(folder: str | os.PathLike[str]) -> tuple[str, str | None]:
+  description = describe(folder)
+  return description.weights_sha256, description.start_states_sha256
 
 
 def describe(folder: str | os.PathLike[str]) -> Description:

@@ -24,6 +24,8 @@ from models import vae
 from models import weights
 import numpy as np
 
+# A dream ends where the probability of termination is higher.
+LIKELY_TERMINATION = 0.5
 # Batch size of `encode_episode`; its frames fit into a CPU's cache.
 _CHUNK = 50
 
@@ -98,6 +100,25 @@ def load(
   return WorldModel(v.model, variables[0], m.model, variables[1])
 
 
+def check_dreams(
+  model: WorldModel, mdn_rnn_folder: str | os.PathLike[str]
+) -> None:
+  """Checks that M predicts what a dream needs beside the next z.
+
+  Args:
+    model: V and M.
+    mdn_rnn_folder: folder that M comes from, for the message.
+
+  Raises:
+    weights.WeightsError: M predicts neither rewards nor terminations.
+  """
+  if not _m(model).predict_outcomes:
+    raise weights.WeightsError(
+      f'the MDN-RNN in {mdn_rnn_folder} predicts no rewards; train one with'
+      ' --config.predict_outcomes=True'
+    )
+
+
 def encode(model: WorldModel, observation: jax.Array) -> vae.Posterior:
   """Encodes uint8 frames [B, 64, 64, 3], 0..255, to posteriors [B, Z]."""
   return _apply_v(model, observation, vae.VAE.encode)
@@ -129,6 +150,11 @@ def decode(model: WorldModel, z: jax.Array) -> jax.Array:
   """Decodes float32 [..., Z] to float32 frames [..., 64, 64, 3] in 0..1."""
   frames = _apply_v(model, z.reshape(-1, z.shape[-1]), vae.VAE.decode)
   return frames.reshape(*z.shape[:-1], *frames.shape[1:])
+
+
+def decode_uint8(model: WorldModel, z: jax.Array) -> jax.Array:
+  """Decodes float32 [..., Z] to uint8 frames [..., 64, 64, 3] in 0..255."""
+  return vae.to_uint8(decode(model, z))
 
 
 def initial_state(model: WorldModel, z: jax.Array) -> State:

@@ -110,6 +110,24 @@ def test_a_vector_of_dreams_equals_single_ones():
   np.testing.assert_allclose(second, observations[0][0], atol=1e-6)
 
 
+def test_dreams_that_go_on_are_left_alone():
+  """Only the dream that has ended starts anew."""
+  envs = dream_environment.CarRacingDreams(3, max_steps=4)
+  envs.reset(seed=7)
+  alone = dream_environment.CarRacingDream(max_steps=4)
+  expected, _ = roll(alone, 9, 4)
+  envs._dreams._num_steps[0] = 1  # It began a step before the others.
+  actions = np.tile(ACTION, (3, 1))
+  ends, found = [], []
+  for _ in range(4):
+    observation, _, _, truncated, _ = envs.step(actions)
+    ends.append(truncated.tolist())
+    found.append(observation[2])
+  assert ends[2] == [True, False, False]
+  assert ends[3] == [False, True, True]
+  np.testing.assert_allclose(found, expected[1:], atol=1e-4)
+
+
 def altered(folder, source, change):
   """Copies M with changed parameters."""
   loaded = weights.load(source, 'mdn_rnn')
@@ -155,6 +173,10 @@ def test_a_window_shows_the_dream():
   ('arguments', 'message'),
   [
     ({'temperature': 0}, 'temperature is 0, not positive'),
+    ({'temperature': 101}, 'temperature is 101, .* at most 100'),
+    ({'temperature': 10**400}, 'temperature is 1000'),
+    ({'vae': None}, 'vae is None, not a folder'),
+    ({'mdn_rnn': 3}, 'mdn_rnn is 3, not a folder'),
     ({'temperature': -1.0}, 'temperature is -1.0, not positive'),
     ({'temperature': float('nan')}, 'temperature is nan, not positive'),
     ({'temperature': float('inf')}, 'temperature is inf, not positive'),
@@ -195,7 +217,7 @@ def test_m_without_what_dreams_need(world, tmp_path):
   del params['outcomes']
   config = {**config, 'predict_outcomes': False}
   weights.save(tmp_path / 'm', 'mdn_rnn', config, params, m.training)
-  with pytest.raises(error.Error, match='predicts no rewards'):
+  with pytest.raises(weights.WeightsError, match='predicts no rewards'):
     gymnasium.make(NAME, vae=world.vae, mdn_rnn=tmp_path / 'm')
 
 
@@ -232,6 +254,10 @@ def test_bad_calls_of_many_dreams():
   envs.reset(seed=1)
   with pytest.raises(error.InvalidAction, match='3 actions for 2 dreams'):
     envs.step(np.zeros((3, 3)))
+  envs.reset(seed=np.array([1, 2]))
+  vector = gymnasium.make_vec(NAME, num_envs=np.int64(2), max_episode_steps=1)
+  vector.reset(seed=np.int64(3))
+  assert vector.step(np.zeros((2, 3)))[3].all()
   with pytest.raises(error.Error, match='num_envs is 0'):
     dream_environment.CarRacingDreams(0)
 

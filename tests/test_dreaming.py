@@ -1,6 +1,7 @@
 """Actor-critic in the dream, against other sources and known answers."""
 
 from conftest import tiny_dream_config
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -9,8 +10,10 @@ from models import start_states
 from models import world_model
 import numpy as np
 import pytest
+from trainers.control import dream_updates
 from trainers.control import dreaming
 from trainers.control import driving
+from trainers.control import networks
 
 C = controller.Controller()
 
@@ -52,7 +55,7 @@ def test_lambda_returns_mix_returns_of_all_lengths():
 def test_rollouts_are_what_the_world_model_imagines(dreams):
   model, states, moments = dreams
   config = config_with(dream_temperature=1e-6)
-  state = dreaming.create(config, 288, 544)
+  state = dream_updates.create(config, 288, 544)
   start = start_states.draw(states, 4, jax.random.key(1))
   rng = np.random.default_rng(0)
   # So that noise hardly matters, and actions depend on what is seen.
@@ -87,7 +90,7 @@ def test_the_gradient_of_a_return_flows_through_m(dreams):
   """The gradient agrees with the slope of the return itself."""
   model, states, moments = dreams
   config = config_with()
-  state = dreaming.create(config, 288, 544)
+  state = dream_updates.create(config, 288, 544)
   start = start_states.draw(states, 4, jax.random.key(1))
 
   def value(bias):
@@ -124,6 +127,7 @@ def test_updates_raise_what_is_dreamt(dreams):
     num_dreams=16,
     target_entropy=-6.0,
     initial_temperature=1e-4,
+    gas_penalty=0.0,
   )
   # The bias of M's outcomes cannot depend on the action, its carry does: the
   # reward is high where the hidden state moves as if there were gas.
@@ -155,10 +159,136 @@ def test_updates_raise_what_is_dreamt(dreams):
     'outcomes': {'kernel': jnp.asarray(kernel), 'bias': outcomes['bias']},
   }
   model = model.replace(m_variables={'params': params})
-  state = dreaming.create(config, 288, 544)
+  state = dream_updates.create(config, 288, 544)
   before = dreamt(state)
   for _ in range(config.num_steps):
-    state, collected = dreaming.update(config, C, state, model, states, moments)
+    state, collected = dream_updates.update(
+      config, C, state, model, states, moments
+    )
   assert int(state.updates) == 120
   assert np.isfinite(collected.compute()['loss'])
   assert dreamt(state) > before + 0.01
+
+
+def test_an_update_follows_its_formulas(dreams):
+  """One update against plain formulas on the rollout that it imagined."""
+  model, states, moments = dreams
+  config = config_with(
+    learning_rate=1e-3,
+    critic_learning_rate=2e-3,
+    num_dreams=5,
+    gas_penalty=0.5,
+    ema_decay=0.9,
+    target_ema_decay=0.6,
+  )
+  before = dream_updates.create(config, 288, 544)
+  # Values that differ between states, and a target that differs from them.
+  rng = np.random.default_rng(0)
+  critic = jax.tree.map(
+    lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32),
+    before.critic,
+  )
+  before = before.replace(critic=critic)
+  after, metrics = dream_updates.update_once(
+    config, C, before, model, states, moments
+  )
+
+  key = jax.random.fold_in(jax.random.wrap_key_data(before.key), 0)
+  start_key, dream_key = jax.random.split(key)
+  start = start_states.draw(states, 5, start_key)
+  dreamt = dreaming.imagine(
+    config, C, model, moments, before.actor, start, dream_key
+  )
+
+  def values(critic, state):
+    cell, hidden = state.carry
+    x = jnp.concatenate([state.z, hidden, cell], -1).reshape(-1, 544)
+    x = (x - moments.mean[None]) / moments.std[None]
+    module = networks.Critic(config.critic_size, nn.silu)
+    return module.apply({'params': critic}, x).reshape(state.z.shape[:-1])
+
+  returns = dreaming.lambda_returns(
+    0.1 * dreamt.shaped_reward,
+    values(before.target, dreamt.state),
+    config.discount,
+    config.trace_decay,
+  )
+  earlier = jax.tree.map(
+    lambda x, y: jnp.concatenate([x[None], y[:-1]]), start, dreamt.state
+  )
+
+  def critic_loss(critic):
+    return jnp.square(values(critic, earlier) - returns).mean()
+
+  loss, gradient = jax.value_and_grad(critic_loss)(before.critic)
+  measured = {k: float(v) for k, v in metrics.compute().items()}
+  assert measured['loss'] == pytest.approx(float(loss), rel=1e-3)
+  assert measured['value'] == pytest.approx(float(returns.mean()), rel=1e-3)
+  # The first step of Adam follows the sign of the gradient.
+  for x, y, g in zip(
+    *map(jax.tree.leaves, (before.critic, after.critic, gradient))
+  ):
+    large = np.abs(g) > 1e-4
+    np.testing.assert_allclose(
+      (y - x)[large], -2e-3 * np.sign(g)[large], rtol=0.02
+    )
+  for old, new, average, decay in (
+    (before.target, after.critic, after.target, 0.6),
+    (before.average, after.actor, after.average, 0.9),
+  ):
+    jax.tree.map(
+      lambda x, y, z, decay=decay: np.testing.assert_allclose(
+        z, decay * x + (1 - decay) * y, atol=1e-6
+      ),
+      old,
+      new,
+      average,
+    )
+  # More entropy than wanted: its weight falls.
+  assert -dreamt.log_prob.mean() > config.target_entropy
+  assert after.log_temperature < before.log_temperature
+  config = config_with(target_entropy=50.0)
+  rising, _ = dream_updates.update_once(
+    config, C, before, model, states, moments
+  )
+  assert rising.log_temperature > before.log_temperature
+
+
+def test_gas_costs_its_square(dreams):
+  model, states, moments = dreams
+  state = dream_updates.create(config_with(), 288, 544)
+  start = start_states.draw(states, 4, jax.random.key(1))
+  bias = state.actor['mean']['bias'].at[1].set(30.0)  # Full gas.
+  actor = {**state.actor, 'mean': {**state.actor['mean'], 'bias': bias}}
+  dreamt = dreaming.imagine(
+    config_with(gas_penalty=0.7),
+    C,
+    model,
+    moments,
+    actor,
+    start,
+    jax.random.key(2),
+  )
+  np.testing.assert_allclose(
+    dreamt.reward - dreamt.shaped_reward, 0.7, atol=1e-5
+  )
+
+
+def test_a_heavy_entropy_keeps_actions_random(dreams):
+  model, states, moments = dreams
+  entropies = []
+  for weight in 1e-4, 1.0:
+    config = config_with(
+      initial_temperature=weight,
+      learning_rate=0.02,
+      updates_per_step=40,
+      num_steps=1,
+      target_entropy=-3.0,
+    )
+    state = dream_updates.create(config, 288, 544)
+    state, _ = dream_updates.update(config, C, state, model, states, moments)
+    _, last = dream_updates.update_once(
+      config, C, state, model, states, moments
+    )
+    entropies.append(float(last.compute()['entropy']))
+  assert entropies[1] > entropies[0] + 0.2

@@ -143,25 +143,17 @@ def test_a_step_is_that_of_python(html, show):
 
 
 @pytest.mark.parametrize(
-  'script', ['delete globalThis.WebAssembly', 'WebAssembly.validate = () => 0']
+  'script',
+  [
+    'delete globalThis.WebAssembly',
+    # As if the policy of a site forbade it.
+    'WebAssembly.Module = class { constructor() { throw Error("no"); } }',
+  ],
 )
 def test_a_browser_without_vectors_takes_the_same_step(script, html, show):
   page = show(html, script)
   assert not page.evaluate('dream.network.vectors')
   assert_same_step(page, agent.PRETRAINED, temperature=1)
-
-
-def test_thirty_frames_per_second(html, show):
-  page = show(html)
-  seconds = page.evaluate("""() => {
-    const times = Array.from({ length: 20 }, () => {
-      const start = performance.now();
-      dream.page.show(dream.page.step());
-      return performance.now() - start;
-    });
-    return Math.min(...times) / 1000; // Others may use the machine, too.
-  }""")
-  assert 1 / seconds > 30
 
 
 def test_the_same_agent_gives_the_same_small_file(html, command, tmp_path):

@@ -2,12 +2,16 @@ import shutil
 
 from carracing_latents import loader
 import jax
+import jax.numpy as jnp
 from models import agent
+from models import mdn_rnn
 from models import start_states
 from models import weights
 from models import world_model
 import numpy as np
 import pytest
+import safetensors.numpy
+from trainers import start_states as collection
 
 
 def test_the_carry_has_watched_the_episode(world):
@@ -68,7 +72,7 @@ def test_weights_without_start_states_name_the_way_to_get_them(world, tmp_path):
   save = (tmp_path, 'mdn_rnn', config, m.variables['params'], m.training)
   weights.save(*save)
   assert weights.verify(tmp_path) == m.sha256
-  with pytest.raises(weights.WeightsError, match='Delete .* exports them'):
+  with pytest.raises(weights.WeightsError, match='Delete .* they export M'):
     start_states.load(tmp_path)
   weights.save(*save, b'no states')
   with pytest.raises(weights.WeightsError, match='does not hold start states'):
@@ -78,8 +82,65 @@ def test_weights_without_start_states_name_the_way_to_get_them(world, tmp_path):
 def test_agents_bring_their_start_states(world, tmp_path):
   parts = {'vae': world.vae, 'mdn_rnn': world.mdn_rnn}
   weights.gather(tmp_path / 'agent', parts)
-  found = start_states.load(tmp_path / 'agent' / 'mdn_rnn')
+  folder = tmp_path / 'agent' / 'mdn_rnn'
+  found = start_states.load(folder)
   jax.tree.map(
     np.testing.assert_array_equal, found, start_states.load(world.mdn_rnn)
   )
   assert len(start_states.load(agent.PRETRAINED / 'mdn_rnn').mean) == 512
+
+  # Of an agent that an earlier version gathered, they are missing.
+  m = weights.load(folder, 'mdn_rnn')
+  config = weights.describe(folder).config
+  weights.save(folder, 'mdn_rnn', config, m.variables['params'], m.training)
+  weights.gather(tmp_path / 'agent', parts)
+  assert len(start_states.load(folder).mean) == len(found.mean)
+
+
+def test_dreams_start_soon_after_a_tile_and_never_at_the_end():
+  m = mdn_rnn.MDNRNN(latent_size=2, hidden_size=4)
+  zeros = jnp.zeros((1, 1, 2)), jnp.zeros((1, 1, 3)), m.initial_carry(1)
+  params = m.init(jax.random.key(0), *zeros)['params']
+  episodes = []
+  for terminal in False, True:
+    size = 300
+    mean = np.zeros((size, 2), np.float32)
+    mean[:, 0], mean[:, 1] = np.arange(size) / 100, terminal
+    reward = np.full(size, -0.1, np.float32)
+    reward[[70, 298]] = 3  # The last tile is touched at the last step.
+    is_terminal = np.zeros(size, bool)
+    is_terminal[-1] = terminal
+    episodes.append(
+      {
+        'mean': mean,
+        'logvar': np.zeros_like(mean),
+        'action': np.zeros((size, 3), np.float32),
+        'reward': reward,
+        'is_terminal': is_terminal,
+      }
+    )
+  data = collection.collect(m, params, episodes)
+  means = safetensors.numpy.load(data)['mean'].astype(np.float32)
+  expected = [(i / 100, t) for t in (0, 1) for i in range(71, 132)]
+  expected.insert(61, (2.99, 0))
+  np.testing.assert_allclose(means, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+  ('name', 'number'),
+  [('hidden', 3.0), ('mean', 6e4), ('cell', np.nan), ('logvar', np.inf)],
+)
+def test_impossible_start_states_are_refused(world, tmp_path, name, number):
+  m = weights.load(world.mdn_rnn, 'mdn_rnn')
+  arrays = safetensors.numpy.load(weights.start_states(world.mdn_rnn))
+  arrays[name][3, 1] = number
+  weights.save(
+    tmp_path,
+    'mdn_rnn',
+    weights.describe(world.mdn_rnn).config,
+    m.variables['params'],
+    m.training,
+    safetensors.numpy.save(arrays),
+  )
+  with pytest.raises(weights.WeightsError, match='does not hold start states'):
+    start_states.load(tmp_path)

@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -227,6 +228,15 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
     weights.verify(tmp_path / x / 'weights') for x in ('mdn_rnn', 'mdn_rnn_1')
   ]
   assert all(digest in tree for digest in digests)
+
+  # Another agent in the place of the last one has another score.
+  agent_folder = tmp_path / 'controller_1' / 'agent'
+  agent_folder.rename(tmp_path / 'kept')
+  shutil.copytree(tmp_path / 'controller_0' / 'agent', agent_folder)
+  with pytest.raises(AssertionError, match='Error: '):
+    rounds_of_dreams.make(tmp_path, settings, execute)
+  shutil.rmtree(agent_folder)
+  (tmp_path / 'kept').rename(agent_folder)
 
   again = run(
     'tools.dream_rounds',

@@ -12,6 +12,7 @@ from conftest import tiny_dream_config
 from conftest import tiny_evolution_config
 from models import agent
 from models import controller
+from models import start_states
 from models import weights
 from models import world_model
 import numpy as np
@@ -189,3 +190,46 @@ def test_evolution_follows_the_best_candidates(world):
   along = (np.array(candidates) - before) @ (learner._search.mean - before)
   assert np.argmax(along) in np.argsort(fitness)[-2:]
   assert np.argmin(along) in np.argsort(fitness)[:2]
+
+
+def altered_m(source, folder, states=None, outcomes=True):
+  """Copies M, with other start states or without outcomes."""
+  m = weights.load(source, 'mdn_rnn')
+  config = weights.describe(source).config
+  params = dict(m.variables['params'])
+  if not outcomes:
+    del params['outcomes']
+    config = {**config, 'predict_outcomes': False}
+  weights.save(folder, 'mdn_rnn', config, params, m.training, states)
+  return folder
+
+
+def test_dreams_from_other_start_states_are_another_run(world, tmp_path):
+  config = tiny_dream_config()
+  config.num_steps = 2
+  run = tmp_path / 'run'
+  train_controller.train(config, run, world.vae, world.mdn_rnn)
+  data = weights.start_states(world.mdn_rnn)
+  assert data is not None
+  states = start_states.load(world.mdn_rnn)
+  other = altered_m(
+    world.mdn_rnn,
+    tmp_path / 'm',
+    start_states.to_bytes(start_states.StartStates(*(x[:1] for x in states))),
+  )
+  with pytest.raises(run_documents.RunError, match='start_states'):
+    train_controller.train(config, run, world.vae, other)
+  # The same file is the same run.
+  altered_m(world.mdn_rnn, tmp_path / 'm', data)
+  train_controller.train(config, run, world.vae, other)
+
+
+@pytest.mark.parametrize(
+  ('outcomes', 'message'),
+  [(True, 'has no start_states'), (False, 'predicts no rewards')],
+)
+def test_m_without_what_dreams_need(outcomes, message, world, tmp_path):
+  m = altered_m(world.mdn_rnn, tmp_path / 'm', outcomes=outcomes)
+  with pytest.raises(weights.WeightsError, match=message):
+    train_controller.train(tiny_dream_config(), tmp_path / 'r', world.vae, m)
+  assert not (tmp_path / 'r').exists()

@@ -381,6 +381,17 @@ def test_m_trains_on_several_datasets(world, tmp_path):
     assert (states.mean[:, None] == means).all(-1).any()
 
 
+def test_a_folder_may_have_a_plus_in_its_name(world, tmp_path):
+  latents = prepared.find('carracing_latents/tiny', world.data_dir).data_dir
+  folder = shutil.copytree(latents, tmp_path / 'a+b' / 'latents')
+  config = tiny_mdn_rnn_config()
+  config.update(dataset=str(folder), num_steps=1)
+  train_mdn_rnn.train(config, tmp_path / 'run', None)
+  config.dataset = 'carracing_latents/tiny+carracing_latents/tiny'
+  with pytest.raises(run_documents.RunError, match='tiny is named twice'):
+    train_mdn_rnn.train(config, tmp_path / 'twice', str(world.data_dir))
+
+
 def test_latents_of_different_vaes_do_not_mix(world, tmp_path):
   config = tiny_vae_config()
   config.update(num_steps=1, seed=5)

@@ -27,6 +27,7 @@ from tools.benchmarks import control
 from tools.benchmarks import data
 from tools.benchmarks import dreaming
 from tools.benchmarks import mdn_rnn
+from tools.benchmarks import page
 from tools.benchmarks import simulator
 from tools.benchmarks import vae
 
@@ -66,7 +67,7 @@ def benchmark(
   data_dir = output_dir / 'data'
   stages = {
     stage.name: stage
-    for module in (data, simulator, vae, mdn_rnn, control, dreaming)
+    for module in (data, simulator, vae, mdn_rnn, control, dreaming, page)
     for stage in module.stages(data_dir)
   }
   unknown = set(only) - stages.keys()

@@ -54,7 +54,7 @@ def export(folder: Path, output: Path) -> None:
     errors.PlaceError: the file cannot be written.
   """
   model = json.dumps(_model(folder))
-  places.claim_file(output)
+  output = places.claim_file(output)
   sources = {
     name: (_SOURCES / name).read_text(encoding='utf-8') for name in _FILES
   }

@@ -101,6 +101,8 @@ def drive(track_seed: int, max_steps: int) -> Driven:
           pressed.add(event.key)
         elif event.type == pygame.KEYUP:
           pressed.discard(event.key)
+        elif event.type == pygame.WINDOWFOCUSLOST:
+          pressed.clear()  # Other windows get the events of their release.
         if event.type == pygame.QUIT or pygame.K_ESCAPE in pressed:
           raise Stopped
       actions.append(action(pressed))

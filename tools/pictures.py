@@ -48,7 +48,7 @@ def save_strip(
   for axis, title in zip(axes[0], titles):
     axis.set_title(title, fontsize=9)
   picture.suptitle(heading)
-  places.claim_file(path)
+  path = places.claim_file(path)
   places.replace(
     path, lambda file: picture.savefig(file, dpi=120, format='png')
   )
@@ -116,7 +116,7 @@ def save_video(
     panels: frames by name of the panel, uint8 [T, S, S, 3] each.
     captions: captions of the T frames, shown below the panels.
   """
-  places.claim_file(path)
+  path = places.claim_file(path)
   # One frame at a time: all frames of a long episode would take gigabytes, the
   # encoded video takes megabytes.
   video = io.BytesIO()

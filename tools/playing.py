@@ -15,13 +15,11 @@ import jax
 import jax.numpy as jnp
 from models import agent
 from models import start_states
-from models import vae
 from models import world_model
 import numpy as np
 from tools import pictured_car_racing
 
 BRANCH_STEPS = 100  # Two seconds.
-LIKELY_TERMINATION = 0.5  # Probability above which a dream ends.
 
 
 class View(NamedTuple):
@@ -204,7 +202,7 @@ class Dream:
       self._total += float(reward[0])
     probability = 0.0 if termination is None else float(termination[0])
     ending = ''
-    if probability > LIKELY_TERMINATION:
+    if probability > world_model.LIKELY_TERMINATION:
       ending = f'M ends the dream: termination {probability:.0%}'
     return self._view(actions[0], ending)
 
@@ -271,12 +269,10 @@ def _imagine(
 @jax.jit
 def _choose(driver: agent.Agent, state: world_model.State) -> jax.Array:
   """Returns the agent's actions in dreams, float32 [B, 3]."""
-  action = driver.c.apply(driver.c_variables, state.z, state.carry[1])
-  assert isinstance(action, jax.Array)
-  return action
+  return agent.act(driver, state)
 
 
 @jax.jit
 def _decode(model: world_model.WorldModel, z: jax.Array) -> jax.Array:
   """Decodes float32 [B, Z] to uint8 [B, 64, 64, 3]."""
-  return vae.to_uint8(world_model.decode(model, z))
+  return world_model.decode_uint8(model, z)

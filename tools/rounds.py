@@ -1,7 +1,6 @@
 """Makes an agent in two rounds: random data, then what the first one drove."""
 
 from collections.abc import Mapping
-import functools
 from pathlib import Path
 
 from carracing_data import documents
@@ -71,17 +70,11 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
     {**random, 'seed': 1, 'actions': str(log)},
   )
   for title, agent in ('random', first), ('driven', second):
-    score = _score(output_dir, title)
-    read = functools.partial(evaluation.read, score / evaluation.FILE)
-    pipeline.run(
+    pipeline.score(
       f'Score: C of the round on {title} episodes',
-      stages.intact(read),
-      stages.python(
-        'tools.evaluate',
-        f'--agent={agent}',
-        f'--episodes={settings.num_tracks}',
-        f'--output_dir={score}',
-      ),
+      agent,
+      _score(output_dir, title),
+      settings.num_tracks,
     )
   summary = _summary(output_dir, pipeline.seconds())
   with places.write_errors(output_dir):

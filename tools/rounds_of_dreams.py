@@ -1,6 +1,5 @@
 """Makes an agent whose C has learnt in dreams alone, round by round."""
 
-import functools
 from pathlib import Path
 
 from carracing_data import documents
@@ -87,17 +86,11 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
       eval_every_steps=settings.controller_steps,
       seed=settings.seed,
     )
-  score = output_dir / 'score'
-  read = functools.partial(evaluation.read, score / evaluation.FILE)
-  pipeline.run(
+  pipeline.score(
     'Score: the last C on test tracks',
-    stages.intact(read),
-    stages.python(
-      'tools.evaluate',
-      f'--agent={_controller(output_dir, settings.rounds) / "agent"}',
-      f'--episodes={settings.num_tracks}',
-      f'--output_dir={score}',
-    ),
+    _controller(output_dir, settings.rounds) / 'agent',
+    output_dir / 'score',
+    settings.num_tracks,
   )
   summary = _summary(output_dir, settings.rounds, pipeline.seconds())
   with places.write_errors(output_dir):
@@ -194,8 +187,8 @@ def _summary(output_dir: Path, rounds: int, seconds: dict[str, float]) -> str:
         f'{c["below_700"]:.0%}',
       ]
     )
-  head = ['round', 'M above the floor, nats', 'dreamt return', 'score']
-  head += ['median', 'below 700']
+  head = ['round', 'M above the floor, nats', 'dreamt return']
+  head += ['score on selection tracks', 'median', 'below 700']
   result = evaluation.read(output_dir / 'score' / evaluation.FILE).summary
   lines = ['', markdown.table(head, rows), '']
   lines.append(f'The last C on test tracks: {scores.describe(result)}')

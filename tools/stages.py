@@ -24,6 +24,7 @@ from carracing_data import places
 from carracing_data import prepared
 from models import agent
 from models import weights
+from tools import evaluation
 from trainers import run_documents
 
 Execute = Callable[[Sequence[str]], None]
@@ -135,6 +136,13 @@ class Pipeline:
     """
 
     def check() -> None:
+      run = run_documents.read_run(workdir)
+      assert run is not None
+      for role, source in run.sources.items():
+        if (sha256 := source.sha256.get('weights')) is None:
+          continue
+        if sha256 != weights.verify(inputs[role]):
+          raise errors.UserError(f'{workdir} was made with another {role}')
       wanted = run_documents.finished_metrics(workdir).weights_sha256
       if weights.verify(workdir / 'weights') != wanted:
         raise errors.UserError(f'{workdir} holds other weights')
@@ -150,6 +158,34 @@ class Pipeline:
         f'--workdir={workdir}',
         *(f'--{flag}={path}' for flag, path in inputs.items()),
         *(f'--config.{key}={value}' for key, value in config.items()),
+      ),
+    )
+
+  def score(
+    self, title: str, agent_folder: Path, output_dir: Path, num_tracks: int
+  ) -> None:
+    """Scores an agent on test tracks; see `run`.
+
+    Args:
+      title: title of the stage.
+      agent_folder: folder of the agent.
+      output_dir: folder of the score.
+      num_tracks: number of test tracks.
+    """
+
+    def check() -> None:
+      found = evaluation.read(output_dir / evaluation.FILE)
+      if found.subject.driver.agent != agent.digests(agent_folder):
+        raise errors.UserError(f'{output_dir} is the score of another agent')
+
+    self.run(
+      title,
+      intact(check),
+      python(
+        'tools.evaluate',
+        f'--agent={agent_folder}',
+        f'--episodes={num_tracks}',
+        f'--output_dir={output_dir}',
       ),
     )
 

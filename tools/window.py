@@ -120,6 +120,8 @@ class Window:
   def _handle(self, event: pygame.event.Event) -> None:
     if event.type == pygame.QUIT:
       self.running = False
+    elif event.type == pygame.WINDOWFOCUSLOST:
+      self._pressed.clear()  # Other windows get the events of their release.
     elif event.type == pygame.KEYUP:
       self._pressed.discard(event.key)
     elif event.type == pygame.KEYDOWN:

@@ -19,7 +19,7 @@ _FIRST_STEP = 50
 def collect(
   model: mdn_rnn.MDNRNN, params: Any, episodes: Sequence[Mapping[str, Any]]
 ) -> bytes:
-  """Draws start states from episodes in which the car is on its way.
+  """Draws start states: steps soon after a new tile, none of them terminal.
 
   Args:
     model: M.
@@ -39,6 +39,7 @@ def collect(
   rng = np.random.default_rng(_SEED)
   size = min(_NUM_STATES, len(total))
   chosen = total[np.sort(rng.choice(len(total), size, replace=False))]
+  model = model.clone(dtype=np.float32)  # As M is used.
   longest = max(len(episode['mean']) for episode in episodes)
 
   @jax.jit
@@ -79,7 +80,7 @@ def collect(
 def _on_their_way(
   episodes: Sequence[Mapping[str, Any]], first_step: int
 ) -> np.ndarray:
-  """Returns the steps at which the car is on its way, [N, 2].
+  """Returns the steps soon after the last new tile, [N, 2].
 
   Args:
     episodes: episodes of latents.
@@ -90,8 +91,10 @@ def _on_their_way(
   """
   found = []
   for index, episode in enumerate(episodes):
-    steps = np.arange(len(episode['reward']))
-    tiles = np.where(episode['reward'] > 0, steps + 1, -np.inf)
+    # Nothing follows a terminal step.
+    steps = np.arange(len(episode['reward']) - episode['is_terminal'][-1])
+    reward = episode['reward'][: len(steps)]
+    tiles = np.where(reward > 0, steps + 1, -np.inf)
     last_tile = np.maximum.accumulate(tiles)[:-1]
     steps = steps[1:][steps[1:] - last_tile <= _MAX_STEPS_WITHOUT_TILE]
     steps = steps[steps >= first_step]

@@ -2,8 +2,9 @@
 
   python -m trainers.train_controller --workdir=runs/controller
 
-Reads the exported weights of V and M. Drives many cars, and writes checkpoints,
-TensorBoard logs, the exported weights of C and the whole agent to the workdir.
+Reads the exported weights of V and M. Drives many cars, in the simulator or,
+with `controller_dream.py`, in dreams. Writes checkpoints, TensorBoard logs, the
+exported weights of C and the whole agent to the workdir.
 The same command continues an interrupted run.
 """
 
@@ -36,7 +37,7 @@ def train(
   """Trains a controller and exports the agent to `workdir/agent`.
 
   Args:
-    config: see `trainers/configs/controller.py`.
+    config: see `trainers/configs/controller*.py`.
     workdir: folder of the run.
     vae: folder of the exported weights of V.
     mdn_rnn: folder of the exported weights of M.
@@ -67,7 +68,11 @@ def train(
   c = controller.Controller(**sizes)
   arguments: list[Any] = [config, model, c]
   if config.method == 'dream':
+    world_model.check_dreams(model, mdn_rnn)
     arguments.append(start_states.load(mdn_rnn))
+    sha256 = weights.describe(mdn_rnn).start_states_sha256
+    assert sha256 is not None
+    sources['mdn_rnn'].sha256['start_states'] = sha256
   make_learner = functools.partial(session.METHODS[config.method], *arguments)
   loop.train(
     config,
@@ -84,7 +89,7 @@ def train(
 
 
 if __name__ == '__main__':
-  # The second device learns while the first one drives; in dreams, none does.
+  # The second device learns while the first one drives; dreamers need only one.
   commands.run(
     train,
     'controller.py',

@@ -15,6 +15,7 @@ from typing import Any
 from absl import flags
 from absl import logging
 from carracing_data import command_line
+from carracing_data import places
 from carracing_data import prepared
 from carracing_latents import loader
 from carracing_latents import schema
@@ -65,7 +66,7 @@ def train(
   settings.check(config, settings.MDNRNNSettings)
   latents = [
     prepared.find(name, data_dir, schema.KIND)
-    for name in config.dataset.split('+')
+    for name in _names(config.dataset)
   ]
   _check_vae(latents)
   sources = {
@@ -83,6 +84,19 @@ def train(
   make_task = functools.partial(task, config, latents, params)
   open_session = functools.partial(session.opened, config, workdir, make_task)
   loop.train(config, workdir, sources, open_session, options)
+
+
+def _names(dataset: str) -> list[str]:
+  """Splits `A+B`; a folder may have a + in its name."""
+  if places.expand(dataset).is_dir():
+    return [dataset]
+  names = dataset.split('+')
+  for name in names:
+    if names.count(name) > 1:
+      raise run_documents.RunError(
+        f'invalid config: dataset: {name} is named twice'
+      )
+  return names
 
 
 def _check_vae(latents: Sequence[tfds.core.DatasetBuilder]) -> None:

@@ -43,14 +43,24 @@ def claim_folder(path: str | os.PathLike[str]) -> Path:
 def claim_file(path: str | os.PathLike[str]) -> Path:
   """Checks that a file can be written, and creates its folder.
 
+  Args:
+    path: file that may exist; a link stands for the file that it names.
+
+  Returns:
+    The file, which may be replaced.
+
   Raises:
-    errors.PlaceError: it cannot be written.
+    errors.PlaceError: it cannot be written, or is a folder or a device.
   """
   path = Path(path)
   with write_errors(path):
-    is_folder = path.is_dir()
+    if path.is_symlink():
+      path = Path(os.path.realpath(path))
+    exists, is_folder, is_file = path.exists(), path.is_dir(), path.is_file()
   if is_folder:
     raise errors.PlaceError(f'cannot write {path}: it is a folder, not a file')
+  if exists and not is_file:
+    raise errors.PlaceError(f'cannot write {path}: it is not a regular file')
   claim_folder(path.parent)
   return path
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import jax
 from models import agent
 from models import start_states
-from models import vae
 from models import world_model
 from tools.benchmarks import contest
 from tools.benchmarks import control
@@ -67,11 +66,11 @@ def dream(batch_size: int, decoded: bool) -> contest.Work:
   @jax.jit
   def work_once(driver: agent.Agent, state: world_model.State, key: jax.Array):
     def step(state, key):
-      action = driver.c.apply(driver.c_variables, state.z, state.carry[1])
+      action = agent.act(driver, state)
       state, reward, _ = world_model.imagine(driver.model, state, action, key)
       shown = reward
       if decoded:
-        shown = vae.to_uint8(world_model.decode(driver.model, state.z)).max()
+        shown = world_model.decode_uint8(driver.model, state.z).max()
       return state, shown
 
     return jax.lax.scan(step, state, jax.random.split(key, _STEPS))

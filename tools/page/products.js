@@ -35,14 +35,10 @@ function fromBase64(text) {
 class Products {
   constructor(bytes, vectors = true) {
     this.used = 0;
-    this.vectors = vectors && hasVectors();
+    const compiled = vectors ? compile(bytes) : null;
+    this.vectors = compiled !== null;
     if (this.vectors) {
-      const memory =
-        new WebAssembly.Memory({ initial: Math.ceil(bytes / 65536) });
-      const code = new WebAssembly.Module(assemble());
-      const { exports } = new WebAssembly.Instance(code, { m: { m: memory } });
-      this.buffer = memory.buffer;
-      this.addUp = exports.f;
+      [this.buffer, this.addUp] = compiled;
     } else {
       this.buffer = new ArrayBuffer(bytes);
       this.addUp = addUpIn(new Float32Array(this.buffer));
@@ -85,8 +81,20 @@ function addUpIn(numbers) {
   };
 }
 
-function hasVectors() {
-  return typeof WebAssembly === 'object' && WebAssembly.validate(assemble());
+/**
+ * Returns a memory and the function in WebAssembly; null where the browser lacks
+ * it, or a page's policy forbids it.
+ */
+function compile(bytes) {
+  try {
+    const memory =
+      new WebAssembly.Memory({ initial: Math.ceil(bytes / 65536) });
+    const code = new WebAssembly.Module(assemble());
+    const { exports } = new WebAssembly.Instance(code, { m: { m: memory } });
+    return [memory.buffer, exports.f];
+  } catch {
+    return null;
+  }
 }
 
 /** Returns the same function as a WebAssembly module with one memory. */

@@ -16,8 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.dream_steps = 32
   config.dream_temperature = 1.15  # Of M's samples.
 
-  # Reward. A fast car gets where M has never been, and M makes it up.
-  config.gas_penalty = 1.0  # Per step with full gas, and with its square.
+  # Reward. Fast driving is outside of M's first data, and M makes it up.
+  config.gas_penalty = 1.0  # Per step at full gas; with the square of the gas.
   config.reward_scale = 0.1
 
   # Learning.
@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
   # The learning rate falls to a tenth; what is there then is exported.
   config.cosine_decay = True
   config.critic_learning_rate = 5e-4
-  config.initial_temperature = 0.05
+  config.initial_temperature = 0.05  # Weight of the entropy.
   config.target_entropy = -2.0
   config.target_ema_decay = 0.98  # Of the average of the critic, the target.
   config.ema_decay = 0.995  # Of the exported average of the actor.

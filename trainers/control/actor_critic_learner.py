@@ -33,6 +33,7 @@ class ActorCriticLearner:
   SETTINGS: ClassVar[type[settings.ControllerSettings]]
   SETTINGS = settings.ActorCriticSettings
   SHOWN_METRIC: ClassVar[str] = 'return'
+  SCALARS: ClassVar[tuple[str, ...]] = ('environment_steps',)
 
   def __init__(
     self,

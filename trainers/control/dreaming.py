@@ -1,20 +1,13 @@
-"""Actor-critic in the dream: the gradients of imagined returns, through M.
+"""Imagined rollouts of an actor, through which gradients flow.
 
-Hafner et al., "Dream to Control: Learning Behaviors by Latent Imagination"
-(2020): rollouts are imagined from real states, a critic estimates the value of
-what follows them, and the actor climbs the gradient of their λ-returns, which
-flows back through the sampled steps. The critic sees all that a dream consists
-of: z and M's carry. The weight of the entropy is tuned to a target, as in soft
-actor-critic.
+The component of M's mixture is drawn and fixed; its Gaussian, like that of the
+actor, is reparameterised, so that what is sampled has a gradient. Dreams go on
+where M expects termination.
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
-from clu import metrics
-from flax import linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -22,65 +15,12 @@ from models import controller
 from models import start_states
 from models import world_model
 import numpy as np
-import optax
 from trainers.control import exploration
 from trainers.control import networks
 
-_MIN_TEMPERATURE, _MAX_TEMPERATURE = 1e-4, 1.0
-_TEMPERATURE_LEARNING_RATE = 3e-3
-_MAX_ACTOR_GRADIENT_NORM, _MAX_CRITIC_GRADIENT_NORM = 1.0, 10.0
-_LAST_LEARNING_RATE = 0.1  # Of the actor, as a share of the first one.
-# A tile gives 3. An expected reward beyond these is an error of M.
+# A tile gives 3, most steps −0.1. What lies beyond, such as the −100 off the
+# field, is so rare that M's expectation of it says little.
 _MIN_REWARD, _MAX_REWARD = -0.5, 8.0
-_MOMENTS_SAMPLES = 4096
-
-
-@flax.struct.dataclass
-class State:
-  """Everything that an update changes.
-
-  Attributes:
-    updates: number of updates, int32 [].
-    key: random key of all updates, as uint32 [2].
-    actor: parameters of the actor.
-    average: moving average of `actor`, which is deployed.
-    critic: parameters of the critic.
-    target: moving average of `critic`.
-    log_temperature: logarithm of the weight of the entropy, float32 [].
-    optimizers: states of the optimizers of actor, critic and temperature.
-  """
-
-  updates: jax.Array
-  key: jax.Array
-  actor: Any
-  average: Any
-  critic: Any
-  target: Any
-  log_temperature: jax.Array
-  optimizers: Any
-
-
-@flax.struct.dataclass
-class Metrics(metrics.Collection):
-  """Means over updates.
-
-  Attributes:
-    loss: squared error of the critic.
-    value: λ-returns, in scaled rewards.
-    reward: expected reward of a step, without penalties.
-    entropy: of the squashed actions, nats.
-    temperature: weight of the entropy.
-    gradient_norm: norm of the actor's gradient before it is clipped.
-    learning_rate: of the actor.
-  """
-
-  loss: metrics.Average.from_output('loss')  # pyright: ignore
-  value: metrics.Average.from_output('value')  # pyright: ignore
-  reward: metrics.Average.from_output('reward')  # pyright: ignore
-  entropy: metrics.Average.from_output('entropy')  # pyright: ignore
-  temperature: metrics.Average.from_output('temperature')  # pyright: ignore
-  gradient_norm: metrics.Average.from_output('gradient_norm')  # pyright: ignore
-  learning_rate: metrics.Average.from_output('learning_rate')  # pyright: ignore
 
 
 class Moments(NamedTuple):
@@ -112,160 +52,13 @@ class Rollout(NamedTuple):
 
 
 def measure(states: start_states.StartStates) -> Moments:
-  """Measures what the networks see, at the start states."""
+  """Measures the inputs of actor and critic at the start states."""
   noise = np.random.default_rng(0).standard_normal(states.mean.shape)
   z = states.mean + np.exp(states.logvar / 2) * noise
   moments = exploration.moments(
     np.concatenate([z, states.hidden, states.cell], axis=1)
   )
   return Moments(*map(jnp.asarray, moments))
-
-
-def create(
-  config: ml_collections.ConfigDict, num_features: int, num_inputs: int
-) -> State:
-  """Returns the state before the first update.
-
-  Args:
-    config: see `trainers/configs/controller_dream.py`.
-    num_features: F, inputs of the controller.
-    num_inputs: Z + 2·H, inputs of the critic.
-  """
-  keys = jax.random.split(jax.random.key(config.seed), 3)
-  actor = networks.Actor().init(keys[0], jnp.zeros((1, num_features)))['params']
-  critic = _critic(config).init(keys[1], jnp.zeros((1, num_inputs)))['params']
-  log_temperature = jnp.asarray(
-    math.log(config.initial_temperature), jnp.float32
-  )
-  params = actor, critic, log_temperature
-  state = State(
-    updates=jnp.zeros((), jnp.int32),
-    key=jax.random.key_data(keys[2]),
-    actor=actor,
-    average=actor,
-    critic=critic,
-    target=critic,
-    log_temperature=log_temperature,
-    optimizers=tuple(
-      optimizer.init(x) for optimizer, x in zip(_optimizers(config), params)
-    ),
-  )
-  # `update` donates the state, and a buffer cannot be donated twice.
-  return jax.tree.map(jnp.copy, state)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def update(
-  config: ml_collections.FrozenConfigDict,
-  c: controller.Controller,
-  state: State,
-  model: world_model.WorldModel,
-  starts: start_states.StartStates,
-  moments: Moments,
-) -> tuple[State, Metrics]:
-  """Takes `updates_per_step` updates of all parameters.
-
-  Args:
-    config: see `trainers/configs/controller_dream.py`.
-    c: controller whose features the actor sees.
-    state: state before the updates; donated.
-    model: V and M.
-    starts: states from which dreams start.
-    moments: moments of what the networks see.
-  """
-
-  def step(carry, _):
-    state, collected = carry
-    state, of_update = update_once(config, c, state, model, starts, moments)
-    return (state, collected.merge(of_update)), None
-
-  (state, collected), _ = jax.lax.scan(
-    step, (state, Metrics.empty()), length=config.updates_per_step
-  )
-  return state, collected
-
-
-def update_once(
-  config: ml_collections.FrozenConfigDict,
-  c: controller.Controller,
-  state: State,
-  model: world_model.WorldModel,
-  starts: start_states.StartStates,
-  moments: Moments,
-) -> tuple[State, Metrics]:
-  """Takes one update of all parameters; see `update`."""
-  key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.updates)
-  start_key, dream_key = jax.random.split(key)
-  start = start_states.draw(starts, config.num_dreams, start_key)
-  temperature = jnp.exp(state.log_temperature)
-
-  def actor_loss(actor):
-    dreamt = imagine(config, c, model, moments, actor, start, dream_key)
-    value = _value(config, state.target, moments, dreamt.state)
-    returns = lambda_returns(
-      config.reward_scale * dreamt.shaped_reward,
-      value,
-      config.discount,
-      config.trace_decay,
-    )
-    loss = temperature * dreamt.log_prob.mean() - returns.mean()
-    return loss, (dreamt, returns)
-
-  def critic_loss(critic, before, returns):
-    errors = _value(config, critic, moments, before) - returns
-    return jnp.square(errors).mean()
-
-  def temperature_loss(log_temperature, log_prob):
-    return -log_temperature * (log_prob + config.target_entropy)
-
-  gradient, (dreamt, returns) = jax.grad(actor_loss, has_aux=True)(state.actor)
-  before = jax.tree.map(
-    lambda first, after: jnp.concatenate([first[None], after[:-1]]),
-    start,
-    dreamt.state,
-  )
-  loss, of_critic = jax.value_and_grad(critic_loss)(
-    state.critic, before, returns
-  )
-  of_temperature = jax.grad(temperature_loss)(
-    state.log_temperature, dreamt.log_prob.mean()
-  )
-  params, optimizers = [], []
-  for optimizer, of_optimizer, gradients, x in zip(
-    _optimizers(config),
-    state.optimizers,
-    (gradient, of_critic, of_temperature),
-    (state.actor, state.critic, state.log_temperature),
-  ):
-    updates, of_optimizer = optimizer.update(gradients, of_optimizer)
-    params.append(optax.apply_updates(x, updates))
-    optimizers.append(of_optimizer)
-  actor, critic, log_temperature = params
-  of_update = Metrics.single_from_model_output(
-    loss=loss,
-    value=returns.mean(),
-    reward=dreamt.reward.mean(),
-    entropy=-dreamt.log_prob.mean(),
-    temperature=temperature,
-    gradient_norm=optax.global_norm(gradient),
-    learning_rate=jnp.asarray(learning_rate(config)(state.updates)),
-  )
-  state = state.replace(
-    updates=state.updates + 1,
-    actor=actor,
-    average=optax.incremental_update(
-      actor, state.average, 1 - config.ema_decay
-    ),
-    critic=critic,
-    target=optax.incremental_update(
-      critic, state.target, 1 - config.target_ema_decay
-    ),
-    log_temperature=jnp.clip(
-      log_temperature, math.log(_MIN_TEMPERATURE), math.log(_MAX_TEMPERATURE)
-    ),
-    optimizers=tuple(optimizers),
-  )
-  return state, of_update
 
 
 def imagine(
@@ -292,7 +85,7 @@ def imagine(
   def step(state, key):
     action_key, z_key = jax.random.split(key)
     gaussian = networks.Actor().apply(
-      {'params': actor}, _features(c, moments, state)
+      {'params': actor}, standardised_features(c, moments, state)
     )
     noise = jax.random.normal(action_key, gaussian.mean.shape)
     squashed, log_prob = gaussian.sample(noise)
@@ -363,55 +156,15 @@ def lambda_returns(
   return returns
 
 
-def learning_rate(config: ml_collections.FrozenConfigDict) -> optax.Schedule:
-  """Returns the learning rate of the actor by number of updates."""
-  return optax.cosine_decay_schedule(
-    config.learning_rate,
-    config.num_steps * config.updates_per_step,
-    _LAST_LEARNING_RATE,
-  )
-
-
-def _optimizers(config: Any) -> tuple[optax.GradientTransformation, ...]:
-  """Returns the optimizers of actor, critic and temperature."""
-  return (
-    optax.chain(
-      optax.clip_by_global_norm(_MAX_ACTOR_GRADIENT_NORM),
-      optax.adam(learning_rate(config)),
-    ),
-    optax.chain(
-      optax.clip_by_global_norm(_MAX_CRITIC_GRADIENT_NORM),
-      optax.adam(config.critic_learning_rate),
-    ),
-    optax.adam(_TEMPERATURE_LEARNING_RATE),
-  )
-
-
-def _critic(config: Any) -> networks.Critic:
-  # Gradients flow through it to the actor, so it has to be smooth.
-  return networks.Critic(config.critic_size, nn.silu)
-
-
-def _features(
+def standardised_features(
   c: controller.Controller, moments: Moments, state: world_model.State
 ) -> jax.Array:
   """Returns the standardised features of the controller, float32 [..., F]."""
-  return _standardised(moments, c.features(state.z, state.carry[1]))
+  return standardised(moments, c.features(state.z, state.carry[1]))
 
 
-def _value(
-  config: Any, critic: Any, moments: Moments, state: world_model.State
-) -> jax.Array:
-  """Returns the values of states, float32 [...], in scaled rewards."""
-  cell, hidden = state.carry
-  inputs = jnp.concatenate([state.z, hidden, cell], axis=-1)
-  return _critic(config).apply(  # pyright: ignore
-    {'params': critic}, _standardised(moments, inputs)
-  )
-
-
-def _standardised(moments: Moments, x: jax.Array) -> jax.Array:
-  """Standardises numbers of which the moments know at least the first ones."""
+def standardised(moments: Moments, x: jax.Array) -> jax.Array:
+  """Standardises float32 [..., F] with the first F moments."""
   leading = tuple(range(x.ndim - 1))
   mean, std = (jnp.expand_dims(y[: x.shape[-1]], leading) for y in moments)
   return (x - mean) / std

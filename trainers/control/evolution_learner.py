@@ -54,6 +54,7 @@ class EvolutionLearner:
   SETTINGS: ClassVar[type[settings.ControllerSettings]]
   SETTINGS = settings.EvolutionSettings
   SHOWN_METRIC: ClassVar[str] = 'fitness'
+  SCALARS: ClassVar[tuple[str, ...]] = ('environment_steps',)
 
   def __init__(
     self,

@@ -69,6 +69,7 @@ class Learner(Protocol):
   Attributes:
     SETTINGS: schema of its config.
     SHOWN_METRIC: metric to show with the progress.
+    SCALARS: names of what `scalars` returns.
     fleet: the cars, which others may drive before `begin` is called.
     examples_per_step: number of examples in a step, to measure the speed.
     saved: tree of arrays from which `restore` continues.
@@ -78,6 +79,7 @@ class Learner(Protocol):
 
   SETTINGS: ClassVar[type[settings.ControllerSettings]]
   SHOWN_METRIC: ClassVar[str]
+  SCALARS: ClassVar[tuple[str, ...]]
 
   fleet: fleet_lib.Fleet
   examples_per_step: int
@@ -116,8 +118,8 @@ class Learner(Protocol):
     ...
 
 
-# Each is made from the config, the world model and the controller; a dreamer
-# also from start states.
+# Each takes the config, the world model and the controller; `DreamLearner` also
+# start states.
 METHODS: dict[str, Any] = {
   'actor_critic': actor_critic_learner.ActorCriticLearner,
   'dream': dream_learner.DreamLearner,
@@ -158,7 +160,7 @@ class Session:
     self._config, self._learner, self._checkpoints = config, learner, saved
     self._model, self._c = model, c
     nothing = np.zeros((3, config.selection_tracks))
-    names = {**_scalars(*nothing), **learner.scalars()}
+    names = {*_scalars(*nothing), *learner.SCALARS}
     self._best = {
       'params': learner.params,
       'step': np.array(0),

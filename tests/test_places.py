@@ -1,0 +1,24 @@
+import os
+
+from carracing_data import errors
+from carracing_data import places
+import pytest
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+  pipe = tmp_path / 'pipe'
+  os.mkfifo(pipe)
+  with pytest.raises(errors.PlaceError, match='pipe: it is not a regular file'):
+    places.claim_file(pipe)
+  assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize('exists', [True, False])
+def test_a_link_stands_for_its_file(exists, tmp_path):
+  target, link = tmp_path / 'target', tmp_path / 'link'
+  if exists:
+    target.write_text('old')
+  link.symlink_to(target)
+  path = places.claim_file(link)
+  places.replace(path, lambda file: file.write_text('new'))
+  assert link.is_symlink() and target.read_text() == 'new'
