@@ -331,11 +331,14 @@ def test_branch_restarts_every_two_seconds(either):
 def test_dream_ends_when_m_takes_the_episode_for_over(
   driver, starts, open_window, monkeypatch
 ):
-  monkeypatch.setattr(playing, 'LIKELY_TERMINATION', -1)
   opened = open_window(playing.Dream(driver, starts))
+  opened.advance()
+  assert not opened.view.ending
+  # As if M held the next probability, whatever it is, for high.
+  monkeypatch.setattr(world_model, 'LIKELY_TERMINATION', 0)
   for _ in range(3):
     opened.advance()
-  assert opened.view.step == 1
+  assert opened.view.step == 2
   assert opened.view.ending.startswith('M ends the dream: termination ')
   press('r')
   opened.advance()

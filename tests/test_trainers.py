@@ -53,7 +53,8 @@ def test_interrupted_run_equals_uninterrupted_run(name, world, tmp_path):
   evaluations = []
 
   def interrupted_task():
-    task = trainer.task(config, dataset)
+    several = trainer is train_mdn_rnn
+    task = trainer.task(config, [dataset] if several else dataset)
 
     def evaluate(params):
       evaluations.append(task.evaluate(params))
