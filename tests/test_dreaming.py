@@ -16,6 +16,8 @@ from trainers.control import driving
 from trainers.control import networks
 
 C = controller.Controller()
+IMAGINE = jax.jit(dreaming.imagine, static_argnums=(0, 1))
+UPDATE_ONCE = jax.jit(dream_updates.update_once, static_argnums=(0, 1))
 
 
 def config_with(**changes):
@@ -66,9 +68,7 @@ def test_rollouts_are_what_the_world_model_imagines(dreams):
     lambda x: jnp.full(x.shape, -50.0) if x.ndim == 1 else 0 * x,
     actor['log_std'],
   )
-  found = dreaming.imagine(
-    config, C, model, moments, actor, start, jax.random.key(2)
-  )
+  found = IMAGINE(config, C, model, moments, actor, start, jax.random.key(2))
   params = driving.folded(
     *jax.device_get((actor['mean']['kernel'], actor['mean']['bias'])),
     *jax.device_get((moments.mean[:288], moments.std[:288])),
@@ -95,7 +95,7 @@ def test_the_gradient_of_a_return_flows_through_m(dreams):
 
   def value(bias):
     mean = {**state.actor['mean'], 'bias': bias}
-    dreamt = dreaming.imagine(
+    dreamt = IMAGINE(
       config,
       C,
       model,
@@ -189,16 +189,12 @@ def test_an_update_follows_its_formulas(dreams):
     before.critic,
   )
   before = before.replace(critic=critic)
-  after, metrics = dream_updates.update_once(
-    config, C, before, model, states, moments
-  )
+  after, metrics = UPDATE_ONCE(config, C, before, model, states, moments)
 
   key = jax.random.fold_in(jax.random.wrap_key_data(before.key), 0)
   start_key, dream_key = jax.random.split(key)
   start = start_states.draw(states, 5, start_key)
-  dreamt = dreaming.imagine(
-    config, C, model, moments, before.actor, start, dream_key
-  )
+  dreamt = IMAGINE(config, C, model, moments, before.actor, start, dream_key)
 
   def values(critic, state):
     cell, hidden = state.carry
@@ -248,9 +244,7 @@ def test_an_update_follows_its_formulas(dreams):
   assert -dreamt.log_prob.mean() > config.target_entropy
   assert after.log_temperature < before.log_temperature
   config = config_with(target_entropy=50.0)
-  rising, _ = dream_updates.update_once(
-    config, C, before, model, states, moments
-  )
+  rising, _ = UPDATE_ONCE(config, C, before, model, states, moments)
   assert rising.log_temperature > before.log_temperature
 
 
@@ -260,7 +254,7 @@ def test_gas_costs_its_square(dreams):
   start = start_states.draw(states, 4, jax.random.key(1))
   bias = state.actor['mean']['bias'].at[1].set(30.0)  # Full gas.
   actor = {**state.actor, 'mean': {**state.actor['mean'], 'bias': bias}}
-  dreamt = dreaming.imagine(
+  dreamt = IMAGINE(
     config_with(gas_penalty=0.7),
     C,
     model,
@@ -287,8 +281,6 @@ def test_a_heavy_entropy_keeps_actions_random(dreams):
     )
     state = dream_updates.create(config, 288, 544)
     state, _ = dream_updates.update(config, C, state, model, states, moments)
-    _, last = dream_updates.update_once(
-      config, C, state, model, states, moments
-    )
+    _, last = UPDATE_ONCE(config, C, state, model, states, moments)
     entropies.append(float(last.compute()['entropy']))
   assert entropies[1] > entropies[0] + 0.2

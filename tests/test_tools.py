@@ -244,7 +244,8 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
     *(f'--{name}={value}' for name, value in settings.model_dump().items()),
   )
   assert again.stdout.count('already done') == 11
-  assert summary in again.stdout
+  table, _, _ = summary.partition('Minutes')
+  assert table in again.stdout
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

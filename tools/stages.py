@@ -136,14 +136,15 @@ class Pipeline:
     """
 
     def check() -> None:
+      wanted = run_documents.finished_metrics(workdir).weights_sha256
       run = run_documents.read_run(workdir)
-      assert run is not None
+      if run is None:
+        raise FileNotFoundError
       for role, source in run.sources.items():
         if (sha256 := source.sha256.get('weights')) is None:
           continue
-        if sha256 != weights.verify(inputs[role]):
+        if role not in inputs or sha256 != weights.verify(inputs[role]):
           raise errors.UserError(f'{workdir} was made with another {role}')
-      wanted = run_documents.finished_metrics(workdir).weights_sha256
       if weights.verify(workdir / 'weights') != wanted:
         raise errors.UserError(f'{workdir} holds other weights')
       if model == 'controller':
