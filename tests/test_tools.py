@@ -238,14 +238,18 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
   shutil.rmtree(agent_folder)
   (tmp_path / 'kept').rename(agent_folder)
 
-  again = run(
-    'tools.dream_rounds',
-    f'--output_dir={tmp_path}',
-    *(f'--{name}={value}' for name, value in settings.model_dump().items()),
-  )
+  flags = [f'--output_dir={tmp_path}']
+  for name, value in settings.model_dump().items():
+    flags.append(f'--{name}={value}')
+  again = run('tools.dream_rounds', *flags)
   assert again.stdout.count('already done') == 11
   table, _, _ = summary.partition('Minutes')
   assert table in again.stdout
+  fewer = run('tools.dream_rounds', *flags, '--rounds=0')
+  assert 'was begun with rounds=1, not 0' in fewer.stderr
+  settings = settings.model_copy(update={'rounds': 2})
+  summary = rounds_of_dreams.make(tmp_path, settings, execute)
+  assert re.search(r'^\| 2 \| .* ± ', summary, re.MULTILINE)
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

@@ -46,7 +46,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
   Raises:
     errors.UserError: a stage failed, or the folder holds another pipeline.
   """
-  stages.claim(output_dir, 'dream_rounds.json', settings)
+  stages.claim(output_dir, 'dream_rounds.json', settings, growing='rounds')
   output_dir = output_dir.absolute()
   pipeline = stages.Pipeline(output_dir, 6 + 5 * settings.rounds, execute)
   weights = pipeline.train_world_model(
@@ -89,7 +89,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
   pipeline.score(
     'Score: the last C on test tracks',
     _controller(output_dir, settings.rounds) / 'agent',
-    output_dir / 'score',
+    _score(output_dir, settings.rounds),
     settings.num_tracks,
   )
   summary = _summary(output_dir, settings.rounds, pipeline.seconds())
@@ -100,6 +100,10 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
 
 def _controller(output_dir: Path, number: int) -> Path:
   return output_dir / f'controller_{number}'
+
+
+def _score(output_dir: Path, number: int) -> Path:
+  return output_dir / f'score_{number}'
 
 
 def _record(
@@ -189,7 +193,8 @@ def _summary(output_dir: Path, rounds: int, seconds: dict[str, float]) -> str:
     )
   head = ['round', 'M above the floor, nats', 'dreamt return']
   head += ['score on selection tracks', 'median', 'below 700']
-  result = evaluation.read(output_dir / 'score' / evaluation.FILE).summary
+  score = _score(output_dir, rounds)
+  result = evaluation.read(score / evaluation.FILE).summary
   lines = ['', markdown.table(head, rows), '']
   lines.append(f'The last C on test tracks: {scores.describe(result)}')
   lines += ['', f'Minutes, on {processes.num_cores()} cores:']

@@ -274,13 +274,20 @@ def relative(argument: str) -> str:
   return re.sub(f'(^|[="]){re.escape(f"{ROOT}{os.sep}")}', r'\1', argument)
 
 
-def claim(output_dir: Path, file: str, settings: documents.Document) -> None:
+def claim(
+  output_dir: Path,
+  file: str,
+  settings: documents.Document,
+  growing: str | None = None,
+) -> None:
   """Writes the settings of a pipeline to a new folder, or compares them.
 
   Args:
     output_dir: folder of the pipeline.
     file: name of the file that holds the settings.
     settings: settings of this call.
+    growing: setting that may be larger than in earlier calls; None: there is
+      none.
 
   Raises:
     errors.UserError: the folder cannot be written, or holds another pipeline.
@@ -300,13 +307,14 @@ def claim(output_dir: Path, file: str, settings: documents.Document) -> None:
   differences = [
     f'{name}={value}, not {wanted[name]}'
     for name, value in found.model_dump().items()
-    if value != wanted[name]
+    if value != wanted[name] and not (name == growing and value < wanted[name])
   ]
   if differences:
     raise errors.UserError(
       f'{output_dir} was begun with {"; ".join(differences)}; choose another'
       ' --output_dir or delete that folder'
     )
+  documents.write(path, wanted)
 
 
 def python(module: str, *arguments: str) -> list[str]:
