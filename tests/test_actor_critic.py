@@ -153,7 +153,8 @@ def test_target_of_the_critics(privileged):
   action, log_prob = gaussian.sample(noise)
   seen = batch.next_privileged if privileged else features
   critic = networks.Critic(config.critic_size)
-  values = [critic.apply({'params': x}, seen, action) for x in targets]
+  seen = np.concatenate([seen, action], axis=-1)
+  values = [critic.apply({'params': x}, seen) for x in targets]
   soft = np.minimum(*values) - config.initial_temperature * log_prob
   expected = 0.1 * batch.reward + batch.discount * soft
   np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -372,7 +372,7 @@ DREAMING = (
     (DREAMING + '--config.discount=1.0', 'discount: '),
     (DREAMING + '--config.trace_decay=1.1', 'trace_decay: '),
     (DREAMING + '--config.learning_rate=-1.0', 'learning_rate: '),
-    (DREAMING + '--config.nocosine_decay', 'cosine_decay: '),
+    (DREAMING + '--config.cosine_decay=False', 'cosine_decay: '),
     (DREAMING + '--config.critic_learning_rate=nan', 'critic_learning_rate: '),
     (DREAMING + '--config.initial_temperature=0.0', 'temperature: '),
     (DREAMING + '--config.target_entropy=nan', 'target_entropy: '),
