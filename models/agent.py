@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from carracing_data import places
 from carracing_data import steps
 from flax import struct
 import jax
@@ -131,6 +132,11 @@ def _act(
   action = jnp.clip(action + noise, low, high)
   _, carry = world_model.predict(agent.model, state, action)
   return action, carry
+
+
+def folder_of(flag: str | None) -> Path:
+  """Returns the folder that `--agent` names, or else the pretrained agent."""
+  return PRETRAINED if flag is None else places.expand(flag)
 
 
 def load(

@@ -12,18 +12,17 @@ episode terminates when M's probability of it exceeds 0.5.
 
 from collections.abc import Sequence
 import operator
-from pathlib import Path
 from typing import Any
 
 import gymnasium
 from gymnasium import error
 from gymnasium import vector
 from gymnasium.utils import seeding
+from models import agent
 from models import dreams
 import numpy as np
 
 ID = 'CarRacingDream-v0'
-_PRETRAINED = Path(__file__).parent / 'pretrained'
 _FPS = 50  # As in the game.
 _MAX_STEPS = 1000
 _WINDOW_SIZE = 512  # Pixels.
@@ -40,8 +39,8 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
     render_mode: str | None = None,
     max_steps: int = _MAX_STEPS,
     temperature: float = 1.0,
-    vae: dreams.Folder = _PRETRAINED / 'vae',
-    mdn_rnn: dreams.Folder = _PRETRAINED / 'mdn_rnn',
+    vae: dreams.Folder = agent.PRETRAINED / 'vae',
+    mdn_rnn: dreams.Folder = agent.PRETRAINED / 'mdn_rnn',
   ):
     """Loads a world model.
 
@@ -168,8 +167,8 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     render_mode: str | None = None,
     max_steps: int = _MAX_STEPS,
     temperature: float = 1.0,
-    vae: dreams.Folder = _PRETRAINED / 'vae',
-    mdn_rnn: dreams.Folder = _PRETRAINED / 'mdn_rnn',
+    vae: dreams.Folder = agent.PRETRAINED / 'vae',
+    mdn_rnn: dreams.Folder = agent.PRETRAINED / 'mdn_rnn',
     max_episode_steps: int | None = None,
   ):
     """Loads a world model; see `CarRacingDream`.

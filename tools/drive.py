@@ -38,8 +38,7 @@ _OUTPUT_DIR = command_line.output_dir_flag('drive')
 def main(argv: Sequence[str]) -> None:
   del argv
   runtime.prepare()
-  folder = agent.PRETRAINED if _AGENT.value is None else _AGENT.value
-  driver = agent.load(places.expand(folder), max_batch=1)
+  driver = agent.load(agent.folder_of(_AGENT.value), max_batch=1)
   output_dir = places.claim_folder(places.expand(_OUTPUT_DIR.value))
   driven = filming.drive(
     driver, tracks.TEST[_TRACK.value], environment.MAX_STEPS

@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
   if _POLICY.value is not None:
     driver = drives.of_policy(_POLICY.value)
   else:
-    folder = agent.PRETRAINED if _AGENT.value is None else _AGENT.value
+    folder = agent.folder_of(_AGENT.value)
     driver = drives.of_agent(folder)
   result = evaluation.evaluate(
     driver,

@@ -169,9 +169,8 @@ def _to_base64(source: Path, x: Any) -> str:
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  folder = agent.PRETRAINED if _AGENT.value is None else _AGENT.value
   output = places.expand(_OUTPUT.value)
-  export(places.expand(folder), output)
+  export(agent.folder_of(_AGENT.value), output)
   print(f'{output}: {output.stat().st_size / 1e6:.1f} MB; open it in a browser')
 
 

@@ -7,7 +7,6 @@ from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
 import jax
-from models import vae
 from models import world_model
 import numpy as np
 from tools import pictures
@@ -105,7 +104,7 @@ def _decode(model: world_model.WorldModel, z: jax.Array) -> jax.Array:
   """
 
   def one(z):
-    return vae.to_uint8(world_model.decode(model, z))
+    return world_model.decode_uint8(model, z)
 
   return jax.lax.map(one, z, batch_size=_CHUNK)
 

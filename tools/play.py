@@ -22,7 +22,6 @@ import math
 from absl import flags
 from carracing_data import command_line
 from carracing_data import errors
-from carracing_data import places
 from carracing_rollouts import tracks
 from etils import epy
 
@@ -84,9 +83,7 @@ def main(argv: Sequence[str]) -> None:
       else '--seed is for --where=dream; pass --track to choose a track'
     )
   runtime.prepare()
-  folder = places.expand(
-    agent.PRETRAINED if _AGENT.value is None else _AGENT.value
-  )
+  folder = agent.folder_of(_AGENT.value)
   driver = agent.load(folder, max_batch=1)
   if dreams:
     world = playing.Dream(driver, start_states.load(folder / 'mdn_rnn'))

@@ -22,11 +22,11 @@ import ml_collections
 from models import controller
 import numpy as np
 import optax
+from trainers.control import entropy
 from trainers.control import exploration
 from trainers.control import networks
 from trainers.control import replay
 
-_MIN_TEMPERATURE, _MAX_TEMPERATURE = 1e-4, 1.0
 _TEMPERATURE_LEARNING_RATE_FACTOR = 3.0
 
 
@@ -202,9 +202,6 @@ def update_once(
     value = _values(config, critics, inputs, action).min(0)
     return jnp.mean(temperature * log_prob - value), log_prob.mean()
 
-  def temperature_loss(log_temperature, log_prob):
-    return -log_temperature * (log_prob + config.target_entropy)
-
   optimizer = _optimizer(config)
   of_actor, of_critics, of_temperature = state.optimizers
   (loss, value), gradients = jax.value_and_grad(critic_loss, has_aux=True)(
@@ -215,12 +212,12 @@ def update_once(
   gradients, log_prob = jax.grad(actor_loss, has_aux=True)(state.actor, critics)
   updates, of_actor = optimizer.update(gradients, of_actor)
   actor = optax.apply_updates(state.actor, updates)
-  gradient = jax.grad(temperature_loss)(state.log_temperature, log_prob)
+  gradient = entropy.gradient(
+    state.log_temperature, log_prob, config.target_entropy
+  )
   update, of_temperature = optimizer.update(gradient, of_temperature)
-  log_temperature = jnp.clip(
-    state.log_temperature + _TEMPERATURE_LEARNING_RATE_FACTOR * update,
-    math.log(_MIN_TEMPERATURE),
-    math.log(_MAX_TEMPERATURE),
+  log_temperature = entropy.bounded(
+    state.log_temperature + _TEMPERATURE_LEARNING_RATE_FACTOR * update
   )
   of_update = Metrics.single_from_model_output(
     loss=loss,

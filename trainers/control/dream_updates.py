@@ -22,9 +22,9 @@ from models import start_states
 from models import world_model
 import optax
 from trainers.control import dreaming
+from trainers.control import entropy
 from trainers.control import networks
 
-_MIN_TEMPERATURE, _MAX_TEMPERATURE = 1e-4, 1.0
 _TEMPERATURE_LEARNING_RATE = 3e-3
 _MAX_ACTOR_GRADIENT_NORM, _MAX_CRITIC_GRADIENT_NORM = 1.0, 10.0
 _LAST_LEARNING_RATE = 0.1  # Of the actor, as a share of the first one.
@@ -174,9 +174,6 @@ def update_once(
     errors = _value(config, critic, moments, before) - returns
     return jnp.square(errors).mean()
 
-  def temperature_loss(log_temperature, log_prob):
-    return -log_temperature * (log_prob + config.target_entropy)
-
   gradient, (dreamt, returns) = jax.grad(actor_loss, has_aux=True)(state.actor)
   before = jax.tree.map(
     lambda first, after: jnp.concatenate([first[None], after[:-1]]),
@@ -186,8 +183,8 @@ def update_once(
   loss, of_critic = jax.value_and_grad(critic_loss)(
     state.critic, before, returns
   )
-  of_temperature = jax.grad(temperature_loss)(
-    state.log_temperature, dreamt.log_prob.mean()
+  of_temperature = entropy.gradient(
+    state.log_temperature, dreamt.log_prob.mean(), config.target_entropy
   )
   params, optimizers = [], []
   for optimizer, of_optimizer, gradients, x in zip(
@@ -219,9 +216,7 @@ def update_once(
     target=optax.incremental_update(
       critic, state.target, 1 - config.target_ema_decay
     ),
-    log_temperature=jnp.clip(
-      log_temperature, math.log(_MIN_TEMPERATURE), math.log(_MAX_TEMPERATURE)
-    ),
+    log_temperature=entropy.bounded(log_temperature),
     optimizers=tuple(optimizers),
   )
   return state, of_update
