@@ -22,6 +22,7 @@ import jax
 import ml_collections
 from models import weights
 import numpy as np
+from playwright import sync_api
 import pytest
 from trainers import runtime
 from trainers import train_mdn_rnn
@@ -308,3 +309,53 @@ def tiny_evolution_config() -> ml_collections.ConfigDict:
     checkpoint_every_steps=3,
   )
   return config
+
+
+@pytest.fixture(scope='module')
+def browser():
+  chromium = shutil.which('chromium')
+  if chromium is None:
+    pytest.skip('there is no Chromium; run: apt-get install chromium')
+  with sync_api.sync_playwright() as playwright:
+    browser = playwright.chromium.launch(
+      executable_path=chromium, args=['--no-sandbox']
+    )
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def check_page(browser):
+  """Returns a function that looks at an HTML file on a phone and a screen.
+
+  It opens the file without scripts and fails if the browser complains, if it
+  asks for anything but files and data, if the page is wider than the window,
+  or if a picture cannot be shown or has no text that stands for it.
+  """
+  complaints = []
+
+  def complain(x):
+    complaints.append(str(x))
+
+  def check(path):
+    for width in 360, 1280:
+      page = browser.new_page(
+        viewport={'width': width, 'height': 800}, java_script_enabled=False
+      )
+      page.on('console', lambda message: complain(message.text))
+      page.on('requestfailed', lambda x: complain(f'failed: {x.url[:200]}'))
+      page.on(
+        'request',
+        lambda x: x.url.startswith(('file:', 'data:')) or complain(x.url),
+      )
+      page.goto(path.as_uri())
+      assert not complaints
+      root = 'document.documentElement'
+      assert page.evaluate(f'{root}.scrollWidth') <= width
+      pictures = page.evaluate(
+        '[...document.images].map((x) => [x.alt, x.naturalWidth])'
+      )
+      assert all(alt and shown for alt, shown in pictures), pictures
+      page.close()
+
+  return check

@@ -9,7 +9,6 @@ from models import start_states
 from models import weights
 from models import world_model
 import numpy as np
-from playwright import sync_api
 import pytest
 
 STATE = 'document.documentElement.dataset.state'
@@ -40,19 +39,6 @@ def html(command, tmp_path_factory):
   """The page of the agent of this project."""
   folder = tmp_path_factory.mktemp('page')
   return export(command, agent.PRETRAINED, folder / 'dream.html')
-
-
-@pytest.fixture(scope='module')
-def browser():
-  chromium = shutil.which('chromium')
-  if chromium is None:
-    pytest.skip('there is no Chromium; run: apt-get install chromium')
-  with sync_api.sync_playwright() as playwright:
-    browser = playwright.chromium.launch(
-      executable_path=chromium, args=['--no-sandbox']
-    )
-    yield browser
-    browser.close()
 
 
 @pytest.fixture
