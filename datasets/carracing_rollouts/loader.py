@@ -18,7 +18,7 @@ import grain
 import numpy as np
 
 # Segments that are shuffled together: 6,400 frames, 79 MB. V learns better than
-# with 50 and no worse than with 800; see BUILD.md.
+# with 50 and no worse than with 800; see docs/EVIDENCE.md.
 _GROUP_SIZE = 200
 
 

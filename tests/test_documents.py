@@ -1,0 +1,96 @@
+"""What the documents show is true: tables, pictures, links and examples."""
+
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+
+from carracing_rollouts import (
+  carracing_rollouts_dataset_builder as rollouts_builder,
+)
+from conftest import PROJECT
+import imageio.v3 as imageio
+from models import agent
+import pytest
+from tools import animation
+from tools import evaluation
+from tools import figures
+
+DOCUMENTS = sorted(
+  path
+  for path in PROJECT.rglob('*.md')
+  if not {'.venv', '.pytest_cache', 'node_modules'} & {*path.parts}
+)
+# The game of the examples, which the README leaves to its reader.
+GAME = """
+import gymnasium
+frame, _ = gymnasium.make('CarRacing-v3').reset(seed=0)
+"""
+
+
+def test_no_table_is_stale():
+  for path, text in figures.documents().items():
+    assert path.read_text() == text, f'{path} is stale: run make figures'
+
+
+def test_the_recorded_score_is_that_of_the_pretrained_agent():
+  found = evaluation.read(agent.PRETRAINED / evaluation.FILE)
+  assert found.subject.driver.agent == agent.digests(agent.PRETRAINED)
+  assert found.summary.episodes == 1000
+  assert found.subject.tracks == 'test'
+
+
+def test_the_animation_shows_the_agent(agent_folder, tmp_path, monkeypatch):
+  monkeypatch.setattr(animation, '_FIRST_STEP', 3)
+  monkeypatch.setattr(animation, '_STEPS', 6)
+  driver = agent.load(agent_folder)
+  path = tmp_path / 'new' / 'drive.webp'
+  animation.save(path, driver, 0)
+  first, second = imageio.imread(path, plugin='pillow', index=...)
+  assert (first != second).any()
+  shipped = PROJECT / figures.ANIMATION
+  assert shipped.stat().st_size <= 3e6
+  assert imageio.improps(shipped, plugin='pillow').n_images == 200
+
+
+@pytest.mark.parametrize(
+  'path', DOCUMENTS, ids=lambda x: str(x.relative_to(PROJECT))
+)
+def test_links_lead_somewhere(path: Path):
+  text = path.read_text()
+  for link in re.findall(r'\]\(([^)\s]+)\)', text):
+    if link.startswith(('http:', 'https:')):
+      continue
+    file, _, heading = link.partition('#')
+    target = (path.parent / file).resolve() if file else path
+    assert target.exists(), link
+    if heading:
+      anchors = [
+        re.sub(r'[^\w -]', '', x).strip().lower().replace(' ', '-')
+        for x in re.findall(r'^#+ (.*)', target.read_text(), re.MULTILINE)
+      ]
+      assert heading in anchors, link
+
+
+def test_the_examples_of_the_readme_run(tmp_path):
+  folder = tmp_path / 'tensorflow_datasets'
+  rollouts_builder.Builder(
+    data_dir=folder,
+    config=rollouts_builder.RolloutsConfig(
+      name='default', num_episodes=2, max_steps=40
+    ),
+  ).download_and_prepare()
+  text = (PROJECT / 'README.md').read_text()
+  examples = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+  assert len(examples) == 4
+  environment = {x: y for x, y in os.environ.items() if x != 'TFDS_DATA_DIR'}
+  done = subprocess.run(
+    [sys.executable, '-c', GAME + '\n'.join(examples)],
+    env={**environment, 'HOME': str(tmp_path)},
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr

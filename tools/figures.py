@@ -1,0 +1,113 @@
+"""Makes the pictures and tables in the documents anew.
+
+  python -m tools.figures
+
+A table that a program makes stands between two comments in a document,
+`<!-- NAME -->` and `<!-- end of NAME -->`. This tool replaces what is between
+them, and films the animation of the README. Run it after a change of what they
+show: `models/pretrained/evaluation.json`, which `tools.evaluate` writes, or the
+tools.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from absl import logging
+from carracing_data import command_line
+from carracing_data import places
+from etils import epy
+
+with epy.lazy_imports():
+  from carracing_rollouts import scores
+  from models import agent
+  from tools import animation
+  from tools import evaluation
+  from tools import markdown
+
+_PROJECT = Path(__file__).parents[1]
+ANIMATION = 'docs/pictures/drive.webp'
+_TRACK = 0
+
+
+def documents() -> dict[Path, str]:
+  """Returns the text that each document with tables should have."""
+  return {
+    path: _with_tables(path.read_text(encoding='utf-8'), tables)
+    for path, tables in {
+      _PROJECT / 'README.md': {'scores': _scores},
+      agent.PRETRAINED / 'README.md': {'score': _score},
+    }.items()
+  }
+
+
+def _with_tables(text: str, tables: dict[str, Callable[[], str]]) -> str:
+  for name, make in tables.items():
+    begin, end = f'<!-- {name} -->\n', f'<!-- end of {name} -->'
+    before, _, rest = text.partition(begin)
+    _, found, after = rest.partition(end)
+    assert found, f'a document lacks {begin!r} and {end!r}'
+    text = f'{before}{begin}{make()}\n{end}{after}'
+  return text
+
+
+def _scores() -> str:
+  """Returns our score beside those of others."""
+  summary = _pretrained()
+  ha = '[Ha & Schmidhuber 2018](https://arxiv.org/abs/1803.10122)'
+  tallec = '[Tallec et al. 2018](https://ctallec.github.io/world-models/)'
+  tang = '[Tang et al. 2020](https://arxiv.org/abs/2003.08165)'
+  return markdown.table(
+    ['', 'return', 'tracks', 'source'],
+    [
+      [
+        '**this project**, the pretrained agent',
+        f'**{_return(summary)}**',
+        f'{summary.episodes:,}',
+        '[models/pretrained](models/pretrained/README.md)',
+      ],
+      ['World Models, the paper', '906 ± 21', '100', ha],
+      ['World Models, run again', '901 ± 37', '100', tang],
+      ['World Models in PyTorch', '860 ± 120', '100', tallec],
+    ],
+  )
+
+
+def _score() -> str:
+  """Returns the score of the pretrained agent."""
+  summary = _pretrained()
+  head = ['tracks', 'return', 'standard error', 'median', 'least']
+  return markdown.table(
+    [*head, 'laps completed', 'below 700'],
+    [
+      [
+        f'{summary.episodes:,}',
+        _return(summary),
+        f'{summary.standard_error:.1f}',
+        f'{summary.median:.0f}',
+        f'{summary.least:.0f}',
+        f'{summary.laps_completed:.1%}',
+        f'{summary.below_700:.1%}',
+      ]
+    ],
+  )
+
+
+def _return(summary: 'scores.Summary') -> str:
+  return f'{summary.mean:.1f} ± {summary.standard_deviation:.1f}'
+
+
+def _pretrained() -> 'scores.Summary':
+  return evaluation.read(agent.PRETRAINED / evaluation.FILE).summary
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  for path, text in documents().items():
+    places.replace(path, lambda file: file.write_text(text, encoding='utf-8'))
+    logging.info('Saved %s', path.relative_to(_PROJECT))
+  animation.save(_PROJECT / ANIMATION, agent.load(), _TRACK)
+  logging.info('Saved %s', ANIMATION)
+
+
+if __name__ == '__main__':
+  command_line.run(main)
