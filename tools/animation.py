@@ -68,8 +68,6 @@ def _frame(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
   for i, (title, picture) in enumerate(pictures.items()):
     left = i * (width + _GAP)
     draw.text((left, 3), title, 'black', font)
-    resized = Image.fromarray(picture).resize(
-      _PANEL, Image.Resampling.BICUBIC
-    )
+    resized = Image.fromarray(picture).resize(_PANEL, Image.Resampling.BICUBIC)
     frame.paste(resized, (left, _TITLE))
   return np.asarray(frame)

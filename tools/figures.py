@@ -103,7 +103,10 @@ def _pretrained() -> 'scores.Summary':
 def main(argv: Sequence[str]) -> None:
   del argv
   for path, text in documents().items():
-    places.replace(path, lambda file: file.write_text(text, encoding='utf-8'))
+    content = text.encode()
+    places.replace(
+      path, lambda file, content=content: file.write_bytes(content)
+    )
     logging.info('Saved %s', path.relative_to(_PROJECT))
   animation.save(_PROJECT / ANIMATION, agent.load(), _TRACK)
   logging.info('Saved %s', ANIMATION)
