@@ -6,6 +6,7 @@ from typing import NamedTuple
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
+from carracing_rollouts import scores
 import jax
 from models import world_model
 import numpy as np
@@ -36,11 +37,7 @@ class Recording(NamedTuple):
 
   def ending(self) -> str:
     """Returns how the episode ended."""
-    if not self.terminated:
-      return 'lap not completed in time'
-    if environment.lap_completed(self.terminated, self.reward[-1]):
-      return 'lap completed'
-    return 'lap not completed: the car left the playing field'
+    return scores.ending(self.terminated, self.reward[-1])
 
 
 def drive(policy: policies.Policy, track: int, max_steps: int) -> Recording:

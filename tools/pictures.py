@@ -1,13 +1,12 @@
 """Saves rows of frames and histograms as pictures, and frames as videos."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import io
 from pathlib import Path
-from typing import Any
 
+import av
 from carracing_data import places
 import cv2
-import imageio.v3 as imageio
 from matplotlib import figure
 from matplotlib import ticker
 import numpy as np
@@ -65,6 +64,26 @@ def save_returns(
     completed: whether the lap was completed, for each episode.
     heading: title of the picture.
   """
+  picture = plot_returns(returns, completed, heading, 'tracks')
+  places.replace(
+    path, lambda file: picture.savefig(file, dpi=120, format='png')
+  )
+
+
+def plot_returns(
+  returns: Sequence[float],
+  completed: Sequence[bool],
+  heading: str,
+  counted: str,
+) -> figure.Figure:
+  """Draws a histogram of returns.
+
+  Args:
+    returns: returns of at least one episode.
+    completed: whether the lap was completed, for each episode.
+    heading: title of the picture.
+    counted: what is counted, in the plural.
+  """
   edges = _edges(returns)
   groups = {
     'lap completed': [r for r, lap in zip(returns, completed) if lap],
@@ -85,14 +104,12 @@ def save_returns(
   )
   mean = float(np.mean(returns))
   axis.axvline(mean, color='black', linestyle='--', label=f'mean {mean:.1f}')
-  axis.set(xlabel='return', ylabel='tracks', xlim=(edges[0], edges[-1]))
+  axis.set(xlabel='return', ylabel=counted, xlim=(edges[0], edges[-1]))
   axis.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
   axis.spines[['top', 'right']].set_visible(False)
   axis.legend(frameon=False, loc='best')
   axis.set_title(heading, fontsize=9)
-  places.replace(
-    path, lambda file: picture.savefig(file, dpi=120, format='png')
-  )
+  return picture
 
 
 def _edges(returns: Sequence[float]) -> np.ndarray:
@@ -116,17 +133,54 @@ def save_video(
     panels: frames by name of the panel, uint8 [T, S, S, 3] each.
     captions: captions of the T frames, shown below the panels.
   """
-  path = places.claim_file(path)
+  _save_mp4(
+    places.claim_file(path),
+    (
+      _video_frame({k: v[i] for k, v in panels.items()}, caption)
+      for i, caption in enumerate(captions)
+    ),
+  )
+
+
+def save_observations(path: Path, observation: np.ndarray) -> None:
+  """Saves observations alone as a small MP4 that plays in real time.
+
+  The same observations always give the same bytes.
+
+  Args:
+    path: file to write, in an existing folder; replaced if it exists.
+    observation: uint8 [T, S, S, 3].
+  """
+  # H.264 as browsers play it halves the resolution of colors: the red car would
+  # lose its own if a pixel were not two by two.
+  _save_mp4(
+    path,
+    (frame.repeat(2, axis=0).repeat(2, axis=1) for frame in observation),
+    # The bytes depend on the number of threads.
+    {'preset': 'veryfast', 'threads': '1'},
+  )
+
+
+def _save_mp4(
+  path: Path,
+  frames: Iterable[np.ndarray],
+  options: Mapping[str, str] | None = None,
+) -> None:
+  """Encodes frames, uint8 [H, W, 3], all of the same even size."""
   # One frame at a time: all frames of a long episode would take gigabytes, the
   # encoded video takes megabytes.
   video = io.BytesIO()
-  writer: Any = imageio.imopen(video, 'w', plugin='pyav', extension='.mp4')
-  with writer:
-    writer.init_video_stream('libx264', fps=FRAMES_PER_SECOND)
-    for i, caption in enumerate(captions):
-      writer.write_frame(
-        _video_frame({k: v[i] for k, v in panels.items()}, caption)
-      )
+  with av.open(video, 'w', format='mp4') as container:
+    stream = container.add_stream(
+      'libx264', FRAMES_PER_SECOND, options=dict(options or {})
+    )
+    for i, frame in enumerate(frames):
+      if i == 0:
+        stream.height, stream.width = frame.shape[:2]
+      picture = av.VideoFrame.from_ndarray(frame)
+      picture.pts = i
+      container.mux(stream.encode(picture))
+    container.mux(stream.encode())
   # Written atomically, because half a video would look complete.
   places.replace(path, lambda file: file.write_bytes(video.getbuffer()))
 

@@ -67,6 +67,13 @@ class Driver(documents.Document):
     """Name and noise, for people."""
     return f'{self.name}, noise {self.noise:g}' if self.noise else self.name
 
+  @property
+  def full_title(self) -> str:
+    """Title, and for an agent the beginning of the digest of its C."""
+    if self.weights_sha256 is None:
+      return self.title
+    return f'{self.title} (C {self.weights_sha256.controller[:8]})'
+
 
 class LoggedEpisode(documents.Document):
   """One episode of a log.

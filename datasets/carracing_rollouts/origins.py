@@ -98,7 +98,7 @@ def by_driver(
   titles = [driver.title for driver in found]
   return {
     driver.title
-    if titles.count(driver.title) == 1 or driver.weights_sha256 is None
-    else f'{driver.title} (C {driver.weights_sha256.controller[:8]})': episodes
+    if titles.count(driver.title) == 1
+    else driver.full_title: episodes
     for driver, episodes in found.items()
   }

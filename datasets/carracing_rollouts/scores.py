@@ -1,6 +1,10 @@
-"""Statistics of returns: (returns, completed laps) → summary, and its text."""
+"""Statistics of returns: (returns, completed laps) → summary, and its text.
+
+Also how an episode ended.
+"""
 
 from carracing_data import documents
+from carracing_rollouts import environment
 import numpy as np
 
 _LOW = 700  # Returns below this one are counted: the car lost its way.
@@ -70,3 +74,17 @@ def describe(summary: Summary) -> str:
     f'below {_LOW} {summary.below_700:.1%}'.replace('%', ' %'),
   ]
   return ' · '.join(parts)
+
+
+def ending(terminated: bool, reward: float) -> str:
+  """Returns how an episode ended, for people.
+
+  Args:
+    terminated: whether its last step terminated it.
+    reward: reward of that step.
+  """
+  if not terminated:
+    return 'lap not completed in time'
+  if environment.lap_completed(terminated, reward):
+    return 'lap completed'
+  return 'lap not completed: the car left the playing field'
