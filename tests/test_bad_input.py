@@ -398,6 +398,7 @@ ERRORS = (
   'tools.dream_errors --data_dir={data} --vae={vae} --mdn_rnn={mdn_rnn} {tiny} '
 )
 VIEW = 'tools.view_rollouts --data_dir={data} --output_dir={tmp}/out {tiny} '
+BROWSE = 'tools.browse_rollouts --data_dir={data} --output_dir={tmp}/out '
 DESCRIBE = 'tools.describe_rollouts --data_dir={data} --output_dir={tmp}/out '
 EXPORT = 'tools.export --data_dir={data} --output_dir={tmp}/out '
 DRIVE = 'tools.drive --agent={agent} --output_dir={tmp}/out '
@@ -433,6 +434,7 @@ NAMES = (
     *((VERIFY + flag, message) for flag, message in NAMES),
     *((DESCRIBE + flag, message) for flag, message in NAMES[:5]),
     *((VIEW + flag, message) for flag, message in NAMES[:5]),
+    *((BROWSE + flag, message) for flag, message in NAMES[:5]),
     *(
       (EXPORT + '--format=rlds ' + flag, message) for flag, message in NAMES[:5]
     ),
@@ -443,6 +445,9 @@ NAMES = (
     (VERIFY + '{tiny} surplus', "unexpected argument 'surplus'"),
     (DESCRIBE + '{latents}', 'is a carracing_latents dataset, but'),
     (DESCRIBE + '{tiny} --output_dir={tmp}/file', 'cannot write .*file'),
+    (BROWSE + '{latents}', 'is a carracing_latents dataset, but'),
+    (BROWSE + '{tiny} --output_dir={tmp}/file', 'cannot write .*file'),
+    (BROWSE + '{tiny} surplus', "unexpected argument 'surplus'"),
     (VIEW + '{latents}', 'is a carracing_latents dataset, but'),
     (VIEW + '--episode=3', 'has 3 train episodes'),
     (VIEW + '--episode=-1', 'episode=-1'),
@@ -583,6 +588,7 @@ def test_tools(line, message, command, places):
     'trainers.train_mdn_rnn',
     'trainers.train_controller',
     'tools.benchmark',
+    'tools.browse_rollouts',
     'tools.compare_runs',
     'tools.demo',
     'tools.describe_rollouts',
@@ -855,6 +861,16 @@ def test_damaged_demo(content, command, places):
   (out / 'demo.json').write_text(content)
   done = command('tools.demo', f'--output_dir={out}')
   assert_one_line(done, 'demo.json is damaged')
+
+
+@pytest.mark.parametrize('content', JUNK, ids=repr)
+def test_damaged_browser(content, command, places):
+  out = places['tmp'] / 'out'
+  out.mkdir()
+  (out / 'dataset.json').write_text(content)
+  module, *arguments = (BROWSE + '{tiny}').format(**places).split()
+  done = command(module, *arguments)
+  assert_one_line(done, 'dataset.json is damaged: .*; choose another')
 
 
 @pytest.mark.parametrize('content', JUNK, ids=repr)

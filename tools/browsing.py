@@ -1,0 +1,264 @@
+"""A prepared rollouts dataset → HTML pages of its episodes, and their videos.
+
+A folder belongs to the content of one dataset. Videos, which take most of the
+time, are made in several processes, and later runs keep them. Pages are written
+from the last one to the first, which sums up all episodes.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from carracing_data import documents
+from carracing_data import errors
+from carracing_data import places
+from carracing_data import prepared
+from carracing_data import processes
+from carracing_data import runners
+from carracing_data import staging
+from carracing_rollouts import loader
+from carracing_rollouts import origins
+from carracing_rollouts import schema
+import markupsafe
+import numpy as np
+from tools import cards
+from tools import pictures
+from tools import webpages
+import tqdm
+
+INDEX = 'index.html'
+VIDEOS = 'videos'
+_SUBJECT = 'dataset.json'
+_PAGE_EPISODES = 50
+_VIDEOS_PER_JOB = 10
+_VIDEO_BYTES = 250  # Of a step; measured: 170 to 180.
+_NUM_EXTREMES = 5  # Episodes named for their high or low returns.
+
+
+class BrowserError(errors.UserError):
+  """A folder holds the pages of another dataset."""
+
+
+class _Subject(documents.Document):
+  """`dataset.json`: what the pages and videos of a folder are of."""
+
+  dataset: str
+  metadata_sha256: documents.Sha256
+
+
+class Link(NamedTuple):
+  """An episode as the first page names it.
+
+  Attributes:
+    title: split and index in the split.
+    address: of its card.
+    return_: sum of its rewards.
+  """
+
+  title: str
+  address: str
+  return_: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _VideosJob:
+  """Makes videos of episodes of a split.
+
+  Attributes:
+    dataset: folder of the dataset.
+    split: name of the split.
+    episode_ids: indices in the split.
+    output_dir: output directory.
+  """
+
+  dataset: str
+  split: str
+  episode_ids: Sequence[int]
+  output_dir: Path
+
+  def __call__(self) -> None:
+    episodes = loader.episodes(self.dataset, split=self.split)
+    for i in self.episode_ids:
+      pictures.save_observations(
+        self.output_dir / _video(self.split, i), episodes[i].observation
+      )
+
+
+def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
+  """Writes the videos that are missing, and all pages.
+
+  Args:
+    dataset: name or folder of the dataset; see `prepared.find`.
+    data_dir: data directory; see `prepared.find`.
+    output_dir: output directory.
+
+  Returns:
+    The first page.
+
+  Raises:
+    errors.DatasetError: there is no such dataset, or it is damaged.
+    errors.PlaceError: the output directory is not writable or its disk is too
+      small, or another process is writing to it.
+    errors.DocumentError: `dataset.json` in the output directory is damaged.
+    BrowserError: the output directory holds the pages of another dataset.
+  """
+  builder = prepared.find(dataset, data_dir, schema.KIND)
+  # Opened first: much of what may be wrong shows before an hour of work.
+  episodes = {
+    split: loader.episodes(str(builder.data_dir), split=split)
+    for split in schema.SPLITS
+  }
+  found = {split: origins.Origins(builder, split) for split in schema.SPLITS}
+  places.claim_folder(output_dir / VIDEOS)
+  with places.locked(output_dir), places.write_errors(output_dir):
+    _claim(output_dir, builder)
+    for folder in output_dir, output_dir / VIDEOS:
+      staging.remove_temporary(folder)
+    _make_videos(builder, output_dir)
+    _write_pages(builder, episodes, found, output_dir)
+  return output_dir / INDEX
+
+
+def _claim(output_dir: Path, builder: Any) -> None:
+  """Raises BrowserError if a folder belongs to the pages of other data."""
+  path = output_dir / _SUBJECT
+  wanted = _Subject(
+    dataset=prepared.full_name(builder),
+    metadata_sha256=builder.info.metadata['metadata_sha256'],
+  )
+  try:
+    found = documents.read(path, _Subject)
+  except FileNotFoundError:
+    documents.write(path, wanted.model_dump())
+    return
+  except errors.DocumentError as error:
+    raise errors.DocumentError(
+      f'{error}; choose another --output_dir, or delete {output_dir}'
+    ) from None
+  if found != wanted:
+    raise BrowserError(
+      f'{output_dir} holds the pages of {found.dataset} with the digest'
+      f' {found.metadata_sha256[:8]}, not of {wanted.dataset} with'
+      f' {wanted.metadata_sha256[:8]}; choose another --output_dir'
+    )
+
+
+def _video(split: str, episode_id: int) -> str:
+  """Returns the path of a video in the output directory."""
+  return f'{VIDEOS}/{split}-{episode_id}.mp4'
+
+
+def _page(index: int) -> str:
+  """Returns the path in the output directory of the page of an episode.
+
+  Args:
+    index: index of the episode among those of all splits.
+  """
+  number = index // _PAGE_EPISODES + 1
+  return INDEX if number == 1 else f'page_{number}.html'
+
+
+def _make_videos(builder: Any, output_dir: Path) -> None:
+  """Makes the missing videos; one that exists is complete."""
+  folder = output_dir / VIDEOS
+  jobs, total, missing_steps = [], 0, 0
+  for split in schema.SPLITS:
+    num_steps = builder.info.metadata['splits'][split]['episode_steps']
+    missing = [
+      i
+      for i in range(len(num_steps))
+      if not (output_dir / _video(split, i)).exists()
+    ]
+    total += len(num_steps)
+    missing_steps += sum(num_steps[i] for i in missing)
+    jobs += [
+      _VideosJob(
+        str(builder.data_dir),
+        split,
+        missing[start : start + _VIDEOS_PER_JOB],
+        output_dir,
+      )
+      for start in range(0, len(missing), _VIDEOS_PER_JOB)
+    ]
+  places.check_space(folder, missing_steps * _VIDEO_BYTES)
+
+  def count() -> int:
+    return len(list(folder.glob('*.mp4')))
+
+  with staging.progress('videos', 'episodes', count, total):
+    runners.run_locally(jobs, min(processes.num_cores(), len(jobs)))
+
+
+def _write_pages(
+  builder: Any,
+  episodes: Mapping[str, Sequence[schema.Episode]],
+  found: Mapping[str, origins.Origins],
+  output_dir: Path,
+) -> None:
+  """Writes the pages in reverse, so that all returns are known for the first.
+
+  Args:
+    builder: a builder returned by `prepared.find`.
+    episodes: episodes by split.
+    found: origins of the episodes, by split.
+    output_dir: output directory.
+  """
+  keys = [(split, i) for split in episodes for i in range(len(episodes[split]))]
+  starts = range(0, len(keys), _PAGE_EPISODES)
+  pages = [_page(start) for start in starts]
+  facts: list[cards.Facts] = []  # Of all episodes, in reverse.
+  with tqdm.tqdm(total=len(keys), desc='pages', unit=' episodes') as progress:
+    for start in reversed(starts):
+      shown = []
+      for split, i in keys[start : start + _PAGE_EPISODES]:
+        name = f'{split} {i}'
+        shown.append(
+          cards.make(
+            name, episodes[split][i], found[split][i], _video(split, i)
+          )
+        )
+        progress.update()
+      facts += [card.facts for card in reversed(shown)]
+      webpages.save(
+        output_dir / _page(start),
+        'episodes.html',
+        dataset=prepared.full_name(builder),
+        pages=pages,
+        number=start // _PAGE_EPISODES + 1,
+        cards=shown,
+        summary=None if start else _summary(builder, facts[::-1]),
+      )
+
+
+def _summary(builder: Any, facts: Sequence[cards.Facts]) -> dict[str, Any]:
+  """Returns what the first page tells of the dataset, given all episodes."""
+  links = [
+    Link(x.title, f'{_page(i)}#{x.identifier}', x.return_)
+    for i, x in enumerate(facts)
+  ]
+  ranked = sorted(links, key=lambda link: -link.return_)
+  splits, first = [], 0
+  for split in schema.SPLITS:
+    recorded = builder.info.metadata['splits'][split]
+    splits.append((split, links[first].address, recorded))
+    first += recorded['num_episodes']
+  returns: dict[str, list[float]] = {}
+  for x in facts:
+    returns.setdefault(x.driver, []).append(x.return_)
+  return {
+    'sha256': builder.info.metadata['metadata_sha256'],
+    'splits': splits,
+    'drivers': [(name, np.array(x)) for name, x in returns.items()],
+    'highest': ranked[:_NUM_EXTREMES],
+    'lowest': ranked[: -_NUM_EXTREMES - 1 : -1],
+    'histogram': _histogram(facts),
+  }
+
+
+def _histogram(facts: Sequence[cards.Facts]) -> markupsafe.Markup:
+  returns = [x.return_ for x in facts]
+  completed = [x.completed for x in facts]
+  return webpages.drawing(
+    pictures.plot_returns(returns, completed, '', 'episodes')
+  )
