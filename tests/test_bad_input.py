@@ -153,6 +153,11 @@ def test_rollouts_config(config, message, command, tmp_path):
     ('{"name": "x", "vae": "VAE", "latent_size": 8}', '"latent_size": 32'),
     ('{"name": "x", "rollouts": "carracing_rollouts/none"}', 'tfds build carr'),
     ('{"name": "x", "rollouts": "carracing_latents/tiny"}', 'is needed here'),
+    ('{"name": "x", "rollouts": "carracing_rollouts/tiny@0"}', 'not a digest'),
+    (
+      '{"name": "x", "rollouts": "carracing_rollouts/tiny@00000000"}',
+      'holds .*, not @00000000',
+    ),
     ('{"name": "x", "rollouts": "../x"}', 'is not a dataset name|/x holds'),
     ('{"name": "tiny", "vae": "VAE"}', 'was built with .*--overwrite'),
   ],
@@ -246,6 +251,10 @@ DREAMING = (
     (TRAIN['vae'] + '--config.dataset=x[train]', 'is not a dataset name'),
     (TRAIN['vae'] + '--config.dataset=nothing/none', 'no prepared dataset'),
     (
+      TRAIN['vae'] + '--config.dataset=carracing_rollouts/tiny@00000000',
+      'holds .*, not @00000000',
+    ),
+    (
       TRAIN['vae'] + '--config.dataset=carracing_latents/tiny',
       'is needed here',
     ),
@@ -284,6 +293,11 @@ DREAMING = (
     (
       TRAIN['mdn_rnn'] + '--config.dataset=carracing_latents/tiny+',
       "'' is not a dataset name",
+    ),
+    (
+      TRAIN['mdn_rnn'] + '--config.dataset=carracing_latents/tiny+'
+      'carracing_latents/tiny@00000000',
+      'holds .*, not @00000000',
     ),
     (
       TRAIN['mdn_rnn'] + '--config.dataset=carracing_latents/tiny+a/b',
@@ -425,6 +439,14 @@ NAMES = (
     '--dataset=carracing_rollouts/tiny:9.9.9',
     'no prepared dataset .*available: ',
   ),
+  ('--dataset=carracing_rollouts/tiny@00000000', 'holds .*@.*, not @00000000'),
+  ('--dataset=carracing_rollouts/tiny@0000000', "'0000000' in .* 8 to 64 of"),
+  ('--dataset=carracing_rollouts/tiny@' + '0' * 65, 'is not a digest'),
+  ('--dataset=carracing_rollouts/tiny@ABCDEF01', "'ABCDEF01' in .* is not a d"),
+  ('--dataset=carracing_rollouts/tiny@', "'' in .* is not a digest"),
+  ('--dataset={tmp}/none@host', "'host' in .*/none@host' is not a digest"),
+  ('--dataset=nothing@00000000', "no prepared dataset 'nothing' in"),
+  ('--dataset=@00000000', "'' is not a dataset name"),
 )
 
 
@@ -442,6 +464,11 @@ NAMES = (
     (VERIFY + '{tiny} --compare=', 'is not a dataset name'),
     (VERIFY + '{tiny} --compare=nothing', 'no prepared dataset'),
     (VERIFY + '{tiny} --compare={data}/carracing_latents', 'no complete datas'),
+    (VERIFY + '{tiny} --expect=00000000', 'holds .*tiny:.*@.*, not @00000000'),
+    (VERIFY + '{latents} --expect=00000000', 'holds .*, not @00000000'),
+    (VERIFY + '{tiny} --expect=', "'' is not a digest"),
+    (VERIFY + '{tiny} --expect=1.1.0', "'1.1.0' is not a digest"),
+    (VERIFY + '{tiny} --expect=00000000 --compare=x', 'At most one of'),
     (VERIFY + '{tiny} surplus', "unexpected argument 'surplus'"),
     (DESCRIBE + '{latents}', 'is a carracing_latents dataset, but'),
     (DESCRIBE + '{tiny} --output_dir={tmp}/file', 'cannot write .*file'),

@@ -13,6 +13,7 @@ from pathlib import Path
 import shlex
 from typing import Any
 
+from carracing_data import digests
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
@@ -193,9 +194,8 @@ class Family:
     facts = []
     try:
       builder = prepared.find(name, self._data_dir)
-      digests = prepared.content_digests(builder)
-      if wanted is None or digests == wanted:
-        return self._found_dataset(builder, digests)
+      if wanted is None or prepared.content_digests(builder) == wanted:
+        return self._found_dataset(builder)
       facts.append('another one of this name is here')
     except errors.UserError:
       if wanted is None:
@@ -203,11 +203,11 @@ class Family:
     return Node(
       kind=name.partition('/')[0],
       name=name,
-      digest=documents.digest(wanted),
+      digest=digests.of_dataset(wanted),
       facts=facts,
     )
 
-  def _found_dataset(self, builder: Any, digests: Mapping[str, str]) -> Node:
+  def _found_dataset(self, builder: Any) -> Node:
     metadata = builder.info.metadata
     config = metadata['config']
     splits = metadata['splits'].values()
@@ -235,7 +235,7 @@ class Family:
     return Node(
       kind=builder.name,
       name=prepared.full_name(builder),
-      digest=documents.digest(digests),
+      digest=prepared.digest(builder),
       path=os.fspath(folder),
       facts=[
         f'{sum(x["num_episodes"] for x in splits):,} episodes,'
@@ -305,7 +305,7 @@ def lines(node: Node) -> Iterator[str]:
 
 
 def _lines(node: Node, first: str, rest: str, shown: set[str]) -> Iterator[str]:
-  digest = '' if node.digest is None else f' @{node.digest[:12]}'
+  digest = '' if node.digest is None else f' @{node.digest[: digests.SHORT]}'
   head = ', '.join([f'{node.name}{digest}', *node.facts])
   if node.digest in shown and node.sources:
     yield f'{first}{head}: see above'

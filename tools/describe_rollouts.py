@@ -102,7 +102,8 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
   quantiles = np.quantile(all_actions, (0.05, 0.5, 0.95), axis=0).T
   text = '\n\n'.join(
     [
-      f'Computed from `{name}` by `python -m tools.describe_rollouts`.',
+      f'Computed from `{prepared.citation(builder)}` by'
+      ' `python -m tools.describe_rollouts`.',
       markdown.table(_SPLIT_HEAD, rows),
       markdown.table(
         _DRIVER_HEAD,

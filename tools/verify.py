@@ -3,8 +3,11 @@ r"""Verifies a prepared dataset, or compares two datasets.
   python -m tools.verify --dataset=carracing_rollouts
   python -m tools.verify --dataset=carracing_rollouts \
       --compare=/their/data/carracing_rollouts/default/1.0.0
+  python -m tools.verify --dataset=/shared/carracing_rollouts/default/1.1.0 \
+      --expect=DIGEST
 
-Reads the whole dataset and checks its digests, structure and values. Reports
+Reads the whole dataset and checks its digests, structure and values; with
+`--expect` also that it is the dataset that was cited with this digest. Reports
 the first error with its record, and exits with status 1.
 """
 
@@ -31,21 +34,34 @@ _COMPARE = flags.DEFINE_string(
   None,
   'Dataset to compare with: dataset/config:version or a folder.',
 )
+_EXPECT = flags.DEFINE_string(
+  'expect',
+  None,
+  'Digest that the dataset must have, or its first 8 digits or more: a build'
+  ' prints it at its end.',
+)
 _DATA_DIR = command_line.data_dir_flag()
+flags.mark_flags_as_mutual_exclusive(['compare', 'expect'])
 
 
-def verify(dataset: str, data_dir: str | None) -> None:
-  """Verifies a dataset and logs its statistics.
+def verify(
+  dataset: str, data_dir: str | None, expect: str | None = None
+) -> None:
+  """Verifies a dataset and logs its statistics and its digest.
 
   Args:
     dataset: name or folder of the dataset; see `prepared.find`.
     data_dir: data directory; see `prepared.find`.
+    expect: digest of the dataset; None: any will do.
 
   Raises:
-    errors.DatasetError: there is no such dataset, or a check fails.
+    errors.DatasetError: there is no such dataset, it has another digest, or a
+      check fails.
   """
   kinds = _kinds()
   builder = prepared.find(dataset, data_dir, *kinds.values())
+  if expect is not None:  # First: what is recorded takes no time to compare.
+    prepared.check_digest(builder, expect)
   num_shards = sum(split.num_shards for split in builder.info.splits.values())
   with tqdm.tqdm(total=num_shards, unit=' shards') as progress:
     verification.verify(builder, kinds[builder.name], progress.update)
@@ -61,6 +77,11 @@ def verify(dataset: str, data_dir: str | None) -> None:
       recorded['num_steps'],
       recorded['content_sha256'],
     )
+  logging.info(
+    'All records are intact%s: %s',
+    '' if expect is None else ' and as expected',
+    prepared.citation(builder),
+  )
 
 
 def compare(first: str, second: str, data_dir: str | None) -> None:
@@ -93,7 +114,7 @@ def _kinds() -> 'dict[str, metadata.Kind]':
 def main(argv: Sequence[str]) -> None:
   del argv
   if _COMPARE.value is None:
-    verify(_DATASET.value, _DATA_DIR.value)
+    verify(_DATASET.value, _DATA_DIR.value, _EXPECT.value)
   else:
     compare(_DATASET.value, _COMPARE.value, _DATA_DIR.value)
 

@@ -39,7 +39,8 @@ def dataset_flag() -> flags.FlagHolder[str]:
   return flags.DEFINE_string(
     'dataset',
     'carracing_rollouts',
-    'Dataset to read: dataset/config:version or a folder.',
+    'Dataset to read: dataset/config:version or a folder; @DIGEST at its end'
+    ' refuses other data.',
   )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import shlex
 from typing import Any
 
+from carracing_data import digests
 from carracing_data import errors
 from carracing_data import metadata as metadata_lib
 from etils import epath
@@ -48,19 +49,24 @@ class Info(tfds.core.DatasetInfo):
       super().read_from_directory(dataset_info_dir)
 
   def __repr__(self) -> str:
-    name = self.full_name.rpartition('/')
-    splits = [
-      f'{split}: {recorded["num_episodes"]:,} episodes,'
-      f' {recorded["num_steps"]:,} steps'
-      for split, recorded in (self.metadata or {}).get('splits', {}).items()
-    ]
+    config, _, version = self.full_name.rpartition('/')
+    splits = (self.metadata or {}).get('splits', {})
+    digest = digests.of_dataset(
+      {split: x['content_sha256'] for split, x in splits.items()}
+    )[: digests.SHORT]
+    name = f'{config}:{version}@{digest}'
     return '\n'.join(
       [
         f'{self.full_name} is in {self.data_dir} ({self.dataset_size}).',
-        *splits,
-        'Check it with: python -m tools.verify'
-        f' --dataset={shlex.quote(str(self.data_dir))}',
-        f"Read it with: {self.name}.loader.episodes('{name[0]}:{name[2]}')",
+        *(
+          f'{split}: {recorded["num_episodes"]:,} episodes,'
+          f' {recorded["num_steps"]:,} steps'
+          for split, recorded in splits.items()
+        ),
+        f'Cite it as: {name}',
+        'Check it, or a copy, with: python -m tools.verify'
+        f' --dataset={shlex.quote(str(self.data_dir))} --expect={digest}',
+        f"Read it with: {self.name}.loader.episodes('{name}')",
       ]
     )
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from carracing_data import documents
 import numpy as np
+
+SHORT = 12  # Hexadecimal digits of a short digest.
 
 
 def of_record(record: Mapping[str, Any]) -> str:
@@ -41,6 +44,11 @@ def of_split(record_digests: Iterable[str]) -> str:
   digest = SplitDigest()
   digest.update(record_digests)
   return digest.hexdigest()
+
+
+def of_dataset(split_digests: Mapping[str, str]) -> str:
+  """Returns the digest of a dataset, given those of its splits, by name."""
+  return documents.digest(split_digests)
 
 
 def of_file(path: str | os.PathLike[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import re
 from typing import Any
 
+from carracing_data import digests
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import metadata
@@ -21,6 +22,11 @@ from tensorflow_datasets.core import constants
 
 _FULL_NAME = re.compile(
   rf'({documents.NAME})(?:/({documents.NAME}))?(?::(\d+\.\d+\.\d+))?'
+)
+_DIGEST = re.compile('[0-9a-f]{8,64}')
+_NO_DIGEST = (
+  'is not a digest: 8 to 64 of the digits 0-9 and a-f, which a build and'
+  ' tools.verify print'
 )
 
 
@@ -88,7 +94,8 @@ def find(
   Args:
     name: `dataset`, `dataset/config` or `dataset/config:version` (by default
       the config `default` and the newest version), or the folder of a prepared
-      dataset.
+      dataset. With `@DIGEST` at its end, other data are refused: 8 to 64 digits
+      of what `digest` returns.
     data_dir: data directory; defaults to `$TFDS_DATA_DIR` or
       `~/tensorflow_datasets`.
     *kinds: accepted kinds of dataset; all if empty.
@@ -97,10 +104,11 @@ def find(
     A read-only builder; read records with `as_data_source`.
 
   Raises:
-    errors.DatasetError: the dataset is not prepared, is of another kind, or has
-      damaged documents.
+    errors.DatasetError: the dataset is not prepared, is of another kind, has
+      another digest, or has damaged documents.
   """
   try:
+    name, wanted = _without_digest(name)
     folder = places.expand(name).absolute()
     if _is_folder(name, folder):
       metadata.check_folder(folder, kinds)
@@ -120,7 +128,27 @@ def find(
     raise errors.DatasetError(
       f'cannot read the dataset {name[:100]!r}: {reason}'
     ) from None
-  return tfds.builder_from_directory(folder)
+  builder = tfds.builder_from_directory(folder)
+  if wanted is not None:
+    check_digest(builder, wanted)
+  return builder
+
+
+def _without_digest(name: str) -> tuple[str, str | None]:
+  """Splits `NAME@DIGEST`; the digest is None if there is none.
+
+  A folder may have an @ in its name. If a digest follows it, the folder must
+  hold that dataset: people name copies by what they cite.
+  """
+  before, at, after = name.rpartition('@')
+  if not at or '/' in after:
+    return name, None
+  is_folder = places.expand(name).is_dir()
+  if _DIGEST.fullmatch(after):
+    return name if is_folder else before, after
+  if is_folder:
+    return name, None
+  raise errors.DatasetError(f'{after[:80]!r} in {name[:200]!r} {_NO_DIGEST}')
 
 
 def _is_folder(name: str, path: Path) -> bool:
@@ -215,6 +243,38 @@ def records(
 def full_name(builder: tfds.core.DatasetBuilder) -> str:
   """Returns `dataset/config:version`, which `find` accepts."""
   return f'{builder.name}/{builder.info.config_name}:{builder.version}'
+
+
+def digest(builder: tfds.core.DatasetBuilder) -> str:
+  """Returns the SHA-256 of the content of all splits, as it is recorded.
+
+  `verification.verify` checks that the records have it.
+  """
+  return digests.of_dataset(content_digests(builder))
+
+
+def citation(builder: tfds.core.DatasetBuilder) -> str:
+  """Returns `dataset/config:version@DIGEST`, which `find` accepts."""
+  return f'{full_name(builder)}@{digest(builder)[: digests.SHORT]}'
+
+
+def check_digest(builder: tfds.core.DatasetBuilder, wanted: str) -> None:
+  """Compares the digest of a dataset with a wanted one.
+
+  Args:
+    builder: a builder returned by `find`.
+    wanted: the first digits of the digest, 8 to 64.
+
+  Raises:
+    errors.DatasetError: the dataset is another one, or `wanted` is no digest.
+  """
+  if not _DIGEST.fullmatch(wanted):
+    raise errors.DatasetError(f'{wanted[:80]!r} {_NO_DIGEST}')
+  if not digest(builder).startswith(wanted):
+    raise errors.DatasetError(
+      f'{builder.data_dir} holds {citation(builder)}, not @{wanted}; get a'
+      ' copy of that one (docs/SHARING.md), or leave the digest out'
+    )
 
 
 def content_digests(builder: tfds.core.DatasetBuilder) -> dict[str, str]:

@@ -1,0 +1,229 @@
+"""A team shares a version: digests in citations, read-only data directories."""
+
+import hashlib
+import json
+from pathlib import Path
+import re
+import shlex
+import shutil
+
+from carracing_data import documents
+from carracing_data import errors
+from carracing_data import metadata
+from carracing_data import prepared
+from carracing_data import verification
+from carracing_latents import (
+  carracing_latents_dataset_builder as latents_builder,
+)
+from carracing_latents import loader as latents_loader
+from carracing_rollouts import loader
+from carracing_rollouts import rlds
+from carracing_rollouts import schema
+from conftest import PROJECT
+from conftest import ROLLOUTS
+from conftest import tiny_mdn_rnn_config
+from conftest import tiny_vae_config
+import pytest
+from tools import ancestry
+from trainers import run_folder
+from trainers import train_mdn_rnn
+from trainers import train_vae
+
+NAME = 'carracing_rollouts/tiny'
+OTHER = '0' * 12
+
+
+@pytest.fixture
+def cited(data_dir):
+  """The citation of carracing_rollouts/tiny, `NAME:VERSION@DIGEST`."""
+  return prepared.citation(prepared.find(NAME, data_dir))
+
+
+@pytest.fixture
+def copy(data_dir, tmp_path):
+  """A copy of carracing_rollouts/tiny."""
+  source = prepared.find(NAME, data_dir).data_dir
+  return Path(shutil.copytree(source, tmp_path / 'copy'))
+
+
+def test_anyone_can_compute_the_digest_from_the_metadata(data_dir, cited):
+  # The formula that docs/SHARING.md gives to readers without this project.
+  builder = prepared.find(NAME, data_dir)
+  splits = json.loads((Path(builder.data_dir) / 'metadata.json').read_text())
+  content = {k: v['content_sha256'] for k, v in splits['splits'].items()}
+  text = json.dumps(content, sort_keys=True)
+  digest = hashlib.sha256(text.encode()).hexdigest()
+  assert prepared.digest(builder) == digest
+  assert cited == f'{prepared.full_name(builder)}@{digest[:12]}'
+
+
+def test_build_prints_the_citation_and_the_command_that_proves_a_copy(
+  command, copy, data_dir, cited
+):
+  config = json.dumps({'name': 'tiny', **ROLLOUTS})
+  arguments = [f'--data_dir={data_dir}', f'--config={config}']
+  built = command(
+    'tfds', 'build', 'carracing_rollouts', *arguments, cwd=PROJECT / 'datasets'
+  )
+  said = built.stdout + built.stderr
+  assert f'Cite it as: {cited}\n' in said
+  [check] = re.findall(r'python -m (tools\.verify .*)', said)
+  module, dataset, expect = shlex.split(check)
+  assert dataset.startswith('--dataset=')
+  done = command(module, f'--dataset={copy}', expect)
+  assert done.status == 0, done.stderr
+  assert f'intact and as expected: {cited}\n' in done.stderr
+
+
+def test_every_reader_takes_a_citation_and_refuses_other_data(world, cited):
+  latents = prepared.find('carracing_latents/tiny', world.data_dir)
+  readers = [
+    (cited, lambda name: loader.frames(name, batch_size=2, data_dir=root)),
+    (cited, lambda name: loader.spread_frames(name, count=2, data_dir=root)),
+    (cited, lambda name: loader.episodes(name, data_dir=root)),
+    (cited, lambda name: next(rlds.episodes(name, data_dir=root))),
+    (
+      prepared.citation(latents),
+      lambda name: latents_loader.windows(
+        name, batch_size=2, window_steps=9, data_dir=root
+      ),
+    ),
+    (
+      prepared.citation(latents),
+      lambda name: latents_loader.episodes(name, data_dir=root),
+    ),
+  ]
+  root = world.data_dir
+  for citation, read in readers:
+    read(citation)
+    name, _, digest = citation.partition('@')
+    with pytest.raises(errors.DatasetError) as caught:
+      read(f'{name}@{OTHER}')
+    assert digest in str(caught.value) and OTHER in str(caught.value)
+
+
+def test_citation_may_leave_out_what_a_name_may(data_dir, cited):
+  wanted = prepared.find(NAME, data_dir).data_dir
+  digest = prepared.digest(prepared.find(NAME, data_dir))
+  folder = f'{wanted}@{digest}'
+  for name in f'{NAME}@{digest[:8]}', f'{NAME}@{digest}', cited, folder:
+    assert prepared.find(name, data_dir).data_dir == wanted
+
+
+def test_folder_may_have_an_at_sign_but_no_other_digest(copy, cited):
+  digest = cited.partition('@')[2]
+  for name in 'me@host', f'1.1.0@{digest}', f'x@{OTHER}':
+    shutil.copytree(copy, copy.parent / name)
+    shutil.copytree(copy, copy.parent / name / 'inside')
+  for name in (
+    'me@host',
+    f'1.1.0@{digest}',
+    f'me@host@{digest}',
+    f'x@{OTHER}/inside',
+  ):
+    assert prepared.full_name(prepared.find(str(copy.parent / name)))
+  # Whoever named it meant another dataset than the one it holds.
+  with pytest.raises(errors.DatasetError, match=f'{cited}, not @{OTHER}'):
+    prepared.find(str(copy.parent / f'x@{OTHER}'))
+
+
+def test_what_was_made_from_a_citation_is_what_is_made_from_a_name(
+  world, cited
+):
+  # Refused if the identity were another one.
+  config = latents_builder.LatentsConfig(
+    name='tiny', rollouts=cited, vae=str(world.vae)
+  )
+  latents_builder.Builder(
+    data_dir=world.data_dir, config=config
+  ).download_and_prepare()
+  plain, exact = (prepared.find(name, world.data_dir) for name in (NAME, cited))
+  assert run_folder.dataset_source(exact) == run_folder.dataset_source(plain)
+  family = ancestry.Family(str(world.data_dir), [])
+  tree = family.of(cited)
+  assert tree == family.of(NAME)
+  assert next(ancestry.lines(tree)).startswith(cited.replace('@', ' @'))
+
+
+def test_forged_metadata_do_not_pass_as_the_cited_dataset(
+  copy, data_dir, cited
+):
+  """`find` compares what is recorded; `tools.verify` reads the records."""
+  other = prepared.find('carracing_rollouts/straight_ahead', data_dir)
+  shutil.rmtree(copy)
+  shutil.copytree(other.data_dir, copy)
+  path = copy / 'metadata.json'
+  content = json.loads(path.read_text())
+  for split, sha256 in prepared.content_digests(
+    prepared.find(NAME, data_dir)
+  ).items():
+    content['splits'][split]['content_sha256'] = sha256
+  documents.write(path, documents.sealed(content, metadata.SEAL))
+  forged = prepared.find(f'{copy}@{cited.partition("@")[2]}')
+  with pytest.raises(errors.DatasetError, match='content_sha256 of train does'):
+    verification.verify(forged, schema.KIND)
+
+
+def state_of(folder):
+  """Returns the entries of a folder, each with its time of change and bytes.
+
+  A file that came and went shows in the time of its folder.
+  """
+  return {
+    path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes())
+    for path in [folder, *folder.rglob('*')]
+  }
+
+
+def test_nothing_writes_to_a_data_directory_that_is_read(
+  command, world, tmp_path
+):
+  # For root, who ignores permissions, the comparison at the end counts.
+  shared = Path(shutil.copytree(world.data_dir, tmp_path / 'shared'))
+  for path in [shared, *shared.rglob('*')]:
+    path.chmod(path.stat().st_mode & ~0o222)
+  before = state_of(shared)
+  out = tmp_path / 'out'
+  latents = 'carracing_latents/tiny'
+  rollouts = prepared.find(NAME, shared)
+  encode = {
+    'name': 'tiny',
+    'rollouts': f'{rollouts.data_dir}@{prepared.digest(rollouts)}',
+    'vae': str(world.vae),
+  }
+  for line in (
+    f'tools.verify --dataset={NAME}',
+    f'tools.verify --dataset={latents}',
+    f'tools.verify --dataset={NAME} --compare={rollouts.data_dir}',
+    f'tools.view_rollouts --dataset={NAME} --output_dir={out}',
+    f'tools.describe_rollouts --dataset={NAME} --output_dir={out}',
+    f'tools.export --format=croissant --dataset={NAME} --output_dir={out}',
+    f'tools.export --format=rlds --dataset={NAME} --output_dir={out}',
+    f'tools.lineage {latents}',
+  ):
+    module, *arguments = line.split()
+    done = command(module, f'--data_dir={shared}', *arguments)
+    assert done.status == 0, done.stderr
+  train_vae.train(tiny_vae_config(), out / 'vae', str(shared))
+  train_mdn_rnn.train(tiny_mdn_rnn_config(), out / 'mdn_rnn', str(shared))
+  # Built already: there is nothing to write.
+  for dataset, root, config in (
+    ('carracing_rollouts', shared, {'name': 'tiny', **ROLLOUTS}),
+    ('carracing_latents', shared, {**encode, 'rollouts': NAME}),
+    ('carracing_latents', tmp_path / 'mine', encode),
+  ):
+    done = command(
+      'tfds',
+      'build',
+      PROJECT / 'datasets' / dataset,
+      f'--data_dir={root}',
+      f'--config={json.dumps(config)}',
+    )
+    assert done.status == 0, done.stderr
+  # Encoded elsewhere, they are the same dataset.
+  theirs, ours = (
+    prepared.find(latents, x) for x in (shared, tmp_path / 'mine')
+  )
+  assert prepared.citation(ours) == prepared.citation(theirs)
+  assert ours.info.metadata == theirs.info.metadata
+  assert state_of(shared) == before
