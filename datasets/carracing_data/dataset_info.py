@@ -50,7 +50,9 @@ class Info(tfds.core.DatasetInfo):
 
   def __repr__(self) -> str:
     config, _, version = self.full_name.rpartition('/')
-    splits = (self.metadata or {}).get('splits', {})
+    splits = (self.metadata or {}).get('splits')
+    if splits is None:
+      return f'{self.full_name} is not built.'
     digest = digests.of_dataset(
       {split: x['content_sha256'] for split, x in splits.items()}
     )[: digests.SHORT]
