@@ -23,6 +23,7 @@ from conftest import PROJECT
 from conftest import ROLLOUTS
 from conftest import tiny_mdn_rnn_config
 from conftest import tiny_vae_config
+from conftest import VERSION
 import pytest
 from tools import ancestry
 from trainers import run_folder
@@ -55,6 +56,23 @@ def test_anyone_can_compute_the_digest_from_the_metadata(data_dir, cited):
   digest = hashlib.sha256(text.encode()).hexdigest()
   assert prepared.digest(builder) == digest
   assert cited == f'{prepared.full_name(builder)}@{digest[:12]}'
+
+
+def test_documents_cite_one_digest_of_each_config_of_this_version():
+  found = {}
+  for path in (
+    *(PROJECT / 'datasets').glob('carracing_*/README.md'),
+    *(PROJECT / 'datasets').glob('carracing_*/statistics/**/*.md'),
+    PROJECT / 'docs/SHARING.md',
+  ):
+    for name, version, digest in re.findall(
+      r'(carracing_rollouts/\w+):([\d.]+)@(\w+)', path.read_text()
+    ):
+      assert version == VERSION, path
+      assert digest == found.setdefault(name, digest), path
+  assert found.keys() >= {
+    f'carracing_rollouts/{x}' for x in ('default', 'driven')
+  }
 
 
 def test_build_prints_the_citation_and_the_command_that_proves_a_copy(
