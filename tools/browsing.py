@@ -247,7 +247,7 @@ def _summary(builder: Any, facts: Sequence[cards.Facts]) -> dict[str, Any]:
   for x in facts:
     returns.setdefault(x.driver, []).append(x.return_)
   return {
-    'sha256': builder.info.metadata['metadata_sha256'],
+    'citation': prepared.citation(builder),
     'splits': splits,
     'drivers': [(name, np.array(x)) for name, x in returns.items()],
     'highest': ranked[:_NUM_EXTREMES],
