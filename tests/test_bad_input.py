@@ -418,6 +418,7 @@ EXPORT = 'tools.export --data_dir={data} --output_dir={tmp}/out '
 DRIVE = 'tools.drive --agent={agent} --output_dir={tmp}/out '
 PLAY = 'tools.play --agent={agent} '
 PAGE = 'tools.export_page --output={tmp}/out/dream.html '
+REPORT = 'tools.report {agent} '
 PUBLISH = 'tools.publish --agent={agent} --output_dir={tmp}/out '
 DEMO = 'tools.demo --output_dir={tmp}/out '
 ROUNDS = 'tools.two_rounds --output_dir={tmp}/out '
@@ -562,6 +563,15 @@ NAMES = (
     ('tools.lineage {tmp}/file', 'holds no complete dataset'),
     ('tools.lineage nothing', "no prepared dataset 'nothing'"),
     ('tools.lineage {vae} {vae}', 'name one folder'),
+    ('tools.report', 'name one folder of a demo, a run or an agent'),
+    (REPORT + '{vae}', 'name one folder of a demo, a run or an agent'),
+    ('tools.report {tmp}/none', 'none holds no run and no agent'),
+    ('tools.report {tmp}/empty', 'empty holds no run and no agent'),
+    ('tools.report {tmp}/file', 'file holds no run and no agent'),
+    ('tools.report ~nosuchuser/demo', 'home directory'),
+    (REPORT + '--output={tmp}', 'it is a folder, not a file'),
+    (REPORT + '--output={tmp}/file/x.html', 'cannot write .*file'),
+    (REPORT + '--output=/proc/none/x.html', 'cannot write /proc/none'),
     ('tools.compare_runs', 'name the folders'),
     ('tools.compare_runs {tmp}/empty', 'holds no finished run'),
     ('tools.compare_runs {tmp}/file', 'holds no finished run'),
@@ -630,6 +640,7 @@ def test_tools(line, message, command, places):
     'tools.play',
     'tools.publish',
     'tools.record',
+    'tools.report',
     'tools.two_rounds',
     'tools.verify',
     'tools.view_rollouts',

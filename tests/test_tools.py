@@ -149,7 +149,7 @@ def test_demo_goes_the_whole_way_and_skips_what_is_done(tmp_path, execute):
     flags.append(f'--{name}={value}')
   again = run('tools.demo', *flags)
   assert again.returncode == 0
-  assert again.stdout.count('already done') == 7
+  assert again.stdout.count('already done') == 8
   assert '$' not in again.stdout
 
   other = run('tools.demo', *flags[:-1], '--num_tracks=3')

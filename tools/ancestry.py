@@ -6,7 +6,7 @@ Rounded weights stand in for the original ones that they name, if these are not
 found, and say so.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import json
 import os
 from pathlib import Path
@@ -25,6 +25,7 @@ from models import weights
 import pydantic
 from trainers import run_documents
 
+ROUNDED = 'rounded to float16'  # A fact of published weights.
 _NAMES = {'vae': 'V (vae)', 'mdn_rnn': 'M (mdn_rnn)', 'controller': 'C'}
 
 
@@ -80,7 +81,7 @@ class Family:
     self._weights: dict[str, Path] = {}
     self._rounded: dict[tuple[str, str], Path] = {}
     self._known: dict[str, Node] = {}
-    for path in _weights_below(search):
+    for path in below(search, weights.FILE):
       try:
         described = weights.describe(path)
         self._weights.setdefault(described.weights_sha256, path)
@@ -104,7 +105,17 @@ class Family:
     for inside in ('', 'controller', 'agent/controller', 'weights'):
       if os.path.exists(folder / inside / weights.FILE):
         return self._of_weights(folder / inside)
+    if (run := run_documents.read_run(folder)) is not None:
+      return self._of_unfinished(run)
     return self._of_dataset(name, None)
+
+  def _of_unfinished(self, run: run_documents.Run) -> Node:
+    return Node(
+      kind=run.model,
+      name=_NAMES[run.model],
+      facts=['not finished'],
+      sources=list(self._sources(_Training(sources=run.sources))),
+    )
 
   def _of_weights(self, folder: Path) -> Node:
     described = weights.describe(folder)
@@ -132,7 +143,7 @@ class Family:
     else:
       original = self._original(node, training, training.rounded_from)
       changed = {
-        'facts': ['rounded to float16'],
+        'facts': [ROUNDED],
         'command': None,  # That of the original weights.
         'sources': [original],
       }
@@ -349,12 +360,17 @@ def _facts_of_weights(training: _Training) -> Iterator[str]:
     yield f'code {training.git_revision[:10]}'
 
 
-def _weights_below(folders: Sequence[Path]) -> Iterator[Path]:
-  """Yields the folders with exported weights, at most two levels below."""
+def below(folders: Iterable[Path], name: str) -> Iterator[Path]:
+  """Yields the folders with a file, at most two levels below others.
+
+  Args:
+    folders: where to look.
+    name: name of the file.
+  """
   seen = set()
   for folder in folders:
     for pattern in '', '*/', '*/*/':
-      for file in sorted(folder.glob(pattern + weights.FILE)):
+      for file in sorted(folder.glob(pattern + name)):
         if (resolved := file.resolve()) not in seen:
           seen.add(resolved)
           yield file.parent

@@ -3,8 +3,9 @@
   python -m tools.demo --output_dir=demo
 
 Builds rollouts, trains a VAE, builds latents, trains an MDN-RNN, saves pictures
-and a dream to the output directory, trains a controller, and lets it drive
-tracks that it has never seen. Prints each command that it runs.
+and a dream to the output directory, trains a controller, lets it drive tracks
+that it has never seen, and writes a report of it all. Prints each command that
+it runs.
 The same command skips finished stages and continues an interrupted one.
 """
 

@@ -51,7 +51,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
   pictures = output_dir / 'pictures'
   controller = output_dir / 'controller'
   seen_steps = min(80, settings.max_steps // 2)
-  pipeline = stages.Pipeline(output_dir, 7, execute)
+  pipeline = stages.Pipeline(output_dir, 8, execute)
   weights = pipeline.train_world_model(
     [
       'Drive: record episodes of a random policy',
@@ -114,6 +114,12 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
     ),
     stages.python('tools.drive', agent, f'--output_dir={pictures}'),
   )
+  report = output_dir / 'report.html'
+  pipeline.run(
+    'Report: all of this on one page',
+    report.exists(),
+    stages.python('tools.report', str(output_dir), f'--output={report}'),
+  )
   summary = _summary(output_dir, time.monotonic() - started)
   with places.write_errors(output_dir):
     (output_dir / 'summary.txt').write_text(summary)
@@ -148,6 +154,7 @@ C   score, the mean return                      {driven.mean:8.1f}
     share of laps completed                     {driven.laps_completed:8.1%}
 
 {output_dir}
+  report.html  all of this on one page, for any browser
   data/      the datasets carracing_rollouts/demo and carracing_latents/demo
   vae/       run of V: weights/, checkpoints, TensorBoard logs
   mdn_rnn/   run of M, with the same contents

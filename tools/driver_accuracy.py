@@ -19,6 +19,7 @@ def measure(
   dataset: str,
   data_dir: str | None,
   key: jax.Array,
+  most: int | None = None,
 ) -> dict[str, accuracy.Accuracy]:
   """Measures predictions for each driver of a dataset.
 
@@ -27,6 +28,7 @@ def measure(
     dataset: name or folder of the rollouts; see `prepared.find`.
     data_dir: data directory; see `prepared.find`.
     key: random key of the dreams.
+    most: largest number of episodes of a driver; None: all of them.
 
   Returns:
     The accuracy of the model by driver, and if there are several, on all their
@@ -40,7 +42,7 @@ def measure(
   episodes = loader.episodes(str(builder.data_dir), split=_SPLIT)
   of_driver = origins.by_driver(builder, _SPLIT)
   compared = {
-    title: accuracy.compare(model, (episodes[i] for _, i in ids), key)
+    title: accuracy.compare(model, (episodes[i] for _, i in ids[:most]), key)
     for title, ids in of_driver.items()
   }
   for title in [title for title, batches in compared.items() if not batches]:

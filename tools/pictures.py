@@ -75,6 +75,7 @@ def plot_returns(
   completed: Sequence[bool],
   heading: str,
   counted: str,
+  inches: tuple[float, float] = (8, 4.2),
 ) -> figure.Figure:
   """Draws a histogram of returns.
 
@@ -83,6 +84,7 @@ def plot_returns(
     completed: whether the lap was completed, for each episode.
     heading: title of the picture.
     counted: what is counted, in the plural.
+    inches: width and height.
   """
   edges = _edges(returns)
   groups = {
@@ -91,7 +93,7 @@ def plot_returns(
   }
   colors = {'lap completed': 'tab:blue', 'not completed': 'tab:orange'}
   shown = {name: group for name, group in groups.items() if group}
-  picture = figure.Figure(figsize=(8, 4.2), layout='constrained')
+  picture = figure.Figure(figsize=inches, layout='constrained')
   axis = picture.subplots()
   axis.hist(
     list(shown.values()),

@@ -8,6 +8,7 @@ from carracing_data import steps
 from carracing_rollouts import loader
 from carracing_rollouts import origins
 from carracing_rollouts import schema
+from matplotlib import axes as axes_lib
 from matplotlib import figure
 import numpy as np
 import tensorflow_datasets as tfds
@@ -57,16 +58,24 @@ class Statistics(NamedTuple):
   sheet_titles: list[str]
 
 
-def read(builder: tfds.core.DatasetBuilder) -> Statistics:
+def read(
+  builder: tfds.core.DatasetBuilder, most: int | None = None
+) -> Statistics:
   """Reads a dataset once.
 
   Args:
     builder: a builder of rollouts returned by `prepared.find`.
+    most: largest number of episodes of a split that are read, the first ones;
+      None: all of them.
 
   Raises:
     errors.DatasetError: the dataset is damaged.
   """
-  driven = origins.by_driver(builder, *schema.SPLITS)
+  driven = {
+    title: read
+    for title, ids in origins.by_driver(builder, *schema.SPLITS).items()
+    if (read := [x for x in ids if most is None or x[1] < most])
+  }
   # As many episodes of each driver.
   count = max(1, _SHEET_ROWS // len(driven))
   chosen = [(x, title) for title, ids in driven.items() for x in ids[:count]]
@@ -77,7 +86,8 @@ def read(builder: tfds.core.DatasetBuilder) -> Statistics:
   frame_sum = np.zeros((64, 64, 3))
   for split in schema.SPLITS:
     episodes = loader.episodes(str(builder.data_dir), split=split)
-    for index in tqdm.tqdm(range(len(episodes)), desc=split, unit=' episodes'):
+    indices = range(len(episodes))[:most]
+    for index in tqdm.tqdm(indices, desc=split, unit=' episodes'):
       episode = episodes[index]
       lengths.append(len(episode))
       returns[split, index] = float(episode.reward.sum(dtype=np.float64))
@@ -140,10 +150,16 @@ def histograms(found: Statistics) -> figure.Figure:
   picture = figure.Figure(figsize=(12, 6), layout='constrained')
   axes = picture.subplots(2, 3).ravel()
   for axis, (title, value) in zip(axes, found.values.items()):
-    lowest = 0 if title.startswith('steps') else value.min()
-    axis.hist(value, bins=_BINS, range=(lowest, value.max()))
-    axis.set(xlabel=title, ylabel='episodes' if 'episode' in title else 'steps')
+    draw_histogram(axis, title, value)
+    axis.set_xlabel(title)
   axes[-1].imshow(found.mean_frame / 255)
   axes[-1].set(title='mean frame', xticks=[], yticks=[])
   picture.suptitle(found.name)
   return picture
+
+
+def draw_histogram(axes: axes_lib.Axes, title: str, value: np.ndarray) -> None:
+  """Draws one of `Statistics.values`, of that title."""
+  lowest = 0 if title.startswith('steps') else value.min()
+  axes.hist(value, bins=_BINS, range=(lowest, value.max()))
+  axes.set_ylabel('episodes' if 'episode' in title else 'steps')

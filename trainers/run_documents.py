@@ -53,6 +53,14 @@ class Run(documents.Document):
   sources: dict[str, Source]
   starts: list[Start]
 
+  @property
+  def model(self) -> str:
+    """What is trained: `vae`, `mdn_rnn` or `controller`."""
+    kinds = {source.name.partition('/')[0] for source in self.sources.values()}
+    if 'carracing_rollouts' in kinds:
+      return 'vae'
+    return 'mdn_rnn' if 'carracing_latents' in kinds else 'controller'
+
 
 class Metrics(documents.Document):
   """`metrics.json`: the metrics of the exported weights.
