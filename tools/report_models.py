@@ -54,14 +54,14 @@ def of_v(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
   yield report_blocks.Heading('Reconstructions')
   if not report_data.shown(line):
     yield report_blocks.Text('There are no frames here to reconstruct.')
-  titles, strips = [], []
+  strips = []
   for dataset in report_data.shown(line):
     frames = loader.spread_frames(dataset, count=_COLUMNS)
     z = world_model.encode_episode(model, frames).mean
     name = '/'.join(dataset.split('/')[-3:-1])
     shown = np.stack([frames, np.asarray(_decode(model, z))])
-    titles.append(f'Validation frames of {name} above their reconstructions')
-    strips.append(report_blocks.strip(shown, titles[-1], titles[-1]))
+    title = f'Validation frames of {name} above their reconstructions'
+    strips.append(report_blocks.strip(shown, title, title))
   yield report_blocks.Pictures(strips, width=450)
   yield report_blocks.Heading('Traversals')
   base = _base(line, model)

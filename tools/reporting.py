@@ -93,8 +93,8 @@ def _joined(
 def _overview(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
   if line.newest != line.folder:
     yield report_blocks.Text(
-      f'{_place(line, line.newest)} is the newest work in this folder. This is'
-      ' what it was made from, back to the data.'
+      f'This page follows {_place(line, line.newest)}, the newest work in the'
+      ' folder, back to its data.'
     )
   for found in line.evaluations:
     if found.subject.driver.policy is None:
