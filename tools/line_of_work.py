@@ -33,7 +33,7 @@ class Line(NamedTuple):
     parts: V, M and C as far as it has them, by name, C first.
     runs: folders of the runs that trained the parts, as far as they are found.
     rollouts: the datasets that V and M were trained on, oldest first.
-    evaluations: scores of this agent, and of policies.
+    evaluations: scores of C, and of policies beside it.
   """
 
   folder: Path
@@ -176,8 +176,8 @@ def _without_drivers(node: ancestry.Node) -> Iterator[ancestry.Node]:
 def _evaluations(
   root: Path, folders: Iterable[Path], parts: Mapping[str, ancestry.Node]
 ) -> Iterator[evaluation.Evaluation]:
-  """Yields scores of this very agent, and of policies below `root`."""
-  digests = {name: node.digest for name, node in parts.items()}
+  """Yields scores of this C, and of policies below `root`."""
+  c = parts['controller'].digest if 'controller' in parts else None
   for folder in ancestry.below(folders, evaluation.FILE):
     try:
       found = evaluation.read(folder / evaluation.FILE)
@@ -185,6 +185,8 @@ def _evaluations(
       logging.warning('Left out: %s', error)
       continue
     driver = found.subject.driver
-    of_policy = driver.policy is not None and folder.is_relative_to(root)
-    if of_policy or driver.agent == digests:
+    # C names its V and M, which may have been rounded since.
+    if (driver.agent or {}).get('controller', '') == c:
+      yield found
+    elif driver.policy is not None and folder.is_relative_to(root):
       yield found
