@@ -13,6 +13,7 @@ episode terminates when M's probability of it exceeds 0.5.
 from collections.abc import Sequence
 import operator
 from typing import Any
+import warnings
 
 import gymnasium
 from gymnasium import error
@@ -107,7 +108,8 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
   def render(self) -> Any:
     """Shows the dream; see `gymnasium.Env.render`."""
     if self.render_mode is None:
-      gymnasium.logger.warn('render does nothing without a render_mode')
+      # Not Gymnasium's logger, which colours its warnings in log files, too.
+      warnings.warn('render does nothing without a render_mode', stacklevel=2)
       return None
     [frame] = self._dreams.frames()
     if self.render_mode == 'rgb_array':
@@ -273,7 +275,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       B frames, uint8 [64, 64, 3], 0..255.
     """
     if self.render_mode is None:
-      gymnasium.logger.warn('render does nothing without a render_mode')
+      warnings.warn('render does nothing without a render_mode', stacklevel=2)
       return None
     return tuple(self._dreams.frames())
 

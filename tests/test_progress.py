@@ -1,8 +1,8 @@
 import io
+import re
 
-from absl import logging
+from carracing_data import progress
 import pytest
-from trainers import progress
 
 
 class Terminal(io.StringIO):
@@ -19,12 +19,12 @@ class Clock:
 
 def test_speed_and_time_left_are_those_of_the_steps():
   clock = Clock()
-  shown = progress.Progress(1500, Terminal(), clock)
+  shown = progress.Progress('step', 'steps', 1500, Terminal(), clock)
   shown.start(400)
   clock.now += 30  # Of which an evaluation takes 20.
   shown.pause(20)
   shown.show_metric('loss', 43.41234)
-  shown.after_step(500)
+  shown.update(500)
   assert shown.line() == (
     'step 500/1500 · 10 steps/s · 1 min 40 s left · loss 43.41'
   )
@@ -32,12 +32,12 @@ def test_speed_and_time_left_are_those_of_the_steps():
 
 def test_terminal_shows_the_newest_line_in_place_and_keeps_the_last():
   clock, terminal = Clock(), Terminal()
-  shown = progress.Progress(3, terminal, clock)
-  shown.after_step(1)  # The step that compiles.
+  shown = progress.Progress('step', 'steps', 3, terminal, clock)
+  shown.update(1)  # The step that compiles.
   shown.start(1)
   for step in 2, 3:
     clock.now += 1
-    shown.after_step(step)
+    shown.update(step)
   shown.close()
   first, *lines = terminal.getvalue().split('\r\x1b[K')
   assert first == ''
@@ -45,17 +45,40 @@ def test_terminal_shows_the_newest_line_in_place_and_keeps_the_last():
   assert lines[-1] == 'step 3/3 · 1 steps/s\n'
 
 
-def test_log_has_a_line_every_ten_seconds_and_a_last_one(caplog):
-  logging.set_verbosity(logging.INFO)
-  clock = Clock()
-  shown = progress.Progress(100, io.StringIO(), clock)
-  shown.start(0)
-  for step in range(1, 26):
-    clock.now += 1
-    shown.after_step(step)
-  shown.close()  # Stopped early.
-  steps = [message.split(' · ')[0] for message in caplog.messages]
-  assert steps == ['step 10/100', 'step 20/100', 'step 25/100']
+def test_log_has_a_line_every_ten_seconds_and_a_last_one():
+  clock, log = Clock(), io.StringIO()
+  with progress.Progress('shard', 'shards', 100, log, clock) as shown:
+    shown.start()
+    for done in range(1, 26):
+      clock.now += 1
+      shown.update(done)
+  lines = log.getvalue().splitlines()
+  assert [re.sub(r'^\d\d:\d\d:\d\d ', '', line) for line in lines] == [
+    'shard 10/100 · 1 shards/s · 1 min 30 s left',
+    'shard 20/100 · 1 shards/s · 1 min 20 s left',
+    'shard 25/100 · 1 shards/s · 1 min 15 s left',  # Stopped early.
+  ]
+  assert all(line.isprintable() for line in lines)
+
+
+def test_dumb_terminal_gets_the_lines_of_a_log(monkeypatch):
+  monkeypatch.setenv('TERM', 'dumb')
+  terminal = Terminal()
+  with progress.Progress('step', 'steps', 3, terminal, Clock()) as shown:
+    shown.start()
+  assert re.fullmatch(r'\d\d:\d\d:\d\d step 0/3\n', terminal.getvalue())
+
+
+def test_work_of_other_processes_is_counted_until_its_end(capsys):
+  finished = []
+  with progress.watching('driving', 'tracks', 3, lambda: len(finished)):
+    finished.append('by another process')
+  assert ' driving 1/3 · ' in capsys.readouterr().err
+
+
+def test_items_come_in_order_and_are_counted(capsys):
+  assert list(progress.each('abc', 'reading', 'letters')) == ['a', 'b', 'c']
+  assert ' reading 3/3 · ' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def log_file(agent_folder, tmp_path_factory, command):
     folder.mkdir()
     done = record_command(command, agent_folder, folder / 'log.npz')
     assert done.status == 0, done.stderr
-    assert '100%' in done.stderr  # The progress bar.
+    assert 'recording 4/4 · ' in done.stderr
     assert 'agent, noise 0.5: 1 episodes, return' in done.stdout
 
   return made_once(tmp_path_factory, 'action_log', make) / 'log.npz'

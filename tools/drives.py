@@ -18,7 +18,7 @@ from carracing_data import digests
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
-from carracing_data import staging
+from carracing_data import progress
 from carracing_data import steps
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
@@ -271,7 +271,7 @@ def run_missing(
   def count() -> int:
     return known + sum(job.num_episodes for job in jobs if job.path.exists())
 
-  with staging.progress(title, unit, count, total):
+  with progress.watching(title, unit, total, count):
     run(todo)
 
 

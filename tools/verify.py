@@ -12,6 +12,7 @@ the first error with its record, and exits with status 1.
 """
 
 from collections.abc import Sequence
+import itertools
 
 from absl import flags
 from absl import logging
@@ -22,11 +23,11 @@ from etils import epy
 with epy.lazy_imports():
   from carracing_data import metadata
   from carracing_data import prepared
+  from carracing_data import progress
   from carracing_data import verification
   from carracing_latents import provenance
   from carracing_latents import schema as latents_schema
   from carracing_rollouts import schema as rollouts_schema
-  import tqdm
 
 _DATASET = command_line.dataset_flag()
 _COMPARE = flags.DEFINE_string(
@@ -63,8 +64,12 @@ def verify(
   if expect is not None:  # First: what is recorded takes no time to compare.
     prepared.check_digest(builder, expect)
   num_shards = sum(split.num_shards for split in builder.info.splits.values())
-  with tqdm.tqdm(total=num_shards, unit=' shards') as progress:
-    verification.verify(builder, kinds[builder.name], progress.update)
+  with progress.Progress(builder.name, 'shards', num_shards) as shown:
+    shown.start()
+    done = itertools.count(1)
+    verification.verify(
+      builder, kinds[builder.name], lambda: shown.update(next(done))
+    )
   if builder.name == latents_schema.KIND.name:
     provenance.check(builder)
   for split, recorded in builder.info.metadata['splits'].items():

@@ -7,11 +7,11 @@ import time
 from typing import Any, NamedTuple
 
 from absl import logging
+from carracing_data import progress
 from clu import metrics as clu_metrics
 from etils import epy
 import jax
 import numpy as np
-from trainers import progress
 
 with epy.lazy_imports():
   from clu import metric_writers  # Imports TensorFlow, which takes seconds.
@@ -69,7 +69,7 @@ class TrainingLog(contextlib.AbstractContextManager):
     if jax.process_index() == 0:
       writers.append(metric_writers.SummaryWriter(str(workdir)))
     self._writer = metric_writers.AsyncMultiWriter(writers)
-    self._progress = progress.Progress(num_steps)
+    self._progress = progress.Progress('step', 'steps', num_steps)
     self._batch_size = batch_size
     self._shown_metric = shown_metric
     self._pending: tuple[int, clu_metrics.Collection | None, dict] | None
@@ -110,7 +110,7 @@ class TrainingLog(contextlib.AbstractContextManager):
     """Writes the metrics of the previous interval and shows the progress."""
     self.flush()
     self._steps += 1
-    self._progress.after_step(step)
+    self._progress.update(step)
 
   def end_interval(
     self,

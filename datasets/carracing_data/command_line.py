@@ -9,7 +9,7 @@ import logging as python_logging
 import os
 from pathlib import Path
 import sys
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from absl import app
 from absl import flags
@@ -22,6 +22,7 @@ flags.disclaim_key_flags()
 _PROJECT = Path(__file__).parents[2]
 _ROOMS = ('datasets', 'models', 'tools', 'trainers')
 CLEAR = '\r\x1b[K'  # Erases the current line of a terminal.
+TIME = '%H:%M:%S'  # In front of a line in a log.
 
 
 def data_dir_flag() -> flags.FlagHolder[str | None]:
@@ -107,6 +108,8 @@ def run(
       return flags.FLAGS(argv)
     except flags.Error as error:
       exit_with_usage(error)
+    except SystemExit:  # absl shows help as if it were an error.
+      sys.exit(0)
 
   app.run(guarded, flags_parser=parse)
 
@@ -126,12 +129,25 @@ def _set_up_logging() -> None:
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   logging.set_verbosity(logging.INFO)
   logging.use_absl_handler()
-  handler = logging.get_absl_handler()
-  clear = CLEAR if sys.stderr.isatty() else ''
-  handler.setFormatter(
-    python_logging.Formatter(f'{clear}%(asctime)s %(message)s', '%H:%M:%S')
+  format_logs(sys.stderr)
+  logging.get_absl_handler().addFilter(is_wanted)
+
+
+def format_logs(stream: TextIO) -> None:
+  """Shows messages as lines with a time, below a line that is updated.
+
+  Args:
+    stream: where they go.
+  """
+  clear = CLEAR if on_terminal(stream) else ''
+  logging.get_absl_handler().setFormatter(
+    python_logging.Formatter(f'{clear}%(asctime)s %(message)s', TIME)
   )
-  handler.addFilter(is_wanted)
+
+
+def on_terminal(stream: TextIO) -> bool:
+  """Returns whether a stream understands escape codes."""
+  return stream.isatty() and os.environ.get('TERM') != 'dumb'
 
 
 def is_wanted(record: python_logging.LogRecord) -> bool:

@@ -28,6 +28,7 @@ from carracing_data import errors
 from carracing_data import metadata as metadata_lib
 from carracing_data import places
 from carracing_data import processes
+from carracing_data import progress
 from carracing_data import runners
 from carracing_data import shards
 from carracing_data import staging
@@ -223,8 +224,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     todo = [job for split in jobs.values() for job in split]
     folder = Path(todo[0].staging)
     try:
-      with staging.progress(
-        self.name, 'shards', lambda: staging.num_finished(folder), len(todo)
+      with progress.watching(
+        self.name, 'shards', len(todo), lambda: staging.num_finished(folder)
       ):
         if download_config and (
           download_config.beam_runner or download_config.beam_options

@@ -4,21 +4,16 @@ A folder's name is a fingerprint of everything its shards depend on, so a build
 never continues one that other code or another config started.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-import contextlib
+from collections.abc import Mapping
 import json
 from pathlib import Path
 import shutil
-import sys
-import threading
 from typing import Any
 
 from absl import logging
 from carracing_data import documents
 from carracing_data import shards
-from tensorflow_datasets.core.utils import tqdm_utils
 
-_POLL_SECONDS = 1.0
 _PREFIX = '.staging-'
 _DEPENDS_ON = 'depends_on.json'
 
@@ -61,46 +56,6 @@ def remove_temporary(folder: Path) -> None:
 def num_finished(folder: Path) -> int:
   """Returns the number of finished shards in a staging folder."""
   return len(list(folder.glob(f'*{shards.RECORD}')))
-
-
-@contextlib.contextmanager
-def progress(
-  name: str, unit: str, count: Callable[[], int], total: int
-) -> Iterator[None]:
-  """Shows how much is finished, whichever process does it.
-
-  Args:
-    name: description of the work.
-    unit: what is counted, in the plural.
-    count: returns how many are finished.
-    total: how many there are.
-  """
-  done = threading.Event()
-  found = count()
-
-  def watch(shown_bar: Any) -> None:
-    shown, finished = found, False
-    while not finished:
-      finished = done.wait(_POLL_SECONDS)
-      now = count()
-      shown_bar.update(now - shown)
-      shown = now
-
-  with tqdm_utils.tqdm(
-    total=total,
-    initial=found,
-    unit=f' {unit}',
-    desc=name,
-    smoothing=0,  # Files are finished in bursts.
-    mininterval=0.1 if sys.stderr.isatty() else 10,
-  ) as shown_bar:
-    watcher = threading.Thread(target=watch, args=(shown_bar,), daemon=True)
-    watcher.start()
-    try:
-      yield
-    finally:
-      done.set()
-      watcher.join()
 
 
 def _tell_of_other(other: Path, depends_on: Mapping[str, Any]) -> None:

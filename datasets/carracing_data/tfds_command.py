@@ -29,6 +29,7 @@ def adapt() -> None:
   if program.name != 'tfds' and program.parts[-3:] != _MODULE:
     return
   _show_in_a_line()
+  command_line.format_logs(sys.stdout)  # Where the command sends them.
   for logger in logging.get_absl_logger(), python_logging.getLogger(_JAX):
     logger.addFilter(command_line.is_wanted)
   _check_config()

@@ -5,8 +5,10 @@ is convenient for whole episodes and slow for single frames, so here it is only
 a view, and an export for code that reads no other format.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import io
+import itertools
 from pathlib import Path
 import tempfile
 from typing import Any
@@ -15,6 +17,7 @@ from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
 from carracing_data import prepared
+from carracing_data import progress
 from carracing_rollouts import loader
 from carracing_rollouts import schema
 from etils import epath
@@ -44,15 +47,18 @@ def episodes(
     errors.DatasetError: the dataset or the split is missing.
   """
   source = loader.episodes(name, split=split, data_dir=data_dir)
-  for episode_id, episode in enumerate(source):
-    fields = vars(episode)
-    yield {
-      'episode_id': np.int64(episode_id),
-      'steps': [
-        {key: value[index] for key, value in fields.items()}
-        for index in range(len(episode))
-      ],
-    }
+  yield from map(_nested, itertools.count(), source)
+
+
+def _nested(episode_id: int, episode: schema.Episode) -> dict[str, Any]:
+  fields = vars(episode)
+  return {
+    'episode_id': np.int64(episode_id),
+    'steps': [
+      {key: value[index] for key, value in fields.items()}
+      for index in range(len(episode))
+    ],
+  }
 
 
 def export(
@@ -86,6 +92,7 @@ def export(
   with (
     tempfile.TemporaryDirectory(dir=root, prefix='.unfinished-') as scratch,
     _name_unwritable(root),
+    _silent_tfds(),
   ):
     exported = tfds.dataset_builders.store_as_tfds_dataset(
       name='carracing_rlds',
@@ -94,10 +101,7 @@ def export(
       release_notes=source.info.release_notes,
       features=_features(),
       split_datasets={  # pyright: ignore[reportArgumentType]
-        split: (
-          (int(episode['episode_id']), episode)
-          for episode in episodes(str(source.data_dir), split=split)
-        )
+        split: _shown(loader.episodes(str(source.data_dir), split=split), split)
         for split in schema.SPLITS
       },
       data_dir=scratch,
@@ -112,6 +116,25 @@ def export(
     folder.parent.mkdir(parents=True, exist_ok=True)
     Path(exported.data_dir).rename(folder)
   return tfds.builder_from_directory(folder)
+
+
+def _shown(
+  source: Sequence[schema.Episode], split: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Yields the nested episodes with their keys, and shows the progress."""
+  for i, episode in enumerate(progress.each(source, split, 'episodes')):
+    yield i, _nested(i, episode)
+
+
+@contextlib.contextmanager
+def _silent_tfds() -> Iterator[None]:
+  """Hides bars that would fill log files, and names of temporary folders."""
+  tfds.disable_progress_bar()
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    tfds.enable_progress_bar()
 
 
 @contextlib.contextmanager

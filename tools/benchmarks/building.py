@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 import contextlib
+import io
 import tempfile
 from typing import Any
 
 from absl import logging
 from carracing_data import sharded_builder
-import tensorflow_datasets as tfds
 from tools.benchmarks import contest
 
 
@@ -22,14 +22,14 @@ def builds(
   Returns:
     Work that silently builds into a new folder and returns the number of steps.
   """
-  tfds.disable_progress_bar()
   logging.set_verbosity(logging.ERROR)
   scratch = tempfile.TemporaryDirectory()
 
   def work() -> float:
     with (
       tempfile.TemporaryDirectory(dir=scratch.name) as folder,
-      contextlib.redirect_stdout(None),
+      contextlib.redirect_stdout(io.StringIO()),
+      contextlib.redirect_stderr(io.StringIO()),
     ):
       builder = make_builder(folder)
       builder.download_and_prepare()

@@ -19,10 +19,10 @@ from carracing_data import collecting
 from carracing_data import command_line
 from carracing_data import digests
 from carracing_data import documents
+from carracing_data import progress
 from carracing_data import shards
 from carracing_data import steps
 from carracing_rollouts import schema
-import tqdm
 
 _SHARDS = flags.DEFINE_integer(
   'shards', 1000, 'Number of shards.', lower_bound=2
@@ -48,7 +48,7 @@ def _write_records(jobs: Sequence[shards.Job], num_episodes: int) -> None:
   first = jobs[0].path.with_name(jobs[0].name + shards.RECORD)
   documents.write(first, record)
   text = first.read_text()
-  for job in tqdm.tqdm(jobs, desc='fake records', unit=' shards'):
+  for job in progress.each(jobs, 'fake records', 'shards'):
     job.path.touch()
     job.path.with_name(job.name + shards.RECORD).write_text(text)
 
