@@ -5,7 +5,11 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: drive demo agent test lint format clean
+.PHONY: help drive demo agent test lint format clean
+
+help:  ## Lists the goals; the default.
+	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "  make %-8s %s\n", $$1, $$2 }' \
+	  $(firstword $(MAKEFILE_LIST))
 
 drive: $(INSTALLED)  ## Films the pretrained agent, into drive/.
 	python -m tools.drive --output_dir=drive

@@ -618,46 +618,6 @@ def test_tools(line, message, command, places):
   assert not list(places['tmp'].glob('out/*'))
 
 
-@pytest.mark.parametrize(
-  'module',
-  [
-    'trainers.train_vae',
-    'trainers.train_mdn_rnn',
-    'trainers.train_controller',
-    'tools.benchmark',
-    'tools.browse_rollouts',
-    'tools.compare_runs',
-    'tools.demo',
-    'tools.describe_rollouts',
-    'tools.dream',
-    'tools.dream_errors',
-    'tools.dream_rounds',
-    'tools.drive',
-    'tools.evaluate',
-    'tools.export',
-    'tools.export_page',
-    'tools.lineage',
-    'tools.play',
-    'tools.publish',
-    'tools.record',
-    'tools.report',
-    'tools.two_rounds',
-    'tools.verify',
-    'tools.view_rollouts',
-  ],
-)
-def test_help_lists_the_flags_of_the_binary(module, command):
-  done = command(module, '--help')
-  assert 'Traceback' not in done.stderr
-  _, _, of_flags = done.stdout.partition('\nflags:')
-  if module == 'tools.compare_runs':
-    assert 'python -m tools.compare_runs' in done.stdout
-  else:
-    assert f'{module.replace(".", "/")}.py:\n  --' in of_flags, done.stdout
-  if module.startswith('trainers'):
-    assert '--config' in of_flags and '--workdir' in of_flags
-
-
 EVALUATE = 'tools.evaluate --output_dir={tmp}/out '
 
 

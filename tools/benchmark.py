@@ -20,16 +20,19 @@ from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
 from carracing_data import processes
-import jax
+from etils import epy
 from tools import markdown
-from tools.benchmarks import contest
-from tools.benchmarks import control
-from tools.benchmarks import data
-from tools.benchmarks import dreaming
-from tools.benchmarks import mdn_rnn
-from tools.benchmarks import page
-from tools.benchmarks import simulator
-from tools.benchmarks import vae
+
+with epy.lazy_imports():
+  import jax
+  from tools.benchmarks import contest
+  from tools.benchmarks import control
+  from tools.benchmarks import data
+  from tools.benchmarks import dreaming
+  from tools.benchmarks import mdn_rnn
+  from tools.benchmarks import page
+  from tools.benchmarks import simulator
+  from tools.benchmarks import vae
 
 _OUTPUT_DIR = command_line.output_dir_flag('benchmark')
 _ONLY = flags.DEFINE_list(
@@ -99,7 +102,7 @@ def benchmark(
 
 
 def _ratios(
-  results: Sequence[tuple[contest.Stage, Mapping[str, Sequence[float]]]],
+  results: 'Sequence[tuple[contest.Stage, Mapping[str, Sequence[float]]]]',
 ) -> str:
   """Returns a table of our rates and their ratios to the other rates."""
   rows = []

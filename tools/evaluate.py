@@ -33,8 +33,8 @@ _AGENT = command_line.agent_flag()
 _POLICY = flags.DEFINE_string(
   'policy',
   None,
-  'Built-in policy instead of an agent, e.g. random_policy or'
-  ' straight_ahead:gas=1.',
+  'Built-in policy to drive, e.g. random_policy or straight_ahead:gas=1; by'
+  ' default an agent drives.',
 )
 _EPISODES = flags.DEFINE_integer(
   'episodes', 100, 'Number of tracks, the first ones of the set.', lower_bound=1
@@ -54,8 +54,9 @@ _NUM_WORKERS = flags.DEFINE_integer(
 _BEAM = flags.DEFINE_string(
   'beam_pipeline_options',
   None,
-  'Runs with Apache Beam instead: comma-separated options, as `tfds build`'
-  ' takes them, e.g. runner=DirectRunner,direct_num_workers=2.',
+  'Options of Apache Beam, separated by commas as `tfds build` takes them,'
+  ' e.g. runner=DirectRunner,direct_num_workers=2; by default the processes of'
+  ' --num_workers drive, without Beam.',
 )
 _OUTPUT_DIR = command_line.output_dir_flag('evaluation')
 

@@ -14,16 +14,23 @@ from collections.abc import Sequence
 from absl import flags
 from absl import logging
 from carracing_data import command_line
-from carracing_data import croissant
-from carracing_data import documents
 from carracing_data import places
-from carracing_data import prepared
-from carracing_latents import schema as latents_schema
-from carracing_rollouts import rlds
-from carracing_rollouts import schema as rollouts_schema
+from etils import epy
+
+with epy.lazy_imports():
+  from carracing_data import croissant
+  from carracing_data import documents
+  from carracing_data import prepared
+  from carracing_latents import schema as latents_schema
+  from carracing_rollouts import rlds
+  from carracing_rollouts import schema as rollouts_schema
 
 _FORMAT = flags.DEFINE_enum(
-  'format', None, ['croissant', 'rlds'], 'Output format.', required=True
+  'format',
+  None,
+  ['croissant', 'rlds'],
+  'Output format; required.',
+  required=True,
 )
 _DATASET = command_line.dataset_flag()
 _DATA_DIR = command_line.data_dir_flag()

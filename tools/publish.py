@@ -24,7 +24,7 @@ with epy.lazy_imports():
 _AGENT = flags.DEFINE_string(
   'agent',
   None,
-  'Folder of an agent, with vae/, mdn_rnn/ and controller/.',
+  'Folder of an agent, with vae/, mdn_rnn/ and controller/; required.',
   required=True,
 )
 _OUTPUT_DIR = command_line.output_dir_flag('published')

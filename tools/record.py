@@ -38,7 +38,10 @@ with epy.lazy_imports():
   from trainers import runtime
 
 _AGENT = flags.DEFINE_string(
-  'agent', None, 'Folder of an agent, with vae/, mdn_rnn/ and controller/.'
+  'agent',
+  None,
+  'Folder of an agent that drives, with vae/, mdn_rnn/ and controller/. One of'
+  ' --agent, --policy and --driver is required.',
 )
 _NOISE = flags.DEFINE_string(
   'noise',
@@ -48,10 +51,15 @@ _NOISE = flags.DEFINE_string(
   ' often leaves the road.',
 )
 _POLICY = flags.DEFINE_string(
-  'policy', None, 'Built-in policy instead of an agent, e.g. random_policy.'
+  'policy',
+  None,
+  'Built-in policy that drives, e.g. random_policy; by default none.',
 )
 _DRIVER = flags.DEFINE_enum(
-  'driver', None, ['keyboard'], 'A person drives instead, in a window.'
+  'driver',
+  None,
+  ['keyboard'],
+  'With keyboard, a person drives in a window; by default nobody does.',
 )
 _EPISODES = flags.DEFINE_integer(
   'episodes',
@@ -83,7 +91,9 @@ _NUM_WORKERS = flags.DEFINE_integer(
   'Number of processes; defaults to the number of cores.',
   lower_bound=1,
 )
-_OUTPUT = flags.DEFINE_string('output', None, 'File of the log.', required=True)
+_OUTPUT = flags.DEFINE_string(
+  'output', None, 'File of the log; required.', required=True
+)
 
 
 def main(argv: Sequence[str]) -> None:

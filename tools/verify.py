@@ -33,7 +33,8 @@ _DATASET = command_line.dataset_flag()
 _COMPARE = flags.DEFINE_string(
   'compare',
   None,
-  'Dataset to compare with: dataset/config:version or a folder.',
+  'Dataset to compare with: dataset/config:version or a folder; by default'
+  ' --dataset is verified instead.',
 )
 _EXPECT = flags.DEFINE_string(
   'expect',

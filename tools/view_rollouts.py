@@ -15,14 +15,17 @@ from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import places
-from carracing_data import prepared
 from carracing_data import steps
-from carracing_rollouts import loader
-from carracing_rollouts import origins
 from carracing_rollouts import schema
+from etils import epy
 import numpy as np
-from tools import pictures
-from tools import replay
+
+with epy.lazy_imports():
+  from carracing_data import prepared
+  from carracing_rollouts import loader
+  from carracing_rollouts import origins
+  from tools import pictures
+  from tools import replay
 
 _DATASET = command_line.dataset_flag()
 _SPLIT = flags.DEFINE_enum(

@@ -60,7 +60,7 @@ def run(
   workdir = flags.DEFINE_string(
     'workdir',
     None,
-    'Folder of the run. An interrupted run in it is continued.',
+    'Folder of the run; required. An interrupted run in it is continued.',
     required=True,
   )
   inputs = define_inputs()
@@ -73,7 +73,8 @@ def run(
   wandb_project = flags.DEFINE_string(
     'wandb_project',
     None,
-    'Weights & Biases project that receives the TensorBoard logs.',
+    'Weights & Biases project that receives the TensorBoard logs; by default'
+    ' none.',
   )
   join = _distributed_flags() if distributed else None
 
@@ -107,13 +108,21 @@ def _distributed_flags() -> Callable[[], None]:
     ' --coordinator, --num_processes and --process_id.',
   )
   coordinator = flags.DEFINE_string(
-    'coordinator', None, 'Address of the first process, as HOST:PORT.'
+    'coordinator',
+    None,
+    'Address of the first process, as HOST:PORT; detected by default.',
   )
   num_processes = flags.DEFINE_integer(
-    'num_processes', None, 'Total number of processes.', lower_bound=1
+    'num_processes',
+    None,
+    'Total number of processes; detected by default.',
+    lower_bound=1,
   )
   process_id = flags.DEFINE_integer(
-    'process_id', None, 'Index of this process, starting at 0.', lower_bound=0
+    'process_id',
+    None,
+    'Index of this process, starting at 0; detected by default.',
+    lower_bound=0,
   )
 
   def join() -> None:

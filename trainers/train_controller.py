@@ -1,4 +1,4 @@
-"""Trains C, the controller, to drive with V and M, and exports the agent.
+"""Trains C, the controller, with V and M, and exports the whole agent.
 
   python -m trainers.train_controller --workdir=runs/controller
 
@@ -14,17 +14,20 @@ from typing import Any
 
 from carracing_data import command_line
 from carracing_data import places
+from etils import epy
 import ml_collections
-from models import controller
-from models import start_states
-from models import weights
-from models import world_model
 from trainers import commands
-from trainers import loop
 from trainers import run_documents
-from trainers import run_folder
 from trainers import tracking
-from trainers.control import session
+
+with epy.lazy_imports():
+  from models import controller
+  from models import start_states
+  from models import weights
+  from models import world_model
+  from trainers import loop
+  from trainers import run_folder
+  from trainers.control import session
 
 
 def train(

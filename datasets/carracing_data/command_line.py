@@ -4,7 +4,8 @@ It imports nothing heavy, so `--help` is instant; binaries import heavy
 libraries lazily, with `etils.epy.lazy_imports`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import logging as python_logging
 import os
 from pathlib import Path
@@ -92,26 +93,37 @@ def run(
       sys.exit(f'Error: unexpected argument {argv[1]!r}')
     _set_up_logging()
     try:
-      main(argv)
+      with _reader_may_leave():
+        main(argv)
+        sys.stdout.flush()  # Fails here rather than at the exit.
     except errors.UserError as error:
       sys.exit(f'Error: {" ".join(str(error).splitlines())}')
     except MemoryError as error:
       sys.exit(f'Error: there is too little memory: {error}')
-    except BrokenPipeError:  # The reader of the output has gone, e.g. `head`.
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-      sys.exit(141)
     except KeyboardInterrupt:
       sys.exit(130)
 
   def parse(argv: Sequence[str]) -> list[str]:
-    try:
-      return flags.FLAGS(argv)
-    except flags.Error as error:
-      exit_with_usage(error)
-    except SystemExit:  # absl shows help as if it were an error.
-      sys.exit(0)
+    with _reader_may_leave():
+      try:
+        return flags.FLAGS(argv)
+      except flags.Error as error:
+        exit_with_usage(error)
+      except SystemExit:  # absl shows help and exits with 1.
+        sys.stdout.flush()
+        sys.exit(0)
 
   app.run(guarded, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _reader_may_leave() -> Iterator[None]:
+  """Exits silently if nobody reads the output to its end, as with `head`."""
+  try:
+    yield
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
 
 
 def exit_with_usage(error: Exception) -> NoReturn:

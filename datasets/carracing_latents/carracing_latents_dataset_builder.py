@@ -1,4 +1,7 @@
-"""The `carracing_latents` dataset: `tfds build carracing_latents`."""
+"""Encodes rollouts with V as the dataset `carracing_latents`.
+
+tfds build carracing_latents
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses

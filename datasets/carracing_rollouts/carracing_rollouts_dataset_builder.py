@@ -1,4 +1,7 @@
-"""The `carracing_rollouts` dataset: `tfds build carracing_rollouts`."""
+"""Builds episodes of the game as the dataset `carracing_rollouts`.
+
+tfds build carracing_rollouts
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses

@@ -1,0 +1,86 @@
+"""Lists the programs of this project, with a line each.
+
+  python -m tools
+
+Reads the first lines of their sources; imports nothing.
+"""
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+import shutil
+import sys
+import textwrap
+
+from carracing_data import command_line
+
+_ROOT = Path(__file__).parents[1]
+GROUPS = {
+  'Make data and agents': (
+    'tfds build carracing_rollouts',
+    'tfds build carracing_latents',
+    'trainers.train_vae',
+    'trainers.train_mdn_rnn',
+    'trainers.train_controller',
+    'tools.demo',
+    'tools.two_rounds',
+    'tools.dream_rounds',
+  ),
+  'Look at them': (
+    'tools.view_rollouts',
+    'tools.describe_rollouts',
+    'tools.dream',
+    'tools.compare_runs',
+    'tools.lineage',
+  ),
+  'Drive': (
+    'tools.play',
+    'tools.drive',
+    'tools.record',
+  ),
+  'Share': (
+    'tools.verify',
+    'tools.export',
+    'tools.export_page',
+    'tools.publish',
+  ),
+  'Measure': (
+    'tools.evaluate',
+    'tools.dream_errors',
+    'tools.benchmark',
+    'tools.benchmarks.coordinator',
+    'tools.figures',
+  ),
+}
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  print('Run python -m NAME, or with --help for its flags and an example;')
+  print('run tfds build in datasets/.')
+  names = [name for group in GROUPS.values() for name in group]
+  indent = max(map(len, names)) + 4
+  # In a pipe each program has exactly one line.
+  on_terminal = sys.stdout.isatty()
+  width = shutil.get_terminal_size().columns if on_terminal else sys.maxsize
+  for title, group in GROUPS.items():
+    print(f'\n{title}')
+    for name in group:
+      line = f'  {name:{indent - 2}}{_summary(name)}'
+      print(textwrap.fill(line, width, subsequent_indent=' ' * indent))
+
+
+def _summary(name: str) -> str:
+  """Returns the first line of a program's documentation."""
+  if name.startswith('tfds build '):
+    name = name.rpartition(' ')[2]
+    path = _ROOT / 'datasets' / name / f'{name}_dataset_builder.py'
+  else:
+    path = _ROOT.joinpath(*name.split('.')).with_suffix('.py')
+  documentation = ast.get_docstring(ast.parse(path.read_text()))
+  assert documentation
+  return documentation.splitlines()[0]
+
+
+if __name__ == '__main__':
+  command_line.run(main)
