@@ -1,5 +1,10 @@
+import contextlib
 import io
+import os
+import pty
 import re
+import subprocess
+import sys
 
 from carracing_data import progress
 import pytest
@@ -94,3 +99,40 @@ def test_items_come_in_order_and_are_counted(capsys):
 )
 def test_duration(seconds, text):
   assert progress.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+  'line',
+  ['tools.verify', 'tools.export --format=rlds --output_dir={tmp}'],
+)
+def test_log_file_of_a_program_has_no_control_characters(
+  line, data_dir, command, tmp_path
+):
+  module, *flags = line.format(tmp=tmp_path).split()
+  name = '--dataset=carracing_rollouts/tiny'
+  done = command(module, name, f'--data_dir={data_dir}', *flags)
+  assert done.status == 0, done.stderr
+  assert re.search(r'^\d\d:\d\d:\d\d \w+ \d/\d · ', done.stderr, re.MULTILINE)
+  said = done.stdout + done.stderr
+  assert all(line.isprintable() for line in said.splitlines()), repr(said)
+
+
+def test_no_color_on_a_terminal(data_dir, tmp_path):
+  ours, theirs = pty.openpty()
+  name = '--dataset=carracing_rollouts/tiny'
+  with os.fdopen(ours, 'rb', buffering=0) as terminal:
+    process = subprocess.Popen(
+      [sys.executable, '-m', 'tools.export', '--format=rlds', name]
+      + [f'--data_dir={data_dir}', f'--output_dir={tmp_path}'],
+      stdout=theirs,
+      stderr=theirs,
+      env={**os.environ, 'NO_COLOR': '1', 'TERM': 'xterm'},
+    )
+    os.close(theirs)
+    said = b''
+    with contextlib.suppress(OSError):  # The end, on Linux.
+      while part := terminal.read(1000):
+        said += part
+  assert process.wait() == 0, said
+  assert b'\r\x1b[K' in said  # The progress, in place.
+  assert not re.search(rb'\x1b\[[\d;]*m', said), said

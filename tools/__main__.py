@@ -50,6 +50,7 @@ GROUPS = {
     'tools.benchmark',
     'tools.benchmarks.coordinator',
     'tools.figures',
+    'tools.run_notebook',
   ),
 }
 

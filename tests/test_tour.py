@@ -1,0 +1,35 @@
+"""The tour, docs/tour.ipynb: it runs, and it is stored with its pictures."""
+
+from pathlib import Path
+
+import nbformat
+from tools import run_notebook
+
+TOUR = Path(__file__).parents[1] / 'docs' / 'tour.ipynb'
+
+
+def code_cells(notebook):
+  return [cell for cell in notebook.cells if cell.cell_type == 'code']
+
+
+def num_pictures(notebook):
+  return [
+    sum('image/png' in output.get('data', {}) for output in cell.outputs)
+    for cell in code_cells(notebook)
+  ]
+
+
+def test_tour_runs_and_shows_as_many_pictures_as_are_stored():
+  stored = nbformat.read(TOUR, as_version=4)
+  ran = run_notebook.run(TOUR)
+  assert num_pictures(ran) == num_pictures(stored)
+  assert sum(num_pictures(ran)) >= 6
+  counts = [cell.execution_count for cell in code_cells(ran)]
+  assert counts == [cell.execution_count for cell in code_cells(stored)]
+
+
+def test_stored_tour_is_small_and_says_nothing_of_the_machine():
+  text = TOUR.read_text()
+  assert len(text) < 500_000
+  for word in '/tmp', '/home', '/root', 'stderr', 'iopub':
+    assert word not in text
