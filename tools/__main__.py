@@ -28,6 +28,7 @@ GROUPS = {
   ),
   'Look at them': (
     'tools.view_rollouts',
+    'tools.browse_rollouts',
     'tools.describe_rollouts',
     'tools.dream',
     'tools.compare_runs',

@@ -15,6 +15,7 @@ from carracing_data import errors
 from carracing_data import places
 from carracing_data import prepared
 from carracing_data import processes
+from carracing_data import progress
 from carracing_data import runners
 from carracing_data import staging
 from carracing_rollouts import loader
@@ -25,7 +26,6 @@ import numpy as np
 from tools import cards
 from tools import pictures
 from tools import webpages
-import tqdm
 
 INDEX = 'index.html'
 VIDEOS = 'videos'
@@ -186,7 +186,7 @@ def _make_videos(builder: Any, output_dir: Path) -> None:
   def count() -> int:
     return len(list(folder.glob('*.mp4')))
 
-  with staging.progress('videos', 'episodes', count, total):
+  with progress.watching('videos', 'episodes', total, count):
     runners.run_locally(jobs, min(processes.num_cores(), len(jobs)))
 
 
@@ -208,7 +208,8 @@ def _write_pages(
   starts = range(0, len(keys), _PAGE_EPISODES)
   pages = [_page(start) for start in starts]
   facts: list[cards.Facts] = []  # Of all episodes, in reverse.
-  with tqdm.tqdm(total=len(keys), desc='pages', unit=' episodes') as progress:
+  with progress.Progress('pages', 'episodes', len(keys)) as counted:
+    counted.start()
     for start in reversed(starts):
       shown = []
       for split, i in keys[start : start + _PAGE_EPISODES]:
@@ -218,7 +219,7 @@ def _write_pages(
             name, episodes[split][i], found[split][i], _video(split, i)
           )
         )
-        progress.update()
+        counted.count_one()
       facts += [card.facts for card in reversed(shown)]
       webpages.save(
         output_dir / _page(start),

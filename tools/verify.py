@@ -12,7 +12,6 @@ the first error with its record, and exits with status 1.
 """
 
 from collections.abc import Sequence
-import itertools
 
 from absl import flags
 from absl import logging
@@ -40,7 +39,7 @@ _EXPECT = flags.DEFINE_string(
   'expect',
   None,
   'Digest that the dataset must have, or its first 8 digits or more: a build'
-  ' prints it at its end.',
+  ' prints it at its end. By default any is accepted.',
 )
 _DATA_DIR = command_line.data_dir_flag()
 flags.mark_flags_as_mutual_exclusive(['compare', 'expect'])
@@ -67,10 +66,7 @@ def verify(
   num_shards = sum(split.num_shards for split in builder.info.splits.values())
   with progress.Progress(builder.name, 'shards', num_shards) as shown:
     shown.start()
-    done = itertools.count(1)
-    verification.verify(
-      builder, kinds[builder.name], lambda: shown.update(next(done))
-    )
+    verification.verify(builder, kinds[builder.name], shown.count_one)
   if builder.name == latents_schema.KIND.name:
     provenance.check(builder)
   for split, recorded in builder.info.metadata['splits'].items():

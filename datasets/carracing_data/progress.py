@@ -76,6 +76,10 @@ class Progress(contextlib.AbstractContextManager):
     if self._clock() - self._shown >= every:
       self._show()
 
+  def count_one(self) -> None:
+    """Counts one more as done; see `update`."""
+    self.update(self._done + 1)
+
   def close(self) -> None:
     """Shows the last state, below all messages."""
     if self._started is not None:
@@ -114,7 +118,7 @@ def each(items: Sequence[_T], title: str, unit: str) -> Iterator[_T]:
     shown.start()
     for i in range(len(items)):
       yield items[i]
-      shown.update(i + 1)
+      shown.count_one()
 
 
 @contextlib.contextmanager
