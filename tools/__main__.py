@@ -32,6 +32,7 @@ GROUPS = {
     'tools.describe_rollouts',
     'tools.dream',
     'tools.compare_runs',
+    'tools.report',
     'tools.lineage',
   ),
   'Drive': (

@@ -13,11 +13,14 @@ from pathlib import Path
 from absl import logging
 from carracing_data import command_line
 from carracing_data import places
-from carracing_data import prepared
-from carracing_rollouts import schema
+from etils import epy
 from tools import markdown
-from tools import pictures
-from tools import rollout_statistics
+
+with epy.lazy_imports():
+  from carracing_data import prepared
+  from carracing_rollouts import schema
+  from tools import pictures
+  from tools import rollout_statistics
 
 _DATASET = command_line.dataset_flag()
 _DATA_DIR = command_line.data_dir_flag()

@@ -16,13 +16,16 @@ from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import places
-from carracing_rollouts import loader
-import jax
-from models import world_model
+from etils import epy
 import numpy as np
-from tools import pictures
-from tools import watched_dreams
-from trainers import runtime
+
+with epy.lazy_imports():
+  from carracing_rollouts import loader
+  import jax
+  from models import world_model
+  from tools import pictures
+  from tools import watched_dreams
+  from trainers import runtime
 
 _VAE, _MDN_RNN = command_line.weights_flags()
 _DATASET = command_line.dataset_flag()

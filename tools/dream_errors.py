@@ -14,14 +14,17 @@ from collections.abc import Sequence
 from absl import flags
 from absl import logging
 from carracing_data import command_line
-from carracing_data import documents
 from carracing_data import places
-import jax
-from models import world_model
-from tools import accuracy
-from tools import driver_accuracy
+from etils import epy
 from tools import markdown
-from trainers import runtime
+
+with epy.lazy_imports():
+  from carracing_data import documents
+  import jax
+  from models import world_model
+  from tools import accuracy
+  from tools import driver_accuracy
+  from trainers import runtime
 
 _VAE, _MDN_RNN = command_line.weights_flags()
 _DATASET = command_line.dataset_flag()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from carracing_data import prepared
+from carracing_data import progress
 from carracing_data import steps
 from carracing_rollouts import loader
 from carracing_rollouts import origins
@@ -12,7 +13,6 @@ from matplotlib import axes as axes_lib
 from matplotlib import figure
 import numpy as np
 import tensorflow_datasets as tfds
-import tqdm
 
 _SHEET_ROWS = 6
 _SHEET_COLUMNS = 10
@@ -86,9 +86,8 @@ def read(
   frame_sum = np.zeros((64, 64, 3))
   for split in schema.SPLITS:
     episodes = loader.episodes(str(builder.data_dir), split=split)
-    indices = range(len(episodes))[:most]
-    for index in tqdm.tqdm(indices, desc=split, unit=' episodes'):
-      episode = episodes[index]
+    read = progress.each(episodes[:most], split, 'episodes')
+    for index, episode in enumerate(read):
       lengths.append(len(episode))
       returns[split, index] = float(episode.reward.sum(dtype=np.float64))
       actions.append(episode.action[:-1])
