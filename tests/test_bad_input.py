@@ -415,6 +415,7 @@ VIEW = 'tools.view_rollouts --data_dir={data} --output_dir={tmp}/out {tiny} '
 BROWSE = 'tools.browse_rollouts --data_dir={data} --output_dir={tmp}/out '
 DESCRIBE = 'tools.describe_rollouts --data_dir={data} --output_dir={tmp}/out '
 EXPORT = 'tools.export --data_dir={data} --output_dir={tmp}/out '
+MODEL = 'tools.export --format=model --output_dir={tmp}/out '
 DRIVE = 'tools.drive --agent={agent} --output_dir={tmp}/out '
 PLAY = 'tools.play --agent={agent} '
 PAGE = 'tools.export_page --output={tmp}/out/dream.html '
@@ -488,12 +489,31 @@ NAMES = (
     ('tools surplus', "unexpected argument 'surplus'"),
     (EXPORT + '{tiny}', 'format'),
     (EXPORT + '{tiny} --format=csv', 'format=csv'),
-    (EXPORT + '{latents} --format=rlds', 'is a carracing_latents dataset, but'),
-    (EXPORT + '{tiny} --format=rlds --output_dir={tmp}/file', 'cannot write'),
-    (
-      EXPORT + '{tiny} --format=croissant --output_dir={tmp}/file',
-      'cannot wri',
+    *(
+      (f'{EXPORT}{{latents}} --format={format_}', 'is a carracing_latents data')
+      for format_ in ('rlds', 'minari', 'parquet')
     ),
+    *(
+      (
+        f'{EXPORT}{{tiny}} --format={format_} --output_dir={{tmp}}/file',
+        'cannot write .*file',
+      )
+      for format_ in ('croissant', 'rlds', 'minari', 'parquet')
+    ),
+    (EXPORT + '--format=minari --dataset=.', 'is not a dataset name'),
+    (EXPORT + '--format=parquet --dataset=.', 'is not a dataset name'),
+    (EXPORT + '--format=rlds --agent={agent}', '--agent does nothing with --f'),
+    (EXPORT + '--format=parquet --evaluation=x', '--evaluation does nothing'),
+    (EXPORT + '--format=model', '--data_dir does nothing with --format=model'),
+    (MODEL + '{tiny}', '--dataset does nothing with --format=model'),
+    (MODEL + '--agent={tmp}/none', 'no exported weights of a controller in '),
+    (MODEL + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn in '),
+    (MODEL + '--agent={tmp}/finished', r'did you mean .*ed/agent\?'),
+    (MODEL + '--agent=~nosuchuser/agent', 'home directory'),
+    (MODEL + '--evaluation={tmp}/none', 'there is no .*none; make it with: '),
+    (MODEL + '--evaluation={tmp}/file', 'file is damaged: .*; delete it'),
+    (MODEL + '--evaluation={tmp}', 'cannot read .*directory'),
+    (MODEL + '--output_dir={tmp}/file', 'cannot write .*file'),
     (DREAM + '--vae={tmp}/none', r'no exported weights .*trainers\.train_vae'),
     (DREAM + '--vae={vae_run}', r'did you mean .*/weights\?'),
     (DREAM + '--vae={mdn_rnn}', 'weights of a mdn_rnn, not of a vae'),

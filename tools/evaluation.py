@@ -17,6 +17,7 @@ from carracing_data import staging
 from carracing_rollouts import environment
 from carracing_rollouts import scores
 from carracing_rollouts import tracks as tracks_lib
+from models import agent
 import numpy as np
 from tools import drives
 from tools import pictures
@@ -142,6 +143,38 @@ def read(path: Path) -> Evaluation:
   return found
 
 
+def of_agent(path: Path, agent_folder: str | os.PathLike[str]) -> Evaluation:
+  """Reads `evaluation.json` and checks that it is of an agent.
+
+  Args:
+    path: the file.
+    agent_folder: folder of the agent.
+
+  Raises:
+    EvaluationError: it is of another agent or a policy.
+    weights.WeightsError: the agent is missing or damaged.
+    FileNotFoundError, errors.UserError: see `read`.
+  """
+  found = read(path)
+  if found.subject.driver.agent != agent.digests(agent_folder):
+    raise EvaluationError(
+      f'{path} is not the score of the agent in {agent_folder}; make it with:'
+      f' python -m tools.evaluate --agent={agent_folder} --output_dir=SCORE'
+    )
+  return found
+
+
+def save(folder: Path, found: Evaluation) -> None:
+  """Writes both files, the document last."""
+  pictures.save_returns(
+    folder / HISTOGRAM,
+    [drive.return_ for drive in found.drives],
+    [drive.completed for drive in found.drives],
+    scores.describe(found.summary),
+  )
+  documents.write(folder / FILE, found.model_dump(by_alias=True))
+
+
 def _found(folder: Path, subject: Subject, episodes: int) -> Evaluation | None:
   """Returns the evaluation in a folder; None if there is none."""
   try:
@@ -253,17 +286,11 @@ def _finish(
     np.array([drive.return_ for drive in of_tracks]),
     np.array([drive.completed for drive in of_tracks]),
   )
-  pictures.save_returns(
-    folder / HISTOGRAM,
-    [drive.return_ for drive in of_tracks],
-    [drive.completed for drive in of_tracks],
-    scores.describe(summary),
-  )
   content = {
     'subject': subject.model_dump(),
     'summary': summary.model_dump(),
     'drives': [drive.model_dump(by_alias=True) for drive in of_tracks],
   }
-  documents.write(folder / FILE, documents.sealed(content, _SEAL))
+  save(folder, Evaluation.model_validate(documents.sealed(content, _SEAL)))
   shutil.rmtree(folder / _STAGING, ignore_errors=True)
   return read(folder / FILE)

@@ -1,19 +1,33 @@
-"""Exports a prepared dataset to Croissant or RLDS.
+"""Exports a dataset or an agent to the formats of other ecosystems.
 
   python -m tools.export --format=croissant --dataset=carracing_rollouts
   python -m tools.export --format=rlds --dataset=carracing_rollouts
+  python -m tools.export --format=minari --dataset=carracing_rollouts
+  python -m tools.export --format=parquet --dataset=carracing_rollouts
+  python -m tools.export --format=model --evaluation=evaluation/evaluation.json
 
 `croissant` writes `croissant.json`, a JSON-LD description of the dataset.
 Croissant loaders can read its splits and features, but not the records. `rlds`
 writes a copy of the rollouts as nested episodes; load it with
-`tfds.load('carracing_rlds/CONFIG', data_dir=OUTPUT_DIR)`.
+`tfds.load('carracing_rlds/CONFIG', data_dir=OUTPUT_DIR)`. `minari` writes one
+Minari dataset for each split; load it with `minari.load_dataset(ID)`, where
+`$MINARI_DATASETS_PATH` names the output directory.
+
+`parquet` and `model` write folders for the Hugging Face Hub, with their cards:
+rollouts as Parquet files, one row for each step, which
+`datasets.load_dataset(FOLDER)` reads; and an agent with its score, which
+`agent.load(FOLDER)` reads. They print the command that uploads the folder.
 """
 
 from collections.abc import Sequence
+import importlib.metadata
+from pathlib import Path
+import shlex
 
 from absl import flags
 from absl import logging
 from carracing_data import command_line
+from carracing_data import errors
 from carracing_data import places
 from etils import epy
 
@@ -24,33 +38,90 @@ with epy.lazy_imports():
   from carracing_latents import schema as latents_schema
   from carracing_rollouts import rlds
   from carracing_rollouts import schema as rollouts_schema
+  from models import agent
+  from tools.exports import hub_datasets
+  from tools.exports import hub_models
+  from tools.exports import minari_datasets
 
+# Packages of the extra `export` that a format needs.
+_PACKAGES = {
+  'croissant': (),
+  'rlds': (),
+  'minari': ('minari',),
+  'parquet': ('datasets', 'huggingface_hub'),
+  'model': ('huggingface_hub',),
+}
 _FORMAT = flags.DEFINE_enum(
-  'format',
-  None,
-  ['croissant', 'rlds'],
-  'Output format; required.',
-  required=True,
+  'format', None, list(_PACKAGES), 'Output format; required.', required=True
 )
 _DATASET = command_line.dataset_flag()
 _DATA_DIR = command_line.data_dir_flag()
+_AGENT = command_line.agent_flag()
+_EVALUATION = flags.DEFINE_string(
+  'evaluation',
+  None,
+  'Score of the agent for its card: evaluation.json over test tracks, as'
+  ' tools.evaluate writes it; defaults to the one in the folder of the agent,'
+  ' if there is one.',
+)
 _OUTPUT_DIR = command_line.output_dir_flag('export')
 
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  if _FORMAT.value == 'rlds':
-    builder = rlds.export(
-      _DATASET.value, places.expand(_OUTPUT_DIR.value), _DATA_DIR.value
-    )
-    logging.info('Saved %s', builder.data_dir)
-    return
-  builder = prepared.find(
-    _DATASET.value, _DATA_DIR.value, latents_schema.KIND, rollouts_schema.KIND
-  )
-  path = places.claim_file(places.expand(_OUTPUT_DIR.value) / 'croissant.json')
-  documents.write(path, croissant.describe(builder))
-  logging.info('Saved %s', path)
+  _check_flags()
+  output_dir = places.expand(_OUTPUT_DIR.value)
+  source = _DATASET.value, output_dir, _DATA_DIR.value
+  match _FORMAT.value:
+    case 'croissant':
+      builder = prepared.find(
+        _DATASET.value,
+        _DATA_DIR.value,
+        latents_schema.KIND,
+        rollouts_schema.KIND,
+      )
+      path = places.claim_file(output_dir / 'croissant.json')
+      documents.write(path, croissant.describe(builder))
+      logging.info('Saved %s', path)
+    case 'rlds':
+      logging.info('Saved %s', rlds.export(*source).data_dir)
+    case 'minari':
+      ids = minari_datasets.export(*source)
+      logging.info('Saved %s in %s', ' and '.join(ids), output_dir)
+    case 'parquet':
+      folder = hub_datasets.export(*source)
+      _print_upload(folder, '--repo-type=dataset')
+    case 'model':
+      score = None
+      if _EVALUATION.value is not None:
+        score = places.expand(_EVALUATION.value)
+      folder = agent.folder_of(_AGENT.value)
+      folder = hub_models.export(folder, output_dir, score)
+      _print_upload(folder)
+
+
+def _print_upload(folder: Path, *options: str) -> None:
+  command = ['hf', 'upload', folder.name, str(folder), *options]
+  print(f'Upload it with: {shlex.join(command)}')
+
+
+def _check_flags() -> None:
+  """Raises UserError if a package is missing, or a flag would do nothing."""
+  is_model = _FORMAT.value == 'model'
+  for flag in (_DATASET, _DATA_DIR) if is_model else (_AGENT, _EVALUATION):
+    if flag.present:
+      raise errors.UserError(
+        f'--{flag.name} does nothing with --format={_FORMAT.value}; leave it'
+        ' out'
+      )
+  for package in _PACKAGES[_FORMAT.value]:
+    try:
+      importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      raise errors.UserError(
+        f'--format={_FORMAT.value} needs the package {package}; install it'
+        " with: pip install -c constraints.txt -e '.[export]'"
+      ) from None
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Statistics of a rollouts dataset, which is read once → tables and frames."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from carracing_data import prepared
@@ -16,6 +16,9 @@ import tensorflow_datasets as tfds
 
 _SHEET_ROWS = 6
 _SHEET_COLUMNS = 10
+SHEET_TITLES = [
+  f'{100 * i // (_SHEET_COLUMNS - 1)} %' for i in range(_SHEET_COLUMNS)
+]
 _BINS = 40
 SPLIT_HEAD = (
   'split',
@@ -76,13 +79,8 @@ def read(
     for title, ids in origins.by_driver(builder, *schema.SPLITS).items()
     if (read := [x for x in ids if most is None or x[1] < most])
   }
-  # As many episodes of each driver.
-  count = max(1, _SHEET_ROWS // len(driven))
-  chosen = [(x, title) for title, ids in driven.items() for x in ids[:count]]
-  shown = dict(chosen[:_SHEET_ROWS])
   lengths, actions, rows = [], [], []
   returns: dict[tuple[str, int], float] = {}
-  sheet = {}
   frame_sum = np.zeros((64, 64, 3))
   for split in schema.SPLITS:
     episodes = loader.episodes(str(builder.data_dir), split=split)
@@ -92,10 +90,6 @@ def read(
       returns[split, index] = float(episode.reward.sum(dtype=np.float64))
       actions.append(episode.action[:-1])
       frame_sum += episode.observation.sum(axis=0, dtype=np.float64)
-      if (split, index) in shown:
-        columns = np.linspace(0, len(episode) - 1, _SHEET_COLUMNS).astype(int)
-        title = f'{shown[split, index]} {split} {index}'
-        sheet[title] = episode.observation[columns]
     rows.append(split_row(builder, split))
 
   all_actions = np.concatenate(actions)
@@ -123,11 +117,35 @@ def read(
       **dict(zip(steps.ACTION_NAMES, all_actions.T)),
     },
     mean_frame=frame_sum / sum(lengths),
-    sheet=sheet,
-    sheet_titles=[
-      f'{100 * i // (_SHEET_COLUMNS - 1)} %' for i in range(_SHEET_COLUMNS)
-    ],
+    sheet=sheet(builder, driven),
+    sheet_titles=SHEET_TITLES,
   )
+
+
+def sheet(
+  builder: tfds.core.DatasetBuilder,
+  driven: Mapping[str, Sequence[tuple[str, int]]],
+) -> dict[str, np.ndarray]:
+  """Returns frames of a few episodes, as many of each driver.
+
+  Args:
+    builder: a builder of rollouts returned by `prepared.find`.
+    driven: episodes of each driver, see `origins.by_driver`.
+
+  Returns:
+    Frames from start to end, uint8 [10, 64, 64, 3] each, by title.
+
+  Raises:
+    errors.DatasetError: an episode is damaged.
+  """
+  count = max(1, _SHEET_ROWS // len(driven))
+  chosen = [(x, title) for title, ids in driven.items() for x in ids[:count]]
+  shown = {}
+  for (split, index), title in sorted(chosen[:_SHEET_ROWS]):
+    episode = loader.episodes(str(builder.data_dir), split=split)[index]
+    columns = np.linspace(0, len(episode) - 1, _SHEET_COLUMNS).astype(int)
+    shown[f'{title} {split} {index}'] = episode.observation[columns]
+  return shown
 
 
 def split_row(builder: tfds.core.DatasetBuilder, split: str) -> list[str]:

@@ -173,15 +173,10 @@ class Pipeline:
       output_dir: folder of the score.
       num_tracks: number of test tracks.
     """
-
-    def check() -> None:
-      found = evaluation.read(output_dir / evaluation.FILE)
-      if found.subject.driver.agent != agent.digests(agent_folder):
-        raise errors.UserError(f'{output_dir} is the score of another agent')
-
+    path = output_dir / evaluation.FILE
     self.run(
       title,
-      intact(check),
+      intact(lambda: evaluation.of_agent(path, agent_folder)),
       python(
         'tools.evaluate',
         f'--agent={agent_folder}',

@@ -143,6 +143,38 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+  """Yields a folder to fill, which appears at `path` once it is complete.
+
+  What an interrupted call has left is removed.
+
+  Args:
+    path: folder that must not exist.
+
+  Raises:
+    errors.PlaceError: it exists or cannot be written, or another process is
+      writing next to it.
+  """
+  unfinished = path.with_name(f'.{path.name}.unfinished')
+  with locked(claim_folder(path.parent)), write_errors(path):
+    if os.path.lexists(path):
+      raise errors.PlaceError(
+        f'{path} already exists; choose another --output_dir or delete it'
+      )
+    if unfinished.exists():
+      shutil.rmtree(unfinished)
+    unfinished.mkdir()
+    try:
+      yield unfinished
+      for written in unfinished.rglob('*'):
+        sync(written)
+      unfinished.rename(path)
+      sync(path.parent)
+    finally:
+      shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def make_durable(temporary: Path, path: Path) -> None:
   """Syncs a file to disk, renames it and syncs the new name."""
   sync(temporary)

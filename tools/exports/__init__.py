@@ -1,0 +1,1 @@
+"""Formats of `tools.export` that other ecosystems read."""
