@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help drive demo agent test lint format clean
+.PHONY: help drive demo agent test lint format figures clean
 
 help:  ## Lists the goals; the default.
 	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "  make %-8s %s\n", $$1, $$2 }' \
@@ -31,6 +31,10 @@ lint: $(INSTALLED)  ## Checks formatting, lint and types.
 format: $(INSTALLED)  ## Fixes formatting and lint.
 	ruff format .
 	ruff check --fix .
+
+figures: $(INSTALLED)  ## Makes the pictures and tables of the documents anew.
+	python -m tools.figures
+	python -m tools.run_notebook docs/tour.ipynb
 
 clean:  ## Removes the files of the targets above.
 	rm -rf .venv drive demo two_rounds dream_rounds dream.html

@@ -69,11 +69,11 @@ def main(argv: Sequence[str]) -> None:
   for title, group in GROUPS.items():
     print(f'\n{title}')
     for name in group:
-      line = f'  {name:{indent - 2}}{_summary(name)}'
+      line = f'  {name:{indent - 2}}{summary(name)}'
       print(textwrap.fill(line, width, subsequent_indent=' ' * indent))
 
 
-def _summary(name: str) -> str:
+def summary(name: str) -> str:
   """Returns the first line of a program's documentation."""
   if name.startswith('tfds build '):
     name = name.rpartition(' ')[2]

@@ -16,6 +16,7 @@ from absl import logging
 from carracing_data import command_line
 from carracing_data import places
 from etils import epy
+from tools import __main__ as programs
 
 with epy.lazy_imports():
   from carracing_rollouts import scores
@@ -34,7 +35,7 @@ def documents() -> dict[Path, str]:
   return {
     path: _with_tables(path.read_text(encoding='utf-8'), tables)
     for path, tables in {
-      _PROJECT / 'README.md': {'scores': _scores},
+      _PROJECT / 'README.md': {'scores': _scores, 'tools': _tools},
       agent.PRETRAINED / 'README.md': {'score': _score},
     }.items()
   }
@@ -70,6 +71,15 @@ def _scores() -> str:
       ['World Models in PyTorch', '860 ± 120', '100', tallec],
     ],
   )
+
+
+def _tools() -> str:
+  """Returns a table of all programs, as `python -m tools` lists them."""
+  rows = []
+  for title, group in programs.GROUPS.items():
+    rows.append([f'*{title}*', ''])
+    rows += [[f'`{name}`', programs.summary(name)] for name in group]
+  return markdown.table(['', ''], rows)
 
 
 def _score() -> str:
