@@ -1,4 +1,4 @@
-# Each target sets up .venv first, if it is missing.
+# Each target that runs something sets up .venv first, if it is missing.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -36,7 +36,7 @@ figures: $(INSTALLED)  ## Makes the pictures and tables of the documents anew.
 	python -m tools.figures
 	python -m tools.run_notebook docs/tour.ipynb
 
-clean:  ## Removes the files of the targets above.
+clean:  ## Removes .venv and what the programs above and tools.dream_rounds left.
 	rm -rf .venv drive demo two_rounds dream_rounds dream.html
 
 # The stamp is written last, so that an interrupted installation is repeated.

@@ -66,6 +66,17 @@ def test_log_has_a_line_every_ten_seconds_and_a_last_one():
   assert all(line.isprintable() for line in lines)
 
 
+def test_log_shows_the_end_once():
+  clock, log = Clock(), io.StringIO()
+  with progress.Progress('shard', 'shards', 10, log, clock) as shown:
+    shown.start()
+    for done in range(1, 11):
+      clock.now += 1
+      shown.update(done)
+  assert log.getvalue().count('\n') == 1
+  assert log.getvalue().endswith(' shard 10/10 · 1 shards/s\n')
+
+
 def test_dumb_terminal_gets_the_lines_of_a_log(monkeypatch):
   monkeypatch.setenv('TERM', 'dumb')
   terminal = Terminal()

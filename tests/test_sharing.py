@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 
+from carracing_data import digests
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import metadata
@@ -24,6 +25,8 @@ from conftest import ROLLOUTS
 from conftest import tiny_mdn_rnn_config
 from conftest import tiny_vae_config
 from conftest import VERSION
+from models import agent
+from models import weights
 import pytest
 from tools import ancestry
 from trainers import run_folder
@@ -73,6 +76,10 @@ def test_documents_cite_one_digest_of_each_config_of_this_version():
   assert found.keys() >= {
     f'carracing_rollouts/{x}' for x in ('default', 'driven')
   }
+  # The agent of this project was trained on the real one.
+  sources = weights.describe(agent.PRETRAINED / 'vae').training['sources']
+  digest = digests.of_dataset(sources['dataset']['sha256'])
+  assert digest.startswith(found['carracing_rollouts/driven'])
 
 
 def test_build_prints_the_citation_and_the_command_that_proves_a_copy(
@@ -217,6 +224,9 @@ def test_nothing_writes_to_a_data_directory_that_is_read(
     f'tools.describe_rollouts --dataset={NAME} --output_dir={out}',
     f'tools.export --format=croissant --dataset={NAME} --output_dir={out}',
     f'tools.export --format=rlds --dataset={NAME} --output_dir={out}',
+    f'tools.export --format=minari --dataset={NAME} --output_dir={out}',
+    f'tools.export --format=parquet --dataset={NAME} --output_dir={out}',
+    f'tools.browse_rollouts --dataset={NAME} --output_dir={out}/browser',
     f'tools.lineage {latents}',
   ):
     module, *arguments = line.split()

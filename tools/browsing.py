@@ -207,6 +207,11 @@ def _write_pages(
   keys = [(split, i) for split in episodes for i in range(len(episodes[split]))]
   starts = range(0, len(keys), _PAGE_EPISODES)
   pages = [_page(start) for start in starts]
+  drivers = {
+    key: title
+    for title, driven in origins.by_driver(builder, *schema.SPLITS).items()
+    for key in driven
+  }
   facts: list[cards.Facts] = []  # Of all episodes, in reverse.
   with progress.Progress('pages', 'episodes', len(keys)) as counted:
     counted.start()
@@ -216,7 +221,11 @@ def _write_pages(
         name = f'{split} {i}'
         shown.append(
           cards.make(
-            name, episodes[split][i], found[split][i], _video(split, i)
+            name,
+            episodes[split][i],
+            found[split][i],
+            drivers[split, i],
+            _video(split, i),
           )
         )
         counted.count_one()

@@ -76,7 +76,11 @@ class Card(NamedTuple):
 
 
 def make(
-  title: str, episode: schema.Episode, origin: origins.Origin, video: str
+  title: str,
+  episode: schema.Episode,
+  origin: origins.Origin,
+  driver: str,
+  video: str,
 ) -> Card:
   """Makes the card of an episode.
 
@@ -84,6 +88,7 @@ def make(
     title: split and index in the split.
     episode: the episode.
     origin: where it comes from.
+    driver: who drove, see `origins.by_driver`.
     video: address of its video.
 
   Raises:
@@ -91,7 +96,8 @@ def make(
   """
   for problem in steps.broken_promises(vars(episode)):
     raise errors.DatasetError(
-      f'episode {title}: {problem}; diagnose it with: python -m tools.verify'
+      f'episode {title}: {problem}; diagnose it with python -m tools.verify,'
+      ' with the same --dataset and --data_dir'
     )
   summary = steps.summarize(vars(episode))
   last_reward = float(episode.reward[-2])
@@ -101,7 +107,7 @@ def make(
     facts=Facts(
       title=title,
       identifier=title.replace(' ', '-'),
-      driver=origin.driver.full_title,
+      driver=driver,
       return_=summary.total_reward,
       completed=bool(
         environment.lap_completed(summary.terminated, last_reward)

@@ -10,8 +10,8 @@
 Croissant loaders can read its splits and features, but not the records. `rlds`
 writes a copy of the rollouts as nested episodes; load it with
 `tfds.load('carracing_rlds/CONFIG', data_dir=OUTPUT_DIR)`. `minari` writes one
-Minari dataset for each split; load it with `minari.load_dataset(ID)`, where
-`$MINARI_DATASETS_PATH` names the output directory.
+Minari dataset for each split; load it with `minari.load_dataset(ID)` and
+`MINARI_DATASETS_PATH=OUTPUT_DIR/minari`.
 
 `parquet` and `model` write folders for the Hugging Face Hub, with their cards:
 rollouts as Parquet files, one row for each step, which
@@ -86,14 +86,20 @@ def main(argv: Sequence[str]) -> None:
     case 'rlds':
       logging.info('Saved %s', rlds.export(*source).data_dir)
     case 'minari':
-      ids = minari_datasets.export(*source)
-      logging.info('Saved %s in %s', ' and '.join(ids), output_dir)
+      # A folder of its own: Minari takes all that is beside it for datasets.
+      folder = output_dir / 'minari'
+      ids = minari_datasets.export(_DATASET.value, folder, _DATA_DIR.value)
+      logging.info(
+        'Saved %s; load them with MINARI_DATASETS_PATH=%s',
+        ' and '.join(ids),
+        folder,
+      )
     case 'parquet':
       folder = hub_datasets.export(*source)
       _print_upload(folder, '--repo-type=dataset')
     case 'model':
       score = None
-      if _EVALUATION.value is not None:
+      if _EVALUATION.value:
         score = places.expand(_EVALUATION.value)
       folder = agent.folder_of(_AGENT.value)
       folder = hub_models.export(folder, output_dir, score)

@@ -95,11 +95,15 @@ def _score() -> str:
         f'{summary.standard_error:.1f}',
         f'{summary.median:.0f}',
         f'{summary.least:.0f}',
-        f'{summary.laps_completed:.1%}',
-        f'{summary.below_700:.1%}',
+        _percent(summary.laps_completed),
+        _percent(summary.below_700),
       ]
     ],
   )
+
+
+def _percent(share: float) -> str:
+  return f'{100 * share:.1f} %'
 
 
 def _return(summary: 'scores.Summary') -> str:

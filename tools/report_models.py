@@ -71,7 +71,8 @@ def of_v(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
   how = 'in their order' if base.kl is None else 'sorted by KL'
   yield report_blocks.Text(
     f'Each of the {len(base.z)} latent numbers from −3 to 3, {how}; the others'
-    f' stay as they are {base.origin}.'
+    f' stay as they are {base.origin}. V leaves those of nearly 0 nats unused:'
+    ' they change nothing.'
   )
   yield report_blocks.Pictures([_traversal(model, base, int(i)) for i in order])
 
@@ -132,11 +133,12 @@ def of_m(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
   )
   yield report_blocks.Table(*accuracy.driver_table(measured))
   title, found = list(measured.items())[-1]
+  drivers = '' if title == driver_accuracy.ALL else f' driven by {title}'
   yield report_blocks.Text(
-    f'M watches {accuracy.SEEN_STEPS} steps of episodes driven by {title} and'
-    ' then dreams, given the recorded actions. z: root mean squared error of'
-    ' the latent vector; frame: squared error of the decoded frame. V alone'
-    ' decodes what it sees, without M.'
+    f'M watches {accuracy.SEEN_STEPS} steps of episodes{drivers} and then'
+    ' dreams, given the recorded actions. z: root mean squared error of the'
+    ' latent vector; frame: squared error of the decoded frame. V alone decodes'
+    ' what it sees, without M.'
   )
   yield report_blocks.Pictures(
     [_error_plot('z', found), _error_plot('frame', found)]

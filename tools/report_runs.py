@@ -68,10 +68,11 @@ def training(
   trained = weights.describe(node.path).training
   metrics = trained.get('validation')
   if isinstance(metrics, dict) and metrics:
+    of_c = ', on selection tracks' if part == 'controller' else ''
     yield report_blocks.Table(
       ['metric', 'value'],
       [[name, _number(value)] for name, value in metrics.items()],
-      f'Validation of these weights, of step {trained.get("step")}.',
+      f'Validation of these weights, of step {trained.get("step")}{of_c}.',
     )
 
 

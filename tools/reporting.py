@@ -116,15 +116,14 @@ def _overview(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
 
 
 def _place(line: line_of_work.Line, path: str | Path | None) -> str:
-  """Returns a path, relative to the folder of the report if it is in it."""
+  """Returns a path, relative to the folder of the report if it is near it."""
   if path is None:
     return 'not found here'
   path, folder = os.path.abspath(path), os.path.abspath(line.folder)
   if path == folder:
     return 'this folder'
-  return (
-    os.path.relpath(path, folder) if Path(path).is_relative_to(folder) else path
-  )
+  near = Path(path).is_relative_to(os.path.dirname(folder))
+  return os.path.relpath(path, folder) if near else path
 
 
 def _title(node: ancestry.Node) -> str:
@@ -136,7 +135,7 @@ def _title(node: ancestry.Node) -> str:
 def _lineage(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
   yield report_blocks.Text(
     'Everything that this was made from, recognised by the digest of its'
-    ' content, and the command that makes it again.'
+    ' content, and the command that made it, if it is recorded.'
   )
   yield report_blocks.Artefacts(
     [

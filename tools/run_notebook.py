@@ -54,7 +54,8 @@ def run(path: Path) -> Any:
     client.execute()
   except exceptions.CellExecutionError as error:
     raise errors.UserError(
-      f'a cell of {path} fails: {error.ename}: {error.evalue}'
+      f'a cell of {path} fails: {error.ename}: {error.evalue}. It begins with:'
+      f' {_first_line(notebook)}'
     ) from error
   except (exceptions.CellTimeoutError, exceptions.DeadKernelError) as error:
     raise errors.UserError(f'{path} does not run: {error}') from error
@@ -64,6 +65,12 @@ def run(path: Path) -> Any:
   # The version of Python would change with the machine.
   notebook.metadata.language_info = {'name': 'python'}
   return notebook
+
+
+def _first_line(notebook: Any) -> str:
+  """Returns the first line of the cell that ran last."""
+  ran = [x for x in notebook.cells if x.get('execution_count') is not None]
+  return ran[-1].source.partition('\n')[0] if ran else 'nothing'
 
 
 def main(argv: Sequence[str]) -> None:

@@ -2,7 +2,7 @@ r"""Verifies a prepared dataset, or compares two datasets.
 
   python -m tools.verify --dataset=carracing_rollouts
   python -m tools.verify --dataset=carracing_rollouts \
-      --compare=/their/data/carracing_rollouts/default/1.0.0
+      --compare=/their/data/carracing_rollouts/default/1.1.0
   python -m tools.verify --dataset=/shared/carracing_rollouts/default/1.1.0 \
       --expect=DIGEST
 

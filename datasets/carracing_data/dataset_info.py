@@ -57,6 +57,7 @@ class Info(tfds.core.DatasetInfo):
       {split: x['content_sha256'] for split, x in splits.items()}
     )[: digests.SHORT]
     name = f'{config}:{version}@{digest}'
+    folder = f'{self.data_dir}@{digest}'
     return '\n'.join(
       [
         f'{self.full_name} is in {self.data_dir} ({self.dataset_size}).',
@@ -68,7 +69,7 @@ class Info(tfds.core.DatasetInfo):
         f'Cite it as: {name}',
         'Check it, or a copy, with: python -m tools.verify'
         f' --dataset={shlex.quote(str(self.data_dir))} --expect={digest}',
-        f"Read it with: {self.name}.loader.episodes('{name}')",
+        f'Read it with: {self.name}.loader.episodes({folder!r})',
       ]
     )
 

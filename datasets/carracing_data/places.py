@@ -167,7 +167,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     unfinished.mkdir()
     try:
       yield unfinished
-      for written in unfinished.rglob('*'):
+      for written in (unfinished, *unfinished.rglob('*')):
         sync(written)
       unfinished.rename(path)
       sync(path.parent)

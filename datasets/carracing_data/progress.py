@@ -57,6 +57,7 @@ class Progress(contextlib.AbstractContextManager):
     """Starts to measure; what is done before does not count for the speed."""
     self._first = self._done = done
     self._started = self._shown = self._clock()
+    self._last: int | None = None  # What the last line showed.
     self._paused = 0.0
 
   def pause(self, seconds: float) -> None:
@@ -83,12 +84,13 @@ class Progress(contextlib.AbstractContextManager):
   def close(self) -> None:
     """Shows the last state, below all messages."""
     if self._started is not None:
-      self._show()
+      if self._on_terminal or self._done != self._last:
+        self._show()
       if self._on_terminal:
         print(file=self._stream, flush=True)
 
   def _show(self) -> None:
-    self._shown = self._clock()
+    self._shown, self._last = self._clock(), self._done
     if self._on_terminal:
       width = shutil.get_terminal_size().columns - 1  # A row can be cleared.
       line = f'{command_line.CLEAR}{self.line()[:width]}'

@@ -136,16 +136,20 @@ def episodes(
   source = prepared.records(builder, split)
   steps = builder.info.metadata['splits'][split]['episode_steps']
   ends = np.cumsum([schema.count_segments(n) for n in steps])
-  read = _ReadEpisode(source, [0, *ends.tolist()])
+  folder = str(builder.data_dir)
+  read = _ReadEpisode(source, [0, *ends.tolist()], folder)
   return grain.MapDataset.range(len(ends)).map(read)  # pyright: ignore
 
 
 class _ReadEpisode(grain.transforms.Map):
   """Reads and joins the segments of an episode, given its number."""
 
-  def __init__(self, source: prepared.Records, bounds: Sequence[int]):
+  def __init__(
+    self, source: prepared.Records, bounds: Sequence[int], folder: str
+  ):
     self._source = source
     self._bounds = bounds
+    self._folder = folder
 
   def map(self, element: int) -> schema.Episode:  # pyright: ignore
     records = range(self._bounds[element], self._bounds[element + 1])
@@ -156,6 +160,7 @@ class _ReadEpisode(grain.transforms.Map):
         raise errors.DatasetError(
           f'segment {first_step} of episode {element} is missing: the shards'
           ' are mixed up; diagnose it with: python -m tools.verify'
+          f' --dataset={self._folder}'
         )
     return schema.join(segments)
 

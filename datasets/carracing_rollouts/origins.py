@@ -96,9 +96,9 @@ def by_driver(
     for i in range(len(origins)):
       found.setdefault(origins[i].driver, []).append((split, i))
   titles = [driver.title for driver in found]
-  return {
-    driver.title
-    if titles.count(driver.title) == 1
-    else driver.full_title: episodes
-    for driver, episodes in found.items()
-  }
+  by_title: dict[str, list[tuple[str, int]]] = {}
+  for driver, episodes in found.items():
+    unique = titles.count(driver.title) == 1
+    title = driver.title if unique else driver.full_title
+    by_title.setdefault(title, []).extend(episodes)  # V or M may differ.
+  return by_title

@@ -10,7 +10,7 @@ import contextlib
 import io
 import itertools
 from pathlib import Path
-import tempfile
+import shutil
 from typing import Any
 
 from carracing_data import documents
@@ -77,20 +77,15 @@ def export(
     A builder of the exported dataset, in TFRecord files.
 
   Raises:
-    errors.DatasetError: the dataset is missing or of another kind, or the
-      export already exists.
-    errors.PlaceError: the export cannot be written.
+    errors.DatasetError: the dataset is missing or of another kind.
+    errors.PlaceError: the export already exists or cannot be written.
   """
   source = prepared.find(name, data_dir, schema.KIND)
-  root = places.claim_folder(output_dir)
+  root = Path(output_dir)
   version = str(source.version)
   folder = root / 'carracing_rlds' / source.info.config_name / version
-  if folder.exists():
-    raise errors.DatasetError(
-      f'{folder} already exists; choose another --output_dir or delete it'
-    )
   with (
-    tempfile.TemporaryDirectory(dir=root, prefix='.unfinished-') as scratch,
+    places.new_folder(folder) as unfinished,
     _name_unwritable(root),
     _silent_tfds(),
   ):
@@ -104,17 +99,18 @@ def export(
         split: _shown(loader.episodes(str(source.data_dir), split=split), split)
         for split in schema.SPLITS
       },
-      data_dir=scratch,
+      data_dir=unfinished,
       description=f'{prepared.full_name(source)} in the RLDS format.',
       homepage=source.info.homepage,
       citation=source.info.citation,
       disable_shuffling=True,
     )
+    for file in Path(exported.data_dir).iterdir():
+      file.rename(unfinished / file.name)
+    shutil.rmtree(unfinished / 'carracing_rlds')
     # Provenance: digests, config, packages and statistics of the source.
     metadata: Any = source.info.metadata
-    documents.write(Path(exported.data_dir) / 'metadata.json', dict(metadata))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    Path(exported.data_dir).rename(folder)
+    documents.write(unfinished / 'metadata.json', dict(metadata))
   return tfds.builder_from_directory(folder)
 
 

@@ -93,14 +93,6 @@ def _card(
       'reinforcement-learning',
       'world-models',
     ],
-    # The names of exported rollouts.
-    datasets=sorted(
-      {
-        source.name.partition(':')[0].replace('/', '-')
-        for _, source in sources
-        if source.name.startswith('carracing_rollouts/')
-      }
-    ),
     model_name=None if score is None else _TITLE,
     eval_results=None if score is None else [_result(score.summary)],
   )
@@ -112,7 +104,13 @@ def _card(
     score_text=None if score is None else scores.describe(score.summary),
     histogram=evaluation.HISTOGRAM,
     parts=markdown.table(
-      ('part', 'folder', 'numbers', 'size', 'SHA-256 of `model.safetensors`'),
+      (
+        'part',
+        'folder',
+        'parameters',
+        'size',
+        'SHA-256 of `model.safetensors`',
+      ),
       [_part(folder, part) for part in agent.PARTS],
     ),
     sources=markdown.table(
