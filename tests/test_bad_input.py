@@ -511,7 +511,17 @@ NAMES = (
     (MODEL + '--agent={tmp}/finished', r'did you mean .*ed/agent\?'),
     (MODEL + '--agent=~nosuchuser/agent', 'home directory'),
     (MODEL + '--evaluation={tmp}/none', 'there is no .*none; make it with: '),
-    (MODEL + '--evaluation={tmp}/file', 'file is damaged: .*; delete it'),
+    (MODEL + '--evaluation={tmp}/file', 'file is damaged: .*; make it again'),
+    (EXPORT + '{tiny} --format=rlds --output_dir=', 'output_dir=: .*a folder'),
+    (EXPORT + '--format=model --agent=', 'agent=: .*a folder'),
+    (
+      'tools.report {agent} --search={tmp}/none',
+      '--search=.*none is no folder',
+    ),
+    (
+      'tools.report {agent} --data_dir={tmp}/no',
+      '--data_dir=.*no is no folder',
+    ),
     (MODEL + '--evaluation={tmp}', 'cannot read .*directory'),
     (MODEL + '--output_dir={tmp}/file', 'cannot write .*file'),
     (DREAM + '--vae={tmp}/none', r'no exported weights .*trainers\.train_vae'),
@@ -674,7 +684,7 @@ def agents(places, agent_folder):
   ('flags', 'message'),
   [
     ('--agent={agent} --policy=uniform', 'pass --agent or --policy, not both'),
-    ('--agent=', 'no exported weights of a controller'),
+    ('--agent=', 'agent=: leave it out, or name a folder'),
     ('--agent={tmp}/none', 'no exported weights of a controller in .*none'),
     ('--agent={tmp}/file', 'no exported weights of a controller in .*file'),
     ('--agent=~nosuchuser/w', 'home directory'),

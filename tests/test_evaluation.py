@@ -186,7 +186,7 @@ def test_killed_evaluation_continues_to_the_same_results(tmp_path):
       r'-?[\d.]+ ± [\d.]+ over 9 tracks \(standard error [\d.]+\) · .*\n'
     )
     assert re.fullmatch(summary, done.stdout), done.stdout
-    assert (' 0/9 ' in done.stderr) == (name == 'whole')
+    assert (' evaluation 1/9\n' in done.stderr) == (name == 'killed')
     assert imageio.imread(tmp_path / name / 'histogram.png').shape[1] > 500
   texts = [
     (tmp_path / name / evaluation.FILE).read_text()

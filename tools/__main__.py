@@ -15,6 +15,7 @@ import textwrap
 from carracing_data import command_line
 
 _ROOT = Path(__file__).parents[1]
+_LEAST_COLUMNS = 40  # Of a description.
 GROUPS = {
   'Make data and agents': (
     'tfds build carracing_rollouts',
@@ -65,7 +66,9 @@ def main(argv: Sequence[str]) -> None:
   indent = max(map(len, names)) + 4
   # In a pipe each program has exactly one line.
   on_terminal = sys.stdout.isatty()
-  width = shutil.get_terminal_size().columns if on_terminal else sys.maxsize
+  width = sys.maxsize
+  if on_terminal:
+    width = max(shutil.get_terminal_size().columns, indent + _LEAST_COLUMNS)
   for title, group in GROUPS.items():
     print(f'\n{title}')
     for name in group:

@@ -13,6 +13,7 @@ from pathlib import Path
 import shlex
 from typing import Any
 
+from absl import logging
 from carracing_data import digests
 from carracing_data import documents
 from carracing_data import errors
@@ -89,8 +90,8 @@ class Family:
         original = described.training.get('rounded_from')
         if isinstance(original, str):
           self._rounded.setdefault((described.model, original), path)
-      except errors.UserError:
-        continue  # Damaged weights are nobody's source.
+      except errors.UserError as error:  # They are nobody's source.
+        logging.warning('Left out: %s', error)
 
   def of(self, name: str) -> Node:
     """Returns the tree of a folder of weights, an agent, a run or a dataset.

@@ -6,7 +6,8 @@ Shows frames, return, length, ending, driver, track, actions over time and a
 video of each episode. `index.html` in the output directory sums up the dataset
 and shows the first 50 episodes, `page_2.html` the next ones, and so on. The
 pages need no script, no server and no network. The command can be stopped at
-any moment: the same command continues it.
+any moment: the same command continues it. It makes a video that was deleted
+anew.
 
 `tools.view_rollouts` shows one episode larger, beside the simulator's frames.
 """

@@ -149,6 +149,10 @@ def _video(split: str, episode_id: int) -> str:
   return f'{VIDEOS}/{split}-{episode_id}.mp4'
 
 
+def _is_file(path: Path) -> bool:
+  return path.exists() and path.stat().st_size > 0
+
+
 def _page(index: int) -> str:
   """Returns the path in the output directory of the page of an episode.
 
@@ -168,7 +172,7 @@ def _make_videos(builder: Any, output_dir: Path) -> None:
     missing = [
       i
       for i in range(len(num_steps))
-      if not (output_dir / _video(split, i)).exists()
+      if not _is_file(output_dir / _video(split, i))
     ]
     total += len(num_steps)
     missing_steps += sum(num_steps[i] for i in missing)

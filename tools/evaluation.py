@@ -116,8 +116,14 @@ def evaluate(
     return _finish(folder, subject, known)
 
 
-def read(path: Path) -> Evaluation:
+def read(
+  path: Path, advice: str = 'make it again with python -m tools.evaluate'
+) -> Evaluation:
   """Reads `evaluation.json`.
+
+  Args:
+    path: the file.
+    advice: what to do if it is damaged.
 
   Raises:
     FileNotFoundError: the file does not exist.
@@ -137,9 +143,7 @@ def read(path: Path) -> Evaluation:
         f'{path} is damaged: its tracks are not the first ones of a set'
       )
   except errors.DocumentError as error:
-    raise errors.DocumentError(
-      f'{error}; delete it, and run the same command again'
-    ) from None
+    raise errors.DocumentError(f'{error}; {advice}') from None
   return found
 
 
@@ -178,7 +182,7 @@ def save(folder: Path, found: Evaluation) -> None:
 def _found(folder: Path, subject: Subject, episodes: int) -> Evaluation | None:
   """Returns the evaluation in a folder; None if there is none."""
   try:
-    found = read(folder / FILE)
+    found = read(folder / FILE, 'delete it, and run the same command again')
   except FileNotFoundError:
     return None
   # A finished evaluation can be shown with any packages, but not extended.

@@ -47,8 +47,8 @@ with epy.lazy_imports():
 _PACKAGES = {
   'croissant': (),
   'rlds': (),
-  'minari': ('minari',),
-  'parquet': ('datasets', 'huggingface_hub'),
+  'minari': ('minari', 'pyarrow'),
+  'parquet': ('datasets', 'huggingface_hub', 'pyarrow'),
   'model': ('huggingface_hub',),
 }
 _FORMAT = flags.DEFINE_enum(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from absl import logging
 from carracing_data import command_line
+from carracing_data import errors
 from carracing_data import places
 from etils import epy
 from tools import __main__ as programs
@@ -31,9 +32,14 @@ _TRACK = 0
 
 
 def documents() -> dict[Path, str]:
-  """Returns the text that each document with tables should have."""
+  """Returns the text that each document with tables should have.
+
+  Raises:
+    errors.UserError: a document cannot be read or lacks the place of a table,
+      or the score of the pretrained agent is missing or damaged.
+  """
   return {
-    path: _with_tables(path.read_text(encoding='utf-8'), tables)
+    path: _with_tables(path, tables)
     for path, tables in {
       _PROJECT / 'README.md': {'scores': _scores, 'tools': _tools},
       agent.PRETRAINED / 'README.md': {'score': _score},
@@ -41,13 +47,23 @@ def documents() -> dict[Path, str]:
   }
 
 
-def _with_tables(text: str, tables: dict[str, Callable[[], str]]) -> str:
+def _with_tables(path: Path, tables: dict[str, Callable[[], str]]) -> str:
+  try:
+    text = path.read_text(encoding='utf-8')
+  except (OSError, UnicodeDecodeError) as error:
+    raise errors.UserError(
+      f'cannot read {path}: {error}; restore it with: git checkout -- {path}'
+    ) from None
   for name, make in tables.items():
-    begin, end = f'<!-- {name} -->\n', f'<!-- end of {name} -->'
-    before, _, rest = text.partition(begin)
+    begin, end = f'<!-- {name} -->', f'<!-- end of {name} -->'
+    before, _, rest = text.partition(f'{begin}\n')
     _, found, after = rest.partition(end)
-    assert found, f'a document lacks {begin!r} and {end!r}'
-    text = f'{before}{begin}{make()}\n{end}{after}'
+    if not found:
+      raise errors.UserError(
+        f'{path} has no lines {begin} and {end}, between which a table stands;'
+        ' add them'
+      )
+    text = f'{before}{begin}\n{make()}\n{end}{after}'
   return text
 
 
@@ -111,7 +127,13 @@ def _return(summary: 'scores.Summary') -> str:
 
 
 def _pretrained() -> 'scores.Summary':
-  return evaluation.read(agent.PRETRAINED / evaluation.FILE).summary
+  path = agent.PRETRAINED / evaluation.FILE
+  try:
+    return evaluation.of_agent(path, agent.PRETRAINED).summary
+  except FileNotFoundError:
+    raise errors.UserError(
+      f'{path} is missing; restore it with: git checkout -- {path}'
+    ) from None
 
 
 def main(argv: Sequence[str]) -> None:

@@ -59,6 +59,10 @@ def find(folder: Path, data_dir: str | None, search: Sequence[Path]) -> Line:
     errors.UserError: the folder holds none of them, or it is damaged.
   """
   subject = _subject(folder)
+  for inside in subject, subject / 'agent':
+    for part in agent.PARTS:
+      if (inside / part / weights.FILE).exists():
+        weights.verify(inside / part)
   if subject == folder:
     near = [folder, *folder.absolute().parents[:2]]
   else:

@@ -42,6 +42,12 @@ _OUTPUT = flags.DEFINE_string(
 def main(argv: Sequence[str]) -> None:
   if len(argv) != 2:
     raise errors.UserError('name one folder of a demo, a run or an agent')
+  named = [('search', x) for x in _SEARCH.value or [] if _SEARCH.present]
+  if _DATA_DIR.value is not None:
+    named.append(('data_dir', _DATA_DIR.value))
+  for flag, folder in named:
+    if not places.expand(folder).is_dir():
+      raise errors.UserError(f'--{flag}={folder} is no folder')
   runtime.prepare()
   output = reporting.make(
     places.expand(argv[1]),

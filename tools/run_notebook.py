@@ -8,6 +8,7 @@ the same file on the same kind of machine.
 """
 
 from collections.abc import Sequence
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +42,34 @@ def run(path: Path) -> Any:
     notebook = nbformat.read(path, as_version=4)
   except OSError as error:
     raise errors.UserError(f'cannot read {path}: {error.strerror}') from None
-  except (AttributeError, ValueError, nbformat.ValidationError) as error:
+  except (
+    AttributeError,
+    RecursionError,
+    ValueError,
+    nbformat.ValidationError,
+  ) as error:
     raise errors.UserError(f'{path} is no notebook: {error}') from None
   client = nbclient.NotebookClient(
     notebook,
     timeout=_CELL_SECONDS,
     kernel_name='python3',  # That of this Python.
     record_timing=False,
+    extra_arguments=['--log-level=ERROR'],  # It warns of TCP on this machine.
     resources={'metadata': {'path': str(path.parent)}},
   )
   try:
     client.execute()
   except exceptions.CellExecutionError as error:
     raise errors.UserError(
-      f'a cell of {path} fails: {error.ename}: {error.evalue}. It begins with:'
-      f' {_first_line(notebook)}'
+      f'a cell of {path} fails: {error.ename}: {error.evalue!r}. It begins'
+      f' with: {_first_line(notebook)}'
     ) from error
-  except (exceptions.CellTimeoutError, exceptions.DeadKernelError) as error:
+  except (
+    exceptions.CellTimeoutError,
+    exceptions.DeadKernelError,
+    RuntimeError,
+    UnicodeError,
+  ) as error:
     raise errors.UserError(f'{path} does not run: {error}') from error
   for cell in notebook.cells:
     if cell.cell_type == 'code':
@@ -76,6 +88,12 @@ def _first_line(notebook: Any) -> str:
 def main(argv: Sequence[str]) -> None:
   if len(argv) != 2:
     raise errors.UserError('name one notebook, e.g. docs/tour.ipynb')
+  for package in 'nbclient', 'ipykernel':
+    if importlib.util.find_spec(package) is None:
+      raise errors.UserError(
+        f'the package {package} is missing; install it with: pip install -c'
+        " constraints.txt -e '.[dev]'"
+      )
   path = places.claim_file(places.expand(argv[1]))
   notebook = run(path)
   places.replace(path, lambda file: nbformat.write(notebook, file))

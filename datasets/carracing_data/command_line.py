@@ -6,11 +6,12 @@ libraries lazily, with `etils.epy.lazy_imports`.
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
+import errno
 import logging as python_logging
 import os
 from pathlib import Path
 import sys
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from absl import app
 from absl import flags
@@ -48,16 +49,29 @@ def dataset_flag() -> flags.FlagHolder[str]:
 
 def output_dir_flag(default: str) -> flags.FlagHolder[str]:
   """Defines `--output_dir`."""
-  return flags.DEFINE_string('output_dir', default, 'Output directory.')
+  return _not_empty(
+    flags.DEFINE_string('output_dir', default, 'Output directory.')
+  )
+
+
+def _not_empty(
+  flag: flags.FlagHolder[Any],
+) -> flags.FlagHolder[Any]:
+  flags.register_validator(
+    flag, lambda value: value != '', 'leave it out, or name a folder'
+  )
+  return flag
 
 
 def agent_flag() -> flags.FlagHolder[str | None]:
   """Defines `--agent`, without which the pretrained agent is meant."""
-  return flags.DEFINE_string(
-    'agent',
-    None,
-    'Folder of an agent, with vae/, mdn_rnn/ and controller/; defaults to the'
-    ' one that comes with this project.',
+  return _not_empty(
+    flags.DEFINE_string(
+      'agent',
+      None,
+      'Folder of an agent, with vae/, mdn_rnn/ and controller/; defaults to the'
+      ' one that comes with this project.',
+    )
   )
 
 
@@ -118,18 +132,26 @@ def run(
 
 @contextlib.contextmanager
 def _reader_may_leave() -> Iterator[None]:
-  """Exits silently if nobody reads the output to its end, as with `head`."""
+  """Exits silently if nobody reads the output to its end, as with `head`.
+
+  If the disk of the output is full, exits with an error.
+  """
   try:
     yield
-  except BrokenPipeError:
+  except OSError as error:
+    if error.errno not in (errno.EPIPE, errno.ENOSPC):
+      raise
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(141)
+    if error.errno == errno.EPIPE:
+      sys.exit(141)
+    sys.exit(f'Error: cannot write: {error.strerror}')
 
 
 def exit_with_usage(error: Exception) -> NoReturn:
   """Exits with a usage error and a pointer to `--help`."""
   spec = sys.modules['__main__'].__spec__
-  command = sys.argv[0] if spec is None else f'python -m {spec.name}'
+  name = None if spec is None else spec.name.removesuffix('.__main__')
+  command = sys.argv[0] if name is None else f'python -m {name}'
   message = str(error).replace('\n', ' ')
   sys.exit(f'Error: {message}\nSee {command} --help')
 

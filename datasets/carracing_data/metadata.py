@@ -208,7 +208,10 @@ def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
       )
   for name in metadata.files_sha256:
     if not (folder / name).is_file():
-      raise errors.DatasetError(f'{folder}: {name} is missing')
+      raise errors.DatasetError(
+        f'{folder}: {name} is missing; copy the dataset again, or delete the'
+        ' folder and build it again'
+      )
   return metadata
 
 

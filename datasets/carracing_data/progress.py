@@ -75,7 +75,7 @@ class Progress(contextlib.AbstractContextManager):
     self._done = done
     every = _EVERY_SECONDS_ON_TERMINAL if self._on_terminal else _EVERY_SECONDS
     if self._clock() - self._shown >= every:
-      self._show()
+      self.show()
 
   def count_one(self) -> None:
     """Counts one more as done; see `update`."""
@@ -85,11 +85,12 @@ class Progress(contextlib.AbstractContextManager):
     """Shows the last state, below all messages."""
     if self._started is not None:
       if self._on_terminal or self._done != self._last:
-        self._show()
+        self.show()
       if self._on_terminal:
         print(file=self._stream, flush=True)
 
-  def _show(self) -> None:
+  def show(self) -> None:
+    """Shows the line now."""
     self._shown, self._last = self._clock(), self._done
     if self._on_terminal:
       width = shutil.get_terminal_size().columns - 1  # A row can be cleared.
@@ -137,7 +138,10 @@ def watching(
   """
   ended = threading.Event()
   with Progress(title, unit, total) as shown:
-    shown.start(count())
+    found = count()
+    shown.start(found)
+    if found:
+      shown.show()  # An interrupted piece of work goes on.
 
     def watch() -> None:
       while not ended.wait(_POLL_SECONDS):

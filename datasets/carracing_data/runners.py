@@ -1,6 +1,6 @@
 """Runs independent jobs: on the cores of this machine, or with Apache Beam."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
 import io
@@ -42,7 +42,7 @@ def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
     initializer=_end_with_parent,
   )
   try:
-    with processes.bare_main():
+    with processes.bare_main(), _deaf_to_interrupts():
       futures = [executor.submit(job) for job in jobs]
     for future in concurrent.futures.as_completed(futures):
       future.result()
@@ -147,6 +147,22 @@ class _SpawnContext(multiprocessing.context.SpawnContext):
     process = super().Process(*args, **kwargs)
     self.started.append(process)
     return process
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+  """Lets workers inherit that Ctrl-C is ignored, until they handle it.
+
+  While they import their libraries, it would print the stacks of all of them.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield  # Only the main thread may change signals.
+    return
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 def _end_with_parent() -> None:
