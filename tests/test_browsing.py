@@ -89,16 +89,19 @@ def test_a_card_tells_how_its_episode_ended_and_who_drove(data_dir):
   name = 'carracing_rollouts/straight_ahead'
   [episode] = loader.episodes(name, data_dir=data_dir)
   origin = origins.Origins(prepared.find(name, data_dir), 'train')[0]
-  card = cards.make('train 0', episode, origin, 'video')
+  card = cards.make('train 0', episode, origin, 'driver', 'video')
   assert card.num_steps == len(episode) - 1
   assert card.ending == 'lap not completed: the car left the playing field'
-  assert card.facts.driver == 'straight_ahead'
+  assert card.facts.driver == 'driver'
+
+
+def test_title_of_an_agent_can_tell_which_one_it_is():
   sha256 = {'vae': 'a' * 64, 'mdn_rnn': 'b' * 64, 'controller': 'c' * 64}
-  agent = action_log.Driver(
+  driver = action_log.Driver(
     name='agent', weights_sha256=action_log.AgentWeights(**sha256), noise=0.3
   )
-  card = cards.make('train 0', episode, origin._replace(driver=agent), 'video')
-  assert card.facts.driver == 'agent, noise 0.3 (C cccccccc)'
+  assert driver.title == 'agent, noise 0.3'
+  assert driver.full_title == 'agent, noise 0.3 (C cccccccc)'
 
 
 def test_a_broken_promise_is_an_error_and_not_a_strange_card(data_dir):
@@ -107,7 +110,7 @@ def test_a_broken_promise_is_an_error_and_not_a_strange_card(data_dir):
   origin = origins.Origins(prepared.find(name, data_dir), 'train')[0]
   episode.reward[3] = np.nan
   with pytest.raises(errors.DatasetError, match='train 0: reward is not fin'):
-    cards.make('train 0', episode, origin, 'video')
+    cards.make('train 0', episode, origin, 'driver', 'video')
 
 
 @pytest.mark.parametrize('count', [1, 7, 199, 1000])

@@ -64,7 +64,10 @@ def find(folder: Path, data_dir: str | None, search: Sequence[Path]) -> Line:
       if (inside / part / weights.FILE).exists():
         weights.verify(inside / part)
   if subject == folder:
-    near = [folder, *folder.absolute().parents[:2]]
+    parents = folder.absolute().parents
+    near = [folder, *parents[:1]]
+    if (folder.absolute().parent / 'run.json').exists():  # That made it.
+      near += parents[1:2]
   else:
     near = [folder, *sorted(x for x in folder.iterdir() if x.is_dir())]
   near += [x for x in search if x.is_dir()]

@@ -55,7 +55,9 @@ def training(
       ' curves.'
     )
   elif not list(line.runs[part].glob('events.out.tfevents.*')):
-    yield report_blocks.Text(f'{line.runs[part]} holds no TensorBoard logs.')
+    yield report_blocks.Text(
+      f'The run that trained {_NAMES[part]} has no TensorBoard logs.'
+    )
   else:
     drawn = [*_draw(read_curves(line.runs[part]))]
     if drawn:
