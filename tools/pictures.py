@@ -109,7 +109,8 @@ def plot_returns(
   axis.set(xlabel='return', ylabel=counted, xlim=(edges[0], edges[-1]))
   axis.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
   axis.spines[['top', 'right']].set_visible(False)
-  axis.legend(frameon=False, loc='best')
+  axis.set_ylim(top=1.4 * axis.get_ylim()[1])  # Room for the legend.
+  axis.legend(frameon=False, loc='upper left')
   axis.set_title(heading, fontsize=9)
   return picture
 

@@ -90,10 +90,13 @@ def _absent(node: ancestry.Node) -> str:
 
 def _draw(curves: Curves) -> Iterator[report_blocks.Picture]:
   """Yields a drawing of each metric beside its baselines."""
-  names = dict.fromkeys(tag.partition('/')[2] for tag in curves)
+  # What is also validated comes first.
+  tags = sorted(curves, key=lambda tag: not tag.startswith('validation/'))
+  names = dict.fromkeys(tag.partition('/')[2] for tag in tags)
   # `nll_floor` and `nll_51_200` belong to `nll`.
   groups: dict[str, list[str]] = {}
-  for name in sorted(names.keys() - set(_SPEED), key=len):
+  shown = [x for x in names if x not in _SPEED and not x.startswith('share_')]
+  for name in sorted(shown, key=len):
     stem = next((x for x in groups if name.startswith(f'{x}_')), name)
     groups.setdefault(stem, []).append(name)
   for stem in (name for name in names if name in groups):
