@@ -1,14 +1,13 @@
 """What programs say about themselves: `--help`, `python -m tools`, `make`."""
 
-from pathlib import Path
 import re
 import subprocess
 import sys
 from xml.etree import ElementTree
 
+from conftest import PROJECT
 import pytest
 
-PROJECT = Path(__file__).parents[1]
 BINARIES = {
   '.'.join(path.relative_to(PROJECT).with_suffix('').parts): path
   for room in ('datasets', 'models', 'tools', 'trainers')

@@ -50,14 +50,19 @@ def test_terminal_shows_the_newest_line_in_place_and_keeps_the_last():
   assert lines[-1] == 'step 3/3 · 1 steps/s\n'
 
 
-def test_log_has_a_line_every_ten_seconds_and_a_last_one():
+def lines_of_a_log(total, done):
+  """Returns what a log shows of so many shards, one in a second."""
   clock, log = Clock(), io.StringIO()
-  with progress.Progress('shard', 'shards', 100, log, clock) as shown:
+  with progress.Progress('shard', 'shards', total, log, clock) as shown:
     shown.start()
-    for done in range(1, 26):
+    for i in range(1, done + 1):
       clock.now += 1
-      shown.update(done)
-  lines = log.getvalue().splitlines()
+      shown.update(i)
+  return log.getvalue().splitlines()
+
+
+def test_log_has_a_line_every_ten_seconds_and_a_last_one():
+  lines = lines_of_a_log(100, 25)
   assert [re.sub(r'^\d\d:\d\d:\d\d ', '', line) for line in lines] == [
     'shard 10/100 · 1 shards/s · 1 min 30 s left',
     'shard 20/100 · 1 shards/s · 1 min 20 s left',
@@ -67,14 +72,8 @@ def test_log_has_a_line_every_ten_seconds_and_a_last_one():
 
 
 def test_log_shows_the_end_once():
-  clock, log = Clock(), io.StringIO()
-  with progress.Progress('shard', 'shards', 10, log, clock) as shown:
-    shown.start()
-    for done in range(1, 11):
-      clock.now += 1
-      shown.update(done)
-  assert log.getvalue().count('\n') == 1
-  assert log.getvalue().endswith(' shard 10/10 · 1 shards/s\n')
+  [line] = lines_of_a_log(10, 10)
+  assert line.endswith(' shard 10/10 · 1 shards/s')
 
 
 def test_dumb_terminal_gets_the_lines_of_a_log(monkeypatch):

@@ -1,11 +1,10 @@
 """The tour, docs/tour.ipynb: it runs, and it is stored with its pictures."""
 
-from pathlib import Path
-
+from conftest import PROJECT
 import nbformat
 from tools import run_notebook
 
-TOUR = Path(__file__).parents[1] / 'docs' / 'tour.ipynb'
+TOUR = PROJECT / 'docs' / 'tour.ipynb'
 
 
 def code_cells(notebook):

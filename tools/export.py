@@ -20,7 +20,6 @@ rollouts as Parquet files, one row for each step, which
 """
 
 from collections.abc import Sequence
-import importlib.metadata
 from pathlib import Path
 import shlex
 
@@ -121,13 +120,7 @@ def _check_flags() -> None:
         ' out'
       )
   for package in _PACKAGES[_FORMAT.value]:
-    try:
-      importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      raise errors.UserError(
-        f'--format={_FORMAT.value} needs the package {package}; install it'
-        " with: pip install -c constraints.txt -e '.[export]'"
-      ) from None
+    command_line.check_package(package, 'export', f'--format={_FORMAT.value}')
 
 
 if __name__ == '__main__':

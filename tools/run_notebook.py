@@ -8,7 +8,6 @@ the same file on the same kind of machine.
 """
 
 from collections.abc import Sequence
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +88,7 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) != 2:
     raise errors.UserError('name one notebook, e.g. docs/tour.ipynb')
   for package in 'nbclient', 'ipykernel':
-    if importlib.util.find_spec(package) is None:
-      raise errors.UserError(
-        f'the package {package} is missing; install it with: pip install -c'
-        " constraints.txt -e '.[dev]'"
-      )
+    command_line.check_package(package, 'dev', 'a notebook')
   path = places.claim_file(places.expand(argv[1]))
   notebook = run(path)
   places.replace(path, lambda file: nbformat.write(notebook, file))

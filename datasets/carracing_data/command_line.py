@@ -7,6 +7,7 @@ libraries lazily, with `etils.epy.lazy_imports`.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import errno
+import importlib.metadata
 import logging as python_logging
 import os
 from pathlib import Path
@@ -87,6 +88,26 @@ def weights_flags() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
       'Folder with the exported weights of M.',
     ),
   )
+
+
+def check_package(package: str, extra: str, what: str) -> None:
+  """Checks that an optional package is installed.
+
+  Args:
+    package: name of the package.
+    extra: extra of this project that installs it.
+    what: what needs it, for people.
+
+  Raises:
+    errors.UserError: it is missing.
+  """
+  try:
+    importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    raise errors.UserError(
+      f'{what} needs the package {package}; install it with: pip install -c'
+      f" constraints.txt -e '.[{extra}]'"
+    ) from None
 
 
 def run(
