@@ -44,6 +44,21 @@ def to_bytes(states: StartStates) -> bytes:
   return safetensors.numpy.save(rounded)
 
 
+def thinned(data: bytes, size: int) -> bytes:
+  """Returns the content of a file with some of the states.
+
+  Args:
+    data: content of a file of start states.
+    size: number of states, evenly taken; all of them if there are not as many.
+  """
+  arrays = safetensors.numpy.load(data)
+  found = len(arrays['mean'])
+  if found <= size:
+    return data
+  chosen = np.arange(size) * found // size
+  return safetensors.numpy.save({k: x[chosen] for k, x in arrays.items()})
+
+
 def load(folder: str | os.PathLike[str]) -> StartStates:
   """Loads the start states that were exported with M.
 

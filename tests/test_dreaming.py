@@ -5,6 +5,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+from models import agent
 from models import controller
 from models import start_states
 from models import world_model
@@ -13,6 +14,7 @@ import pytest
 from trainers.control import dream_updates
 from trainers.control import dreaming
 from trainers.control import driving
+from trainers.control import grass
 from trainers.control import networks
 
 C = controller.Controller()
@@ -28,10 +30,10 @@ def config_with(**changes):
 
 @pytest.fixture(scope='module')
 def dreams(world):
-  """A world model, its start states and the moments of what networks see."""
+  """A world model, its start states and what is measured at them."""
   model = world_model.load(world.vae, world.mdn_rnn)
   states = start_states.load(world.mdn_rnn)
-  return model, states, dreaming.measure(states)
+  return model, states, dreaming.measure(states), grass.learn(model, states, 0)
 
 
 def test_lambda_returns_mix_returns_of_all_lengths():
@@ -55,7 +57,7 @@ def test_lambda_returns_mix_returns_of_all_lengths():
 
 
 def test_rollouts_are_what_the_world_model_imagines(dreams):
-  model, states, moments = dreams
+  model, states, moments, grass_params = dreams
   config = config_with(dream_temperature=1e-6)
   state = dream_updates.create(config, 288, 544)
   start = start_states.draw(states, 4, jax.random.key(1))
@@ -68,7 +70,9 @@ def test_rollouts_are_what_the_world_model_imagines(dreams):
     lambda x: jnp.full(x.shape, -50.0) if x.ndim == 1 else 0 * x,
     actor['log_std'],
   )
-  found = IMAGINE(config, C, model, moments, actor, start, jax.random.key(2))
+  found = IMAGINE(
+    config, C, model, moments, grass_params, actor, start, jax.random.key(2)
+  )
   params = driving.folded(
     *jax.device_get((actor['mean']['kernel'], actor['mean']['bias'])),
     *jax.device_get((moments.mean[:288], moments.std[:288])),
@@ -88,7 +92,7 @@ def test_rollouts_are_what_the_world_model_imagines(dreams):
 
 def test_the_gradient_of_a_return_flows_through_m(dreams):
   """The gradient agrees with the slope of the return itself."""
-  model, states, moments = dreams
+  model, states, moments, grass_params = dreams
   config = config_with()
   state = dream_updates.create(config, 288, 544)
   start = start_states.draw(states, 4, jax.random.key(1))
@@ -100,6 +104,7 @@ def test_the_gradient_of_a_return_flows_through_m(dreams):
       C,
       model,
       moments,
+      grass_params,
       {**state.actor, 'mean': mean},
       start,
       jax.random.key(2),
@@ -119,7 +124,7 @@ def test_the_gradient_of_a_return_flows_through_m(dreams):
 
 def test_updates_raise_what_is_dreamt(dreams):
   """With M's reward replaced by the gas pedal, C learns to press it."""
-  model, states, moments = dreams
+  model, states, moments, grass_params = dreams
   config = config_with(
     learning_rate=0.03,
     updates_per_step=30,
@@ -163,7 +168,7 @@ def test_updates_raise_what_is_dreamt(dreams):
   before = dreamt(state)
   for _ in range(config.num_steps):
     state, collected = dream_updates.update(
-      config, C, state, model, states, moments
+      config, C, state, model, states, moments, grass_params
     )
   assert int(state.updates) == 120
   assert np.isfinite(collected.compute()['loss'])
@@ -172,7 +177,7 @@ def test_updates_raise_what_is_dreamt(dreams):
 
 def test_an_update_follows_its_formulas(dreams):
   """One update against plain formulas on the rollout that it imagined."""
-  model, states, moments = dreams
+  model, states, moments, grass_params = dreams
   config = config_with(
     learning_rate=1e-3,
     critic_learning_rate=2e-3,
@@ -189,12 +194,16 @@ def test_an_update_follows_its_formulas(dreams):
     before.critic,
   )
   before = before.replace(critic=critic)
-  after, metrics = UPDATE_ONCE(config, C, before, model, states, moments)
+  after, metrics = UPDATE_ONCE(
+    config, C, before, model, states, moments, grass_params
+  )
 
   key = jax.random.fold_in(jax.random.wrap_key_data(before.key), 0)
   start_key, dream_key = jax.random.split(key)
   start = start_states.draw(states, 5, start_key)
-  dreamt = IMAGINE(config, C, model, moments, before.actor, start, dream_key)
+  dreamt = IMAGINE(
+    config, C, model, moments, grass_params, before.actor, start, dream_key
+  )
 
   def values(critic, state):
     cell, hidden = state.carry
@@ -244,32 +253,61 @@ def test_an_update_follows_its_formulas(dreams):
   assert -dreamt.log_prob.mean() > config.target_entropy
   assert after.log_temperature < before.log_temperature
   config = config_with(target_entropy=50.0)
-  rising, _ = UPDATE_ONCE(config, C, before, model, states, moments)
+  rising, _ = UPDATE_ONCE(
+    config, C, before, model, states, moments, grass_params
+  )
   assert rising.log_temperature > before.log_temperature
 
 
-def test_gas_costs_its_square(dreams):
-  model, states, moments = dreams
+def test_gas_costs_its_square_and_grass_its_share(dreams):
+  model, states, moments, grass_params = dreams
   state = dream_updates.create(config_with(), 288, 544)
   start = start_states.draw(states, 4, jax.random.key(1))
   bias = state.actor['mean']['bias'].at[1].set(30.0)  # Full gas.
   actor = {**state.actor, 'mean': {**state.actor['mean'], 'bias': bias}}
-  dreamt = IMAGINE(
-    config_with(gas_penalty=0.7),
-    C,
-    model,
-    moments,
-    actor,
-    start,
-    jax.random.key(2),
-  )
+  for gas_cost, grass_cost in (0.7, 0.0), (0.0, 1.3), (0.7, 1.3):
+    dreamt = IMAGINE(
+      config_with(gas_penalty=gas_cost, grass_penalty=grass_cost),
+      C,
+      model,
+      moments,
+      grass_params,
+      actor,
+      start,
+      jax.random.key(2),
+    )
+    on_grass = grass.share(grass_params, dreamt.state.z)
+    assert 0 < on_grass.min() and on_grass.max() < 1
+    np.testing.assert_allclose(
+      dreamt.reward - dreamt.shaped_reward,
+      gas_cost + grass_cost * on_grass,
+      atol=1e-5,
+    )
+
+
+def test_grass_on_one_side_is_none():
+  frames = np.full((4, 64, 64, 3), 0.4, np.float32)  # The road's grey.
+  frames[1:, :, :32, 1] = frames[2:, :, 32:, 1] = 0.8
+  frames[3, 50:54, 35:39] = 0.4
   np.testing.assert_allclose(
-    dreamt.reward - dreamt.shaped_reward, 0.7, atol=1e-5
+    grass.beside_car(jnp.asarray(frames)), [0, 0, 1, 0.5], atol=1e-6
   )
+
+
+def test_grass_is_told_from_latent_vectors_as_v_shows_it():
+  folder = agent.PRETRAINED
+  model = world_model.load(folder / 'vae', folder / 'mdn_rnn')
+  states = start_states.load(folder / 'mdn_rnn')
+  params = grass.learn(model, states, 0)
+  z = start_states.draw(states, 256, jax.random.key(7)).z
+  shown = np.asarray(grass.beside_car(world_model.decode(model, z)))
+  told = np.asarray(grass.share(params, z))
+  assert shown.std() > 0.05
+  assert np.square(told - shown).mean() < 0.2 * shown.var()
 
 
 def test_a_heavy_entropy_keeps_actions_random(dreams):
-  model, states, moments = dreams
+  model, states, moments, grass_params = dreams
   entropies = []
   for weight in 1e-4, 1.0:
     config = config_with(
@@ -280,7 +318,8 @@ def test_a_heavy_entropy_keeps_actions_random(dreams):
       target_entropy=-3.0,
     )
     state = dream_updates.create(config, 288, 544)
-    state, _ = dream_updates.update(config, C, state, model, states, moments)
-    _, last = UPDATE_ONCE(config, C, state, model, states, moments)
+    arguments = model, states, moments, grass_params
+    state, _ = dream_updates.update(config, C, state, *arguments)
+    _, last = UPDATE_ONCE(config, C, state, *arguments)
     entropies.append(float(last.compute()['entropy']))
   assert entropies[1] > entropies[0] + 0.2

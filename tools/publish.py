@@ -2,8 +2,9 @@
 
   python -m tools.publish --agent=runs/controller/agent --output_dir=published
 
-C, 3.6 kB, keeps its float32 numbers. The folder holds a whole agent, which
-names the weights that it was rounded from. An interrupted command is run again.
+C, 3.6 kB, keeps its float32 numbers, and of the states from which dreams start
+512 remain. The folder holds a whole agent, which names the weights that it was
+rounded from. An interrupted command is run again.
 """
 
 from collections.abc import Sequence, Set
@@ -18,8 +19,11 @@ from etils import epy
 with epy.lazy_imports():
   import jax
   from models import agent
+  from models import start_states
   from models import weights
   import numpy as np
+
+_NUM_START_STATES = 512
 
 _AGENT = flags.DEFINE_string(
   'agent',
@@ -31,7 +35,7 @@ _OUTPUT_DIR = command_line.output_dir_flag('published')
 
 
 def publish(folder: Path, output_dir: Path) -> None:
-  """Writes an agent with V and M rounded to float16.
+  """Writes an agent with V and M rounded to float16, and 512 start states.
 
   Args:
     folder: folder of the agent.
@@ -73,13 +77,17 @@ def publish(folder: Path, output_dir: Path) -> None:
         )
       params = jax.tree.map(lambda x: x.astype(np.float16), params)
       training.setdefault('rounded_from', loaded.sha256)
+    starts = weights.start_states(folder / part)
+    if starts is not None:
+      start_states.load(folder / part)  # Fails on what are no start states.
+      starts = start_states.thinned(starts, _NUM_START_STATES)
     digests[part] = weights.save(
       output_dir / part,
       part,
       description.config,
       params,
       training,
-      weights.start_states(folder / part),
+      starts,
     )
 
 

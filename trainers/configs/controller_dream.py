@@ -18,6 +18,9 @@ def get_config() -> ml_collections.ConfigDict:
 
   # Reward. Fast driving is outside of M's first data, and M makes it up.
   config.gas_penalty = 1.0  # Per step at full gas; with the square of the gas.
+  config.grass_penalty = (
+    2.0  # Per step with grass on both sides, as V shows it.
+  )
   config.reward_scale = 0.1
 
   # Learning.

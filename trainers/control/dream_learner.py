@@ -14,6 +14,7 @@ from trainers.control import dream_updates
 from trainers.control import dreaming
 from trainers.control import driving
 from trainers.control import fleet as fleet_lib
+from trainers.control import grass
 from trainers.control import practice
 from trainers.control import settings
 
@@ -49,6 +50,9 @@ class DreamLearner:
     self._model, self._c = model, c
     self._starts = jax.device_put(starts)
     self._moments = dreaming.measure(starts)
+    self._grass_params = (
+      grass.learn(model, starts, config.seed) if config.grass_penalty else None
+    )
     self._num_features = c.latent_size + c.hidden_size
     self._state = dream_updates.create(
       config, self._num_features, len(self._moments.mean)
@@ -101,6 +105,7 @@ class DreamLearner:
       self._model,
       self._starts,
       self._moments,
+      self._grass_params,
     )
     self._collected = self._collected.merge(collected)
     return bool(np.isfinite(self._collected.loss.total))

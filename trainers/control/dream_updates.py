@@ -119,6 +119,7 @@ def update(
   model: world_model.WorldModel,
   starts: start_states.StartStates,
   moments: dreaming.Moments,
+  grass_params: Any,
 ) -> tuple[State, Metrics]:
   """Takes `updates_per_step` updates of all parameters.
 
@@ -129,11 +130,14 @@ def update(
     model: V and M.
     starts: states from which dreams start.
     moments: moments of what the networks see.
+    grass_params: see `dreaming.imagine`.
   """
 
   def step(carry, _):
     state, collected = carry
-    state, of_update = update_once(config, c, state, model, starts, moments)
+    state, of_update = update_once(
+      config, c, state, model, starts, moments, grass_params
+    )
     return (state, collected.merge(of_update)), None
 
   (state, collected), _ = jax.lax.scan(
@@ -149,6 +153,7 @@ def update_once(
   model: world_model.WorldModel,
   starts: start_states.StartStates,
   moments: dreaming.Moments,
+  grass_params: Any,
 ) -> tuple[State, Metrics]:
   """Takes one update of all parameters; see `update`."""
   key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.updates)
@@ -158,7 +163,7 @@ def update_once(
 
   def actor_loss(actor):
     dreamt = dreaming.imagine(
-      config, c, model, moments, actor, start, dream_key
+      config, c, model, moments, grass_params, actor, start, dream_key
     )
     value = _value(config, state.target, moments, dreamt.state)
     returns = dreaming.lambda_returns(
@@ -203,7 +208,7 @@ def update_once(
     reward=dreamt.reward.mean(),
     entropy=-dreamt.log_prob.mean(),
     temperature=temperature,
-    gradient_norm=optax.global_norm(gradient),
+    gradient_norm=optax.tree.norm(gradient),
     learning_rate=jnp.asarray(learning_rate(config)(state.updates)),
   )
   state = state.replace(

@@ -16,6 +16,7 @@ from models import start_states
 from models import world_model
 import numpy as np
 from trainers.control import exploration
+from trainers.control import grass
 from trainers.control import networks
 
 # A tile gives 3, most steps −0.1. What lies beyond, such as the −100 off the
@@ -66,6 +67,7 @@ def imagine(
   c: controller.Controller,
   model: world_model.WorldModel,
   moments: Moments,
+  grass_params: Any,
   actor: Any,
   start: world_model.State,
   key: jax.Array,
@@ -77,6 +79,7 @@ def imagine(
     c: controller whose features the actor sees.
     model: V and M.
     moments: moments of what the networks see.
+    grass_params: see `grass.learn`; not used if grass costs nothing.
     actor: parameters of the actor.
     start: states before the first step, [B, ...].
     key: random key.
@@ -96,6 +99,9 @@ def imagine(
     reward = jnp.clip(reward, _MIN_REWARD, _MAX_REWARD)
     _, gas, _ = jnp.moveaxis(action, -1, 0)
     shaped_reward = reward - config.gas_penalty * jnp.square(gas)
+    if config.grass_penalty:
+      off_road = grass.share(grass_params, state.z)
+      shaped_reward -= config.grass_penalty * off_road
     return state, Rollout(state, reward, shaped_reward, log_prob)
 
   keys = jax.random.split(key, config.dream_steps)

@@ -113,6 +113,7 @@ class DreamSettings(ControllerSettings):
   dream_steps: Annotated[int, pydantic.Field(ge=1, le=1000)]
   dream_temperature: Annotated[float, pydantic.Field(gt=0, le=10)]
   gas_penalty: _Bounded
+  grass_penalty: _Bounded
   reward_scale: _Bounded
   critic_size: _CriticSize
   updates_per_step: settings.Count

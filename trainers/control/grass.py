@@ -1,0 +1,107 @@
+"""The grass beside the car, as V shows it: z → share of grass.
+
+A car that leaves the road earns nothing for a while, a hint that is faint and
+late. That there is grass on both sides of it is plain at once. V's pictures
+tell it, without the state of the simulator; but decoding every dreamt step
+would take most of the time. So a small network learns it, once, from the
+pictures of some latent vectors.
+"""
+
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+from models import start_states
+from models import world_model
+import optax
+
+# Rows and columns of a frame at the left and at the right of the car.
+_ROWS, _LEFT, _RIGHT = slice(50, 58), slice(26, 30), slice(35, 39)
+_GREEN = 0.4  # Of the game's grass: green above the mean of red and blue.
+_HIDDEN_SIZE = 64
+_NUM_EXAMPLES, _DECODED_AT_ONCE = 4096, 256
+_NUM_UPDATES, _BATCH_SIZE, _LEARNING_RATE = 3000, 256, 3e-3
+
+
+class _Network(nn.Module):
+  """Returns logits of the share of grass, float32 [...]."""
+
+  @nn.compact
+  def __call__(self, z: jax.Array) -> jax.Array:
+    hidden = nn.silu(nn.Dense(_HIDDEN_SIZE)(z))
+    return nn.Dense(1)(hidden)[..., 0]
+
+
+def beside_car(frames: jax.Array) -> jax.Array:
+  """Returns how much of the less green side of the car is grass, 0..1.
+
+  Args:
+    frames: float32 [B, 64, 64, 3], 0..1.
+
+  Returns:
+    float32 [B]; 0 if one side is on the road.
+  """
+  red, green, blue = jnp.moveaxis(frames, -1, 0)
+  grass = jnp.clip((green - (red + blue) / 2) / _GREEN, 0, 1)
+  sides = [grass[:, _ROWS, side].mean((1, 2)) for side in (_LEFT, _RIGHT)]
+  return jnp.minimum(*sides)
+
+
+def learn(
+  model: world_model.WorldModel, starts: start_states.StartStates, seed: int
+) -> Any:
+  """Learns to tell the grass from latent vectors.
+
+  Args:
+    model: V, and M, which is not used.
+    starts: states whose z are decoded.
+    seed: seed of all random draws.
+
+  Returns:
+    Parameters, see `share`.
+  """
+  keys = jax.random.split(jax.random.key(seed), 3)
+  z = start_states.draw(starts, _NUM_EXAMPLES, keys[0]).z
+  decoded = jax.jit(lambda z: beside_car(world_model.decode(model, z)))
+  found = jnp.concatenate(
+    [decoded(part) for part in jnp.split(z, len(z) // _DECODED_AT_ONCE)]
+  )
+  return _fit(_Network().init(keys[1], z[:1]), z, found, keys[2])
+
+
+def share(params: Any, z: jax.Array) -> jax.Array:
+  """Returns the share of grass beside the car, see `beside_car`.
+
+  Args:
+    params: parameters from `learn`.
+    z: latent vectors, float32 [..., Z].
+
+  Returns:
+    float32 [...], 0..1.
+  """
+  logits = _Network().apply(params, z)
+  return nn.sigmoid(logits)  # pyright: ignore
+
+
+@jax.jit
+def _fit(params: Any, z: jax.Array, found: jax.Array, key: jax.Array) -> Any:
+  optimizer = optax.adam(
+    optax.cosine_decay_schedule(_LEARNING_RATE, _NUM_UPDATES)
+  )
+
+  def loss(params, batch):
+    logits = _Network().apply(params, z[batch])
+    return optax.sigmoid_binary_cross_entropy(logits, found[batch]).mean()
+
+  def update(carry, key):
+    params, state = carry
+    batch = jax.random.randint(key, (_BATCH_SIZE,), 0, len(z))
+    updates, state = optimizer.update(jax.grad(loss)(params, batch), state)
+    return (optax.apply_updates(params, updates), state), None
+
+  carry = params, optimizer.init(params)
+  (params, _), _ = jax.lax.scan(
+    update, carry, jax.random.split(key, _NUM_UPDATES)
+  )
+  return params
