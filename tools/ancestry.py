@@ -285,7 +285,9 @@ class Family:
     """Yields the drivers of a log, whatever the level of noise."""
     groups: dict[str, list[action_log.LoggedEpisode]] = {}
     for episode in log.header.episodes:
-      driver = episode.driver.model_copy(update={'noise': 0.0})
+      driver = episode.driver.model_copy(
+        update={'noise': 0.0, 'noise_share': 1.0}
+      )
       groups.setdefault(driver.model_dump_json(), []).append(episode)
     for episodes in groups.values():
       driver = episodes[0].driver

@@ -45,7 +45,9 @@ _DRIVEN_EPISODES = _count(
   'driven_episodes', 48, 'Number of recorded episodes in a round.', 2
 )
 _NOISE = flags.DEFINE_string(
-  'noise', '0,0.1,0.3', 'Levels of noise in turns; see tools.record.'
+  'noise',
+  '0,0.5,1',
+  'Levels of noise in turns, for a quarter of the time; see tools.record.',
 )
 _MAX_STEPS = _count('max_steps', 1000, 'Maximum steps per episode.')
 _VAE_STEPS = _count('vae_steps', 3000, 'Training steps of V.')

@@ -50,6 +50,12 @@ _NOISE = flags.DEFINE_string(
   ' to steering −1..1, gas and brake 0..1. Episodes take turns. At 0.3 the car'
   ' often leaves the road.',
 )
+_NOISE_SHARE = flags.DEFINE_float(
+  'noise_share',
+  1.0,
+  'Share of the time in which there is noise, above 0 and up to 1. Below 1 it'
+  ' comes and goes in spells of 20 steps, from which the agent drives on.',
+)
 _POLICY = flags.DEFINE_string(
   'policy',
   None,
@@ -102,6 +108,10 @@ def main(argv: Sequence[str]) -> None:
   if sum(value is not None for value in given) != 1:
     raise errors.UserError('pass one of --agent, --policy and --driver')
   levels = recording.noise_levels(_NOISE.value)
+  if not 0 < _NOISE_SHARE.value <= 1:
+    raise errors.UserError(
+      f'--noise_share={_NOISE_SHARE.value}: a share is above 0 and up to 1'
+    )
   simulator = environment.check_simulator(_SIMULATOR.value)
   output = places.claim_file(places.expand(_OUTPUT.value))
   workers = _NUM_WORKERS.value or processes.num_cores()
@@ -109,9 +119,9 @@ def main(argv: Sequence[str]) -> None:
   if _AGENT.value is not None:
     runtime.use_cpu()
     folder = os.path.abspath(places.expand(_AGENT.value))
-    drivers = _agents(folder, levels)
-  elif levels != [0]:
-    raise errors.UserError('--noise needs --agent')
+    drivers = _agents(folder, levels, _NOISE_SHARE.value)
+  elif levels != [0] or _NOISE_SHARE.value != 1:
+    raise errors.UserError('--noise and --noise_share need --agent')
   elif _DRIVER.value is not None:
     if simulator != 'gymnasium' or _NUM_WORKERS.value is not None:
       raise errors.UserError(
@@ -140,12 +150,19 @@ def main(argv: Sequence[str]) -> None:
   print(f'{output}: {output.stat().st_size / 1e6:.2f} MB')
 
 
-def _agents(folder: str, levels: Sequence[float]) -> list[action_log.Driver]:
+def _agents(
+  folder: str, levels: Sequence[float], noise_share: float
+) -> list[action_log.Driver]:
   """Returns a driver for each level of noise."""
   agent.load(folder)  # Fails on parts that do not belong together.
   digests = action_log.AgentWeights(**agent.digests(folder))
   return [
-    action_log.Driver(name=recording.AGENT, weights_sha256=digests, noise=level)
+    action_log.Driver(
+      name=recording.AGENT,
+      weights_sha256=digests,
+      noise=level,
+      noise_share=noise_share if level else 1.0,
+    )
     for level in levels
   ]
 

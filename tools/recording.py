@@ -10,7 +10,7 @@ import dataclasses
 import os
 from pathlib import Path
 import shutil
-from typing import Any
+from typing import Any, NamedTuple
 
 from carracing_data import documents
 from carracing_data import errors
@@ -31,6 +31,7 @@ from trainers import runtime
 # Of the noise with that of the step before: noise lasts for some 20 steps,
 # because independent noise would average out.
 _CORRELATION = 0.95
+_SPELL = 20  # Steps with noise, or without, where it comes and goes.
 KEYBOARD = 'keyboard'
 AGENT = 'agent'
 
@@ -279,32 +280,68 @@ def _policy(
   loaded = drives.load_agent(
     plan.agent_folder, tuple(weights.model_dump().items())
   )
-  return _NoisyAgent(loaded, [driver.noise for driver in drivers])
+  return _NoisyAgent(loaded, drivers)
+
+
+class _NoisyCarry(NamedTuple):
+  """Of B episodes.
+
+  Attributes:
+    generators: sources of the random draws, [B].
+    noise: last noise, standard normal, float64 [B, 3].
+    levels: standard deviations of the noise of actions, float64 [B].
+    shares: shares of the spells with noise, float64 [B].
+    step: number of steps so far, int64 [B].
+    noisy: whether this spell has noise, bool [B].
+    inner: carry of the agent.
+  """
+
+  generators: np.ndarray
+  noise: np.ndarray
+  levels: np.ndarray
+  shares: np.ndarray
+  step: np.ndarray
+  noisy: np.ndarray
+  inner: Any
 
 
 class _NoisyAgent:
-  """An agent whose actions get autoregressive noise.
+  """An agent whose actions get autoregressive noise, all the time or in spells.
 
-  The carry is (generators [B], last noise [B, 3], levels [B], agent's carry).
+  In spells the car meets what it would not, and the agent drives on from there.
   """
 
-  def __init__(self, driver: agent.Agent, levels: Sequence[float]):
-    self._agent, self._levels = driver, levels
+  def __init__(self, driver: agent.Agent, drivers: Sequence[action_log.Driver]):
+    self._agent, self._drivers = driver, drivers
 
-  def initial_carry(self, seeds: Sequence[np.random.SeedSequence]) -> Any:
-    generators = np.array([np.random.default_rng(s) for s in seeds], object)
-    noise = np.zeros((len(seeds), steps.ACTION_SIZE))
-    levels = np.array(self._levels)
-    return generators, noise, levels, self._agent.initial_carry(seeds)
+  def initial_carry(
+    self, seeds: Sequence[np.random.SeedSequence]
+  ) -> _NoisyCarry:
+    size = len(seeds)
+    return _NoisyCarry(
+      np.array([np.random.default_rng(s) for s in seeds], object),
+      np.zeros((size, steps.ACTION_SIZE)),
+      np.array([driver.noise for driver in self._drivers]),
+      np.array([driver.noise_share for driver in self._drivers]),
+      np.zeros(size, int),
+      np.ones(size, bool),
+      self._agent.initial_carry(seeds),
+    )
 
   def __call__(
-    self, observation: np.ndarray, carry: Any
-  ) -> tuple[np.ndarray, Any]:
-    generators, noise, levels, inner = carry
+    self, observation: np.ndarray, carry: _NoisyCarry
+  ) -> tuple[np.ndarray, _NoisyCarry]:
+    generators, noise, levels, shares, step, noisy, inner = carry
     fresh = np.stack([g.standard_normal(steps.ACTION_SIZE) for g in generators])
     noise = _CORRELATION * noise + np.sqrt(1 - _CORRELATION**2) * fresh
-    action, inner = self._agent(observation, inner, levels[:, None] * noise)
-    return action, (generators, noise, levels, inner)
+    noisy = noisy.copy()
+    for i in np.flatnonzero((shares < 1) & (step % _SPELL == 0)):
+      noisy[i] = generators[i].random() < shares[i]
+    added = (levels * noisy)[:, None] * noise
+    action, inner = self._agent(observation, inner, added)
+    return action, _NoisyCarry(
+      generators, noise, levels, shares, step + 1, noisy, inner
+    )
 
 
 def noise_levels(text: str) -> list[float]:

@@ -14,6 +14,8 @@ from trainers import run_documents
 
 # Of the seeds of recordings, apart from those of random episodes.
 _FIRST_SEED, _SEEDS_PER_CHAIN = 1_000_000, 1000
+# Of the time; in the rest of it C shows what it does from there.
+_NOISE_SHARE = 0.25
 
 
 class Settings(documents.Document):
@@ -124,6 +126,7 @@ def _record(
       'tools.record',
       f'--agent={agent}',
       f'--noise={settings.noise}',
+      f'--noise_share={_NOISE_SHARE}',
       f'--episodes={settings.driven_episodes}',
       f'--max_steps={settings.max_steps}',
       f'--seed={seed}',

@@ -54,6 +54,7 @@ class Driver(documents.Document):
     name: `agent`, `keyboard`, or the specification of a built-in policy.
     weights_sha256: digests of an agent; None for others.
     noise: standard deviation of the noise that was added to the actions.
+    noise_share: share of the time in which it was; it came in spells.
   """
 
   name: Annotated[
@@ -61,11 +62,15 @@ class Driver(documents.Document):
   ]
   weights_sha256: AgentWeights | None = None
   noise: Annotated[float, pydantic.Field(ge=0, le=MAX_NOISE)] = 0.0
+  noise_share: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0
 
   @property
   def title(self) -> str:
     """Name and noise, for people."""
-    return f'{self.name}, noise {self.noise:g}' if self.noise else self.name
+    if not self.noise:
+      return self.name
+    share = f' in {self.noise_share:.0%}' if self.noise_share < 1 else ''
+    return f'{self.name}, noise {self.noise:g}{share}'
 
   @property
   def full_title(self) -> str:
