@@ -753,7 +753,7 @@ RECORD = 'tools.record --output={tmp}/out/log.npz '
     ),
     ('--agent={agent} --noise_share=1.5', '--noise_share=1.5: a share is'),
     ('--agent={agent} --noise_share=nan', '--noise_share=nan: a share is'),
-    ('--agent={agent} --noise_share=x', 'must be a number.*|invalid literal'),
+    ('--agent={agent} --noise_share=x', '--noise_share=x: could not convert'),
     ('--policy=expert', "a policy is one of .*, not 'expert'"),
     ('--policy=keyboard', "a policy is one of .*, not 'keyboard'"),
     ('--policy=uniform --episodes=1', 'episodes=1'),

@@ -545,3 +545,54 @@ def test_log_without_validation_episodes_is_refused(log_file, tmp_path):
     builder_lib.RolloutsConfig(
       name='x', policy='recorded', actions=str(log), max_steps=STEPS
     )
+
+
+class Listener:
+  """An agent that keeps the noise it is given."""
+
+  def __init__(self):
+    self.heard = []
+
+  def initial_carry(self, seeds):
+    return np.zeros(len(seeds))
+
+  def __call__(self, observation, carry, noise):
+    self.heard.append(noise)
+    return noise, carry
+
+
+def test_noise_comes_in_spells():
+  def listen(kinds, seeds):
+    drivers = [
+      action_log.Driver(name='agent', noise=level, noise_share=share)
+      for level, share in kinds
+    ]
+    listener = Listener()
+    noisy = recording._NoisyAgent(listener, drivers)
+    carry = noisy.initial_carry([np.random.SeedSequence(s) for s in seeds])
+    for _ in range(4000):
+      _, carry = noisy(np.zeros((len(seeds), 64, 64, 3), np.uint8), carry)
+    return np.stack(listener.heard)
+
+  heard = listen([(0.5, 0.25), (0.5, 1.0), (0.0, 1.0)], [1, 2, 3])
+  spells = heard[:, 0].reshape(200, 20, 3).any(2)
+  assert (spells.all(1) | ~spells.any(1)).all()
+  assert 0.15 < spells.mean() < 0.35
+  assert heard[:, 1].all() and not heard[:, 2].any()
+  np.testing.assert_allclose(heard[:, 1].std(), 0.5, atol=0.05)
+  alone = listen([(0.5, 0.25)], [1])
+  np.testing.assert_array_equal(alone[:, 0], heard[:, 0])
+
+
+def test_log_says_that_noise_came_in_spells(agent_folder, command, tmp_path):
+  output = tmp_path / 'spells.npz'
+  flags = '--noise=0.5', '--noise_share=0.25'
+  done = record_command(command, agent_folder, output, *flags)
+  assert done.status == 0, done.stderr
+  assert 'agent, noise 0.5 in 25%: 4 episodes' in done.stdout
+  shares = {
+    e.driver.noise_share for e in action_log.read(output).header.episodes
+  }
+  assert shares == {0.25}
+  other = record_command(command, agent_folder, output, '--noise=0.5')
+  assert 'holds another log' in other.stderr
