@@ -44,19 +44,11 @@ def to_bytes(states: StartStates) -> bytes:
   return safetensors.numpy.save(rounded)
 
 
-def thinned(data: bytes, size: int) -> bytes:
-  """Returns the content of a file with some of the states.
-
-  Args:
-    data: content of a file of start states.
-    size: number of states, evenly taken; all of them if there are not as many.
-  """
-  arrays = safetensors.numpy.load(data)
-  found = len(arrays['mean'])
-  if found <= size:
-    return data
-  chosen = np.arange(size) * found // size
-  return safetensors.numpy.save({k: x[chosen] for k, x in arrays.items()})
+def thinned(states: StartStates, size: int) -> StartStates:
+  """Returns some of the states, evenly taken; all if there are not as many."""
+  count = len(states.mean)
+  chosen = np.arange(min(size, count)) * count // min(size, count)
+  return StartStates(*(x[chosen] for x in states))
 
 
 def load(folder: str | os.PathLike[str]) -> StartStates:

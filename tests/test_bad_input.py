@@ -642,6 +642,7 @@ NAMES = (
     (DREAM_ROUNDS + '--controller_steps=0', 'controller_steps=0'),
     (DREAM_ROUNDS + '--num_tracks=100001', 'num_tracks=100001'),
     (DREAM_ROUNDS + '--output_dir={tmp}/file', 'cannot write .*file'),
+    (DREAM_ROUNDS + '--noise_share=2', '--noise_share=2.0: a share is above'),
     (DREAM_ROUNDS + '--noise=0,x', "--noise=0,x: 'x' is not a number"),
     ('tools.benchmark --output_dir={tmp}/out --only=none', 'no stage none'),
     ('tools.benchmark --output_dir={tmp}/out --rounds=0', 'rounds=0'),

@@ -1,5 +1,6 @@
 """Actor-critic in the dream, against other sources and known answers."""
 
+from carracing_rollouts import environment
 from conftest import tiny_dream_config
 from flax import linen as nn
 import jax
@@ -33,7 +34,7 @@ def dreams(world):
   """A world model, its start states and what is measured at them."""
   model = world_model.load(world.vae, world.mdn_rnn)
   states = start_states.load(world.mdn_rnn)
-  return model, states, dreaming.measure(states), grass.learn(model, states, 0)
+  return model, states, dreaming.measure(states), grass.fit(model, states, 0)
 
 
 def test_lambda_returns_mix_returns_of_all_lengths():
@@ -133,6 +134,7 @@ def test_updates_raise_what_is_dreamt(dreams):
     target_entropy=-6.0,
     initial_temperature=1e-4,
     gas_penalty=0.0,
+    grass_penalty=0.0,
   )
   # The bias of M's outcomes cannot depend on the action, its carry does: the
   # reward is high where the hidden state moves as if there were gas.
@@ -277,7 +279,7 @@ def test_gas_costs_its_square_and_grass_its_share(dreams):
       jax.random.key(2),
     )
     on_grass = grass.share(grass_params, dreamt.state.z)
-    assert 0 < on_grass.min() and on_grass.max() < 1
+    assert on_grass.std() > 0.01
     np.testing.assert_allclose(
       dreamt.reward - dreamt.shaped_reward,
       gas_cost + grass_cost * on_grass,
@@ -285,25 +287,34 @@ def test_gas_costs_its_square_and_grass_its_share(dreams):
     )
 
 
-def test_grass_on_one_side_is_none():
-  frames = np.full((4, 64, 64, 3), 0.4, np.float32)  # The road's grey.
-  frames[1:, :, :32, 1] = frames[2:, :, 32:, 1] = 0.8
-  frames[3, 50:54, 35:39] = 0.4
-  np.testing.assert_allclose(
-    grass.beside_car(jnp.asarray(frames)), [0, 0, 1, 0.5], atol=1e-6
-  )
+def test_grass_beside_the_car_is_seen_in_the_game():
+  env = environment.Environments([0], 1000)
+  frames, found = env.reset(), {}
+  for step in range(140):
+    observation = environment.resize(frames).astype(np.float32) / 255
+    found[step] = float(grass.beside_car(jnp.asarray(observation))[0])
+    # It stays on the road, then turns off it.
+    action = [0, 0.05, 0] if step < 60 else [1, 0.6, 0]
+    frames = env.step(np.array([0]), np.float32([action])).frame
+  # While the camera zooms in nothing is seen.
+  assert max(found[step] for step in range(61)) < 0.35
+  assert max(found[step] for step in range(45, 61)) < 0.05
+  assert found[125] > 0.9
 
 
-def test_grass_is_told_from_latent_vectors_as_v_shows_it():
+def test_grass_is_predicted_from_z():
   folder = agent.PRETRAINED
   model = world_model.load(folder / 'vae', folder / 'mdn_rnn')
   states = start_states.load(folder / 'mdn_rnn')
-  params = grass.learn(model, states, 0)
-  z = start_states.draw(states, 256, jax.random.key(7)).z
+  known, others = (
+    start_states.StartStates(*(x[i::2] for x in states)) for i in range(2)
+  )
+  params = grass.fit(model, known, 0)
+  z = start_states.draw(others, 256, jax.random.key(7)).z
   shown = np.asarray(grass.beside_car(world_model.decode(model, z)))
-  told = np.asarray(grass.share(params, z))
+  predicted = np.asarray(grass.share(params, z))
   assert shown.std() > 0.05
-  assert np.square(told - shown).mean() < 0.2 * shown.var()
+  assert np.square(predicted - shown).mean() < 0.5 * shown.var()
 
 
 def test_a_heavy_entropy_keeps_actions_random(dreams):

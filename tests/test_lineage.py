@@ -78,8 +78,9 @@ def driven(agent_folder, tmp_path):
       name='agent',
       weights_sha256=action_log.AgentWeights(**agent.digests(agent_folder)),
       noise=noise,
+      noise_share=share,
     )
-    for noise in (0.0, 0.5)
+    for noise, share in ((0.0, 1.0), (0.5, 0.25))
   )
   plan = recording.Plan(drivers, str(agent_folder), 0, 'sketched', 6)
   log = tmp_path / 'log.npz'
@@ -114,6 +115,7 @@ def test_drivers_of_a_log_are_sources(driven, agent_folder, command):
   [c] = log.sources
   assert (c.kind, c.path) == ('controller', str(agent_folder / 'controller'))
   assert c.digest == agent.digests(agent_folder)['controller']
+  assert 'noise 0, 0.5, in spells' in c.facts
   done = command(
     'tools.lineage', 'carracing_rollouts/driven', f'--data_dir={driven}'
   )

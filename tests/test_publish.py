@@ -2,6 +2,7 @@ import shutil
 
 import jax
 from models import agent
+from models import start_states
 from models import weights
 import numpy as np
 import pytest
@@ -127,3 +128,24 @@ def test_numbers_beyond_float16_are_refused(agent_folder, tmp_path, command):
   assert done.status == 1
   assert 'beyond float16' in done.stderr
   assert not (tmp_path / 'published' / 'vae').exists()
+
+
+def test_of_many_start_states_512_are_published(
+  agent_folder, command, tmp_path
+):
+  source = shutil.copytree(agent_folder, tmp_path / 'agent')
+  m = weights.load(source / 'mdn_rnn', 'mdn_rnn')
+  states = start_states.load(source / 'mdn_rnn')
+  many = start_states.StartStates(*(np.repeat(x, 600, axis=0) for x in states))
+  weights.save(
+    source / 'mdn_rnn',
+    'mdn_rnn',
+    weights.describe(source / 'mdn_rnn').config,
+    m.variables['params'],
+    m.training,
+    start_states.to_bytes(many),
+  )
+  done = publish(command, source, tmp_path / 'published')
+  assert done.status == 0, done.stderr
+  found = start_states.load(tmp_path / 'published' / 'mdn_rnn')
+  assert len(found.mean) == 512

@@ -589,7 +589,7 @@ def test_log_says_that_noise_came_in_spells(agent_folder, command, tmp_path):
   flags = '--noise=0.5', '--noise_share=0.25'
   done = record_command(command, agent_folder, output, *flags)
   assert done.status == 0, done.stderr
-  assert 'agent, noise 0.5 in 25%: 4 episodes' in done.stdout
+  assert 'agent, noise 0.5 in 25 % of the steps: 4 episodes' in done.stdout
   shares = {
     e.driver.noise_share for e in action_log.read(output).header.episodes
   }

@@ -97,16 +97,37 @@ def test_agents_bring_their_start_states(world, tmp_path):
   assert len(start_states.load(folder).mean) == len(found.mean)
 
 
-def test_of_many_states_some_remain():
-  states = start_states.StartStates(
-    *(np.arange(1000.0)[:, None] / 1000 for _ in range(4))
+def test_thinned_states_are_evenly_taken():
+  x = np.arange(1000.0)[:, None]
+  states = start_states.StartStates(x, x + 1, x + 2, x + 3)
+  for size, expected in (
+    (1000, np.arange(1000)),
+    (2000, np.arange(1000)),
+    (300, np.arange(300) * 1000 // 300),
+  ):
+    for i, found in enumerate(start_states.thinned(states, size)):
+      np.testing.assert_array_equal(found[:, 0], expected + i)
+
+
+def test_of_many_steps_some_are_drawn(world, monkeypatch):
+  m = weights.load(world.mdn_rnn, 'mdn_rnn')
+  episodes = loader.episodes(
+    'carracing_latents/tiny', split='train', data_dir=world.data_dir
   )
-  data = start_states.to_bytes(states)
-  assert start_states.thinned(data, 1000) == data
-  thinned = safetensors.numpy.load(start_states.thinned(data, 300))
-  expected = np.float16(np.arange(300) * 1000 // 300 / 1000)
-  for x in thinned.values():
-    np.testing.assert_array_equal(x[:, 0], expected)
+  model = mdn_rnn.MDNRNN(**weights.describe(world.mdn_rnn).config)
+  found = []
+  # Episodes are watched in parts, the last of which is incomplete.
+  for name, number in (None, 0), ('_EPISODES_AT_ONCE', 3), ('_NUM_STATES', 7):
+    if name:
+      monkeypatch.setattr(collection, name, number)
+    data = collection.collect(model, m.variables['params'], episodes)
+    found.append(safetensors.numpy.load(data))
+  whole, in_parts, some = found
+  for name, x in whole.items():
+    np.testing.assert_allclose(in_parts[name], x, atol=2e-3)
+  assert len(some['mean']) == 7 < len(whole['mean'])
+  same = (some['mean'][:, None] == whole['mean']).all(-1)
+  assert (same.sum(1) == 1).all()
 
 
 def test_dreams_start_soon_after_a_tile_and_never_at_the_end():

@@ -207,6 +207,7 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
     random_episodes=2,
     driven_episodes=2,
     noise='0,0.5',
+    noise_share=0.5,
     max_steps=20,
     vae_steps=2,
     first_mdn_rnn_steps=2,

@@ -294,7 +294,10 @@ class Family:
       levels = sorted({episode.driver.noise for episode in episodes})
       facts = [f'{len(episodes):,} episodes']
       if levels != [0]:
-        facts.append(f'noise {", ".join(f"{level:g}" for level in levels)}')
+        shares = {x.driver.noise_share for x in episodes if x.driver.noise}
+        spells = ', in spells' if min(shares) < 1 else ''
+        listed = ', '.join(f'{level:g}' for level in levels)
+        facts.append(f'noise {listed}{spells}')
       if driver.weights_sha256 is None:
         kind = 'person' if driver.name == 'keyboard' else 'policy'
         yield Node(kind=kind, name=driver.name, facts=facts)

@@ -45,9 +45,10 @@ _DRIVEN_EPISODES = _count(
   'driven_episodes', 48, 'Number of recorded episodes in a round.', 2
 )
 _NOISE = flags.DEFINE_string(
-  'noise',
-  '0,0.5,1',
-  'Levels of noise in turns, for a quarter of the time; see tools.record.',
+  'noise', '0,0.5,1', 'Levels of noise in turns; see tools.record.'
+)
+_NOISE_SHARE = flags.DEFINE_float(
+  'noise_share', 0.25, 'Share of the steps with noise; see tools.record.'
 )
 _MAX_STEPS = _count('max_steps', 1000, 'Maximum steps per episode.')
 _VAE_STEPS = _count('vae_steps', 3000, 'Training steps of V.')
@@ -66,12 +67,14 @@ _NUM_TRACKS = flags.DEFINE_integer(
 def main(argv: Sequence[str]) -> None:
   del argv
   recording.noise_levels(_NOISE.value)
+  noise_share = recording.check_noise_share(_NOISE_SHARE.value)
   settings = rounds_of_dreams.Settings(
     rounds=_ROUNDS.value,
     seed=_SEED.value,
     random_episodes=_RANDOM_EPISODES.value,
     driven_episodes=_DRIVEN_EPISODES.value,
     noise=_NOISE.value,
+    noise_share=noise_share,
     max_steps=_MAX_STEPS.value,
     vae_steps=_VAE_STEPS.value,
     first_mdn_rnn_steps=_FIRST_MDN_RNN_STEPS.value,

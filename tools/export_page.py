@@ -96,10 +96,7 @@ def _model(folder: Path) -> dict[str, Any]:
     certain = 1e9 * np.eye(m['outcomes']['bias'].size - 1)
     bins = np.asarray(mdn_rnn.RewardDistribution(jnp.asarray(certain)).mean())
   states = start_states.load(folder / 'mdn_rnn')
-  count = len(states.mean)
-  chosen = (
-    np.linspace(0, count - 1, min(count, _MAX_STARTS)).round().astype(int)
-  )
+  states = start_states.thinned(states, _MAX_STARTS)
   return {
     'digests': agent.digests(folder),
     'latent_size': config.latent_size,
@@ -109,7 +106,7 @@ def _model(folder: Path) -> dict[str, Any]:
     'controller_hidden_size': loaded.c.hidden_size,
     'reward_bins': bins.tolist(),
     'start_states': {
-      name: _to_base64(folder / 'mdn_rnn', x[chosen])
+      name: _to_base64(folder / 'mdn_rnn', x)
       for name, x in states._asdict().items()
     },
     'layers': layers,

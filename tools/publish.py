@@ -2,9 +2,9 @@
 
   python -m tools.publish --agent=runs/controller/agent --output_dir=published
 
-C, 3.6 kB, keeps its float32 numbers, and of the states from which dreams start
-512 remain. The folder holds a whole agent, which names the weights that it was
-rounded from. An interrupted command is run again.
+C, 3.6 kB, keeps its float32 numbers, and 512 of the start states are kept. The
+folder holds a whole agent, which names the weights that it was rounded from. An
+interrupted command is run again.
 """
 
 from collections.abc import Sequence, Set
@@ -79,8 +79,10 @@ def publish(folder: Path, output_dir: Path) -> None:
       training.setdefault('rounded_from', loaded.sha256)
     starts = weights.start_states(folder / part)
     if starts is not None:
-      start_states.load(folder / part)  # Fails on what are no start states.
-      starts = start_states.thinned(starts, _NUM_START_STATES)
+      states = start_states.load(folder / part)
+      starts = start_states.to_bytes(
+        start_states.thinned(states, _NUM_START_STATES)
+      )
     digests[part] = weights.save(
       output_dir / part,
       part,

@@ -53,8 +53,8 @@ _NOISE = flags.DEFINE_string(
 _NOISE_SHARE = flags.DEFINE_float(
   'noise_share',
   1.0,
-  'Share of the time in which there is noise, above 0 and up to 1. Below 1 it'
-  ' comes and goes in spells of 20 steps, from which the agent drives on.',
+  'Share of the steps with noise on average, above 0 and up to 1. Below 1 it'
+  ' comes in spells of 20 steps, between which the agent recovers.',
 )
 _POLICY = flags.DEFINE_string(
   'policy',
@@ -108,10 +108,7 @@ def main(argv: Sequence[str]) -> None:
   if sum(value is not None for value in given) != 1:
     raise errors.UserError('pass one of --agent, --policy and --driver')
   levels = recording.noise_levels(_NOISE.value)
-  if not 0 < _NOISE_SHARE.value <= 1:
-    raise errors.UserError(
-      f'--noise_share={_NOISE_SHARE.value}: a share is above 0 and up to 1'
-    )
+  noise_share = recording.check_noise_share(_NOISE_SHARE.value)
   simulator = environment.check_simulator(_SIMULATOR.value)
   output = places.claim_file(places.expand(_OUTPUT.value))
   workers = _NUM_WORKERS.value or processes.num_cores()
@@ -119,8 +116,8 @@ def main(argv: Sequence[str]) -> None:
   if _AGENT.value is not None:
     runtime.use_cpu()
     folder = os.path.abspath(places.expand(_AGENT.value))
-    drivers = _agents(folder, levels, _NOISE_SHARE.value)
-  elif levels != [0] or _NOISE_SHARE.value != 1:
+    drivers = _agents(folder, levels, noise_share)
+  elif levels != [0] or noise_share != 1:
     raise errors.UserError('--noise and --noise_share need --agent')
   elif _DRIVER.value is not None:
     if simulator != 'gymnasium' or _NUM_WORKERS.value is not None:

@@ -284,7 +284,7 @@ def _policy(
 
 
 class _NoisyCarry(NamedTuple):
-  """Of B episodes.
+  """The state of B episodes.
 
   Attributes:
     generators: sources of the random draws, [B].
@@ -308,7 +308,8 @@ class _NoisyCarry(NamedTuple):
 class _NoisyAgent:
   """An agent whose actions get autoregressive noise, all the time or in spells.
 
-  In spells the car meets what it would not, and the agent drives on from there.
+  Spells bring the car into states that the agent alone would not reach, and
+  between them the agent recovers.
   """
 
   def __init__(self, driver: agent.Agent, drivers: Sequence[action_log.Driver]):
@@ -363,6 +364,19 @@ def noise_levels(text: str) -> list[float]:
       ) from None
     levels.append(level)
   return levels
+
+
+def check_noise_share(share: float) -> float:
+  """Returns a share of the steps.
+
+  Raises:
+    errors.UserError: it is out of range.
+  """
+  if not 0 < share <= 1:
+    raise errors.UserError(
+      f'--noise_share={share}: a share is above 0 and up to 1'
+    )
+  return share
 
 
 def describe(log: action_log.ActionLog) -> Iterator[str]:

@@ -14,8 +14,6 @@ from trainers import run_documents
 
 # Of the seeds of recordings, apart from those of random episodes.
 _FIRST_SEED, _SEEDS_PER_CHAIN = 1_000_000, 1000
-# Of the time; in the rest of it C shows what it does from there.
-_NOISE_SHARE = 0.25
 
 
 class Settings(documents.Document):
@@ -26,6 +24,7 @@ class Settings(documents.Document):
   random_episodes: int
   driven_episodes: int
   noise: str
+  noise_share: float
   max_steps: int
   vae_steps: int
   first_mdn_rnn_steps: int
@@ -126,7 +125,7 @@ def _record(
       'tools.record',
       f'--agent={agent}',
       f'--noise={settings.noise}',
-      f'--noise_share={_NOISE_SHARE}',
+      f'--noise_share={settings.noise_share}',
       f'--episodes={settings.driven_episodes}',
       f'--max_steps={settings.max_steps}',
       f'--seed={seed}',

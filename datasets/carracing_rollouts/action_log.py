@@ -54,7 +54,8 @@ class Driver(documents.Document):
     name: `agent`, `keyboard`, or the specification of a built-in policy.
     weights_sha256: digests of an agent; None for others.
     noise: standard deviation of the noise that was added to the actions.
-    noise_share: share of the time in which it was; it came in spells.
+    noise_share: expected share of the steps with noise; below 1 it came in
+      spells.
   """
 
   name: Annotated[
@@ -64,13 +65,20 @@ class Driver(documents.Document):
   noise: Annotated[float, pydantic.Field(ge=0, le=MAX_NOISE)] = 0.0
   noise_share: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0
 
+  @pydantic.model_validator(mode='after')
+  def _check_share(self) -> 'Driver':
+    if not self.noise and self.noise_share != 1:
+      raise ValueError('noise_share: there is no noise')
+    return self
+
   @property
   def title(self) -> str:
     """Name and noise, for people."""
     if not self.noise:
       return self.name
-    share = f' in {self.noise_share:.0%}' if self.noise_share < 1 else ''
-    return f'{self.name}, noise {self.noise:g}{share}'
+    share = self.noise_share
+    spells = '' if share == 1 else f' in {100 * share:g} % of the steps'
+    return f'{self.name}, noise {self.noise:g}{spells}'
 
   @property
   def full_title(self) -> str:

@@ -18,9 +18,8 @@ def get_config() -> ml_collections.ConfigDict:
 
   # Reward. Fast driving is outside of M's first data, and M makes it up.
   config.gas_penalty = 1.0  # Per step at full gas; with the square of the gas.
-  config.grass_penalty = (
-    2.0  # Per step with grass on both sides, as V shows it.
-  )
+  # Per step with grass on both sides of the car, as V shows it.
+  config.grass_penalty = 2.0
   config.reward_scale = 0.1
 
   # Learning.

@@ -50,9 +50,7 @@ class DreamLearner:
     self._model, self._c = model, c
     self._starts = jax.device_put(starts)
     self._moments = dreaming.measure(starts)
-    self._grass_params = (
-      grass.learn(model, starts, config.seed) if config.grass_penalty else None
-    )
+    self._grass_params = None
     self._num_features = c.latent_size + c.hidden_size
     self._state = dream_updates.create(
       config, self._num_features, len(self._moments.mean)
@@ -76,11 +74,17 @@ class DreamLearner:
 
   @property
   def saved(self) -> Mapping[str, Any]:
-    return {'state': self._state, 'collected': self._collected}
+    # The grass network too: fitted again elsewhere, it would differ a little.
+    return {
+      'state': self._state,
+      'collected': self._collected,
+      'grass_params': self._grass_params,
+    }
 
   def restore(self, saved: Mapping[str, Any], step: int) -> None:
     del step
     self._state, self._collected = saved['state'], saved['collected']
+    self._grass_params = saved['grass_params']
 
   @property
   def params(self) -> Mapping[str, Any]:
@@ -94,7 +98,12 @@ class DreamLearner:
     )
 
   def begin(self, step: int) -> None:
-    """Does nothing: every update begins with new dreams."""
+    """Fits the network of `grass`, once; updates begin with new dreams."""
+    del step
+    if self._config.grass_penalty and self._grass_params is None:
+      self._grass_params = grass.fit(
+        self._model, self._starts, self._config.seed
+      )
 
   def take_step(self, step: int) -> bool:
     del step

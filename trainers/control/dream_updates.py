@@ -130,7 +130,8 @@ def update(
     model: V and M.
     starts: states from which dreams start.
     moments: moments of what the networks see.
-    grass_params: see `dreaming.imagine`.
+    grass_params: parameters of the network of `grass`; None if grass costs
+      nothing.
   """
 
   def step(carry, _):

@@ -1,10 +1,9 @@
 """The grass beside the car, as V shows it: z → share of grass.
 
-A car that leaves the road earns nothing for a while, a hint that is faint and
-late. That there is grass on both sides of it is plain at once. V's pictures
-tell it, without the state of the simulator; but decoding every dreamt step
-would take most of the time. So a small network learns it, once, from the
-pictures of some latent vectors.
+A car that leaves the road earns nothing for a while, a weak and delayed signal.
+Grass on both sides of it is visible at once, without the simulator's state. But
+decoding every dreamt step would take most of the time. So a small network
+learns, once, what V's pictures of some latent vectors show.
 """
 
 from typing import Any
@@ -16,8 +15,12 @@ from models import start_states
 from models import world_model
 import optax
 
-# Rows and columns of a frame at the left and at the right of the car.
-_ROWS, _LEFT, _RIGHT = slice(50, 58), slice(26, 30), slice(35, 39)
+# Rows and columns of a frame: the car, and what is at its left and right.
+_ROWS, _CAR = slice(50, 58), slice(30, 34)
+_LEFT, _RIGHT = slice(26, 30), slice(35, 39)
+# Least red of the car. While the camera zooms in, for the first 35 steps, the
+# car is smaller, and what is beside it in a frame is far from it.
+_RED = 0.14
 _GREEN = 0.4  # Of the game's grass: green above the mean of red and blue.
 _HIDDEN_SIZE = 64
 _NUM_EXAMPLES, _DECODED_AT_ONCE = 4096, 256
@@ -40,18 +43,19 @@ def beside_car(frames: jax.Array) -> jax.Array:
     frames: float32 [B, 64, 64, 3], 0..1.
 
   Returns:
-    float32 [B]; 0 if one side is on the road.
+    float32 [B]; 0 if one side is on the road, or while the camera zooms in.
   """
   red, green, blue = jnp.moveaxis(frames, -1, 0)
   grass = jnp.clip((green - (red + blue) / 2) / _GREEN, 0, 1)
   sides = [grass[:, _ROWS, side].mean((1, 2)) for side in (_LEFT, _RIGHT)]
-  return jnp.minimum(*sides)
+  car = jnp.clip(red - jnp.maximum(green, blue), 0, 1)[:, _ROWS, _CAR]
+  return jnp.where(car.mean((1, 2)) > _RED, jnp.minimum(*sides), 0)
 
 
-def learn(
+def fit(
   model: world_model.WorldModel, starts: start_states.StartStates, seed: int
 ) -> Any:
-  """Learns to tell the grass from latent vectors.
+  """Fits a network that predicts the share of grass from latent vectors.
 
   Args:
     model: V, and M, which is not used.
@@ -63,18 +67,16 @@ def learn(
   """
   keys = jax.random.split(jax.random.key(seed), 3)
   z = start_states.draw(starts, _NUM_EXAMPLES, keys[0]).z
-  decoded = jax.jit(lambda z: beside_car(world_model.decode(model, z)))
-  found = jnp.concatenate(
-    [decoded(part) for part in jnp.split(z, len(z) // _DECODED_AT_ONCE)]
-  )
-  return _fit(_Network().init(keys[1], z[:1]), z, found, keys[2])
+  parts = jnp.split(z, len(z) // _DECODED_AT_ONCE)
+  target = jnp.concatenate([_shown(model, part) for part in parts])
+  return _fit(_Network().init(keys[1], z[:1]), z, target, keys[2])
 
 
 def share(params: Any, z: jax.Array) -> jax.Array:
   """Returns the share of grass beside the car, see `beside_car`.
 
   Args:
-    params: parameters from `learn`.
+    params: parameters from `fit`.
     z: latent vectors, float32 [..., Z].
 
   Returns:
@@ -85,14 +87,19 @@ def share(params: Any, z: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _fit(params: Any, z: jax.Array, found: jax.Array, key: jax.Array) -> Any:
+def _shown(model: world_model.WorldModel, z: jax.Array) -> jax.Array:
+  return beside_car(world_model.decode(model, z))
+
+
+@jax.jit
+def _fit(params: Any, z: jax.Array, target: jax.Array, key: jax.Array) -> Any:
   optimizer = optax.adam(
     optax.cosine_decay_schedule(_LEARNING_RATE, _NUM_UPDATES)
   )
 
   def loss(params, batch):
     logits = _Network().apply(params, z[batch])
-    return optax.sigmoid_binary_cross_entropy(logits, found[batch]).mean()
+    return optax.sigmoid_binary_cross_entropy(logits, target[batch]).mean()
 
   def update(carry, key):
     params, state = carry
