@@ -84,7 +84,7 @@ def driven(agent_folder, tmp_path):
   )
   plan = recording.Plan(drivers, str(agent_folder), 0, 'sketched', 6)
   log = tmp_path / 'log.npz'
-  recording.record(plan, 2, log, lambda jobs: [job() for job in jobs])
+  recording.record(plan, 3, log, lambda jobs: [job() for job in jobs])
   builder_lib.Builder(
     data_dir=tmp_path,
     config=builder_lib.RolloutsConfig(
@@ -110,7 +110,7 @@ def test_drivers_of_a_log_are_sources(driven, agent_folder, command):
   tree = ancestry.Node.model_validate_json(done.stdout)
   policy, log = tree.sources
   assert policy.name == 'random_policy'
-  assert (log.kind, log.facts) == ('action_log', ['2 episodes'])
+  assert (log.kind, log.facts) == ('action_log', ['3 episodes'])
   assert str(log.path).endswith('actions.npz')
   [c] = log.sources
   assert (c.kind, c.path) == ('controller', str(agent_folder / 'controller'))
