@@ -50,7 +50,7 @@ class DreamLearner:
     self._model, self._c = model, c
     self._starts = jax.device_put(starts)
     self._moments = dreaming.measure(starts)
-    self._grass_params = None
+    self._grass_params = grass.create(c.latent_size, config.seed)
     self._num_features = c.latent_size + c.hidden_size
     self._state = dream_updates.create(
       config, self._num_features, len(self._moments.mean)
@@ -98,9 +98,8 @@ class DreamLearner:
     )
 
   def begin(self, step: int) -> None:
-    """Fits the network of `grass`, once; updates begin with new dreams."""
-    del step
-    if self._config.grass_penalty and self._grass_params is None:
+    """Fits the network of `grass` once; every update begins with new dreams."""
+    if self._config.grass_penalty and step == 0:
       self._grass_params = grass.fit(
         self._model, self._starts, self._config.seed
       )

@@ -130,8 +130,7 @@ def update(
     model: V and M.
     starts: states from which dreams start.
     moments: moments of what the networks see.
-    grass_params: parameters of the network of `grass`; None if grass costs
-      nothing.
+    grass_params: parameters of the network of `grass`.
   """
 
   def step(carry, _):

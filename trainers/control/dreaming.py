@@ -79,8 +79,7 @@ def imagine(
     c: controller whose features the actor sees.
     model: V and M.
     moments: moments of what the networks see.
-    grass_params: parameters of the network of `grass`; None if grass costs
-      nothing.
+    grass_params: parameters of the network of `grass`.
     actor: parameters of the actor.
     start: states before the first step, [B, ...].
     key: random key.

@@ -52,6 +52,12 @@ def beside_car(frames: jax.Array) -> jax.Array:
   return jnp.where(car.mean((1, 2)) > _RED, jnp.minimum(*sides), 0)
 
 
+def create(latent_size: int, seed: int) -> Any:
+  """Returns the parameters of the network before it is fitted."""
+  z = jnp.zeros((1, latent_size))
+  return _Network().init(jax.random.fold_in(jax.random.key(seed), 0), z)
+
+
 def fit(
   model: world_model.WorldModel, starts: start_states.StartStates, seed: int
 ) -> Any:
@@ -65,11 +71,11 @@ def fit(
   Returns:
     Parameters, see `share`.
   """
-  keys = jax.random.split(jax.random.key(seed), 3)
-  z = start_states.draw(starts, _NUM_EXAMPLES, keys[0]).z
+  start_key, fit_key = jax.random.split(jax.random.key(seed))
+  z = start_states.draw(starts, _NUM_EXAMPLES, start_key).z
   parts = jnp.split(z, len(z) // _DECODED_AT_ONCE)
   target = jnp.concatenate([_shown(model, part) for part in parts])
-  return _fit(_Network().init(keys[1], z[:1]), z, target, keys[2])
+  return _fit(create(z.shape[-1], seed), z, target, fit_key)
 
 
 def share(params: Any, z: jax.Array) -> jax.Array:
