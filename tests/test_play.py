@@ -38,9 +38,18 @@ def either(request, driver, starts):
   if request.param == 'game':
     world = playing.Game(driver)
   else:
-    world = playing.Dream(driver, starts)
+    world = playing.Dream(endless(driver), starts)
   yield world
   world.close()
+
+
+def endless(driver):
+  """Returns an agent whose M, trained for a few steps, ends no dream."""
+  params = driver.model.m_variables['params']
+  bias = params['outcomes']['bias'].at[-1].set(-100.0)
+  outcomes = {**params['outcomes'], 'bias': bias}
+  variables = {'params': {**params, 'outcomes': outcomes}}
+  return driver.replace(model=driver.model.replace(m_variables=variables))
 
 
 @pytest.fixture
