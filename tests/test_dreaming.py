@@ -31,10 +31,11 @@ def config_with(**changes):
 
 @pytest.fixture(scope='module')
 def dreams(world):
-  """A world model, its start states and what is measured at them."""
+  """Where dreams happen, and the states from which they start."""
   model = world_model.load(world.vae, world.mdn_rnn)
   states = start_states.load(world.mdn_rnn)
-  return model, states, dreaming.measure(states), grass.fit(model, states, 0)
+  measured = dreaming.measure(states), grass.fit(model, states, 0)
+  return dreaming.DreamWorld(model, *measured), states
 
 
 def test_lambda_returns_mix_returns_of_all_lengths():
@@ -58,7 +59,7 @@ def test_lambda_returns_mix_returns_of_all_lengths():
 
 
 def test_rollouts_are_what_the_world_model_imagines(dreams):
-  model, states, moments, grass_params = dreams
+  dream_world, states = dreams
   config = config_with(dream_temperature=1e-6)
   state = dream_updates.create(config, 288, 544)
   start = start_states.draw(states, 4, jax.random.key(1))
@@ -71,18 +72,16 @@ def test_rollouts_are_what_the_world_model_imagines(dreams):
     lambda x: jnp.full(x.shape, -50.0) if x.ndim == 1 else 0 * x,
     actor['log_std'],
   )
-  found = IMAGINE(
-    config, C, model, moments, grass_params, actor, start, jax.random.key(2)
-  )
+  found = IMAGINE(config, C, dream_world, actor, start, jax.random.key(2))
   params = driving.folded(
     *jax.device_get((actor['mean']['kernel'], actor['mean']['bias'])),
-    *jax.device_get((moments.mean[:288], moments.std[:288])),
+    *jax.device_get(tuple(x[:288] for x in dream_world.moments)),
   )
   current = start
   for step in range(config.dream_steps):
     action = C.apply({'params': params}, current.z, current.carry[1])
     current, reward, _ = world_model.imagine(
-      model, current, action, jax.random.key(0), 0
+      dream_world.model, current, action, jax.random.key(0), 0
     )
     # exp(−4) is the least deviation of the actor.
     np.testing.assert_allclose(found.state.z[step], current.z, atol=0.1)
@@ -93,7 +92,7 @@ def test_rollouts_are_what_the_world_model_imagines(dreams):
 
 def test_the_gradient_of_a_return_flows_through_m(dreams):
   """The gradient agrees with the slope of the return itself."""
-  model, states, moments, grass_params = dreams
+  dream_world, states = dreams
   config = config_with()
   state = dream_updates.create(config, 288, 544)
   start = start_states.draw(states, 4, jax.random.key(1))
@@ -103,9 +102,7 @@ def test_the_gradient_of_a_return_flows_through_m(dreams):
     dreamt = IMAGINE(
       config,
       C,
-      model,
-      moments,
-      grass_params,
+      dream_world,
       {**state.actor, 'mean': mean},
       start,
       jax.random.key(2),
@@ -125,7 +122,7 @@ def test_the_gradient_of_a_return_flows_through_m(dreams):
 
 def test_updates_raise_what_is_dreamt(dreams):
   """With M's reward replaced by the gas pedal, C learns to press it."""
-  model, states, moments, grass_params = dreams
+  dream_world, states = dreams
   config = config_with(
     learning_rate=0.03,
     updates_per_step=30,
@@ -136,6 +133,7 @@ def test_updates_raise_what_is_dreamt(dreams):
     gas_penalty=0.0,
     grass_penalty=0.0,
   )
+  model = dream_world.model
   # The bias of M's outcomes cannot depend on the action, its carry does: the
   # reward is high where the hidden state moves as if there were gas.
   start = start_states.draw(states, 64, jax.random.key(5))
@@ -145,7 +143,7 @@ def test_updates_raise_what_is_dreamt(dreams):
       *jax.device_get(
         (state.average['mean']['kernel'], state.average['mean']['bias'])
       ),
-      *jax.device_get((moments.mean[:288], moments.std[:288])),
+      *jax.device_get(tuple(x[:288] for x in dream_world.moments)),
     )
     return float(
       dreaming.dreamt_reward(C, 20, model, params, start, jax.random.key(3))
@@ -170,7 +168,7 @@ def test_updates_raise_what_is_dreamt(dreams):
   before = dreamt(state)
   for _ in range(config.num_steps):
     state, collected = dream_updates.update(
-      config, C, state, model, states, moments, grass_params
+      config, C, state, dream_world._replace(model=model), states
     )
   assert int(state.updates) == 120
   assert np.isfinite(collected.compute()['loss'])
@@ -179,7 +177,7 @@ def test_updates_raise_what_is_dreamt(dreams):
 
 def test_an_update_follows_its_formulas(dreams):
   """One update against plain formulas on the rollout that it imagined."""
-  model, states, moments, grass_params = dreams
+  dream_world, states = dreams
   config = config_with(
     learning_rate=1e-3,
     critic_learning_rate=2e-3,
@@ -196,21 +194,18 @@ def test_an_update_follows_its_formulas(dreams):
     before.critic,
   )
   before = before.replace(critic=critic)
-  after, metrics = UPDATE_ONCE(
-    config, C, before, model, states, moments, grass_params
-  )
+  after, metrics = UPDATE_ONCE(config, C, before, dream_world, states)
 
   key = jax.random.fold_in(jax.random.wrap_key_data(before.key), 0)
   start_key, dream_key = jax.random.split(key)
   start = start_states.draw(states, 5, start_key)
-  dreamt = IMAGINE(
-    config, C, model, moments, grass_params, before.actor, start, dream_key
-  )
+  dreamt = IMAGINE(config, C, dream_world, before.actor, start, dream_key)
 
   def values(critic, state):
     cell, hidden = state.carry
     x = jnp.concatenate([state.z, hidden, cell], -1).reshape(-1, 544)
-    x = (x - moments.mean[None]) / moments.std[None]
+    mean, std = dream_world.moments
+    x = (x - mean[None]) / std[None]
     module = networks.Critic(config.critic_size, nn.silu)
     return module.apply({'params': critic}, x).reshape(state.z.shape[:-1])
 
@@ -255,14 +250,12 @@ def test_an_update_follows_its_formulas(dreams):
   assert -dreamt.log_prob.mean() > config.target_entropy
   assert after.log_temperature < before.log_temperature
   config = config_with(target_entropy=50.0)
-  rising, _ = UPDATE_ONCE(
-    config, C, before, model, states, moments, grass_params
-  )
+  rising, _ = UPDATE_ONCE(config, C, before, dream_world, states)
   assert rising.log_temperature > before.log_temperature
 
 
 def test_gas_costs_its_square_and_grass_its_share(dreams):
-  model, states, moments, grass_params = dreams
+  dream_world, states = dreams
   state = dream_updates.create(config_with(), 288, 544)
   start = start_states.draw(states, 4, jax.random.key(1))
   bias = state.actor['mean']['bias'].at[1].set(30.0)  # Full gas.
@@ -271,14 +264,12 @@ def test_gas_costs_its_square_and_grass_its_share(dreams):
     dreamt = IMAGINE(
       config_with(gas_penalty=gas_cost, grass_penalty=grass_cost),
       C,
-      model,
-      moments,
-      grass_params,
+      dream_world,
       actor,
       start,
       jax.random.key(2),
     )
-    on_grass = grass.share(grass_params, dreamt.state.z)
+    on_grass = grass.share(dream_world.grass_params, dreamt.state.z)
     assert on_grass.std() > 0.01
     np.testing.assert_allclose(
       dreamt.reward - dreamt.shaped_reward,
@@ -318,7 +309,7 @@ def test_grass_is_predicted_from_z():
 
 
 def test_a_heavy_entropy_keeps_actions_random(dreams):
-  model, states, moments, grass_params = dreams
+  dream_world, states = dreams
   entropies = []
   for weight in 1e-4, 1.0:
     config = config_with(
@@ -329,7 +320,7 @@ def test_a_heavy_entropy_keeps_actions_random(dreams):
       target_entropy=-3.0,
     )
     state = dream_updates.create(config, 288, 544)
-    arguments = model, states, moments, grass_params
+    arguments = dream_world, states
     state, _ = dream_updates.update(config, C, state, *arguments)
     _, last = UPDATE_ONCE(config, C, state, *arguments)
     entropies.append(float(last.compute()['entropy']))

@@ -47,13 +47,16 @@ class DreamLearner:
       starts: states from which dreams start.
     """
     self._config = ml_collections.FrozenConfigDict(config)
-    self._model, self._c = model, c
+    self._c = c
     self._starts = jax.device_put(starts)
-    self._moments = dreaming.measure(starts)
-    self._grass_params = grass.create(c.latent_size, config.seed)
+    self._world = dreaming.DreamWorld(
+      model,
+      dreaming.measure(starts),
+      grass.create(c.latent_size, config.seed),
+    )
     self._num_features = c.latent_size + c.hidden_size
     self._state = dream_updates.create(
-      config, self._num_features, len(self._moments.mean)
+      config, self._num_features, len(self._world.moments.mean)
     )
     self._collected = dream_updates.Metrics.empty()
     self.examples_per_step: int = (
@@ -78,17 +81,17 @@ class DreamLearner:
     return {
       'state': self._state,
       'collected': self._collected,
-      'grass_params': self._grass_params,
+      'grass_params': self._world.grass_params,
     }
 
   def restore(self, saved: Mapping[str, Any], step: int) -> None:
     del step
     self._state, self._collected = saved['state'], saved['collected']
-    self._grass_params = saved['grass_params']
+    self._world = self._world._replace(grass_params=saved['grass_params'])
 
   @property
   def params(self) -> Mapping[str, Any]:
-    layer, moments = jax.device_get((self._state.average, self._moments))
+    layer, moments = jax.device_get((self._state.average, self._world.moments))
     size = self._num_features
     return driving.folded(
       layer['mean']['kernel'],
@@ -100,20 +103,13 @@ class DreamLearner:
   def begin(self, step: int) -> None:
     """Fits the network of `grass` once; every update begins with new dreams."""
     if self._config.grass_penalty and step == 0:
-      self._grass_params = grass.fit(
-        self._model, self._starts, self._config.seed
-      )
+      fitted = grass.fit(self._world.model, self._starts, self._config.seed)
+      self._world = self._world._replace(grass_params=fitted)
 
   def take_step(self, step: int) -> bool:
     del step
     self._state, collected = dream_updates.update(
-      self._config,
-      self._c,
-      self._state,
-      self._model,
-      self._starts,
-      self._moments,
-      self._grass_params,
+      self._config, self._c, self._state, self._world, self._starts
     )
     self._collected = self._collected.merge(collected)
     return bool(np.isfinite(self._collected.loss.total))
@@ -132,7 +128,7 @@ class DreamLearner:
     reward = dreaming.dreamt_reward(
       self._c,
       _DREAM_STEPS,
-      self._model,
+      self._world.model,
       self.params,
       start_states.draw(self._starts, _NUM_DREAMS, start_key),
       dream_key,

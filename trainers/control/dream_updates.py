@@ -116,10 +116,8 @@ def update(
   config: ml_collections.FrozenConfigDict,
   c: controller.Controller,
   state: State,
-  model: world_model.WorldModel,
+  world: dreaming.DreamWorld,
   starts: start_states.StartStates,
-  moments: dreaming.Moments,
-  grass_params: Any,
 ) -> tuple[State, Metrics]:
   """Takes `updates_per_step` updates of all parameters.
 
@@ -127,17 +125,13 @@ def update(
     config: see `trainers/configs/controller_dream.py`.
     c: controller whose features the actor sees.
     state: state before the updates; donated.
-    model: V and M.
+    world: where dreams happen.
     starts: states from which dreams start.
-    moments: moments of what the networks see.
-    grass_params: parameters of the network of `grass`.
   """
 
   def step(carry, _):
     state, collected = carry
-    state, of_update = update_once(
-      config, c, state, model, starts, moments, grass_params
-    )
+    state, of_update = update_once(config, c, state, world, starts)
     return (state, collected.merge(of_update)), None
 
   (state, collected), _ = jax.lax.scan(
@@ -150,10 +144,8 @@ def update_once(
   config: ml_collections.FrozenConfigDict,
   c: controller.Controller,
   state: State,
-  model: world_model.WorldModel,
+  world: dreaming.DreamWorld,
   starts: start_states.StartStates,
-  moments: dreaming.Moments,
-  grass_params: Any,
 ) -> tuple[State, Metrics]:
   """Takes one update of all parameters; see `update`."""
   key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.updates)
@@ -162,10 +154,8 @@ def update_once(
   temperature = jnp.exp(state.log_temperature)
 
   def actor_loss(actor):
-    dreamt = dreaming.imagine(
-      config, c, model, moments, grass_params, actor, start, dream_key
-    )
-    value = _value(config, state.target, moments, dreamt.state)
+    dreamt = dreaming.imagine(config, c, world, actor, start, dream_key)
+    value = _value(config, state.target, world.moments, dreamt.state)
     returns = dreaming.lambda_returns(
       config.reward_scale * dreamt.shaped_reward,
       value,
@@ -176,7 +166,7 @@ def update_once(
     return loss, (dreamt, returns)
 
   def critic_loss(critic, before, returns):
-    errors = _value(config, critic, moments, before) - returns
+    errors = _value(config, critic, world.moments, before) - returns
     return jnp.square(errors).mean()
 
   gradient, (dreamt, returns) = jax.grad(actor_loss, has_aux=True)(state.actor)

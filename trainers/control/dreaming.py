@@ -36,6 +36,20 @@ class Moments(NamedTuple):
   std: jax.Array
 
 
+class DreamWorld(NamedTuple):
+  """V and M, and what was measured of them before dreams begin.
+
+  Attributes:
+    model: V and M.
+    moments: moments of what actor and critic see.
+    grass_params: parameters of the network of `grass`.
+  """
+
+  model: world_model.WorldModel
+  moments: Moments
+  grass_params: Any
+
+
 class Rollout(NamedTuple):
   """T imagined steps of B dreams.
 
@@ -65,9 +79,7 @@ def measure(states: start_states.StartStates) -> Moments:
 def imagine(
   config: ml_collections.FrozenConfigDict,
   c: controller.Controller,
-  model: world_model.WorldModel,
-  moments: Moments,
-  grass_params: Any,
+  world: DreamWorld,
   actor: Any,
   start: world_model.State,
   key: jax.Array,
@@ -77,9 +89,7 @@ def imagine(
   Args:
     config: see `trainers/configs/controller_dream.py`.
     c: controller whose features the actor sees.
-    model: V and M.
-    moments: moments of what the networks see.
-    grass_params: parameters of the network of `grass`.
+    world: where dreams happen.
     actor: parameters of the actor.
     start: states before the first step, [B, ...].
     key: random key.
@@ -88,19 +98,19 @@ def imagine(
   def step(state, key):
     action_key, z_key = jax.random.split(key)
     gaussian = networks.Actor().apply(
-      {'params': actor}, standardised_features(c, moments, state)
+      {'params': actor}, standardised_features(c, world.moments, state)
     )
     noise = jax.random.normal(action_key, gaussian.mean.shape)
     squashed, log_prob = gaussian.sample(noise)
     action = controller.to_action(squashed)
     state, reward, _ = world_model.imagine(
-      model, state, action, z_key, config.dream_temperature
+      world.model, state, action, z_key, config.dream_temperature
     )
     reward = jnp.clip(reward, _MIN_REWARD, _MAX_REWARD)
     _, gas, _ = jnp.moveaxis(action, -1, 0)
     shaped_reward = reward - config.gas_penalty * jnp.square(gas)
     if config.grass_penalty:
-      off_road = grass.share(grass_params, state.z)
+      off_road = grass.share(world.grass_params, state.z)
       shaped_reward -= config.grass_penalty * off_road
     return state, Rollout(state, reward, shaped_reward, log_prob)
 
