@@ -369,7 +369,8 @@ def _read(folder: Path, name: str | None = None) -> tuple[Description, bytes]:
       problem = 'damaged: it does not match its digest'
       raise WeightsError(
         f'{folder / file} is {problem if file in files else "missing"}; copy it'
-        ' again from its source, or export it again'
+        ' again from its source, or delete the folder weights/ in its run and'
+        ' run its command again, which exports it'
       )
   return description, files[FILE]
 

@@ -130,6 +130,26 @@ def test_numbers_beyond_float16_are_refused(agent_folder, tmp_path, command):
   assert not (tmp_path / 'published' / 'vae').exists()
 
 
+def test_foreign_start_states_leave_nothing_behind(
+  agent_folder, command, tmp_path
+):
+  source = shutil.copytree(agent_folder, tmp_path / 'agent')
+  m = weights.load(source / 'mdn_rnn', 'mdn_rnn')
+  states = start_states.load(source / 'mdn_rnn')
+  weights.save(
+    source / 'mdn_rnn',
+    'mdn_rnn',
+    weights.describe(source / 'mdn_rnn').config,
+    m.variables['params'],
+    m.training,
+    start_states.to_bytes(states._replace(mean=states.mean[:, :-1])),
+  )
+  done = publish(command, source, tmp_path / 'published')
+  assert done.status == 1
+  assert 'does not hold start states of this M; copy it' in done.stderr
+  assert not list((tmp_path / 'published').iterdir())
+
+
 def test_of_many_start_states_512_are_published(
   agent_folder, command, tmp_path
 ):

@@ -80,6 +80,26 @@ def test_tfds_command_builds_array_record(tmp_path):
   ]
 
 
+def test_tfds_command_stops_where_a_callback_swallows_the_interrupt():
+  program = """
+import gc, signal, sys
+sys.argv = ['tfds', 'build']
+from carracing_data import tfds_command
+tfds_command.adapt()
+gc.callbacks.append(lambda *_: signal.raise_signal(signal.SIGINT))
+gc.collect()
+print('went on')
+"""
+  done = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True
+  )
+  assert done.returncode == 130
+  assert done.stderr == (
+    'Interrupted; run the same command again to continue.\n'
+  )
+  assert not done.stdout
+
+
 def test_tfds_command_names_the_unknown_key_in_one_line(tmp_path):
   done = tfds_build(tmp_path, '{"name": "x", "episodes": 2}')
   assert done.returncode == 1

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -200,6 +201,18 @@ def test_two_rounds_train_on_what_the_first_agent_drives(tmp_path, execute):
   assert results in again.stdout
 
 
+def of_another_c(log):
+  episodes = []
+  for episode in log.header.episodes:
+    sha256 = episode.driver.weights_sha256.model_copy(
+      update={'controller': 'c' * 64}
+    )
+    driver = episode.driver.model_copy(update={'weights_sha256': sha256})
+    episodes.append(episode.model_copy(update={'driver': driver}))
+  header = log.header.model_copy(update={'episodes': episodes})
+  return log._replace(header=header)
+
+
 def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
   settings = rounds_of_dreams.Settings(
     rounds=1,
@@ -240,6 +253,14 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
   shutil.rmtree(agent_folder)
   (tmp_path / 'kept').rename(agent_folder)
 
+  # A log of another C is not taken for the one of the last C.
+  log = tmp_path / 'round_1.npz'
+  recorded = log.read_bytes()
+  action_log.write(log, of_another_c(action_log.read(log)))
+  with pytest.raises(AssertionError, match='round_1.npz holds another log'):
+    rounds_of_dreams.make(tmp_path, settings, execute)
+  log.write_bytes(recorded)
+
   flags = [f'--output_dir={tmp_path}']
   for name, value in settings.model_dump().items():
     flags.append(f'--{name}={value}')
@@ -249,6 +270,16 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
   assert table in again.stdout
   fewer = run('tools.dream_rounds', *flags, '--rounds=0')
   assert 'was begun with rounds=1, not 0' in fewer.stderr
+
+  path = tmp_path / 'dream_rounds.json'
+  begun = path.read_text()
+  content = json.loads(begun)
+  del content['noise_share']  # As earlier versions wrote it.
+  path.write_text(json.dumps(content))
+  earlier = run('tools.dream_rounds', *flags)
+  assert 'was begun with noise_share=1.0, not 0.5' in earlier.stderr
+  path.write_text(begun)
+
   settings = settings.model_copy(update={'rounds': 2})
   summary = rounds_of_dreams.make(tmp_path, settings, execute)
   assert re.search(r'^\| 2 \| .* ± ', summary, re.MULTILINE)

@@ -66,8 +66,8 @@ _NUM_TRACKS = flags.DEFINE_integer(
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  recording.noise_levels(_NOISE.value)
-  noise_share = recording.check_noise_share(_NOISE_SHARE.value)
+  levels = recording.noise_levels(_NOISE.value)
+  noise_share = recording.check_noise_share(_NOISE_SHARE.value, levels)
   settings = rounds_of_dreams.Settings(
     rounds=_ROUNDS.value,
     seed=_SEED.value,

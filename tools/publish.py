@@ -60,6 +60,11 @@ def publish(folder: Path, output_dir: Path) -> None:
   parts = {(folder / part).resolve() for part in agent.PARTS}
   for part in agent.PARTS:
     _check_replaceable(output_dir / part, parts)
+  states = {
+    part: start_states.load(folder / part)
+    for part in agent.PARTS
+    if weights.start_states(folder / part) is not None
+  }
   digests: dict[str, str] = {}
   for part in agent.PARTS:
     description = weights.describe(folder / part)
@@ -77,11 +82,10 @@ def publish(folder: Path, output_dir: Path) -> None:
         )
       params = jax.tree.map(lambda x: x.astype(np.float16), params)
       training.setdefault('rounded_from', loaded.sha256)
-    starts = weights.start_states(folder / part)
-    if starts is not None:
-      states = start_states.load(folder / part)
+    starts = None
+    if part in states:
       starts = start_states.to_bytes(
-        start_states.thinned(states, _NUM_START_STATES)
+        start_states.thinned(states[part], _NUM_START_STATES)
       )
     digests[part] = weights.save(
       output_dir / part,

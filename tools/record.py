@@ -108,7 +108,9 @@ def main(argv: Sequence[str]) -> None:
   if sum(value is not None for value in given) != 1:
     raise errors.UserError('pass one of --agent, --policy and --driver')
   levels = recording.noise_levels(_NOISE.value)
-  noise_share = recording.check_noise_share(_NOISE_SHARE.value)
+  if _AGENT.value is None and (levels != [0] or _NOISE_SHARE.value != 1):
+    raise errors.UserError('--noise and --noise_share need --agent')
+  noise_share = recording.check_noise_share(_NOISE_SHARE.value, levels)
   simulator = environment.check_simulator(_SIMULATOR.value)
   output = places.claim_file(places.expand(_OUTPUT.value))
   workers = _NUM_WORKERS.value or processes.num_cores()
@@ -116,9 +118,8 @@ def main(argv: Sequence[str]) -> None:
   if _AGENT.value is not None:
     runtime.use_cpu()
     folder = os.path.abspath(places.expand(_AGENT.value))
-    drivers = _agents(folder, levels, noise_share)
-  elif levels != [0] or noise_share != 1:
-    raise errors.UserError('--noise and --noise_share need --agent')
+    agent.load(folder)  # Fails on parts that do not belong together.
+    drivers = recording.agent_drivers(folder, levels, noise_share)
   elif _DRIVER.value is not None:
     if simulator != 'gymnasium' or _NUM_WORKERS.value is not None:
       raise errors.UserError(
@@ -145,23 +146,6 @@ def main(argv: Sequence[str]) -> None:
   for line in recording.describe(log):
     print(line)
   print(f'{output}: {output.stat().st_size / 1e6:.2f} MB')
-
-
-def _agents(
-  folder: str, levels: Sequence[float], noise_share: float
-) -> list[action_log.Driver]:
-  """Returns a driver for each level of noise."""
-  agent.load(folder)  # Fails on parts that do not belong together.
-  digests = action_log.AgentWeights(**agent.digests(folder))
-  return [
-    action_log.Driver(
-      name=recording.AGENT,
-      weights_sha256=digests,
-      noise=level,
-      noise_share=noise_share if level else 1.0,
-    )
-    for level in levels
-  ]
 
 
 if __name__ == '__main__':

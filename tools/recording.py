@@ -197,20 +197,19 @@ def record(
   Raises:
     errors.UserError: the output holds another log, or cannot be written.
   """
-  sizes = schema.split_sizes(num_episodes)
   folder = output.with_name(f'.{output.name}.unfinished')
   if output.exists() and not folder.exists():
-    return _finished(plan, sizes, output)
+    return read_finished(plan, num_episodes, output)
   with places.locked(places.claim_folder(folder)):
     if output.exists():  # Another process recorded it, or was killed after.
-      log = _finished(plan, sizes, output)
+      log = read_finished(plan, num_episodes, output)
       shutil.rmtree(folder, ignore_errors=True)
       return log
     staged = folder / plan.fingerprint()[:16]
     with places.write_errors(folder):
       staged.mkdir(exist_ok=True)
       staging.remove_temporary(staged)
-    jobs = _jobs(plan, sizes, staged)
+    jobs = _jobs(plan, schema.split_sizes(num_episodes), staged)
     # A person who stops early has episodes of both splits.
     ordered = sorted(jobs, key=lambda job: job.split == 'train')
     drives.run_missing(
@@ -246,13 +245,18 @@ def _jobs(plan: Plan, sizes: Mapping[str, int], staged: Path) -> list[Job]:
   ]
 
 
-def _finished(
-  plan: Plan, sizes: Mapping[str, int], output: Path
+def read_finished(
+  plan: Plan, num_episodes: int, output: Path
 ) -> action_log.ActionLog:
   """Returns the log in a file if it is what the plan records.
 
+  Args:
+    plan: what is recorded.
+    num_episodes: number of episodes; see `record`.
+    output: file of the log.
+
   Raises:
-    errors.UserError: it is something else.
+    errors.UserError: there is none, or it is something else.
   """
   try:
     log = action_log.read(output)
@@ -260,6 +264,7 @@ def _finished(
     raise action_log.LogError(
       f'{error}; delete it, or choose another --output'
     ) from None
+  sizes = schema.split_sizes(num_episodes)
   episodes = [(split, i) for split, size in sizes.items() for i in range(size)]
   if not plan.records(log.header, episodes):
     raise errors.UserError(
@@ -345,6 +350,31 @@ class _NoisyAgent:
     )
 
 
+def agent_drivers(
+  folder: str, levels: Sequence[float], noise_share: float
+) -> tuple[action_log.Driver, ...]:
+  """Returns an agent as a driver for each level of noise.
+
+  Args:
+    folder: folder of the agent.
+    levels: standard deviations of the noise.
+    noise_share: share of the steps with noise, where there is any.
+
+  Raises:
+    weights.WeightsError: the agent is missing or damaged.
+  """
+  digests = action_log.AgentWeights(**agent.digests(folder))
+  return tuple(
+    action_log.Driver(
+      name=AGENT,
+      weights_sha256=digests,
+      noise=level,
+      noise_share=noise_share if level else 1.0,
+    )
+    for level in levels
+  )
+
+
 def noise_levels(text: str) -> list[float]:
   """Parses comma-separated levels of noise.
 
@@ -366,15 +396,24 @@ def noise_levels(text: str) -> list[float]:
   return levels
 
 
-def check_noise_share(share: float) -> float:
+def check_noise_share(share: float, levels: Sequence[float]) -> float:
   """Returns a share of the steps.
 
+  Args:
+    share: value of the flag.
+    levels: levels of noise.
+
   Raises:
-    errors.UserError: it is out of range.
+    errors.UserError: it is out of range, or there is no noise.
   """
   if not 0 < share <= 1:
     raise errors.UserError(
       f'--noise_share={share}: a share is above 0 and up to 1'
+    )
+  if share < 1 and not any(levels):
+    raise errors.UserError(
+      f'--noise_share={share} needs a level above 0 in --noise; without noise'
+      ' it is 1'
     )
   return share
 

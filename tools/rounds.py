@@ -6,7 +6,6 @@ from pathlib import Path
 from carracing_data import documents
 from carracing_data import places
 from carracing_data import processes
-from carracing_rollouts import action_log
 from carracing_rollouts import scores
 from tools import evaluation
 from tools import stages
@@ -49,18 +48,14 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
   }
   first = _train(pipeline, output_dir, settings, 'random', random)
   log = output_dir / 'driven.npz'
-  pipeline.run(
+  pipeline.record(
     'Record: the agent drives, with and without noise',
-    stages.intact(lambda: action_log.read(log)),
-    stages.python(
-      'tools.record',
-      f'--agent={first}',
-      f'--noise={settings.noise}',
-      f'--episodes={settings.driven_episodes}',
-      f'--max_steps={settings.max_steps}',
-      '--seed=2',  # Neither round has random episodes of this seed.
-      f'--output={log}',
-    ),
+    first,
+    log,
+    noise=settings.noise,
+    num_episodes=settings.driven_episodes,
+    max_steps=settings.max_steps,
+    seed=2,  # Neither round has random episodes of this seed.
   )
   second = _train(
     pipeline,

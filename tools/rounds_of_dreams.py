@@ -5,7 +5,6 @@ from pathlib import Path
 from carracing_data import documents
 from carracing_data import places
 from carracing_data import processes
-from carracing_rollouts import action_log
 from carracing_rollouts import scores
 from tools import evaluation
 from tools import markdown
@@ -24,7 +23,7 @@ class Settings(documents.Document):
   random_episodes: int
   driven_episodes: int
   noise: str
-  noise_share: float
+  noise_share: float = 1.0  # Of folders from before there was the flag.
   max_steps: int
   vae_steps: int
   first_mdn_rnn_steps: int
@@ -116,21 +115,15 @@ def _record(
 ) -> None:
   """Records the newest C and makes a dataset of it, three stages."""
   log = output_dir / f'round_{number}.npz'
-  agent = _controller(output_dir, number - 1) / 'agent'
-  seed = _FIRST_SEED + _SEEDS_PER_CHAIN * settings.seed + number
-  pipeline.run(
+  pipeline.record(
     f'Record {number}: the last C drives, with and without noise',
-    stages.intact(lambda: action_log.read(log)),
-    stages.python(
-      'tools.record',
-      f'--agent={agent}',
-      f'--noise={settings.noise}',
-      f'--noise_share={settings.noise_share}',
-      f'--episodes={settings.driven_episodes}',
-      f'--max_steps={settings.max_steps}',
-      f'--seed={seed}',
-      f'--output={log}',
-    ),
+    _controller(output_dir, number - 1) / 'agent',
+    log,
+    noise=settings.noise,
+    noise_share=settings.noise_share,
+    num_episodes=settings.driven_episodes,
+    max_steps=settings.max_steps,
+    seed=_FIRST_SEED + _SEEDS_PER_CHAIN * settings.seed + number,
   )
   name = f'round_{number}'
   pipeline.build(

@@ -25,6 +25,7 @@ from carracing_data import prepared
 from models import agent
 from models import weights
 from tools import evaluation
+from tools import recording
 from trainers import run_documents
 
 Execute = Callable[[Sequence[str]], None]
@@ -159,6 +160,55 @@ class Pipeline:
         f'--workdir={workdir}',
         *(f'--{flag}={path}' for flag, path in inputs.items()),
         *(f'--config.{key}={value}' for key, value in config.items()),
+      ),
+    )
+
+  def record(
+    self,
+    title: str,
+    agent_folder: Path,
+    log: Path,
+    *,
+    noise: str,
+    noise_share: float = 1.0,
+    num_episodes: int,
+    max_steps: int,
+    seed: int,
+  ) -> None:
+    """Records an agent; see `run`.
+
+    Args:
+      title: title of the stage.
+      agent_folder: folder of the agent.
+      log: file of the log.
+      noise: levels of noise, see `recording.noise_levels`.
+      noise_share: share of the steps with noise.
+      num_episodes: number of episodes.
+      max_steps: most steps of an episode.
+      seed: seed of the tracks and the noise.
+    """
+
+    def check() -> None:
+      drivers = recording.agent_drivers(
+        str(agent_folder), recording.noise_levels(noise), noise_share
+      )
+      plan = recording.Plan(
+        drivers, str(agent_folder), seed, 'gymnasium', max_steps
+      )
+      recording.read_finished(plan, num_episodes, log)
+
+    self.run(
+      title,
+      intact(check),
+      python(
+        'tools.record',
+        f'--agent={agent_folder}',
+        f'--noise={noise}',
+        f'--noise_share={noise_share}',
+        f'--episodes={num_episodes}',
+        f'--max_steps={max_steps}',
+        f'--seed={seed}',
+        f'--output={log}',
       ),
     )
 
@@ -344,6 +394,6 @@ def execute(command: Sequence[str]) -> None:
     sys.exit(128 + signal.SIGTERM)
   if status:
     raise errors.UserError(
-      f'the command above failed with exit status {status}; run the same'
-      ' command again to continue from there'
+      f'the command above failed with exit status {status}; mend what it'
+      ' names, and run the same command again to continue from there'
     )

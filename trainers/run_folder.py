@@ -323,11 +323,15 @@ def _differences(
   found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
   """Yields each key with differing values, and a description."""
+
+  def shown(config: Mapping[str, Any]) -> str:
+    return repr(config[key]) if key in config else 'absent'
+
   for key in sorted({*found, *wanted}):
     if found.get(key) != wanted.get(key):
       yield (
         key,
-        f'{key} is {found.get(key)!r} there and {wanted.get(key)!r} here',
+        f'{key} is {shown(found)} there and {shown(wanted)} here',
       )
 
 

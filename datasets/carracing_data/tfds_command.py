@@ -1,4 +1,4 @@
-"""Adapts the `tfds` command: one-line errors, flag checks, less logging.
+"""Adapts the `tfds` command: one-line errors, flag checks, quiet logs, Ctrl-C.
 
 The command has no hooks for this, but it imports the builder's module before it
 reads `--config`. So `sharded_builder` calls `adapt` on import, which does
@@ -7,6 +7,7 @@ nothing in any other program.
 
 import json
 import logging as python_logging
+import os
 from pathlib import Path
 import sys
 from types import TracebackType
@@ -17,6 +18,7 @@ from carracing_data import errors
 
 _JAX = 'jax._src.xla_bridge'
 _MODULE = ('scripts', 'cli', 'main.py')  # Run by `python -m`.
+_INTERRUPTED = 'Interrupted; run the same command again to continue.'
 
 
 def adapt() -> None:
@@ -29,6 +31,7 @@ def adapt() -> None:
   if program.name != 'tfds' and program.parts[-3:] != _MODULE:
     return
   _show_in_a_line()
+  _stop_in_callbacks()
   command_line.format_logs(sys.stdout)  # Where the command sends them.
   for logger in logging.get_absl_logger(), python_logging.getLogger(_JAX):
     logger.addFilter(command_line.is_wanted)
@@ -46,13 +49,29 @@ def _show_in_a_line() -> None:
     if isinstance(error, errors.UserError):
       print('Error:', *str(error).splitlines(), file=sys.stderr)
     elif isinstance(error, KeyboardInterrupt):
-      print(
-        'Interrupted; run the same command again to continue.', file=sys.stderr
-      )
+      print(_INTERRUPTED, file=sys.stderr)
     else:
       previous(kind, error, traceback)
 
   sys.excepthook = hook
+
+
+def _stop_in_callbacks() -> None:
+  """Ends the process when Ctrl-C meets a callback, which would swallow it.
+
+  JAX has one in the garbage collector. What is staged continues, as after
+  SIGKILL.
+  """
+  previous = sys.unraisablehook
+
+  def hook(unraisable: 'sys.UnraisableHookArgs') -> None:
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+      previous(unraisable)
+      return
+    print(_INTERRUPTED, file=sys.stderr, flush=True)
+    os._exit(130)
+
+  sys.unraisablehook = hook
 
 
 def _check_config() -> None:
