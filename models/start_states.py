@@ -88,8 +88,7 @@ def load(folder: str | os.PathLike[str]) -> StartStates:
   except (safetensors.SafetensorError, AssertionError, TypeError):
     raise weights.WeightsError(
       f'{os.path.join(folder, weights.START_STATES)} does not hold start states'
-      ' of this M; copy it again from its source, or delete the folder weights/'
-      ' in the run of M and run its command again, which exports it'
+      f' of this M; {weights.remedy(folder)}'
     ) from None
   return states
 

@@ -182,6 +182,14 @@ def save(
   return sha256
 
 
+def remedy(folder: str | os.PathLike[str]) -> str:
+  """Returns what mends a damaged folder of weights, for error messages."""
+  return (
+    f'copy it again from its source, or, if a run made it, delete {folder} and'
+    ' run the command of that run again'
+  )
+
+
 def gather(
   folder: str | os.PathLike[str],
   parts: Mapping[str, str | os.PathLike[str]],
@@ -368,19 +376,15 @@ def _read(folder: Path, name: str | None = None) -> tuple[Description, bytes]:
     if hashlib.sha256(files.get(file, b'')).hexdigest() != sha256:
       problem = 'damaged: it does not match its digest'
       raise WeightsError(
-        f'{folder / file} is {problem if file in files else "missing"}; copy it'
-        ' again from its source, or delete the folder weights/ in its run and'
-        ' run its command again, which exports it'
+        f'{folder / file} is {problem if file in files else "missing"};'
+        f' {remedy(folder)}'
       )
   return description, files[FILE]
 
 
 def _damaged(folder: Path, reason: str) -> WeightsError:
   path = f'{folder / _CONFIG} is damaged: '
-  return WeightsError(
-    f'{path}{reason.removeprefix(path)}; export the weights again, or copy them'
-    ' again from their source'
-  )
+  return WeightsError(f'{path}{reason.removeprefix(path)}; {remedy(folder)}')
 
 
 def _flatten(params: Mapping[str, Any]) -> Any:

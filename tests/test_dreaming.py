@@ -31,7 +31,7 @@ def config_with(**changes):
 
 @pytest.fixture(scope='module')
 def dreams(world):
-  """Where dreams happen, and the states from which they start."""
+  """What updates dream with, and the states from which dreams start."""
   model = world_model.load(world.vae, world.mdn_rnn)
   states = start_states.load(world.mdn_rnn)
   measured = dreaming.measure(states), grass.fit(model, states, 0)
@@ -320,8 +320,7 @@ def test_a_heavy_entropy_keeps_actions_random(dreams):
       target_entropy=-3.0,
     )
     state = dream_updates.create(config, 288, 544)
-    arguments = dream_world, states
-    state, _ = dream_updates.update(config, C, state, *arguments)
-    _, last = UPDATE_ONCE(config, C, state, *arguments)
+    state, _ = dream_updates.update(config, C, state, dream_world, states)
+    _, last = UPDATE_ONCE(config, C, state, dream_world, states)
     entropies.append(float(last.compute()['entropy']))
   assert entropies[1] > entropies[0] + 0.2

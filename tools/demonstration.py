@@ -1,6 +1,5 @@
 """Goes the whole way once at a small scale, from simulator to driver."""
 
-import functools
 from pathlib import Path
 import time
 
@@ -101,10 +100,10 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
   pipeline.run(
     'Drive: unseen tracks, beside the random policy',
     (pictures / 'drive.mp4').exists()
-    and all(
-      stages.intact(functools.partial(evaluation.read, x / evaluation.FILE))
-      for x in (score, random_score)
-    ),
+    and stages.intact(
+      lambda: evaluation.of_agent(score / evaluation.FILE, controller / 'agent')
+    )
+    and stages.intact(lambda: evaluation.read(random_score / evaluation.FILE)),
     stages.python('tools.evaluate', agent, episodes, f'--output_dir={score}'),
     stages.python(
       'tools.evaluate',

@@ -9,6 +9,7 @@ interrupted command is run again.
 
 from collections.abc import Sequence, Set
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from carracing_data import command_line
@@ -60,41 +61,51 @@ def publish(folder: Path, output_dir: Path) -> None:
   parts = {(folder / part).resolve() for part in agent.PARTS}
   for part in agent.PARTS:
     _check_replaceable(output_dir / part, parts)
-  states = {
-    part: start_states.load(folder / part)
-    for part in agent.PARTS
-    if weights.start_states(folder / part) is not None
-  }
+  # All parts are checked before the first one is written.
+  rounded = {part: _rounded(folder / part, part) for part in agent.PARTS}
   digests: dict[str, str] = {}
-  for part in agent.PARTS:
-    description = weights.describe(folder / part)
-    loaded = weights.load(folder / part, part)
-    params, training = loaded.variables['params'], {**loaded.training}
+  for part, (params, training, starts) in rounded.items():
     # The agent's parts name one another by their digests.
     of_parts = {f'{name}_sha256': sha256 for name, sha256 in digests.items()}
     training |= {k: v for k, v in of_parts.items() if k in training}
-    if part != 'controller':
-      limit = np.finfo(np.float16).max
-      if any(np.abs(x).max() > limit for x in jax.tree.leaves(params)):
-        raise weights.WeightsError(
-          f'{folder / part} has numbers beyond float16, ±{limit:g}, so it'
-          ' cannot be rounded'
-        )
-      params = jax.tree.map(lambda x: x.astype(np.float16), params)
-      training.setdefault('rounded_from', loaded.sha256)
-    starts = None
-    if part in states:
-      starts = start_states.to_bytes(
-        start_states.thinned(states[part], _NUM_START_STATES)
-      )
     digests[part] = weights.save(
       output_dir / part,
       part,
-      description.config,
+      weights.describe(folder / part).config,
       params,
       training,
       starts,
     )
+
+
+def _rounded(
+  folder: Path, part: str
+) -> tuple[Any, dict[str, Any], bytes | None]:
+  """Returns the parameters, training and start states that are published.
+
+  Raises:
+    weights.WeightsError: the part has numbers beyond float16, or start states
+      of another M.
+  """
+  loaded = weights.load(folder, part)
+  params, training = loaded.variables['params'], {**loaded.training}
+  if part == 'controller':
+    return params, training, None
+  limit = np.finfo(np.float16).max
+  if any(np.abs(x).max() > limit for x in jax.tree.leaves(params)):
+    raise weights.WeightsError(
+      f'{folder} has numbers beyond float16, ±{limit:g}, so it cannot be'
+      ' rounded'
+    )
+  params = jax.tree.map(lambda x: x.astype(np.float16), params)
+  training.setdefault('rounded_from', loaded.sha256)
+  starts = weights.start_states(folder)
+  if starts is not None:
+    states = start_states.load(folder)
+    starts = start_states.to_bytes(
+      start_states.thinned(states, _NUM_START_STATES)
+    )
+  return params, training, starts
 
 
 def _check_replaceable(folder: Path, parts: Set[Path]) -> None:

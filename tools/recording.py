@@ -261,6 +261,8 @@ def read_finished(
   try:
     log = action_log.read(output)
   except action_log.LogError as error:
+    if not output.exists():
+      raise
     raise action_log.LogError(
       f'{error}; delete it, or choose another --output'
     ) from None
@@ -351,7 +353,7 @@ class _NoisyAgent:
 
 
 def agent_drivers(
-  folder: str, levels: Sequence[float], noise_share: float
+  folder: str | os.PathLike[str], levels: Sequence[float], noise_share: float
 ) -> tuple[action_log.Driver, ...]:
   """Returns an agent as a driver for each level of noise.
 
@@ -413,7 +415,7 @@ def check_noise_share(share: float, levels: Sequence[float]) -> float:
   if share < 1 and not any(levels):
     raise errors.UserError(
       f'--noise_share={share} needs a level above 0 in --noise; without noise'
-      ' it is 1'
+      ' pass --noise_share=1'
     )
   return share
 

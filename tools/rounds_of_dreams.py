@@ -23,7 +23,7 @@ class Settings(documents.Document):
   random_episodes: int
   driven_episodes: int
   noise: str
-  noise_share: float = 1.0  # Of folders from before there was the flag.
+  noise_share: float
   max_steps: int
   vae_steps: int
   first_mdn_rnn_steps: int

@@ -5,7 +5,6 @@ documents the steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import functools
 import json
 import os
 from pathlib import Path
@@ -18,6 +17,7 @@ import time
 from typing import Any
 
 from absl import logging
+from carracing_data import digests
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
@@ -31,6 +31,7 @@ from trainers import run_documents
 Execute = Callable[[Sequence[str]], None]
 ROOT = Path(__file__).parents[1]
 _SECONDS = 'seconds.json'
+_SIMULATOR = 'gymnasium'  # In which agents are recorded.
 
 
 class _Seconds(documents.Document):
@@ -110,11 +111,32 @@ class Pipeline:
       dataset: name of the dataset.
       config: its config, with its `name`.
     """
-    find = functools.partial(prepared.find, data_dir=self.data_dir)
-    done = intact(lambda: find(f'{dataset}/{config["name"]}'))
+
+    def check() -> None:
+      built = prepared.find(f'{dataset}/{config["name"]}', self.data_dir)
+      found = built.info.metadata['config']
+      for key, value in self._identity(config).items():
+        if found.get(key) != value:
+          raise errors.UserError(f'{built.data_path} has another {key}')
+
     arguments = [f'datasets/{dataset}', f'--data_dir={self.data_dir}']
     arguments.append(f'--config={json.dumps(config)}')
-    self.run(title, done, ['tfds', 'build', *arguments])
+    self.run(title, intact(check), ['tfds', 'build', *arguments])
+
+  def _identity(self, config: Mapping[str, str | int]) -> dict[str, Any]:
+    """Returns what a dataset records of its config: digests, not paths."""
+    identity: dict[str, Any] = {**config}
+    del identity['name']
+    if (log := identity.pop('actions', None)) is not None:
+      identity['actions_sha256'] = digests.of_file(log)
+    if (rollouts := identity.pop('rollouts', None)) is not None:
+      identity['rollouts_content_sha256'] = self._content(rollouts)
+    if (vae := identity.pop('vae', None)) is not None:
+      identity['vae_sha256'] = weights.verify(vae)
+    return identity
+
+  def _content(self, dataset: str) -> dict[str, str]:
+    return prepared.content_digests(prepared.find(dataset, self.data_dir))
 
   def train(
     self,
@@ -143,8 +165,10 @@ class Pipeline:
         raise FileNotFoundError
       for role, source in run.sources.items():
         if (sha256 := source.sha256.get('weights')) is None:
-          continue
-        if role not in inputs or sha256 != weights.verify(inputs[role]):
+          same = source.sha256 == self._content(source.name)
+        else:
+          same = role in inputs and sha256 == weights.verify(inputs[role])
+        if not same:
           raise errors.UserError(f'{workdir} was made with another {role}')
       if weights.verify(workdir / 'weights') != wanted:
         raise errors.UserError(f'{workdir} holds other weights')
@@ -190,10 +214,10 @@ class Pipeline:
 
     def check() -> None:
       drivers = recording.agent_drivers(
-        str(agent_folder), recording.noise_levels(noise), noise_share
+        agent_folder, recording.noise_levels(noise), noise_share
       )
       plan = recording.Plan(
-        drivers, str(agent_folder), seed, 'gymnasium', max_steps
+        drivers, str(agent_folder), seed, _SIMULATOR, max_steps
       )
       recording.read_finished(plan, num_episodes, log)
 
@@ -208,6 +232,7 @@ class Pipeline:
         f'--episodes={num_episodes}',
         f'--max_steps={max_steps}',
         f'--seed={seed}',
+        f'--simulator={_SIMULATOR}',
         f'--output={log}',
       ),
     )
@@ -356,8 +381,8 @@ def claim(
   ]
   if differences:
     raise errors.UserError(
-      f'{output_dir} was begun with {"; ".join(differences)}; choose another'
-      ' --output_dir or delete that folder'
+      f'{output_dir} was begun with {"; ".join(differences)}; pass what it was'
+      ' begun with, or choose another --output_dir'
     )
   documents.write(path, wanted)
 
@@ -394,6 +419,6 @@ def execute(command: Sequence[str]) -> None:
     sys.exit(128 + signal.SIGTERM)
   if status:
     raise errors.UserError(
-      f'the command above failed with exit status {status}; mend what it'
-      ' names, and run the same command again to continue from there'
+      f'the command above failed with exit status {status}; once'
+      ' its cause is removed, the same command continues from there'
     )

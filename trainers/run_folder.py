@@ -323,16 +323,16 @@ def _differences(
   found: Mapping[str, Any], wanted: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
   """Yields each key with differing values, and a description."""
-
-  def shown(config: Mapping[str, Any]) -> str:
-    return repr(config[key]) if key in config else 'absent'
-
   for key in sorted({*found, *wanted}):
     if found.get(key) != wanted.get(key):
       yield (
         key,
-        f'{key} is {shown(found)} there and {shown(wanted)} here',
+        f'{key} is {_shown(found, key)} there and {_shown(wanted, key)} here',
       )
+
+
+def _shown(config: Mapping[str, Any], key: str) -> str:
+  return repr(config[key]) if key in config else 'absent'
 
 
 def _has_results(workdir: Path) -> bool:
@@ -356,7 +356,7 @@ def _standing(workdir: Path, config: ml_collections.ConfigDict) -> Standing:
     if weights.verify(folder) == metrics.weights_sha256:
       return Standing.FINISHED
   except weights.WeightsError as error:
-    problem = str(error)
+    problem = str(error).partition(';')[0]  # Without its remedy.
   raise run_documents.RunError(
     f'{problem}. Delete {folder} and rerun the same command to export them'
     ' again from a checkpoint'

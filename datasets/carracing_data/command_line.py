@@ -122,6 +122,7 @@ def run(
   # None if the caller closed them, as some job runners do.
   sys.stdout = sys.stdout or open(os.devnull, 'w')
   sys.stderr = sys.stderr or open(os.devnull, 'w')
+  stop_in_callbacks()
 
   def guarded(argv: Sequence[str]) -> None:
     if len(argv) > 1 and not takes_arguments:
@@ -149,6 +150,28 @@ def run(
         sys.exit(0)
 
   app.run(guarded, flags_parser=parse)
+
+
+def stop_in_callbacks(message: str = '') -> None:
+  """Ends the process when Ctrl-C meets a callback, which would swallow it.
+
+  JAX has one in the garbage collector. The end is that of SIGKILL, but for the
+  message: what is written so far can be continued.
+
+  Args:
+    message: line for people; by default none.
+  """
+  previous = sys.unraisablehook
+
+  def hook(unraisable: 'sys.UnraisableHookArgs') -> None:
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+      previous(unraisable)
+      return
+    if message:
+      print(message, file=sys.stderr, flush=True)
+    os._exit(130)
+
+  sys.unraisablehook = hook
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ nothing in any other program.
 
 import json
 import logging as python_logging
-import os
 from pathlib import Path
 import sys
 from types import TracebackType
@@ -31,7 +30,7 @@ def adapt() -> None:
   if program.name != 'tfds' and program.parts[-3:] != _MODULE:
     return
   _show_in_a_line()
-  _stop_in_callbacks()
+  command_line.stop_in_callbacks(_INTERRUPTED)
   command_line.format_logs(sys.stdout)  # Where the command sends them.
   for logger in logging.get_absl_logger(), python_logging.getLogger(_JAX):
     logger.addFilter(command_line.is_wanted)
@@ -54,24 +53,6 @@ def _show_in_a_line() -> None:
       previous(kind, error, traceback)
 
   sys.excepthook = hook
-
-
-def _stop_in_callbacks() -> None:
-  """Ends the process when Ctrl-C meets a callback, which would swallow it.
-
-  JAX has one in the garbage collector. What is staged continues, as after
-  SIGKILL.
-  """
-  previous = sys.unraisablehook
-
-  def hook(unraisable: 'sys.UnraisableHookArgs') -> None:
-    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
-      previous(unraisable)
-      return
-    print(_INTERRUPTED, file=sys.stderr, flush=True)
-    os._exit(130)
-
-  sys.unraisablehook = hook
 
 
 def _check_config() -> None:

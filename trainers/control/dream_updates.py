@@ -125,7 +125,7 @@ def update(
     config: see `trainers/configs/controller_dream.py`.
     c: controller whose features the actor sees.
     state: state before the updates; donated.
-    world: where dreams happen.
+    world: V and M, moments and the network of `grass`.
     starts: states from which dreams start.
   """
 

@@ -37,7 +37,7 @@ class Moments(NamedTuple):
 
 
 class DreamWorld(NamedTuple):
-  """V and M, and what was measured of them before dreams begin.
+  """V and M, and what is fixed before C is trained.
 
   Attributes:
     model: V and M.
@@ -89,7 +89,7 @@ def imagine(
   Args:
     config: see `trainers/configs/controller_dream.py`.
     c: controller whose features the actor sees.
-    world: where dreams happen.
+    world: V and M, moments and the network of `grass`.
     actor: parameters of the actor.
     start: states before the first step, [B, ...].
     key: random key.
