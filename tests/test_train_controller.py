@@ -224,6 +224,41 @@ def test_dreams_from_other_start_states_are_another_run(world, tmp_path):
   train_controller.train(config, run, world.vae, other)
 
 
+def test_c_trains_on_from_exported_weights(world, tmp_path):
+  def train(run, initial=None, **changes):
+    config = tiny_dream_config()
+    config.update(num_steps=2, eval_every_steps=2, **changes)
+    inputs = world.vae, world.mdn_rnn, initial
+    train_controller.train(config, tmp_path / run, *inputs)
+    return weights.load(tmp_path / run / 'weights', 'controller')
+
+  first = train('first', learning_rate=0.01)
+  folder = str(tmp_path / 'first' / 'weights')
+  same = train('same', folder, learning_rate=0.0)
+  params, found = (x.variables['params']['linear'] for x in (first, same))
+  assert np.abs(params['kernel']).max() > 1e-3
+  for name in 'kernel', 'bias':
+    np.testing.assert_allclose(found[name], params[name], atol=1e-5)
+  run = run_documents.read_run(tmp_path / 'same')
+  assert run is not None
+  assert run.sources['initial_weights'].sha256 == {'weights': first.sha256}
+
+  # Weights of another run are other weights.
+  on = train('on', folder, learning_rate=0.01)
+  assert on.sha256 != first.sha256
+  with pytest.raises(run_documents.RunError, match='initial_weights'):
+    train('same', str(tmp_path / 'on' / 'weights'), learning_rate=0.0)
+  with pytest.raises(run_documents.RunError, match='hidden_size=256, not 0'):
+    train('z', folder, features='z')
+  with pytest.raises(run_documents.RunError, match='trained with another V'):
+    train('v', str(agent.PRETRAINED / 'controller'))
+  config = tiny_controller_config()
+  with pytest.raises(run_documents.RunError, match='needs method=dream'):
+    train_controller.train(
+      config, tmp_path / 'd', world.vae, world.mdn_rnn, folder
+    )
+
+
 @pytest.mark.parametrize(
   ('outcomes', 'message'),
   [(True, 'has no start_states'), (False, 'predicts no rewards')],

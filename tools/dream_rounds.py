@@ -4,8 +4,8 @@
 
 V, M and the first C know nothing but episodes of a random policy. In each round
 the newest C drives, with and without noise, and is recorded; M is trained on
-with what was recorded; and a new C learns to drive in its dreams. The simulator
-only records and keeps the score. Prints each command that it runs. The same
+with what was recorded; and C is trained on in its dreams. The simulator only
+records and keeps the score. Prints each command that it runs. The same
 command skips finished stages and continues an interrupted one; with more
 --rounds it goes on from the last one.
 """

@@ -76,11 +76,16 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
       weights['mdn_rnn'] = _continue_m(
         pipeline, output_dir, settings, datasets, weights['mdn_rnn']
       )
+    inputs = {**weights}
+    if number:
+      inputs['initial_weights'] = (
+        _controller(output_dir, number - 1) / 'weights'
+      )
     pipeline.train(
       f'C, in dreams of M {number}',
       'controller',
       _controller(output_dir, number),
-      weights,
+      inputs,
       config_file='controller_dream',
       num_steps=settings.controller_steps,
       eval_every_steps=settings.controller_steps,

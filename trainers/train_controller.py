@@ -12,6 +12,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from absl import flags
 from carracing_data import command_line
 from carracing_data import places
 from etils import epy
@@ -35,6 +36,7 @@ def train(
   workdir: Path,
   vae: str,
   mdn_rnn: str,
+  initial_weights: str | None = None,
   options: tracking.Options = tracking.DEFAULT,
 ) -> None:
   """Trains a controller and exports the agent to `workdir/agent`.
@@ -44,6 +46,8 @@ def train(
     workdir: folder of the run.
     vae: folder of the exported weights of V.
     mdn_rnn: folder of the exported weights of M.
+    initial_weights: folder of exported weights of C from which to train on, in
+      dreams; None: zeros.
     options: profiling and logging options.
 
   Raises:
@@ -76,6 +80,17 @@ def train(
     sha256 = weights.describe(mdn_rnn).start_states_sha256
     assert sha256 is not None
     sources['mdn_rnn'].sha256['start_states'] = sha256
+    if initial_weights is not None:
+      initial = _initial(initial_weights, vae, c)
+      arguments.append(initial.variables['params'])
+      sources['initial_weights'] = run_documents.Source(
+        name='controller', sha256={'weights': initial.sha256}
+      )
+  elif initial_weights is not None:
+    raise run_documents.RunError(
+      f'--initial_weights needs method=dream, not {config.method}; pass'
+      ' --config=trainers/configs/controller_dream.py'
+    )
   make_learner = functools.partial(session.METHODS[config.method], *arguments)
   loop.train(
     config,
@@ -91,12 +106,43 @@ def train(
     weights.gather(workdir / 'agent', parts)
 
 
+def _initial(
+  folder: str, vae: str, c: controller.Controller
+) -> weights.Weights:
+  """Loads the weights from which to train on."""
+  initial = weights.load(folder, 'controller')
+  if initial.training.get('vae_sha256') != weights.verify(vae):
+    raise run_documents.RunError(
+      f'{folder} was trained with another V than {vae}; train from zero,'
+      ' without --initial_weights'
+    )
+  for name, found in weights.describe(folder).config.items():
+    if found != (wanted := getattr(c, name)):
+      raise run_documents.RunError(
+        f'{folder} has {name}={found}, not {wanted}; train from zero, without'
+        ' --initial_weights'
+      )
+  return initial
+
+
+def _input_flags() -> list[flags.FlagHolder]:
+  return [
+    *command_line.weights_flags(),
+    flags.DEFINE_string(
+      'initial_weights',
+      None,
+      'Folder of exported weights of C from which to train on, in dreams; M may'
+      ' be another one. By default, C begins with zeros.',
+    ),
+  ]
+
+
 if __name__ == '__main__':
   # The second device learns while the first one drives; dreamers need only one.
   commands.run(
     train,
     'controller.py',
-    command_line.weights_flags,
+    _input_flags,
     cpu_devices=lambda config: 1 if config.get('method') == 'dream' else 2,
     distributed=False,
   )

@@ -37,6 +37,7 @@ class DreamLearner:
     model: world_model.WorldModel,
     c: controller.Controller,
     starts: start_states.StartStates,
+    initial: Mapping[str, Any] | None = None,
   ):
     """Measures the inputs of the networks and creates them.
 
@@ -45,6 +46,7 @@ class DreamLearner:
       model: V and M.
       c: the controller to find.
       starts: states from which dreams start.
+      initial: parameters of `c` from which to train on; None: zeros.
     """
     self._config = ml_collections.FrozenConfigDict(config)
     self._c = c
@@ -55,8 +57,11 @@ class DreamLearner:
       grass.create(c.latent_size, config.seed),
     )
     self._num_features = c.latent_size + c.hidden_size
+    mean_layer = None
+    if initial is not None:
+      mean_layer = driving.unfolded(initial, *self._feature_moments())
     self._state = dream_updates.create(
-      config, self._num_features, len(self._world.moments.mean)
+      config, self._num_features, len(self._world.moments.mean), mean_layer
     )
     self._collected = dream_updates.Metrics.empty()
     self.examples_per_step: int = (
@@ -91,14 +96,14 @@ class DreamLearner:
 
   @property
   def params(self) -> Mapping[str, Any]:
-    layer, moments = jax.device_get((self._state.average, self._world.moments))
-    size = self._num_features
+    layer = jax.device_get(self._state.average)['mean']
     return driving.folded(
-      layer['mean']['kernel'],
-      layer['mean']['bias'],
-      moments.mean[:size],
-      moments.std[:size],
+      layer['kernel'], layer['bias'], *self._feature_moments()
     )
+
+  def _feature_moments(self) -> tuple[np.ndarray, np.ndarray]:
+    mean, std = jax.device_get(self._world.moments)
+    return mean[: self._num_features], std[: self._num_features]
 
   def begin(self, step: int) -> None:
     """Fits the network of `grass` once; every update begins with new dreams."""

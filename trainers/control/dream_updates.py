@@ -7,6 +7,7 @@ critic sees all that a dream consists of: z and M's carry. The weight of the
 entropy is tuned to a target, as in soft actor-critic.
 """
 
+from collections.abc import Mapping
 import functools
 import math
 from typing import Any
@@ -79,7 +80,10 @@ class Metrics(metrics.Collection):
 
 
 def create(
-  config: ml_collections.ConfigDict, num_features: int, num_inputs: int
+  config: ml_collections.ConfigDict,
+  num_features: int,
+  num_inputs: int,
+  mean_layer: Mapping[str, Any] | None = None,
 ) -> State:
   """Returns the state before the first update.
 
@@ -87,9 +91,12 @@ def create(
     config: see `trainers/configs/controller_dream.py`.
     num_features: F, inputs of the controller.
     num_inputs: Z + 2·H, inputs of the critic.
+    mean_layer: the actor's layer of the means to begin with; None: zeros.
   """
   keys = jax.random.split(jax.random.key(config.seed), 3)
   actor = networks.Actor().init(keys[0], jnp.zeros((1, num_features)))['params']
+  if mean_layer is not None:
+    actor = {**actor, 'mean': mean_layer}
   critic = _critic(config).init(keys[1], jnp.zeros((1, num_inputs)))['params']
   log_temperature = jnp.asarray(
     math.log(config.initial_temperature), jnp.float32

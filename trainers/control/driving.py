@@ -1,6 +1,6 @@
 """Drives a fleet: observations → features → actions, compiled as one call."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -215,3 +215,24 @@ def folded(
   folded_bias = bias - mean.astype(np.float64) @ folded_kernel
   layer = {'kernel': folded_kernel, 'bias': folded_bias}
   return {'linear': {k: np.float32(x) for k, x in layer.items()}}
+
+
+def unfolded(
+  params: Mapping[str, Any], mean: np.ndarray, std: np.ndarray
+) -> dict[str, Any]:
+  """Returns the layer for standardised features; the inverse of `folded`.
+
+  Args:
+    params: parameters of `controller.Controller`.
+    mean: mean of the features, [F].
+    std: their standard deviation, [F].
+
+  Returns:
+    `kernel` [F, 3] and `bias` [3], float32.
+  """
+  kernel, bias = (params['linear'][x] for x in ('kernel', 'bias'))
+  bias = bias + mean.astype(np.float64) @ kernel.astype(np.float64)
+  return {
+    'kernel': np.float32(kernel * std[:, None]),
+    'bias': np.float32(bias),
+  }
