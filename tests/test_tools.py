@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shutil
@@ -242,6 +243,19 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
     weights.verify(tmp_path / x / 'weights') for x in ('mdn_rnn', 'mdn_rnn_1')
   ]
   assert all(digest in tree for digest in digests)
+
+  # C is trained on; one that began from zero is not taken for it.
+  path = tmp_path / 'controller_1' / 'run.json'
+  trained_on = path.read_text()
+  content = json.loads(trained_on)
+  initial = content['sources'].pop('initial_weights')
+  assert initial['sha256']['weights'] == weights.verify(
+    tmp_path / 'controller_0' / 'weights'
+  )
+  path.write_text(json.dumps(content))
+  with pytest.raises(AssertionError, match='initial_weights .*absent there'):
+    rounds_of_dreams.make(tmp_path, settings, execute)
+  path.write_text(trained_on)
 
   # Another agent in the place of the last one has another score.
   agent_folder = tmp_path / 'controller_1' / 'agent'

@@ -163,6 +163,8 @@ class Pipeline:
       run = run_documents.read_run(workdir)
       if run is None:
         raise FileNotFoundError
+      if others := {*inputs} - {'data_dir'} - {*run.sources}:
+        raise errors.UserError(f'{workdir} was made without {min(others)}')
       for role, source in run.sources.items():
         if (sha256 := source.sha256.get('weights')) is None:
           same = source.sha256 == self._content(source.name)
