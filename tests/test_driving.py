@@ -39,3 +39,17 @@ def test_folded_parameters_are_those_of_the_controller(agent_folder):
   params = driving.folded(layer['kernel'], layer['bias'], mean, std)
   for name, value in params['linear'].items():
     np.testing.assert_array_equal(value, layer[name])
+
+
+def test_unfolded_parameters_are_for_standardised_features():
+  rng = np.random.default_rng(0)
+  mean, std = rng.normal(3, 1, 7), rng.uniform(0.1, 2, 7)
+  layer = {'kernel': rng.normal(size=(7, 3)), 'bias': rng.normal(size=3)}
+  x = rng.normal(3, 2, (5, 7))
+  found = driving.unfolded({'linear': layer}, mean, std)
+  np.testing.assert_allclose(
+    (x - mean) / std @ found['kernel'] + found['bias'],
+    x @ layer['kernel'] + layer['bias'],
+    rtol=1e-4,
+    atol=1e-5,
+  )

@@ -293,6 +293,13 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
   summary = rounds_of_dreams.make(tmp_path, settings, execute)
   assert re.search(r'^\| 2 \| .* ± ', summary, re.MULTILINE)
 
+  # The C that was trained on is found, with the one it came from.
+  family = ancestry.Family(str(tmp_path / 'data'), [tmp_path])
+  [log] = family.of('carracing_rollouts/round_2').sources
+  for driver in log.sources:
+    assert driver.path is not None and 'controller_1' in driver.path
+    assert [x.kind for x in driver.sources] == ['controller', 'mdn_rnn', 'vae']
+
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_stage_saves_before_the_pipeline_ends(number, tmp_path):

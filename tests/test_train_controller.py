@@ -243,7 +243,7 @@ def test_c_trains_on_from_exported_weights(world, tmp_path):
   assert run is not None
   assert run.sources['initial_weights'].sha256 == {'weights': first.sha256}
 
-  # Weights of another run are other weights.
+  # From other weights it is another run.
   on = train('on', folder, learning_rate=0.01)
   assert on.sha256 != first.sha256
   with pytest.raises(run_documents.RunError, match='initial_weights'):

@@ -165,7 +165,7 @@ class Family:
     )
 
   def _sources(self, training: _Training) -> Iterator[Node]:
-    """Yields the sources of a run, M before V."""
+    """Yields the sources of a run by role, so M before V."""
     for _, source in sorted(training.sources.items()):
       if 'weights' not in source.sha256:
         yield self._of_dataset(source.name, source.sha256)
@@ -307,7 +307,9 @@ class Family:
       others = [
         self._weights_with(part, sha256[part]) for part in agent.PARTS[1::-1]
       ]
-      if [x.digest for x in c.sources] != [x.digest for x in others]:
+      # A C that was trained on has the earlier one among its sources.
+      found = [x.digest for x in c.sources if x.kind != c.kind]
+      if found != [x.digest for x in others]:
         c = Node(kind=c.kind, name=c.name, digest=c.digest, sources=others)
       yield c.model_copy(update={'facts': [*facts, *c.facts]})
 

@@ -58,7 +58,9 @@ _FIRST_MDN_RNN_STEPS = _count(
 _MDN_RNN_STEPS = _count(
   'mdn_rnn_steps', 1300, 'Training steps of M in each round.'
 )
-_CONTROLLER_STEPS = _count('controller_steps', 122, 'Training steps of each C.')
+_CONTROLLER_STEPS = _count(
+  'controller_steps', 122, 'Training steps of C, at first and in each round.'
+)
 _NUM_TRACKS = flags.DEFINE_integer(
   'num_tracks', 100, 'Number of test tracks.', 1, len(tracks.TEST)
 )

@@ -11,7 +11,7 @@ from tools import markdown
 from tools import stages
 from trainers import run_documents
 
-# Of the seeds of recordings, apart from those of random episodes.
+# Of the seeds of rounds, apart from those of random episodes.
 _FIRST_SEED, _SEEDS_PER_CHAIN = 1_000_000, 1000
 
 
@@ -89,7 +89,8 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
       config_file='controller_dream',
       num_steps=settings.controller_steps,
       eval_every_steps=settings.controller_steps,
-      seed=settings.seed,
+      # The same draws in every round would not average out.
+      seed=_seed(settings, number) if number else settings.seed,
     )
   pipeline.score(
     'Score: the last C on test tracks',
@@ -105,6 +106,11 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
 
 def _controller(output_dir: Path, number: int) -> Path:
   return output_dir / f'controller_{number}'
+
+
+def _seed(settings: Settings, number: int) -> int:
+  """Returns the seed of what is recorded in a round, and of its C."""
+  return _FIRST_SEED + _SEEDS_PER_CHAIN * settings.seed + number
 
 
 def _score(output_dir: Path, number: int) -> Path:
@@ -128,7 +134,7 @@ def _record(
     noise_share=settings.noise_share,
     num_episodes=settings.driven_episodes,
     max_steps=settings.max_steps,
-    seed=_FIRST_SEED + _SEEDS_PER_CHAIN * settings.seed + number,
+    seed=_seed(settings, number),
   )
   name = f'round_{number}'
   pipeline.build(

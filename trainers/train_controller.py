@@ -2,10 +2,10 @@
 
   python -m trainers.train_controller --workdir=runs/controller
 
-Reads the exported weights of V and M. Drives many cars, in the simulator or,
-with `controller_dream.py`, in dreams. Writes checkpoints, TensorBoard logs, the
-exported weights of C and the whole agent to the workdir.
-The same command continues an interrupted run.
+Reads the exported weights of V and M, and with --initial_weights of C. Drives
+many cars, in the simulator or, with `controller_dream.py`, in dreams. Writes
+checkpoints, TensorBoard logs, the exported weights of C and the whole agent to
+the workdir. The same command continues an interrupted run.
 """
 
 import functools
@@ -47,7 +47,7 @@ def train(
     vae: folder of the exported weights of V.
     mdn_rnn: folder of the exported weights of M.
     initial_weights: folder of exported weights of C from which to train on, in
-      dreams; None: zeros.
+      dreams; None: it begins untrained.
     options: profiling and logging options.
 
   Raises:
@@ -81,7 +81,7 @@ def train(
     assert sha256 is not None
     sources['mdn_rnn'].sha256['start_states'] = sha256
     if initial_weights is not None:
-      initial = _initial(initial_weights, vae, c)
+      initial = _initial(initial_weights, digests['vae'], c)
       arguments.append(initial.variables['params'])
       sources['initial_weights'] = run_documents.Source(
         name='controller', sha256={'weights': initial.sha256}
@@ -107,20 +107,21 @@ def train(
 
 
 def _initial(
-  folder: str, vae: str, c: controller.Controller
+  folder: str, vae_sha256: str, c: controller.Controller
 ) -> weights.Weights:
   """Loads the weights from which to train on."""
   initial = weights.load(folder, 'controller')
-  if initial.training.get('vae_sha256') != weights.verify(vae):
+  if initial.training.get('vae_sha256') != vae_sha256:
     raise run_documents.RunError(
-      f'{folder} was trained with another V than {vae}; train from zero,'
+      f'{folder} was trained with another V; pass that one with --vae, or train'
       ' without --initial_weights'
     )
   for name, found in weights.describe(folder).config.items():
     if found != (wanted := getattr(c, name)):
       raise run_documents.RunError(
-        f'{folder} has {name}={found}, not {wanted}; train from zero, without'
-        ' --initial_weights'
+        f'{folder} has {name}={found}, not {wanted}; pass the'
+        ' --config.features and --mdn_rnn that it was trained with, or train'
+        ' without --initial_weights'
       )
   return initial
 
@@ -132,7 +133,7 @@ def _input_flags() -> list[flags.FlagHolder]:
       'initial_weights',
       None,
       'Folder of exported weights of C from which to train on, in dreams; M may'
-      ' be another one. By default, C begins with zeros.',
+      ' have been trained on since. By default, C begins untrained.',
     ),
   ]
 

@@ -46,7 +46,7 @@ class DreamLearner:
       model: V and M.
       c: the controller to find.
       starts: states from which dreams start.
-      initial: parameters of `c` from which to train on; None: zeros.
+      initial: parameters of `c` from which to train on; None: untrained.
     """
     self._config = ml_collections.FrozenConfigDict(config)
     self._c = c

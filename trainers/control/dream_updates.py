@@ -91,7 +91,7 @@ def create(
     config: see `trainers/configs/controller_dream.py`.
     num_features: F, inputs of the controller.
     num_inputs: Z + 2·H, inputs of the critic.
-    mean_layer: the actor's layer of the means to begin with; None: zeros.
+    mean_layer: the actor's layer of the means to begin with; None: untrained.
   """
   keys = jax.random.split(jax.random.key(config.seed), 3)
   actor = networks.Actor().init(keys[0], jnp.zeros((1, num_features)))['params']
