@@ -134,19 +134,26 @@ def test_numbers_beyond_float16_are_refused(
   assert not list((tmp_path / 'published').iterdir())
 
 
+def replace_start_states(folder, states):
+  """Saves M again, with other start states."""
+  m = weights.load(folder, 'mdn_rnn')
+  weights.save(
+    folder,
+    'mdn_rnn',
+    weights.describe(folder).config,
+    m.variables['params'],
+    m.training,
+    start_states.to_bytes(states),
+  )
+
+
 def test_foreign_start_states_leave_nothing_behind(
   agent_folder, command, tmp_path
 ):
   source = shutil.copytree(agent_folder, tmp_path / 'agent')
-  m = weights.load(source / 'mdn_rnn', 'mdn_rnn')
   states = start_states.load(source / 'mdn_rnn')
-  weights.save(
-    source / 'mdn_rnn',
-    'mdn_rnn',
-    weights.describe(source / 'mdn_rnn').config,
-    m.variables['params'],
-    m.training,
-    start_states.to_bytes(states._replace(mean=states.mean[:, :-1])),
+  replace_start_states(
+    source / 'mdn_rnn', states._replace(mean=states.mean[:, :-1])
   )
   done = publish(command, source, tmp_path / 'published')
   assert done.status == 1
@@ -158,17 +165,9 @@ def test_of_many_start_states_512_are_published(
   agent_folder, command, tmp_path
 ):
   source = shutil.copytree(agent_folder, tmp_path / 'agent')
-  m = weights.load(source / 'mdn_rnn', 'mdn_rnn')
   states = start_states.load(source / 'mdn_rnn')
   many = start_states.StartStates(*(np.repeat(x, 600, axis=0) for x in states))
-  weights.save(
-    source / 'mdn_rnn',
-    'mdn_rnn',
-    weights.describe(source / 'mdn_rnn').config,
-    m.variables['params'],
-    m.training,
-    start_states.to_bytes(many),
-  )
+  replace_start_states(source / 'mdn_rnn', many)
   done = publish(command, source, tmp_path / 'published')
   assert done.status == 0, done.stderr
   found = start_states.load(tmp_path / 'published' / 'mdn_rnn')
