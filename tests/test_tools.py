@@ -17,6 +17,7 @@ from models import weights
 import pytest
 from tools import ancestry
 from tools import demonstration
+from tools import line_of_work
 from tools import replay
 from tools import rounds
 from tools import rounds_of_dreams
@@ -230,7 +231,22 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
   )
   summary = rounds_of_dreams.make(tmp_path, settings, execute)
   assert re.search(r'^\| 1 \| .* ± ', summary, re.MULTILINE)
-  assert re.search(r'The last C on test tracks: .* over 1 track', summary)
+  assert ' on test tracks: ' in summary and ' over 1 track ' in summary
+
+  # It is the best C on selection tracks that drives the test tracks.
+  path = tmp_path / 'controller_0' / 'metrics.json'
+  content = json.loads(path.read_text())
+  for score, best in (1e6, 0), (-1e6, 1):
+    for folder in tmp_path.glob('score_*'):
+      shutil.rmtree(folder)
+    content['validation']['score'] = score
+    path.write_text(json.dumps(content))
+    summary = rounds_of_dreams.make(tmp_path, settings, execute)
+    assert f'is {tmp_path}/controller_{best}; on test tracks: ' in summary
+    assert [x.name for x in tmp_path.glob('score_*')] == [f'score_{best}']
+    found = line_of_work.find(tmp_path, str(tmp_path / 'data'), [])
+    assert found.newest == tmp_path / f'controller_{best}'
+    assert len(found.evaluations) == 1
 
   # From the last C to the data of the first round: nothing is left out.
   family = ancestry.Family(str(tmp_path / 'data'), [tmp_path])
@@ -257,11 +273,13 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
     rounds_of_dreams.make(tmp_path, settings, execute)
   path.write_text(trained_on)
 
-  # Another agent in the place of the last one has another score.
+  # Another agent in the place of the best one has another score.
   agent_folder = tmp_path / 'controller_1' / 'agent'
   agent_folder.rename(tmp_path / 'kept')
   shutil.copytree(tmp_path / 'controller_0' / 'agent', agent_folder)
-  with pytest.raises(AssertionError, match='Error: '):
+  with pytest.raises(
+    AssertionError, match='score_1 holds an evaluation of some'
+  ):
     rounds_of_dreams.make(tmp_path, settings, execute)
   shutil.rmtree(agent_folder)
   (tmp_path / 'kept').rename(agent_folder)

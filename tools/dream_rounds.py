@@ -5,7 +5,8 @@
 V, M and the first C know nothing but episodes of a random policy. In each round
 the newest C drives, with and without noise, and is recorded; M is trained on
 with what was recorded; and C is trained on in its dreams. The simulator only
-records and keeps the score. Prints each command that it runs. The same
+records and keeps the score: at the end the C with the best score on selection
+tracks drives the test tracks. Prints each command that it runs. The same
 command skips finished stages and continues an interrupted one; with more
 --rounds it goes on from the last one.
 """
@@ -33,7 +34,7 @@ def _count(
 
 
 _ROUNDS = flags.DEFINE_integer(
-  'rounds', 6, 'Number of rounds of recording.', 0, 100
+  'rounds', 8, 'Number of rounds of recording.', 0, 100
 )
 _SEED = flags.DEFINE_integer(
   'seed', 0, 'Seed of all random draws.', 0, 1_000_000

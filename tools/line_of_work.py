@@ -50,7 +50,7 @@ def find(folder: Path, data_dir: str | None, search: Sequence[Path]) -> Line:
 
   Args:
     folder: folder of an agent, of a run, or of a pipeline, of which the newest
-      agent is taken.
+      agent is taken, of those with a score if there are any.
     data_dir: data directory; None: a folder `data` beside the runs, or else
       the default one, see `prepared.find`.
     search: more folders below which runs and weights may lie.
@@ -115,9 +115,13 @@ def walk(node: ancestry.Node) -> Iterator[ancestry.Node]:
 
 
 def _subject(folder: Path) -> Path:
-  """Returns the folder itself, or the newest run of a pipeline in it."""
+  """Returns the folder itself, or the newest run of a pipeline in it.
+
+  Runs of C with a score come before others: a pipeline scores the one it chose.
+  """
   if any(os.path.exists(folder / file) for file in _FILES):
     return folder
+  scored = {_controller(x) for _, x in _read_evaluations([folder])}
   best = None
   for workdir in ancestry.below([folder], 'run.json'):
     try:
@@ -128,7 +132,8 @@ def _subject(folder: Path) -> Path:
     if run is not None and run.starts:
       finished = (workdir / 'metrics.json').exists()
       stage = agent.PARTS.index(run.model)
-      order = (stage, finished, run.starts[-1].time, workdir)
+      chosen = finished and _weights_of(workdir) in scored
+      order = (stage, finished, chosen, run.starts[-1].time, workdir)
       best = order if best is None else max(best, order)
   if best is None:
     raise run_documents.RunError(
@@ -136,6 +141,14 @@ def _subject(folder: Path) -> Path:
       ' or of an agent'
     )
   return best[-1]
+
+
+def _weights_of(workdir: Path) -> str | None:
+  """Returns the digest of what a run exported, if it can be read."""
+  try:
+    return run_documents.finished_metrics(workdir).weights_sha256
+  except errors.UserError:  # Told when the runs are matched with their weights.
+    return None
 
 
 def _data_dir(folder: Path) -> str | None:
@@ -185,15 +198,26 @@ def _evaluations(
 ) -> Iterator[evaluation.Evaluation]:
   """Yields scores of this C, and of policies below `root`."""
   c = parts['controller'].digest if 'controller' in parts else None
+  for folder, found in _read_evaluations(folders):
+    # C names its V and M, which may have been rounded since.
+    if _controller(found) == c:
+      yield found
+    elif found.subject.driver.policy is not None and folder.is_relative_to(
+      root
+    ):
+      yield found
+
+
+def _read_evaluations(
+  folders: Iterable[Path],
+) -> Iterator[tuple[Path, evaluation.Evaluation]]:
   for folder in ancestry.below(folders, evaluation.FILE):
     try:
-      found = evaluation.read(folder / evaluation.FILE)
+      yield folder, evaluation.read(folder / evaluation.FILE)
     except errors.UserError as error:
       logging.warning('Left out: %s', error)
-      continue
-    driver = found.subject.driver
-    # C names its V and M, which may have been rounded since.
-    if (driver.agent or {}).get('controller', '') == c:
-      yield found
-    elif driver.policy is not None and folder.is_relative_to(root):
-      yield found
+
+
+def _controller(found: evaluation.Evaluation) -> str:
+  """Returns the digest of the C that was scored; of a policy an empty text."""
+  return (found.subject.driver.agent or {}).get('controller', '')

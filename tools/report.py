@@ -4,9 +4,10 @@
   python -m tools.report models/pretrained --output=report.html
 
 Takes the folder of a demo, of `tools.two_rounds` or `tools.dream_rounds`, of a
-run, or of an agent. The page shows its lineage, the data, what V, M and C
-learned, see and dream, the scores, and the settings of the runs. Sources are
-found as `tools.lineage` finds them; what is not found is said in the page.
+run, or of an agent; of several C the newest one with a score. The page shows
+its lineage, the data, what V, M and C learned, see and dream, the scores, and
+the settings of the runs. Sources are found as `tools.lineage` finds them; what
+is not found is said in the page.
 """
 
 from collections.abc import Sequence

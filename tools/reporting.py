@@ -94,7 +94,7 @@ def _overview(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
   if line.newest != line.folder:
     yield report_blocks.Text(
       f'This page follows {_place(line, line.newest)}, the newest work in the'
-      ' folder, back to its data.'
+      ' folder, of agents the newest with a score, back to its data.'
     )
   for found in line.evaluations:
     if found.subject.driver.policy is None:
