@@ -91,17 +91,18 @@ def _joined(
 
 
 def _overview(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
+  of_agent = [x for x in line.evaluations if x.subject.driver.policy is None]
   if line.newest != line.folder:
+    newest = 'newest agent with a score' if of_agent else 'newest work'
     yield report_blocks.Text(
-      f'This page follows {_place(line, line.newest)}, the newest work in the'
-      ' folder, of agents the newest with a score, back to its data.'
+      f'This page follows {_place(line, line.newest)}, the {newest} in the'
+      ' folder, back to its data.'
     )
-  for found in line.evaluations:
-    if found.subject.driver.policy is None:
-      yield report_blocks.Text(
-        f'Score on {found.subject.tracks} tracks:'
-        f' {scores.describe(found.summary)}.'
-      )
+  for found in of_agent:
+    yield report_blocks.Text(
+      f'Score on {found.subject.tracks} tracks:'
+      f' {scores.describe(found.summary)}.'
+    )
   yield report_blocks.Table(
     ['', 'facts', 'where'],
     [
