@@ -199,12 +199,11 @@ def _evaluations(
   """Yields scores of this C, and of policies below `root`."""
   c = parts['controller'].digest if 'controller' in parts else None
   for folder, found in _read_evaluations(folders):
+    policy = found.subject.driver.policy
     # C names its V and M, which may have been rounded since.
     if _controller(found) == c:
       yield found
-    elif found.subject.driver.policy is not None and folder.is_relative_to(
-      root
-    ):
+    elif policy is not None and folder.is_relative_to(root):
       yield found
 
 

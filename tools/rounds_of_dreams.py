@@ -95,7 +95,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
   # A later C is not always a better one.
   best = max(
     range(settings.rounds + 1),
-    key=lambda number: _validation(output_dir, number)['score'],
+    key=lambda x: _validation(_controller(output_dir, x))['score'],
   )
   pipeline.score(
     f'Score: C {best}, the best on selection tracks, on test tracks',
@@ -113,10 +113,9 @@ def _controller(output_dir: Path, number: int) -> Path:
   return output_dir / f'controller_{number}'
 
 
-def _validation(output_dir: Path, number: int) -> dict[str, float]:
-  """Returns how the C of a round did on selection tracks."""
-  metrics = run_documents.finished_metrics(_controller(output_dir, number))
-  return metrics.validation
+def _validation(workdir: Path) -> dict[str, float]:
+  """Returns what a finished run measured: of C, on selection tracks."""
+  return run_documents.finished_metrics(workdir).validation
 
 
 def _seed(settings: Settings, number: int) -> int:
@@ -196,8 +195,8 @@ def _summary(
   rows = []
   for number in range(rounds + 1):
     name = f'mdn_rnn_{number}' if number else 'mdn_rnn'
-    m = run_documents.finished_metrics(output_dir / name).validation
-    c = _validation(output_dir, number)
+    m = _validation(output_dir / name)
+    c = _validation(_controller(output_dir, number))
     rows.append(
       [
         str(number),
