@@ -43,14 +43,11 @@ class Agent:
     model: V and M.
     c: C.
     c_variables: weights of C, `{'params': ...}`.
-    max_batch: size to which batches are padded, so that a single compiled
-      program acts on all smaller ones.
   """
 
   model: world_model.WorldModel
   c: controller.Controller = struct.field(pytree_node=False)
   c_variables: Mapping[str, Any]
-  max_batch: int = struct.field(pytree_node=False, default=16)
 
   def initial_carry(self, seeds: Sequence[Any]) -> Carry:
     """Returns M's carry of new episodes: (cell, hidden), float32 [B, H] each.
@@ -71,7 +68,7 @@ class Agent:
     """Chooses one action for each episode.
 
     Args:
-      observation: uint8 [B, 64, 64, 3], 0..255, with B up to `max_batch`.
+      observation: uint8 [B, 64, 64, 3], 0..255.
       carry: carry from `initial_carry` or the previous call.
       noise: added to the actions before M sees them, float [B, 3]; the sums
         are clipped to the range of the actions.
@@ -81,8 +78,7 @@ class Agent:
       the next carry.
 
     Raises:
-      ValueError: B is larger than `max_batch`, or the observation or the carry
-        has another shape or dtype.
+      ValueError: the observation or the carry has another shape or dtype.
     """
     size = len(observation)
     if observation.dtype != np.uint8 or observation.shape[1:] != _SHAPE:
@@ -92,20 +88,21 @@ class Agent:
       )
     if any(len(x) != size for x in carry):
       raise ValueError(f'the carry is not that of {size} episodes')
-    if size > self.max_batch:
-      raise ValueError(
-        f'{size} episodes are more than max_batch={self.max_batch}'
-      )
-
-    def padded(x: np.ndarray) -> np.ndarray:
-      rows = (0, max(self.max_batch, _MIN_BATCH) - size)
-      return np.pad(x, (rows, *[(0, 0)] * (x.ndim - 1)))
-
     if noise is None:
       noise = np.zeros((size, controller.ACTION_SIZE))
     inputs = (observation, carry, noise.astype(np.float32))
-    inputs = jax.tree.map(padded, inputs)
-    return jax.tree.map(lambda x: x[:size], jax.device_get(_act(self, *inputs)))
+    parts = [
+      jax.tree.map(lambda x, i=i: _padded(x[i : i + _MAX_BATCH]), inputs)
+      for i in range(0, max(size, 1), _MAX_BATCH)
+    ]
+    acted = jax.device_get([_act(self, *part) for part in parts])
+    return jax.tree.map(lambda *x: np.concatenate(x)[:size], *acted)
+
+
+def _padded(x: np.ndarray) -> np.ndarray:
+  """Pads a batch to one of the few sizes for which programs are compiled."""
+  size = max(_MIN_BATCH, 1 << (len(x) - 1).bit_length())
+  return np.pad(x, ((0, size - len(x)), *[(0, 0)] * (x.ndim - 1)))
 
 
 def act(agent: Agent, state: world_model.State) -> jax.Array:
@@ -139,26 +136,19 @@ def folder_of(flag: str | None) -> Path:
   return PRETRAINED if flag is None else places.expand(flag)
 
 
-def load(
-  folder: str | os.PathLike[str] = PRETRAINED, max_batch: int = 16
-) -> Agent:
+def load(folder: str | os.PathLike[str] = PRETRAINED) -> Agent:
   """Loads an agent.
 
   Args:
     folder: folder with the exported weights of its parts: `vae/`, `mdn_rnn/`
       and `controller/`; by default the one that comes with this project.
-    max_batch: see `Agent`; at most 32. Every call computes as much as for a
-      batch of this size.
 
   Raises:
-    ValueError: `max_batch` is too large.
     weights.WeightsError: a part is missing or damaged, was trained with other
       parts, or does not fit their sizes.
   """
-  if not 1 <= max_batch <= _MAX_BATCH:
-    raise ValueError(f'max_batch is {max_batch}, not 1..{_MAX_BATCH}')
   try:
-    return _load(folder, max_batch)
+    return _load(folder)
   except weights.WeightsError as error:
     if Path(folder) != PRETRAINED:
       raise
@@ -169,7 +159,7 @@ def load(
     ) from None
 
 
-def _load(folder: str | os.PathLike[str], max_batch: int) -> Agent:
+def _load(folder: str | os.PathLike[str]) -> Agent:
   paths = {name: os.path.join(folder, name) for name in PARTS}
   inside = os.path.join(folder, 'agent')
   if not os.path.exists(paths['controller']) and os.path.exists(inside):
@@ -188,7 +178,7 @@ def _load(folder: str | os.PathLike[str], max_batch: int) -> Agent:
         f' --vae={paths["vae"]} --mdn_rnn={paths["mdn_rnn"]}'
       )
   _check_sizes(c.model, model, paths['controller'])
-  return Agent(model, c.model, jax.device_put(c.variables), max_batch)
+  return Agent(model, c.model, jax.device_put(c.variables))
 
 
 def digests(folder: str | os.PathLike[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+from carracing_data import runtime
 from carracing_latents import (
   carracing_latents_dataset_builder as latents_builder,
 )
@@ -24,7 +25,6 @@ from models import weights
 import numpy as np
 from playwright import sync_api
 import pytest
-from trainers import runtime
 from trainers import train_mdn_rnn
 from trainers import train_vae
 from trainers.configs import controller as controller_config

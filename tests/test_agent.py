@@ -61,11 +61,11 @@ def test_noise_moves_the_car_and_m_sees_it(agent_folder, frames):
 
 
 def test_actions_do_not_depend_on_the_batch(agent_folder, frames):
-  driver = agent.load(agent_folder, max_batch=8)
+  driver = agent.load(agent_folder)
   actions, (cell, hidden) = drive(driver, frames)
-  for max_batch, order in (8, [5]), (1, [5]), (4, [5, 0, 7]), (32, [7, 5, 5]):
-    other = driver.replace(max_batch=max_batch)
-    found, carry = drive(other, frames[:, order])
+  # Batches of more than 32 are cut, and others padded to a power of two.
+  for order in [5], [5, 0], [5, 0, 7], [*range(8)] * 3, [7, *range(8)] * 8:
+    found, carry = drive(driver, frames[:, order])
     np.testing.assert_array_equal(found, actions[:, order])
     np.testing.assert_array_equal(carry[0], cell[order])
     np.testing.assert_array_equal(carry[1], hidden[order])
@@ -73,18 +73,12 @@ def test_actions_do_not_depend_on_the_batch(agent_folder, frames):
 
 def test_a_controller_of_z_alone_ignores_h(world, frames, tmp_path):
   conftest.save_agent(tmp_path / 'agent', world, hidden_size=0)
-  driver = agent.load(tmp_path / 'agent', max_batch=8)
+  driver = agent.load(tmp_path / 'agent')
   carry = driver.initial_carry(range(8))
   action, _ = driver(frames[0], carry)
   other, _ = driver(frames[0], jax.tree.map(lambda x: x + 1, carry))
   np.testing.assert_array_equal(action, other)
   assert np.ptp(action[:, :2], axis=0).all()
-
-
-def test_too_many_episodes_are_refused(agent_folder, frames):
-  driver = agent.load(agent_folder, max_batch=7)
-  with pytest.raises(ValueError, match='8 episodes are more than max_batch=7'):
-    driver(frames[0], driver.initial_carry(range(8)))
 
 
 @pytest.mark.parametrize('part', agent.PARTS)
@@ -120,12 +114,6 @@ def test_a_controller_of_other_sizes_is_refused(world, tmp_path):
     weights.WeightsError, match=r'\(32, 16\); .*\(32, 256\) and \(32, 0\)'
   ):
     agent.load(tmp_path)
-
-
-@pytest.mark.parametrize('max_batch', [0, 33])
-def test_batches_that_round_differently_are_refused(agent_folder, max_batch):
-  with pytest.raises(ValueError, match=f'max_batch is {max_batch}, not 1..32'):
-    agent.load(agent_folder, max_batch)
 
 
 @pytest.mark.parametrize(

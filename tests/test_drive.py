@@ -16,7 +16,7 @@ STEPS = 12
 
 @pytest.fixture(scope='module')
 def driver(agent_folder):
-  driver = agent.load(agent_folder, max_batch=1)
+  driver = agent.load(agent_folder)
   # A few steps of training hardly teach M that actions matter.
   model = driver.model
   variables = jax.tree.map(lambda x: 4 * x, model.m_variables)

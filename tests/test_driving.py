@@ -11,7 +11,7 @@ from trainers.control import practice
 
 
 def test_scores_equal_those_of_the_agent(agent_folder):
-  driver = agent.load(agent_folder, max_batch=3)
+  driver = agent.load(agent_folder)
   fleet = fleet_lib.Fleet(3, practice.Settings('gymnasium'))
   # The first three cars and then three others, in the same places.
   seeds = tracks.TEST[:6]

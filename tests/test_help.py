@@ -1,5 +1,6 @@
 """What programs say about themselves: `--help`, `python -m tools`, `make`."""
 
+import os
 import re
 import subprocess
 import sys
@@ -51,6 +52,63 @@ def test_flags_are_sentences_that_tell_the_default(module, command):
       assert re.fullmatch(r'[A-Z].*\.', meaning, re.DOTALL), meaning
       if not flag.findtext('default'):
         assert re.search(r'default|required', meaning), meaning
+
+
+# Runs a program, and says so when it begins to import JAX.
+FIRST = """
+import runpy, sys
+class Finder:
+  def find_spec(self, name, *_):
+    if name == 'jax':
+      print('it imports JAX', file=sys.stderr, flush=True)
+sys.meta_path.insert(0, Finder())
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize('module', sorted({*BINARIES} - {'tools.__main__'}))
+def test_programs_say_what_they_do_before_they_load(module, world, tmp_path):
+  arguments = {
+    'tools.benchmarks.coordinator': ['--shards=2'],
+    'tools.compare_runs': ['somewhere'],
+    'tools.export': ['--format=rlds'],
+    'tools.lineage': ['somewhere'],
+    'tools.publish': ['--agent=somewhere', '--output_dir=elsewhere'],
+    'tools.record': ['--policy=brownian', '--output=log.npz'],
+    'tools.report': ['somewhere'],
+    'tools.run_notebook': ['tour.ipynb'],
+    'trainers.train_vae': [
+      '--workdir=run',
+      f'--data_dir={world.data_dir}',
+      '--config.dataset=carracing_rollouts/tiny',
+    ],
+    'trainers.train_mdn_rnn': [
+      '--workdir=run',
+      f'--data_dir={world.data_dir}',
+      '--config.dataset=carracing_latents/tiny',
+    ],
+    'trainers.train_controller': ['--workdir=run'],
+  }.get(module, [])
+  with subprocess.Popen(
+    [sys.executable, '-c', FIRST, module, *arguments],
+    cwd=tmp_path,
+    env={**os.environ, 'PYTHONPATH': f'{PROJECT}:{PROJECT / "datasets"}'},
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stderr
+    line = process.stderr.readline()
+    process.kill()
+  said = {
+    'trainers.train_vae': (
+      r'Training V on carracing_rollouts/tiny:\S+@\w{12} .*'
+    ),
+    'trainers.train_mdn_rnn': (
+      r'Training M on carracing_latents/tiny:\S+@\w{12} .*'
+    ),
+  }.get(module, '[A-Z][a-z]+ing .*')
+  assert re.fullmatch(rf'\d\d:\d\d:\d\d {said}\.\n', line), line
 
 
 def test_reader_of_the_help_may_leave():

@@ -25,7 +25,7 @@ LEFT = np.array([-1, 0, 0], np.float32)
 
 @pytest.fixture(scope='module')
 def driver(agent_folder):
-  return agent.load(agent_folder, max_batch=1)
+  return agent.load(agent_folder)
 
 
 @pytest.fixture(scope='module')

@@ -143,6 +143,8 @@ def _machine() -> dict[str, str]:
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  stages = ', '.join(_ONLY.value) or 'all stages'
+  logging.info('Measuring %s, into %s.', stages, _OUTPUT_DIR.value)
   print(
     benchmark(
       places.expand(_OUTPUT_DIR.value).absolute(),

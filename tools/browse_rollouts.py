@@ -14,6 +14,7 @@ anew.
 
 from collections.abc import Sequence
 
+from absl import logging
 from carracing_data import command_line
 from carracing_data import places
 from etils import epy
@@ -28,6 +29,7 @@ _OUTPUT_DIR = command_line.output_dir_flag('browser')
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.info('Writing pages of %s to %s.', _DATASET.value, _OUTPUT_DIR.value)
   index = browsing.make(
     _DATASET.value, _DATA_DIR.value, places.expand(_OUTPUT_DIR.value)
   )

@@ -12,6 +12,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from absl import logging
 from carracing_data import command_line
 from carracing_data import places
 from tools import markdown
@@ -80,6 +81,7 @@ def _round(value: float | None) -> str:
 def main(argv: Sequence[str]) -> None:
   if len(argv) < 2:
     sys.exit('Error: name the folders of one or more runs')
+  logging.info('Comparing %s.', ', '.join(argv[1:]))
   print(compare([places.expand(folder) for folder in argv[1:]]))
 
 

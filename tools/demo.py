@@ -12,6 +12,7 @@ The same command skips finished stages and continues an interrupted one.
 from collections.abc import Sequence
 
 from absl import flags
+from absl import logging
 from carracing_data import command_line
 from carracing_data import places
 from etils import epy
@@ -55,6 +56,7 @@ _NUM_TRACKS = flags.DEFINE_integer(
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.info('Running the pipeline once, into %s.', _OUTPUT_DIR.value)
   settings = demonstration.Settings(
     num_episodes=_NUM_EPISODES.value,
     max_steps=_MAX_STEPS.value,

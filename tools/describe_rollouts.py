@@ -67,6 +67,7 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.info('Describing %s in %s.', _DATASET.value, _OUTPUT_DIR.value)
   output_dir = places.expand(_OUTPUT_DIR.value)
   describe(_DATASET.value, _DATA_DIR.value, output_dir)
   logging.info('Saved %s', output_dir)

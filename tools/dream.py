@@ -20,12 +20,12 @@ from etils import epy
 import numpy as np
 
 with epy.lazy_imports():
+  from carracing_data import runtime
   from carracing_rollouts import loader
   import jax
   from models import world_model
   from tools import pictures
   from tools import watched_dreams
-  from trainers import runtime
 
 _VAE, _MDN_RNN = command_line.weights_flags()
 _DATASET = command_line.dataset_flag()
@@ -108,6 +108,13 @@ def save(
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.info(
+    'Dreaming with %s and %s, after episode %d of %s.',
+    _VAE.value,
+    _MDN_RNN.value,
+    _EPISODE.value,
+    _DATASET.value,
+  )
   runtime.prepare()
   model = world_model.load(_VAE.value, _MDN_RNN.value)
   episodes = loader.episodes(

@@ -20,11 +20,11 @@ from tools import markdown
 
 with epy.lazy_imports():
   from carracing_data import documents
+  from carracing_data import runtime
   import jax
   from models import world_model
   from tools import accuracy
   from tools import driver_accuracy
-  from trainers import runtime
 
 _VAE, _MDN_RNN = command_line.weights_flags()
 _DATASET = command_line.dataset_flag()
@@ -39,6 +39,9 @@ _OUTPUT = flags.DEFINE_string(
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.info(
+    'Measuring %s and %s on %s.', _VAE.value, _MDN_RNN.value, _DATASET.value
+  )
   runtime.prepare()
   output = None
   if _OUTPUT.value is not None:

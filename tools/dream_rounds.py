@@ -14,6 +14,7 @@ command skips finished stages and continues an interrupted one; with more
 from collections.abc import Sequence
 
 from absl import flags
+from absl import logging
 from carracing_data import command_line
 from carracing_data import places
 from carracing_rollouts import tracks
@@ -69,6 +70,7 @@ _NUM_TRACKS = flags.DEFINE_integer(
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.info('Making an agent in dreams, into %s.', _OUTPUT_DIR.value)
   levels = recording.noise_levels(_NOISE.value)
   noise_share = recording.check_noise_share(_NOISE_SHARE.value, levels)
   settings = rounds_of_dreams.Settings(

@@ -19,10 +19,10 @@ from carracing_rollouts import tracks
 from etils import epy
 
 with epy.lazy_imports():
+  from carracing_data import runtime
   from carracing_rollouts import environment
   from models import agent
   from tools import filming
-  from trainers import runtime
 
 _AGENT = command_line.agent_flag()
 _TRACK = flags.DEFINE_integer(
@@ -37,8 +37,13 @@ _OUTPUT_DIR = command_line.output_dir_flag('drive')
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.info(
+    'Driving test track %d with %s.',
+    _TRACK.value,
+    _AGENT.value or 'the pretrained agent',
+  )
   runtime.prepare()
-  driver = agent.load(agent.folder_of(_AGENT.value), max_batch=1)
+  driver = agent.load(agent.folder_of(_AGENT.value))
   output_dir = places.claim_folder(places.expand(_OUTPUT_DIR.value))
   driven = filming.drive(
     driver, tracks.TEST[_TRACK.value], environment.MAX_STEPS

@@ -19,6 +19,7 @@ from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
 from carracing_data import progress
+from carracing_data import runtime
 from carracing_data import steps
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
@@ -34,7 +35,6 @@ from models import vae
 from models import world_model
 import numpy as np
 import pydantic
-from trainers import runtime
 
 # About 10 s of work. Each track of a larger batch takes as long.
 TRACKS_PER_JOB = 8
@@ -301,4 +301,4 @@ def load_agent(folder: str, sha256: tuple[tuple[str, str], ...]) -> agent.Agent:
   runtime.use_cpu()
   if agent.digests(folder) != dict(sha256):
     raise errors.UserError(f'the agent in {folder} changed during its drives')
-  return agent.load(folder, max_batch=TRACKS_PER_JOB)
+  return agent.load(folder)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import functools
 
 from absl import flags
+from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
 from carracing_rollouts import tracks
@@ -23,11 +24,11 @@ from etils import epy
 with epy.lazy_imports():
   from carracing_data import processes
   from carracing_data import runners
+  from carracing_data import runtime
   from carracing_rollouts import scores
   from models import agent
   from tools import drives
   from tools import evaluation
-  from trainers import runtime
 
 _AGENT = command_line.agent_flag()
 _POLICY = flags.DEFINE_string(
@@ -65,6 +66,12 @@ def main(argv: Sequence[str]) -> None:
   del argv
   if _AGENT.value is not None and _POLICY.value is not None:
     raise errors.UserError('pass --agent or --policy, not both')
+  logging.info(
+    'Evaluating %s on %d %s tracks.',
+    _POLICY.value or _AGENT.value or 'the pretrained agent',
+    _EPISODES.value,
+    _TRACKS.value,
+  )
   if _BEAM.value is None:
     workers = _NUM_WORKERS.value or processes.num_cores()
     run = functools.partial(runners.run_locally, num_workers=workers)

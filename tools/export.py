@@ -69,6 +69,13 @@ _OUTPUT_DIR = command_line.output_dir_flag('export')
 def main(argv: Sequence[str]) -> None:
   del argv
   _check_flags()
+  of_agent = _FORMAT.value == 'model'
+  logging.info(
+    'Exporting %s as %s to %s.',
+    (_AGENT.value or 'the pretrained agent') if of_agent else _DATASET.value,
+    _FORMAT.value,
+    _OUTPUT_DIR.value,
+  )
   output_dir = places.expand(_OUTPUT_DIR.value)
   source = _DATASET.value, output_dir, _DATA_DIR.value
   match _FORMAT.value:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from absl import logging
 from carracing_data import command_line
 from carracing_data import places
 from etils import epy
@@ -166,6 +167,9 @@ def _to_base64(source: Path, x: Any) -> str:
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.info(
+    'Exporting %s as a page.', _AGENT.value or 'the pretrained agent'
+  )
   output = places.expand(_OUTPUT.value)
   export(agent.folder_of(_AGENT.value), output)
   print(f'{output}: {output.stat().st_size / 1e6:.1f} MB; open it in a browser')

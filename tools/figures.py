@@ -138,6 +138,7 @@ def _pretrained() -> 'scores.Summary':
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.info('Making the tables and pictures of the documents anew.')
   for path, text in documents().items():
     content = text.encode()
     places.replace(

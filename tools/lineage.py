@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import os
 
 from absl import flags
+from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import places
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
     raise errors.UserError(
       'name one folder of weights, agent, run or dataset, or one dataset'
     )
+  logging.info('Tracing %s.', argv[1])
   near = places.expand(argv[1])
   search = [near, near.parent, near.parent.parent]
   search += [places.expand(folder) for folder in _SEARCH.value]

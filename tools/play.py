@@ -20,17 +20,18 @@ from collections.abc import Sequence
 import math
 
 from absl import flags
+from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
 from carracing_rollouts import tracks
 from etils import epy
 
 with epy.lazy_imports():
+  from carracing_data import runtime
   from models import agent
   from models import start_states
   from tools import playing
   from tools import window
-  from trainers import runtime
 
 _AGENT = command_line.agent_flag()
 _WHERE = flags.DEFINE_enum(
@@ -82,9 +83,14 @@ def main(argv: Sequence[str]) -> None:
       if dreams
       else '--seed is for --where=dream; pass --track to choose a track'
     )
+  logging.info(
+    'Opening the %s with %s.',
+    'dream' if dreams else 'game',
+    _AGENT.value or 'the pretrained agent',
+  )
   runtime.prepare()
   folder = agent.folder_of(_AGENT.value)
-  driver = agent.load(folder, max_batch=1)
+  driver = agent.load(folder)
   if dreams:
     world = playing.Dream(driver, start_states.load(folder / 'mdn_rnn'))
   else:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import places
@@ -125,6 +126,7 @@ def _check_replaceable(folder: Path, parts: Set[Path]) -> None:
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.info('Rounding %s into %s.', _AGENT.value, _OUTPUT_DIR.value)
   output_dir = places.expand(_OUTPUT_DIR.value)
   publish(places.expand(_AGENT.value), output_dir)
   for part, sha256 in agent.digests(output_dir).items():

@@ -21,6 +21,7 @@ import functools
 import os
 
 from absl import flags
+from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import places
@@ -29,13 +30,13 @@ from etils import epy
 with epy.lazy_imports():
   from carracing_data import processes
   from carracing_data import runners
+  from carracing_data import runtime
   from carracing_rollouts import action_log
   from carracing_rollouts import environment
   from carracing_rollouts import policies
   from models import agent
   from tools import keyboard
   from tools import recording
-  from trainers import runtime
 
 _AGENT = flags.DEFINE_string(
   'agent',
@@ -107,6 +108,8 @@ def main(argv: Sequence[str]) -> None:
   given = [_AGENT.value, _POLICY.value, _DRIVER.value]
   if sum(value is not None for value in given) != 1:
     raise errors.UserError('pass one of --agent, --policy and --driver')
+  [driver] = (value for value in given if value is not None)
+  logging.info('Recording %d episodes of %s.', _EPISODES.value, driver)
   levels = recording.noise_levels(_NOISE.value)
   if _AGENT.value is None and (levels != [0] or _NOISE_SHARE.value != 1):
     raise errors.UserError('--noise and --noise_share need --agent')

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import places
+from carracing_data import runtime
 from carracing_data import staging
 from carracing_data import steps
 from carracing_rollouts import action_log
@@ -26,7 +27,6 @@ from models import agent
 import numpy as np
 from tools import drives
 from tools import keyboard
-from trainers import runtime
 
 # Of the noise with that of the step before: noise lasts for some 20 steps,
 # because independent noise would average out.

@@ -20,8 +20,8 @@ from carracing_data import places
 from etils import epy
 
 with epy.lazy_imports():
+  from carracing_data import runtime
   from tools import reporting
-  from trainers import runtime
 
 _DATA_DIR = flags.DEFINE_string(
   'data_dir',
@@ -49,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
   for flag, folder in named:
     if not places.expand(folder).is_dir():
       raise errors.UserError(f'--{flag}={folder} is no folder')
+  logging.info('Reporting on %s.', argv[1])
   runtime.prepare()
   output = reporting.make(
     places.expand(argv[1]),

@@ -87,6 +87,7 @@ def _first_line(notebook: Any) -> str:
 def main(argv: Sequence[str]) -> None:
   if len(argv) != 2:
     raise errors.UserError('name one notebook, e.g. docs/tour.ipynb')
+  logging.info('Running %s.', argv[1])
   for package in 'nbclient', 'ipykernel':
     command_line.check_package(package, 'dev', 'a notebook')
   path = places.claim_file(places.expand(argv[1]))

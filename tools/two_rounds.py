@@ -12,6 +12,7 @@ The same command skips finished stages and continues an interrupted one.
 from collections.abc import Sequence
 
 from absl import flags
+from absl import logging
 from carracing_data import command_line
 from carracing_data import places
 from carracing_rollouts import tracks
@@ -59,6 +60,7 @@ _NUM_TRACKS = _count(
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.info('Making an agent in two rounds, into %s.', _OUTPUT_DIR.value)
   recording.noise_levels(_NOISE.value)
   settings = rounds.Settings(
     random_episodes=_RANDOM_EPISODES.value,

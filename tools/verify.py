@@ -115,6 +115,9 @@ def _kinds() -> 'dict[str, metadata.Kind]':
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  others = '' if _COMPARE.value is None else f' with {_COMPARE.value}'
+  verb = 'Comparing' if others else 'Verifying'
+  logging.info('%s %s%s.', verb, _DATASET.value, others)
   if _COMPARE.value is None:
     verify(_DATASET.value, _DATA_DIR.value, _EXPECT.value)
   else:

@@ -107,6 +107,12 @@ def view(
 
 def main(argv: Sequence[str]) -> None:
   del argv
+  logging.info(
+    'Showing %s episode %d of %s.',
+    _SPLIT.value,
+    _EPISODE.value,
+    _DATASET.value,
+  )
   files = view(
     _DATASET.value,
     _SPLIT.value,

@@ -1,6 +1,7 @@
 """Common flags and start-up of the trainers."""
 
 from collections.abc import Callable, Sequence
+import contextlib
 import os
 from pathlib import Path
 import signal
@@ -8,16 +9,20 @@ import socket
 import sys
 
 from absl import flags
+from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import places
-import jax
+from etils import epy
 import ml_collections
 from ml_collections import config_flags
 from trainers import config_files
 from trainers import run_documents
-from trainers import runtime
 from trainers import tracking
+
+with epy.lazy_imports():
+  from carracing_data import runtime
+  import jax
 
 # `--help` lists the flags under the trainer instead of this module.
 flags.disclaim_key_flags()
@@ -27,8 +32,10 @@ _CONFIGS = Path(__file__).parent / 'configs'
 
 def run(
   train: Callable[..., None],
+  model: str,
   default_config: str,
   define_inputs: Callable[[], Sequence[flags.FlagHolder]],
+  describe_inputs: Callable[..., str],
   cpu_devices: Callable[[ml_collections.ConfigDict], int] | None = None,
   distributed: bool = True,
 ) -> None:
@@ -37,9 +44,12 @@ def run(
   Args:
     train: called with the config, the workdir, the values of the input flags
       and the tracking options.
+    model: what is trained, for people.
     default_config: default of `--config`, the name of a file in
       `trainers/configs`.
     define_inputs: function that defines the input flags and returns them.
+    describe_inputs: called with the config and the values of the input flags;
+      says on what is trained, without JAX, so that it is said at once.
     cpu_devices: function that returns the number of devices into which a CPU
       is divided, given a config that has not been checked; None: as JAX is
       configured.
@@ -83,6 +93,10 @@ def run(
     # A KeyboardInterrupt would be lost if it were raised in a callback of JAX.
     # The loop handles the signal by itself.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    values = [flag.value for flag in inputs]
+    with contextlib.suppress(errors.UserError):  # `train` raises it again.
+      on = describe_inputs(config.value, *values)
+      logging.info('Training %s on %s in %s.', model, on, workdir.value)
     runtime.prepare()
     if cpu_devices is not None:
       runtime.divide_cpu(cpu_devices(config.value))
@@ -91,7 +105,7 @@ def run(
     train(
       config.value,
       places.expand(workdir.value),
-      *(flag.value for flag in inputs),
+      *values,
       tracking.Options(profile_steps.value, wandb_project.value),
     )
 

@@ -8,6 +8,8 @@ checkpoints, TensorBoard logs, the exported weights of C and the whole agent to
 the workdir. The same command continues an interrupted run.
 """
 
+from __future__ import annotations  # Types of modules that load lazily.
+
 import functools
 from pathlib import Path
 from typing import Any
@@ -138,12 +140,26 @@ def _input_flags() -> list[flags.FlagHolder]:
   ]
 
 
+def _inputs(
+  config: ml_collections.ConfigDict,
+  vae: str,
+  mdn_rnn: str,
+  initial_weights: str | None,
+) -> str:
+  """Returns what a run reads, for people."""
+  where = ' in dreams' if config.get('method') == 'dream' else ''
+  begun = '' if initial_weights is None else f', from {initial_weights}'
+  return f'{vae} and {mdn_rnn}{where}{begun}'
+
+
 if __name__ == '__main__':
   # The second device learns while the first one drives; dreamers need only one.
   commands.run(
     train,
+    'C',
     'controller.py',
     _input_flags,
+    _inputs,
     cpu_devices=lambda config: 1 if config.get('method') == 'dream' else 2,
     distributed=False,
   )

@@ -7,6 +7,8 @@ logs and the exported weights to the workdir. The same command continues an
 interrupted run.
 """
 
+from __future__ import annotations  # Types of modules that load lazily.
+
 from collections.abc import Sequence
 import functools
 from pathlib import Path
@@ -16,28 +18,31 @@ from absl import flags
 from absl import logging
 from carracing_data import command_line
 from carracing_data import places
-from carracing_data import prepared
-from carracing_latents import loader
-from carracing_latents import schema
-from clu import metrics
-import jax
-import jax.numpy as jnp
+from etils import epy
 import ml_collections
-from models import weights
-import tensorflow_datasets as tfds
-from trainers import baselines
 from trainers import commands
-from trainers import devices
-from trainers import loop
-from trainers import mdn_rnn_evaluation
 from trainers import run_documents
-from trainers import run_folder
-from trainers import runtime
-from trainers import session
-from trainers import settings
-from trainers import start_states
-from trainers import state as train_state
 from trainers import tracking
+
+with epy.lazy_imports():
+  from carracing_data import prepared
+  from carracing_data import runtime
+  from carracing_latents import loader
+  from carracing_latents import schema
+  from clu import metrics
+  import jax
+  import jax.numpy as jnp
+  from models import weights
+  import tensorflow_datasets as tfds
+  from trainers import baselines
+  from trainers import devices
+  from trainers import loop
+  from trainers import mdn_rnn_evaluation
+  from trainers import run_folder
+  from trainers import session
+  from trainers import settings
+  from trainers import start_states
+  from trainers import state as train_state
 
 
 def train(
@@ -279,5 +284,19 @@ def _cpu_devices(config: ml_collections.ConfigDict) -> int:
   return runtime.devices_for_batches(batch_size)
 
 
+def _inputs(
+  config: ml_collections.ConfigDict,
+  data_dir: str | None,
+  initial_weights: str | None,
+) -> str:
+  """Returns what a run reads, for people."""
+  latents = [
+    prepared.citation(prepared.find(name, data_dir, schema.KIND))
+    for name in _names(str(config.get('dataset')))
+  ]
+  begun = '' if initial_weights is None else f', from {initial_weights}'
+  return ' + '.join(latents) + begun
+
+
 if __name__ == '__main__':
-  commands.run(train, 'mdn_rnn.py', _input_flags, _cpu_devices)
+  commands.run(train, 'M', 'mdn_rnn.py', _input_flags, _inputs, _cpu_devices)

@@ -7,6 +7,8 @@ logs and the exported weights to the workdir. The same command continues an
 interrupted run.
 """
 
+from __future__ import annotations  # Types of modules that load lazily.
+
 from collections.abc import Callable, Sequence
 import functools
 from pathlib import Path
@@ -14,25 +16,28 @@ from typing import Any
 
 from absl import logging
 from carracing_data import command_line
-from carracing_data import prepared
-from carracing_rollouts import loader
-from carracing_rollouts import schema
-from clu import metrics
-import jax
-import jax.numpy as jnp
+from etils import epy
 import ml_collections
-from models import vae
-import numpy as np
-import tensorflow_datasets as tfds
 from trainers import commands
-from trainers import devices
-from trainers import loop
-from trainers import run_folder
-from trainers import session
-from trainers import settings
-from trainers import state as train_state
 from trainers import tracking
-from trainers import training_log
+
+with epy.lazy_imports():
+  from carracing_data import prepared
+  from carracing_rollouts import loader
+  from carracing_rollouts import schema
+  from clu import metrics
+  import jax
+  import jax.numpy as jnp
+  from models import vae
+  import numpy as np
+  import tensorflow_datasets as tfds
+  from trainers import devices
+  from trainers import loop
+  from trainers import run_folder
+  from trainers import session
+  from trainers import settings
+  from trainers import state as train_state
+  from trainers import training_log
 
 _IMAGES = 8  # Number of reconstructions to show.
 _EVAL_BATCH = 100
@@ -40,13 +45,15 @@ _EVAL_SEED = 0  # Fixed, so that runs with different seeds are comparable.
 _COLLAPSED_NATS = 0.01  # A latent dimension with a lower mean KL is unused.
 
 
-_OF_FRAMES = {
-  'loss': metrics.Average.from_output('total'),
-  'reconstruction': metrics.Average.from_output('reconstruction'),
-  'kl': metrics.Average.from_output('kl'),
-}
-Metrics = metrics.Collection.create(**_OF_FRAMES)
-TrainingMetrics = metrics.Collection.create(**_OF_FRAMES, **train_state.METRICS)
+@functools.cache
+def _metrics(training: bool) -> type[metrics.Collection]:
+  """Returns the metrics of an evaluation, or of training."""
+  return metrics.Collection.create(
+    loss=metrics.Average.from_output('total'),
+    reconstruction=metrics.Average.from_output('reconstruction'),
+    kl=metrics.Average.from_output('kl'),
+    **(train_state.METRICS if training else {}),
+  )
 
 
 def train(
@@ -89,7 +96,7 @@ def task(
       **devices.host_part(config),
     ),
     train_step=functools.partial(train_step, config),
-    no_metrics=TrainingMetrics.empty(),
+    no_metrics=_metrics(training=True).empty(),
     evaluate=evaluation(
       config,
       loader.spread_frames(
@@ -149,8 +156,9 @@ def train_step(
     return losses.total.mean(), losses
 
   state, losses, of_step = train_state.take_step(config, state, mean_loss)
-  return state, TrainingMetrics.single_from_model_output(
-    **losses._asdict(), **of_step
+  of_frames = losses._asdict()
+  return state, _metrics(training=True).single_from_model_output(
+    **of_frames, **of_step
   )
 
 
@@ -170,7 +178,7 @@ def evaluation(
     config: see `trainers/configs/vae.py`; only its model settings matter.
     validation: frames, uint8 [N, 64, 64, 3], 0..255.
   """
-  model = _model(config)
+  model, metrics_class = _model(config), _metrics(training=False)
   baseline = _mean_frame_error(validation)
   batches = [
     validation[i : i + _EVAL_BATCH]
@@ -183,7 +191,8 @@ def evaluation(
     variables = {'params': params}
     reconstruction, posterior = model.apply(variables, observation, key)
     losses = vae.loss(reconstruction, posterior, observation, free_nats=0.0)
-    return Metrics.single_from_model_output(**losses._asdict()), posterior
+    of_frames = losses._asdict()
+    return metrics_class.single_from_model_output(**of_frames), posterior
 
   @jax.jit
   def reconstruct(params, observation):
@@ -196,7 +205,7 @@ def evaluation(
     collected, posteriors = zip(
       *(eval_step(params, batch, index) for index, batch in enumerate(batches))
     )
-    scalars = functools.reduce(Metrics.merge, collected).compute()
+    scalars = functools.reduce(metrics_class.merge, collected).compute()
     places = np.linspace(0, len(validation) - 1, _IMAGES).round().astype(int)
     shown = validation[places]
     pairs = np.stack([shown, reconstruct(params, shown)])  # [2, N, 64, 64, 3]
@@ -266,5 +275,13 @@ def _mean_frame_error(frames: np.ndarray) -> float:
   return float((frames / np.float32(255)).var(axis=0).sum())
 
 
+def _inputs(config: ml_collections.ConfigDict, data_dir: str | None) -> str:
+  """Returns what a run reads, for people."""
+  rollouts = prepared.find(str(config.get('dataset')), data_dir, schema.KIND)
+  return prepared.citation(rollouts)
+
+
 if __name__ == '__main__':
-  commands.run(train, 'vae.py', lambda: [command_line.data_dir_flag()])
+  commands.run(
+    train, 'V', 'vae.py', lambda: [command_line.data_dir_flag()], _inputs
+  )

@@ -26,8 +26,7 @@ def adapt() -> None:
   Raises:
     errors.DatasetError: `--config` or `--config_idx` is invalid.
   """
-  program = Path(sys.argv[0])
-  if program.name != 'tfds' and program.parts[-3:] != _MODULE:
+  if not is_running():
     return
   _show_in_a_line()
   command_line.stop_in_callbacks(_INTERRUPTED)
@@ -35,6 +34,12 @@ def adapt() -> None:
   for logger in logging.get_absl_logger(), python_logging.getLogger(_JAX):
     logger.addFilter(command_line.is_wanted)
   _check_config()
+
+
+def is_running() -> bool:
+  """Returns whether this process runs the `tfds` command."""
+  program = Path(sys.argv[0])
+  return program.name == 'tfds' or program.parts[-3:] == _MODULE
 
 
 def _show_in_a_line() -> None:

@@ -6,13 +6,13 @@ import sys
 from typing import Any
 
 from carracing_data import processes
+from carracing_data import runtime
 import jax
 import ml_collections
 from models import controller
 import numpy as np
 from tools.benchmarks import contest
 from tools.benchmarks import mdn_rnn
-from trainers import runtime
 from trainers.configs import controller as controller_config
 from trainers.control import actor_critic
 from trainers.control import actor_critic_learner

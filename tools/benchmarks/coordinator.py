@@ -15,6 +15,7 @@ import time
 from typing import Any
 
 from absl import flags
+from absl import logging
 from carracing_data import collecting
 from carracing_data import command_line
 from carracing_data import digests
@@ -61,6 +62,7 @@ def _never(write: Any) -> list[steps.Summary]:
 def main(argv: Sequence[str]) -> None:
   del argv
   num_shards = _SHARDS.value
+  logging.info('Collecting the records of %d shards.', num_shards)
   with tempfile.TemporaryDirectory() as folder:
     dataset, staging = Path(folder, 'dataset'), Path(folder, 'staging')
     dataset.mkdir()

@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from carracing_data import runtime
 from carracing_latents import loader
 from flax import linen as nn
 import jax
@@ -16,7 +17,6 @@ import numpy as np
 from tools.benchmarks import contest
 from tools.benchmarks import vae as vae_benchmark
 from trainers import devices
-from trainers import runtime
 from trainers import state as train_state
 from trainers import train_mdn_rnn
 from trainers.configs import mdn_rnn as mdn_rnn_config

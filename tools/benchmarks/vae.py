@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 from carracing_data import prepared
+from carracing_data import runtime
 from carracing_latents import (
   carracing_latents_dataset_builder as latents_builder,
 )
@@ -12,7 +13,6 @@ from models import vae
 import numpy as np
 from tools.benchmarks import building
 from tools.benchmarks import contest
-from trainers import runtime
 from trainers import state as train_state
 from trainers import train_vae
 from trainers.configs import vae as vae_config

@@ -1,23 +1,34 @@
-"""Configures a process for speed before it computes anything."""
+"""Configures a process for speed before it computes anything.
+
+For programs of this project, not for libraries: the settings are those of the
+whole process.
+"""
 
 import ctypes
+import functools
 import math
 import os
 from pathlib import Path
 
+from absl import logging
 from carracing_data import processes
 import jax
 
 # Constants from <malloc.h>.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
+_M_ARENA_MAX = -8
 _NEVER = 2**31 - 1
+# JAX's event after a program is lowered, before it is compiled or loaded.
+_LOWERED = '/jax/core/compile/jaxpr_to_mlir_module_duration'
 
 
+@functools.cache  # Once in a process.
 def prepare() -> None:
   """Keeps compiled programs across runs, and freed memory across steps."""
   _keep_compiled_programs()
   _keep_freed_memory()
+  _say_when_compiling()
 
 
 def use_cpu() -> None:
@@ -62,7 +73,7 @@ def _keep_compiled_programs() -> None:
   Its location is `$JAX_COMPILATION_CACHE_DIR`, by default the user's cache
   folder.
   """
-  if jax.config.jax_compilation_cache_dir is None:
+  if jax.config.values['jax_compilation_cache_dir'] is None:
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     jax.config.update(
       'jax_compilation_cache_dir', os.fspath(cache / 'carracing' / 'jax')
@@ -70,13 +81,32 @@ def _keep_compiled_programs() -> None:
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
+def _say_when_compiling() -> None:
+  """Logs the first compilation: nothing else is heard for up to a minute."""
+
+  @functools.cache
+  def say() -> None:
+    cache = jax.config.values['jax_compilation_cache_dir']
+    logging.info('Compiling what %s does not hold yet.', cache)
+
+  def listen(event: str, duration_secs: float, **_: str | int) -> None:
+    del duration_secs
+    if event == _LOWERED:
+      say()
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+
+
 def _keep_freed_memory() -> None:
   """Makes glibc keep freed memory for the next step.
 
   By default glibc returns large blocks to the system at once, and every
-  training step on a CPU causes thousands of page faults.
+  training step on a CPU causes thousands of page faults. So do the heaps of
+  further arenas, in which XLA's threads allocate: an empty one is unmapped,
+  whatever the threshold.
   """
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
   if mallopt is not None:  # Other C libraries lack it.
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, _NEVER)
+    mallopt(_M_ARENA_MAX, 1)
