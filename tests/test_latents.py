@@ -1,5 +1,6 @@
 import dataclasses
 import filecmp
+import os
 import shutil
 import subprocess
 import sys
@@ -266,6 +267,38 @@ b.Builder(data_dir=sys.argv[1], config=config).download_and_prepare()
   names = sorted(path.name for path in expected.iterdir())
   same, *rest = filecmp.cmpfiles(expected, found, names, shallow=False)
   assert (sorted(same), rest) == (names, [[], []])
+
+
+def test_shards_of_other_platforms_are_not_mixed(world, tmp_path, monkeypatch):
+  rollouts = world.data_dir / 'carracing_rollouts' / 'tiny' / VERSION
+  config = builder_lib.LatentsConfig(
+    name='tiny', rollouts=str(rollouts), vae=str(world.vae)
+  )
+  folder = tmp_path / 'carracing_latents' / 'tiny'
+  folder.mkdir(parents=True)
+
+  def jobs():
+    builder = builder_lib.Builder(data_dir=tmp_path, config=config)
+    return builder._jobs()['train']
+
+  first, second, _ = jobs()
+  first()
+  monkeypatch.setenv('XLA_FLAGS', '--xla_cpu_max_isa=AVX2')
+  with pytest.raises(
+    errors.DatasetError,
+    match=r"rounds differently.*xla_flags '--xla_cpu_max_isa=AVX2' here, ''",
+  ):
+    second()
+  assert [job.result() for job in jobs()] == [None] * 3
+  monkeypatch.delenv('XLA_FLAGS')
+  assert jobs()[0].result() == first.result()
+
+
+def test_metadata_names_the_platform(world):
+  found = prepared.find(NAME, world.data_dir).info.metadata['platform']
+  assert found['device'] == 'cpu cpu'
+  assert found['instruction_sets']
+  assert found['xla_flags'] == os.environ.get('XLA_FLAGS', '')
 
 
 def test_latents_that_are_not_finite_are_refused(world):

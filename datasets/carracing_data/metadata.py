@@ -146,6 +146,8 @@ class Metadata(documents.Document):
     name: `dataset/config:version`.
     config: all choices of the user that affect the data.
     packages: versions of the packages that may affect the data.
+    platform: what else of the machine and its settings may affect the data, by
+      name; empty if nothing does, and in old datasets.
     splits: metadata of each split, by name.
     files_sha256: digest of each shard, and of each attached file, by name.
     metadata_sha256: digest of all of the above, see `documents.sealed`.
@@ -154,6 +156,7 @@ class Metadata(documents.Document):
   name: str
   config: dict[str, Any]
   packages: dict[documents.Name, str]
+  platform: dict[documents.Name, str] = {}
   splits: dict[documents.Name, SplitMetadata]
   files_sha256: dict[documents.Name, documents.Sha256]
   metadata_sha256: documents.Sha256
@@ -185,7 +188,7 @@ def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
     ) from None
   except errors.DocumentError as error:
     raise errors.DatasetError(str(error)) from None
-  if not documents.is_sealed(metadata.model_dump(), SEAL):
+  if not documents.is_sealed(metadata.model_dump(exclude_unset=True), SEAL):
     raise errors.DatasetError(f'{folder}/metadata.json was edited')
   _check_agreement(folder, info, metadata)
   if kinds:

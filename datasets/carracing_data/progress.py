@@ -16,7 +16,6 @@ from carracing_data import command_line
 
 _EVERY_SECONDS = 10  # In a log.
 _EVERY_SECONDS_ON_TERMINAL = 0.2
-_POLL_SECONDS = 1.0
 
 _T = TypeVar('_T')
 
@@ -126,7 +125,11 @@ def each(items: Sequence[_T], title: str, unit: str) -> Iterator[_T]:
 
 @contextlib.contextmanager
 def watching(
-  title: str, unit: str, total: int, count: Callable[[], int]
+  title: str,
+  unit: str,
+  total: int,
+  count: Callable[[], int],
+  every_seconds: float = 1.0,
 ) -> Iterator[None]:
   """Shows how much is finished, whichever process does it.
 
@@ -135,6 +138,7 @@ def watching(
     unit: what is counted, in the plural.
     total: how many there are.
     count: returns how many are finished.
+    every_seconds: time between two calls of `count`.
   """
   ended = threading.Event()
   with Progress(title, unit, total) as shown:
@@ -144,7 +148,7 @@ def watching(
       shown.show()  # An interrupted piece of work goes on.
 
     def watch() -> None:
-      while not ended.wait(_POLL_SECONDS):
+      while not ended.wait(every_seconds):
         shown.update(count())
       shown.update(count())
 

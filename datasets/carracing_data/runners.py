@@ -19,7 +19,11 @@ import tensorflow_datasets as tfds
 Job = Callable[[], None]
 
 
-def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
+def run_locally(
+  jobs: Sequence[Job],
+  num_workers: int,
+  ended: Callable[[], None] = lambda: None,
+) -> None:
   """Runs jobs in several processes.
 
   Workers exit with this process, even if it is killed.
@@ -27,6 +31,7 @@ def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
   Args:
     jobs: jobs to run; picklable if `num_workers` > 1.
     num_workers: number of processes; 1 means this one.
+    ended: called in this process whenever a job has ended.
 
   Raises:
     errors.DatasetError: a worker was killed.
@@ -34,6 +39,7 @@ def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
   if num_workers == 1 or not jobs:
     for job in jobs:
       job()
+      ended()
     return
   context = _SpawnContext()
   executor = concurrent.futures.ProcessPoolExecutor(
@@ -46,6 +52,7 @@ def run_locally(jobs: Sequence[Job], num_workers: int) -> None:
       futures = [executor.submit(job) for job in jobs]
     for future in concurrent.futures.as_completed(futures):
       future.result()
+      ended()
   except concurrent.futures.process.BrokenProcessPool:
     raise errors.DatasetError(
       'a worker process was killed (out of memory?); run the same command'

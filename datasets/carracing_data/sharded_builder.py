@@ -36,6 +36,8 @@ from carracing_data import tfds_command
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 
+_SELDOM_SECONDS = 30.0
+
 tfds_command.adapt()
 
 
@@ -109,9 +111,9 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   def _packages(self) -> Sequence[str]:
     """Returns the packages whose versions may affect the data."""
 
-  def _platform(self) -> str:
-    """Returns a description of the hardware, if it may affect the data."""
-    return ''
+  def _platform(self) -> Mapping[str, str]:
+    """Returns what of this process may affect the data besides packages."""
+    return {}
 
   def _attachments(self) -> Mapping[str, bytes]:
     """Returns the content of other files of the dataset, by name."""
@@ -224,19 +226,34 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     todo = [job for split in jobs.values() for job in split]
     folder = Path(todo[0].staging)
     try:
-      with progress.watching(
-        self.name, 'shards', len(todo), lambda: staging.num_finished(folder)
+      if download_config and (
+        download_config.beam_runner or download_config.beam_options
       ):
-        if download_config and (
-          download_config.beam_runner or download_config.beam_options
+        # Runners tell nothing, and to list a large folder is work.
+        count = functools.partial(staging.num_finished, folder)
+        with progress.watching(
+          self.name, 'shards', len(todo), count, _SELDOM_SECONDS
         ):
           runners.run_with_beam(todo, download_config)
-        else:
-          unwritten = [job for job in todo if job.result() is None]
-          runners.run_locally(unwritten, self._num_workers)
+      else:
+        self._write_locally(todo)
     finally:
       staging.remove_temporary(folder)
     self._collect(jobs)
+
+  def _write_locally(self, jobs: Sequence[shards.Job]) -> None:
+    """Runs the jobs whose shards are not written yet."""
+    unwritten = [job for job in jobs if job.result() is None]
+    num_finished = len(jobs) - len(unwritten)
+
+    def count_one() -> None:
+      nonlocal num_finished
+      num_finished += 1
+
+    with progress.watching(
+      self.name, 'shards', len(jobs), lambda: num_finished
+    ):
+      runners.run_locally(unwritten, self._num_workers, count_one)
 
   def _jobs(self) -> dict[str, list[shards.Job]]:
     """Enters the staging folder; returns the jobs that fill it, by split."""
@@ -319,6 +336,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
           'name': f'{self.name}/{self.builder_config.name}:{self.version}',
           'config': self._identity(),
           'packages': self._versions(),
+          # Left out if nothing does, as in earlier datasets.
+          **({'platform': platform} if (platform := self._platform()) else {}),
           'splits': split_metadata,
           'files_sha256': files,
         },

@@ -14,9 +14,11 @@ from carracing_data import dataset_info
 from carracing_data import documents
 from carracing_data import errors
 from carracing_data import prepared
+from carracing_data import runtime
 from carracing_data import sharded_builder
 from carracing_data import shards
 from carracing_data import steps
+from carracing_data import tfds_command
 from carracing_latents import schema as latents_schema
 from carracing_rollouts import loader as rollouts_loader
 from carracing_rollouts import schema
@@ -28,6 +30,9 @@ from models import world_model
 import numpy as np
 import pydantic
 import tensorflow_datasets as tfds
+
+if tfds_command.is_running():
+  runtime.prepare()
 
 
 class _Settings(documents.Document):
@@ -58,8 +63,9 @@ class Builder(sharded_builder.ShardedBuilder):
   """Encodes every frame of a rollouts dataset with a trained VAE."""
 
   CODE = (rollouts_loader, schema, steps, strided, vae, weights, world_model)
-  VERSION = tfds.core.Version('1.0.1')
+  VERSION = tfds.core.Version('1.0.2')
   RELEASE_NOTES = {
+    '1.0.2': 'The metadata names the platform; the records are those of 1.0.1.',
     '1.0.1': 'The metadata counts terminated episodes and seals shard lengths.',
     '1.0.0': 'Initial release.',
   }
@@ -107,9 +113,8 @@ class Builder(sharded_builder.ShardedBuilder):
   def _packages(self) -> Sequence[str]:
     return ('array_record', 'flax', 'jax', 'jaxlib', 'numpy')
 
-  def _platform(self) -> str:
-    device = jax.devices()[0]
-    return f'{device.platform} {device.device_kind}'
+  def _platform(self) -> Mapping[str, str]:
+    return _platform()
 
   def __init__(self, **kwargs: Any):
     # The encoder itself uses all cores or a GPU.
@@ -131,6 +136,7 @@ class Builder(sharded_builder.ShardedBuilder):
           split=split,
           vae_folder=folder,
           vae_sha256=self._vae.sha256,
+          platform=_platform(),
           episode_ids=episode_ids,
         )
         for episode_ids in shards.episodes_of_shards(
@@ -139,6 +145,20 @@ class Builder(sharded_builder.ShardedBuilder):
         )
       ]
     return split_shards
+
+
+def _platform() -> dict[str, str]:
+  """Returns what decides how XLA rounds: the device and its settings."""
+  device = jax.devices()[0]
+  instruction_sets = []
+  if device.platform == 'cpu':
+    found = np.show_config(mode='dicts')['SIMD Extensions']
+    instruction_sets = [*found['baseline'], *found['found']]
+  return {
+    'device': f'{device.platform} {device.device_kind}',
+    'instruction_sets': ' '.join(instruction_sets),
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
+  }
 
 
 def _step_bytes(latent_size: int) -> int:
@@ -155,9 +175,11 @@ def _write_episodes(
   split: str,
   vae_folder: str,
   vae_sha256: str,
+  platform: Mapping[str, str],
   episode_ids: Iterable[int],
 ) -> list[steps.Summary]:
   """Encodes episodes and writes one record for each."""
+  _check_platform(platform)
   model = _load(vae_folder, vae_sha256)
   episodes = rollouts_loader.episodes(rollouts, split=split)
   summaries = []
@@ -179,6 +201,25 @@ def _write_episodes(
     )
     summaries.append(steps.summarize(vars(episode)))
   return summaries
+
+
+def _check_platform(wanted: Mapping[str, str]) -> None:
+  """Refuses to encode where the build's other shards are rounded differently.
+
+  Raises:
+    errors.DatasetError: this process is not of the platform of the build.
+  """
+  differences = [
+    f'{name} {value!r} here, {wanted[name]!r} there'
+    for name, value in _platform().items()
+    if value != wanted[name]
+  ]
+  if differences:
+    raise errors.DatasetError(
+      'a worker rounds differently than the machine that started the build:'
+      f' {"; ".join(differences)}; build on machines of one kind, with the same'
+      ' XLA_FLAGS'
+    )
 
 
 @functools.lru_cache(maxsize=1)  # Read once for all shards of a process.
