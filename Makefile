@@ -1,6 +1,7 @@
 # Each target that runs something sets up .venv first, if it is missing.
 
 PYTHON ?= python3
+EXTRAS ?= dev
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -45,5 +46,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  --editable '.[dev]'
+	  --editable '.[$(EXTRAS)]'
 	touch $@

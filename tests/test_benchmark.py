@@ -1,5 +1,6 @@
 import functools
 
+from carracing_data import prepared
 from carracing_data import processes
 from conftest import tiny_controller_config
 import jax
@@ -67,6 +68,20 @@ def test_updates_are_counted():
 @pytest.mark.parametrize('decoded', [False, True])
 def test_dreamt_steps_are_counted(decoded):
   assert dreaming.dream(2, decoded)() == 2 * 100
+
+
+def test_pytorch_encodes_all_frames(world):
+  pytest.importorskip('torch')
+  from tools.benchmarks import pytorch
+
+  rollouts = prepared.find('carracing_rollouts/tiny', world.data_dir)
+  work = pytorch.latents(str(rollouts.data_dir), 100)
+  assert work() == work() == 4 * 71
+
+
+def test_stable_baselines3_takes_as_many_updates():
+  pytest.importorskip('stable_baselines3')
+  assert control.stable_baselines3_update(tiny_controller_config())() == 3
 
 
 def test_pytorch_drives_on_every_core():

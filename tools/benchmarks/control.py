@@ -59,6 +59,10 @@ def stages(data_dir: Path) -> list[contest.Stage]:
             ('all cores', processes.num_cores()),
           )
         ),
+        contest.Contender(
+          'stable-baselines3 SAC, which sees [z, h] alone',
+          functools.partial(stable_baselines3_update, config),
+        ),
       ],
     ),
   ]
@@ -121,6 +125,13 @@ def pytorch_update(
   from tools.benchmarks import pytorch_control  # Not a dependency.
 
   return pytorch_control.updates(config, batches(config), num_threads)
+
+
+def stable_baselines3_update(config: ml_collections.ConfigDict) -> contest.Work:
+  """Prepares updates of the SAC of a library."""
+  from tools.benchmarks import stable_baselines3_sac  # Not a dependency.
+
+  return stable_baselines3_sac.updates(config, _NUM_FEATURES)
 
 
 def batches(config: ml_collections.ConfigDict) -> replay.Batch:

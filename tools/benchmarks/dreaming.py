@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+from carracing_data import runtime
 import jax
 from models import agent
 from models import start_states
@@ -59,6 +60,7 @@ def dream(batch_size: int, decoded: bool) -> contest.Work:
     batch_size: number of dreams side by side.
     decoded: whether V decodes every step.
   """
+  runtime.prepare()
   driver = agent.load()
   starts = start_states.load(agent.PRETRAINED / 'mdn_rnn')
   start = start_states.draw(starts, batch_size, jax.random.key(0))

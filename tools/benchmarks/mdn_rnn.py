@@ -151,6 +151,7 @@ def control(
   batch_size: int, recurrence: type[nn.Module] = recurrent.LSTM
 ) -> contest.Work:
   """Prepares control steps: encode a frame, observe it, act on [z, h]."""
+  runtime.prepare()
   model = untrained_model(recurrence)
   observation = vae_benchmark.frames(batch_size)
   z = jnp.zeros((batch_size, _LATENT_SIZE))

@@ -2,8 +2,12 @@
 
 import itertools
 import math
+import os
+import tempfile
 
+from array_record.python import array_record_module
 import numpy as np
+import tensorflow_datasets as tfds
 import torch
 from torch import nn
 from torch.nn import functional
@@ -103,6 +107,48 @@ def vae_encoder(batch_size):
   def work():
     model.encode(to_float(observation, torch.channels_last))
     return batch_size
+
+  return work
+
+
+def latents(folder, batch_size):
+  """Prepares the encoding of a dataset of rollouts, read with TFDS.
+
+  Args:
+    folder: folder of the dataset.
+    batch_size: number of frames that are encoded at once.
+
+  Returns:
+    Work that writes mean and logvar of all frames to one file, a record for
+    each batch, and returns the number of frames.
+  """
+  torch.manual_seed(0)
+  model = VAE().to(memory_format=torch.channels_last)
+  sources = tfds.builder_from_directory(folder).as_data_source().values()
+  scratch = tempfile.TemporaryDirectory()
+
+  def batches():
+    waiting = []
+    for record in itertools.chain(*sources):
+      waiting += list(record['observation'][: record['length']])
+      while len(waiting) >= batch_size:
+        yield np.stack(waiting[:batch_size])
+        del waiting[:batch_size]
+    if waiting:
+      yield np.stack(waiting)
+
+  @torch.inference_mode()
+  def work():
+    path = os.path.join(scratch.name, 'latents.array_record')
+    writer = array_record_module.ArrayRecordWriter(path, 'group_size:1')
+    count = 0
+    for batch in batches():
+      x = to_float(torch.from_numpy(batch), torch.channels_last)
+      mean, logvar = model.encode(x)
+      writer.write(mean.numpy().tobytes() + logvar.numpy().tobytes())
+      count += len(batch)
+    writer.close()
+    return count
 
   return work
 

@@ -8,8 +8,10 @@ from carracing_data import runtime
 from carracing_latents import (
   carracing_latents_dataset_builder as latents_builder,
 )
+from carracing_rollouts import environment
 import jax
 from models import vae
+from models import world_model
 import numpy as np
 from tools.benchmarks import building
 from tools.benchmarks import contest
@@ -46,14 +48,22 @@ def stages(data_dir: Path) -> list[contest.Stage]:
     ),
     contest.Stage(
       'encoder',
-      'building carracing_latents',
+      'encoder alone',
       'frames',
       [
+        contest.Contender('ours', encoder),
+        contest.Contender('PyTorch, channels_last', pytorch_encoder),
+      ],
+    ),
+    contest.Stage(
+      'latents',
+      'building `carracing_latents`',
+      'frames',
+      [
+        contest.Contender('ours', functools.partial(build_latents, data_dir)),
         contest.Contender(
-          'ours, dataset to dataset', functools.partial(build_latents, data_dir)
-        ),
-        contest.Contender(
-          'PyTorch encoder alone, channels_last', pytorch_encoder
+          'PyTorch, channels_last, from and to ArrayRecord',
+          functools.partial(pytorch_latents, data_dir),
         ),
       ],
     ),
@@ -101,8 +111,24 @@ def pytorch_step(memory_format: str) -> contest.Work:
   return pytorch.vae_step(_BATCH, memory_format)
 
 
+def encoder() -> contest.Work:
+  """Prepares encoding of an episode as builds do it."""
+  runtime.prepare()
+  v, key = vae.VAE(), jax.random.key(0)
+  observation = frames(environment.MAX_STEPS + 1)
+  variables = v.init(key, observation[:1], key)
+  model = world_model.WorldModel(v, jax.device_put(variables))
+
+  def work() -> float:
+    world_model.encode_episode(model, observation)
+    return len(observation)
+
+  return work
+
+
 def build_latents(data_dir: Path) -> contest.Work:
   """Prepares builds of latents from the benchmark rollouts."""
+  runtime.prepare()
   rollouts = prepared.find('carracing_rollouts/benchmark', data_dir)
   config = latents_builder.LatentsConfig(
     name='benchmark',
@@ -119,6 +145,14 @@ def pytorch_encoder() -> contest.Work:
   from tools.benchmarks import pytorch  # Not a dependency.
 
   return pytorch.vae_encoder(_BATCH)
+
+
+def pytorch_latents(data_dir: Path) -> contest.Work:
+  """Prepares the encoding of the same dataset in PyTorch."""
+  from tools.benchmarks import pytorch  # Not a dependency.
+
+  rollouts = prepared.find('carracing_rollouts/benchmark', data_dir)
+  return pytorch.latents(str(rollouts.data_dir), _BATCH)
 
 
 def _step(batch_size: int):

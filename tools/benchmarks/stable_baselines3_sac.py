@@ -1,0 +1,59 @@
+"""Updates of the soft actor-critic of stable-baselines3, if it is installed.
+
+Its critics see what the actor sees; in sizes and settings it is like ours.
+"""
+
+from carracing_data import steps
+import gymnasium
+import numpy as np
+import stable_baselines3
+from stable_baselines3.common import logger
+
+
+class _Features(gymnasium.Env):
+  """The spaces of a controller of features; it is never stepped."""
+
+  def __init__(self, num_features):
+    self.observation_space = gymnasium.spaces.Box(-10, 10, (num_features,))
+    self.action_space = gymnasium.spaces.Box(
+      steps.ACTION_LOW, steps.ACTION_HIGH
+    )
+
+
+def updates(config, num_features):
+  """Prepares updates on random transitions.
+
+  Args:
+    config: see `trainers/configs/controller.py`.
+    num_features: size of the observations.
+  """
+  learner = stable_baselines3.SAC(
+    'MlpPolicy',
+    _Features(num_features),
+    learning_rate=config.learning_rate,
+    buffer_size=10 * config.batch_size,
+    batch_size=config.batch_size,
+    gamma=config.discount,
+    tau=1 - config.target_ema_decay,
+    target_entropy=config.target_entropy,
+    policy_kwargs={'net_arch': {'pi': [], 'qf': [config.critic_size] * 2}},
+    seed=0,
+    device='cpu',
+  )
+  learner.set_logger(logger.configure(format_strings=[]))
+  rng = np.random.default_rng(0)
+  for _ in range(10 * config.batch_size):
+    learner.replay_buffer.add(
+      rng.standard_normal(num_features, np.float32),
+      rng.standard_normal(num_features, np.float32),
+      learner.action_space.sample(),
+      np.float32(rng.standard_normal()),
+      np.array([False]),
+      [{}],
+    )
+
+  def work():
+    learner.train(config.updates_per_step, config.batch_size)
+    return config.updates_per_step
+
+  return work
