@@ -29,7 +29,7 @@ PRETRAINED = Path(__file__).parent / 'pretrained'
 PARTS = ('vae', 'mdn_rnn', 'controller')
 # Within these limits XLA gives each row the same bits in a batch of any size.
 # It multiplies a single row, and large batches, with programs that round
-# differently.
+# differently. So larger batches are cut; both are powers of two, see `_padded`.
 _MIN_BATCH, _MAX_BATCH = 2, 32
 _SHAPE = (64, 64, 3)
 Carry = tuple[np.ndarray, np.ndarray]
@@ -100,7 +100,7 @@ class Agent:
 
 
 def _padded(x: np.ndarray) -> np.ndarray:
-  """Pads a batch to one of the few sizes for which programs are compiled."""
+  """Pads a batch to a power of two, so that few programs are compiled."""
   size = max(_MIN_BATCH, 1 << (len(x) - 1).bit_length())
   return np.pad(x, ((0, size - len(x)), *[(0, 0)] * (x.ndim - 1)))
 

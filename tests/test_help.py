@@ -111,6 +111,22 @@ def test_programs_say_what_they_do_before_they_load(module, world, tmp_path):
   assert re.fullmatch(rf'\d\d:\d\d:\d\d {said}\.\n', line), line
 
 
+def test_programs_say_when_they_compile(world, command, tmp_path):
+  done = command(
+    'tools.dream',
+    f'--vae={world.vae}',
+    f'--mdn_rnn={world.mdn_rnn}',
+    f'--data_dir={world.data_dir}',
+    '--dataset=carracing_rollouts/tiny',
+    '--seen_steps=3',
+    '--dream_steps=2',
+    f'--output_dir={tmp_path}',
+  )
+  assert done.status == 0, done.stderr
+  first, second, *_ = done.stderr.splitlines()
+  assert 'Dreaming with' in first and 'Compiling; programs in' in second
+
+
 def test_reader_of_the_help_may_leave():
   help_and_leave = f'{sys.executable} -m tools --help | true; exit $PIPESTATUS'
   done = subprocess.run(

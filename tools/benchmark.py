@@ -3,8 +3,9 @@
   python -m tools.benchmark --output_dir=benchmark
 
 Generates its own data. In each stage the contenders take turns, and the results
-are the ratios of their rates. PyTorch takes part if it is installed (pip
-install torch). Writes benchmark.md and benchmark.json to the output directory.
+are the ratios of their rates. PyTorch and stable-baselines3 take part if they
+are installed, as the extra `benchmark`. Writes benchmark.md and benchmark.json
+to the output directory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -125,7 +126,16 @@ def _ratios(
 
 def _machine() -> dict[str, str]:
   """Describes the machine and the packages."""
-  packages = 'jax', 'jaxlib', 'grain', 'gymnasium', 'torch'
+  packages = (
+    'jax',
+    'jaxlib',
+    'flax',
+    'grain',
+    'gymnasium',
+    'numpy',
+    'torch',
+    'stable-baselines3',
+  )
   versions = {}
   for package in packages:
     try:

@@ -20,6 +20,7 @@ from etils import epy
 from tools import __main__ as programs
 
 with epy.lazy_imports():
+  from carracing_data import runtime
   from carracing_rollouts import scores
   from models import agent
   from tools import animation
@@ -139,6 +140,7 @@ def _pretrained() -> 'scores.Summary':
 def main(argv: Sequence[str]) -> None:
   del argv
   logging.info('Making the tables and pictures of the documents anew.')
+  runtime.prepare()
   for path, text in documents().items():
     content = text.encode()
     places.replace(

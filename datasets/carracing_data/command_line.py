@@ -127,7 +127,7 @@ def run(
   def guarded(argv: Sequence[str]) -> None:
     if len(argv) > 1 and not takes_arguments:
       sys.exit(f'Error: unexpected argument {argv[1]!r}')
-    _set_up_logging()
+    set_up_logging()
     try:
       with _reader_may_leave():
         main(argv)
@@ -200,7 +200,7 @@ def exit_with_usage(error: Exception) -> NoReturn:
   sys.exit(f'Error: {message}\nSee {command} --help')
 
 
-def _set_up_logging() -> None:
+def set_up_logging() -> None:
   """Shows this project's messages and other packages' warnings."""
   # Silences the banner of TensorFlow, used only to write TensorBoard files.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')

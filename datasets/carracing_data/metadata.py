@@ -146,8 +146,8 @@ class Metadata(documents.Document):
     name: `dataset/config:version`.
     config: all choices of the user that affect the data.
     packages: versions of the packages that may affect the data.
-    platform: what else of the machine and its settings may affect the data, by
-      name; empty if nothing does, and in old datasets.
+    platform: device and settings that may affect the data, by name; absent from
+      older datasets and where nothing does.
     splits: metadata of each split, by name.
     files_sha256: digest of each shard, and of each attached file, by name.
     metadata_sha256: digest of all of the above, see `documents.sealed`.

@@ -12,6 +12,8 @@ import signal
 import threading
 from typing import Any
 
+from absl import logging
+from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import processes
 import tensorflow_datasets as tfds
@@ -22,7 +24,7 @@ Job = Callable[[], None]
 def run_locally(
   jobs: Sequence[Job],
   num_workers: int,
-  ended: Callable[[], None] = lambda: None,
+  on_end: Callable[[], None] = lambda: None,
 ) -> None:
   """Runs jobs in several processes.
 
@@ -31,7 +33,7 @@ def run_locally(
   Args:
     jobs: jobs to run; picklable if `num_workers` > 1.
     num_workers: number of processes; 1 means this one.
-    ended: called in this process whenever a job has ended.
+    on_end: called in this process whenever a job has ended.
 
   Raises:
     errors.DatasetError: a worker was killed.
@@ -39,20 +41,21 @@ def run_locally(
   if num_workers == 1 or not jobs:
     for job in jobs:
       job()
-      ended()
+      on_end()
     return
   context = _SpawnContext()
   executor = concurrent.futures.ProcessPoolExecutor(
     min(num_workers, len(jobs)),
     mp_context=context,
-    initializer=_end_with_parent,
+    initializer=_start_worker,
+    initargs=(logging.get_verbosity(),),
   )
   try:
     with processes.bare_main(), _deaf_to_interrupts():
       futures = [executor.submit(job) for job in jobs]
     for future in concurrent.futures.as_completed(futures):
       future.result()
-      ended()
+      on_end()
   except concurrent.futures.process.BrokenProcessPool:
     raise errors.DatasetError(
       'a worker process was killed (out of memory?); run the same command'
@@ -170,6 +173,13 @@ def _deaf_to_interrupts() -> Iterator[None]:
     yield
   finally:
     signal.signal(signal.SIGINT, before)
+
+
+def _start_worker(verbosity: int) -> None:
+  """Makes this worker log as its parent does, and end with it."""
+  if verbosity >= logging.INFO:
+    command_line.set_up_logging()
+  _end_with_parent()
 
 
 def _end_with_parent() -> None:

@@ -82,12 +82,12 @@ def _keep_compiled_programs() -> None:
 
 
 def _say_when_compiling() -> None:
-  """Logs the first compilation: nothing else is heard for up to a minute."""
+  """Logs the first compilation, which may take a minute without output."""
 
   @functools.cache
   def say() -> None:
     cache = jax.config.values['jax_compilation_cache_dir']
-    logging.info('Compiling what %s does not hold yet.', cache)
+    logging.info('Compiling; programs in %s are reused.', cache)
 
   def listen(event: str, duration_secs: float, **_: str | int) -> None:
     del duration_secs

@@ -36,7 +36,7 @@ from carracing_data import tfds_command
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 
-_SELDOM_SECONDS = 30.0
+_BEAM_POLL_SECONDS = 30.0
 
 tfds_command.adapt()
 
@@ -112,7 +112,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """Returns the packages whose versions may affect the data."""
 
   def _platform(self) -> Mapping[str, str]:
-    """Returns what of this process may affect the data besides packages."""
+    """Returns the device and the settings that may affect the data, by name."""
     return {}
 
   def _attachments(self) -> Mapping[str, bytes]:
@@ -229,10 +229,10 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       if download_config and (
         download_config.beam_runner or download_config.beam_options
       ):
-        # Runners tell nothing, and to list a large folder is work.
+        # Beam does not report finished jobs; listing a large folder is slow.
         count = functools.partial(staging.num_finished, folder)
         with progress.watching(
-          self.name, 'shards', len(todo), count, _SELDOM_SECONDS
+          self.name, 'shards', len(todo), count, _BEAM_POLL_SECONDS
         ):
           runners.run_with_beam(todo, download_config)
       else:

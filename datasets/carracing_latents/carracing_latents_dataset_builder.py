@@ -35,6 +35,13 @@ if tfds_command.is_running():
   runtime.prepare()
 
 
+# Of those in XLA_FLAGS, they change no bit.
+_FLAGS_WITHOUT_EFFECT = (
+  '--xla_dump_',
+  '--xla_force_host_platform_device_count',
+)
+
+
 class _Settings(documents.Document):
   rollouts: str
   vae: str
@@ -137,6 +144,7 @@ class Builder(sharded_builder.ShardedBuilder):
           vae_folder=folder,
           vae_sha256=self._vae.sha256,
           platform=_platform(),
+          is_program=tfds_command.is_running(),
           episode_ids=episode_ids,
         )
         for episode_ids in shards.episodes_of_shards(
@@ -148,16 +156,23 @@ class Builder(sharded_builder.ShardedBuilder):
 
 
 def _platform() -> dict[str, str]:
-  """Returns what decides how XLA rounds: the device and its settings."""
+  """Returns the device and the settings that determine how XLA rounds."""
   device = jax.devices()[0]
   instruction_sets = []
   if device.platform == 'cpu':
-    found = np.show_config(mode='dicts')['SIMD Extensions']
-    instruction_sets = [*found['baseline'], *found['found']]
+    # NumPy leaves empty lists out.
+    sets = np.show_config(mode='dicts').get('SIMD Extensions', {})
+    instruction_sets = [*sets.get('baseline', ()), *sets.get('found', ())]
   return {
     'device': f'{device.platform} {device.device_kind}',
     'instruction_sets': ' '.join(instruction_sets),
-    'xla_flags': os.environ.get('XLA_FLAGS', ''),
+    'xla_flags': ' '.join(
+      sorted(
+        flag
+        for flag in os.environ.get('XLA_FLAGS', '').split()
+        if not flag.startswith(_FLAGS_WITHOUT_EFFECT)
+      )
+    ),
   }
 
 
@@ -176,9 +191,12 @@ def _write_episodes(
   vae_folder: str,
   vae_sha256: str,
   platform: Mapping[str, str],
+  is_program: bool,
   episode_ids: Iterable[int],
 ) -> list[steps.Summary]:
   """Encodes episodes and writes one record for each."""
+  if is_program:  # And so is a worker on another machine.
+    runtime.prepare()
   _check_platform(platform)
   model = _load(vae_folder, vae_sha256)
   episodes = rollouts_loader.episodes(rollouts, split=split)
@@ -204,21 +222,21 @@ def _write_episodes(
 
 
 def _check_platform(wanted: Mapping[str, str]) -> None:
-  """Refuses to encode where the build's other shards are rounded differently.
+  """Refuses to encode where other shards of the build may round differently.
 
   Raises:
     errors.DatasetError: this process is not of the platform of the build.
   """
   differences = [
-    f'{name} {value!r} here, {wanted[name]!r} there'
+    f'{name} {value!r}, not {wanted[name]!r}'
     for name, value in _platform().items()
     if value != wanted[name]
   ]
   if differences:
     raise errors.DatasetError(
-      'a worker rounds differently than the machine that started the build:'
-      f' {"; ".join(differences)}; build on machines of one kind, with the same'
-      ' XLA_FLAGS'
+      'this worker may round differently from the machine that started the'
+      f' build: {"; ".join(differences)}; build on machines of one kind, with'
+      ' the same XLA_FLAGS'
     )
 
 

@@ -60,7 +60,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
           )
         ),
         contest.Contender(
-          'stable-baselines3 SAC, which sees [z, h] alone',
+          'stable-baselines3, all cores, critics on [z, h]',
           functools.partial(stable_baselines3_update, config),
         ),
       ],
@@ -113,7 +113,7 @@ def update(config: ml_collections.ConfigDict) -> contest.Work:
 
 def pytorch_drive(simulator: str) -> contest.Work:
   """Prepares driving as it is often written."""
-  from tools.benchmarks import pytorch_control  # Not a dependency.
+  from tools.benchmarks import pytorch_control  # In an extra.
 
   return pytorch_control.drive(simulator)
 
@@ -122,14 +122,14 @@ def pytorch_update(
   config: ml_collections.ConfigDict, num_threads: int
 ) -> contest.Work:
   """Prepares the same updates in PyTorch."""
-  from tools.benchmarks import pytorch_control  # Not a dependency.
+  from tools.benchmarks import pytorch_control  # In an extra.
 
   return pytorch_control.updates(config, batches(config), num_threads)
 
 
 def stable_baselines3_update(config: ml_collections.ConfigDict) -> contest.Work:
   """Prepares updates of the SAC of a library."""
-  from tools.benchmarks import stable_baselines3_sac  # Not a dependency.
+  from tools.benchmarks import stable_baselines3_sac  # In an extra.
 
   return stable_baselines3_sac.updates(config, _NUM_FEATURES)
 

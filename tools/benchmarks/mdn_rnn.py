@@ -178,14 +178,14 @@ def control(
 
 def pytorch_step(batch_size: int, window_steps: int) -> contest.Work:
   """Prepares the same training steps in PyTorch."""
-  from tools.benchmarks import pytorch  # Not a dependency.
+  from tools.benchmarks import pytorch  # In an extra.
 
   return pytorch.mdn_rnn_step(batch_size, window_steps)
 
 
 def pytorch_control(batch_size: int) -> contest.Work:
   """Prepares the same control steps in PyTorch."""
-  from tools.benchmarks import pytorch  # Not a dependency.
+  from tools.benchmarks import pytorch  # In an extra.
 
   return pytorch.control(batch_size)
 

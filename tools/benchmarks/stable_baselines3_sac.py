@@ -1,13 +1,16 @@
 """Updates of the soft actor-critic of stable-baselines3, if it is installed.
 
-Its critics see what the actor sees; in sizes and settings it is like ours.
+Its critics see what the actor sees, and it draws its batches from a buffer in
+every update; sizes and settings are otherwise ours.
 """
 
+from carracing_data import processes
 from carracing_data import steps
 import gymnasium
 import numpy as np
 import stable_baselines3
 from stable_baselines3.common import logger
+import torch
 
 
 class _Features(gymnasium.Env):
@@ -27,6 +30,7 @@ def updates(config, num_features):
     config: see `trainers/configs/controller.py`.
     num_features: size of the observations.
   """
+  torch.set_num_threads(processes.num_cores())
   learner = stable_baselines3.SAC(
     'MlpPolicy',
     _Features(num_features),

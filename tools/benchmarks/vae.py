@@ -52,6 +52,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'frames',
       [
         contest.Contender('ours', encoder),
+        contest.Contender('`lax` convolutions with YNNPACK', ynnpack_encoder),
         contest.Contender('PyTorch, channels_last', pytorch_encoder),
       ],
     ),
@@ -62,7 +63,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       [
         contest.Contender('ours', functools.partial(build_latents, data_dir)),
         contest.Contender(
-          'PyTorch, channels_last, from and to ArrayRecord',
+          'PyTorch, from and to ArrayRecord, without digests',
           functools.partial(pytorch_latents, data_dir),
         ),
       ],
@@ -106,7 +107,7 @@ def lax_step() -> contest.Work:
 
 def pytorch_step(memory_format: str) -> contest.Work:
   """Prepares the same steps in PyTorch."""
-  from tools.benchmarks import pytorch  # Not a dependency.
+  from tools.benchmarks import pytorch  # In an extra.
 
   return pytorch.vae_step(_BATCH, memory_format)
 
@@ -122,6 +123,30 @@ def encoder() -> contest.Work:
   def work() -> float:
     world_model.encode_episode(model, observation)
     return len(observation)
+
+  return work
+
+
+def ynnpack_encoder() -> contest.Work:
+  """Prepares encoding with XLA's YNNPACK, which is not in use.
+
+  It divides the sums of a convolution among threads, so the number of cores
+  would change the latents.
+  """
+  runtime.prepare()
+  v, key = vae.VAE(convolution='lax'), jax.random.key(0)
+  observation = frames(48)  # As many as `encode_episode` encodes at once.
+  encode = jax.jit(
+    functools.partial(v.apply, method=v.encode),
+    compiler_options={
+      'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_DOT'
+    },
+  )
+  variables = jax.device_put(v.init(key, observation[:1], key))
+
+  def work() -> float:
+    jax.device_get([encode(variables, observation) for _ in range(21)])
+    return 21 * len(observation)
 
   return work
 
@@ -142,14 +167,14 @@ def build_latents(data_dir: Path) -> contest.Work:
 
 def pytorch_encoder() -> contest.Work:
   """Prepares encoding in PyTorch."""
-  from tools.benchmarks import pytorch  # Not a dependency.
+  from tools.benchmarks import pytorch  # In an extra.
 
   return pytorch.vae_encoder(_BATCH)
 
 
 def pytorch_latents(data_dir: Path) -> contest.Work:
   """Prepares the encoding of the same dataset in PyTorch."""
-  from tools.benchmarks import pytorch  # Not a dependency.
+  from tools.benchmarks import pytorch  # In an extra.
 
   rollouts = prepared.find('carracing_rollouts/benchmark', data_dir)
   return pytorch.latents(str(rollouts.data_dir), _BATCH)
