@@ -78,7 +78,8 @@ class Agent:
       the next carry.
 
     Raises:
-      ValueError: the observation or the carry has another shape or dtype.
+      ValueError: the observation, the carry or the noise has another shape, or
+        the observation another dtype.
     """
     size = len(observation)
     if observation.dtype != np.uint8 or observation.shape[1:] != _SHAPE:
@@ -90,6 +91,10 @@ class Agent:
       raise ValueError(f'the carry is not that of {size} episodes')
     if noise is None:
       noise = np.zeros((size, controller.ACTION_SIZE))
+    if noise.shape != (size, controller.ACTION_SIZE):
+      raise ValueError(
+        f'noise is {list(noise.shape)}, not {[size, controller.ACTION_SIZE]}'
+      )
     inputs = (observation, carry, noise.astype(np.float32))
     parts = [
       jax.tree.map(lambda x, i=i: _padded(x[i : i + _MAX_BATCH]), inputs)

@@ -81,6 +81,12 @@ def test_a_controller_of_z_alone_ignores_h(world, frames, tmp_path):
   assert np.ptp(action[:, :2], axis=0).all()
 
 
+def test_noise_of_other_episodes_is_refused(agent_folder, frames):
+  driver = agent.load(agent_folder)
+  with pytest.raises(ValueError, match=r'noise is \[4, 3\], not \[3, 3\]'):
+    driver(frames[0, :3], driver.initial_carry(range(3)), np.zeros((4, 3)))
+
+
 @pytest.mark.parametrize('part', agent.PARTS)
 def test_a_missing_part_is_named(part, agent_folder, tmp_path):
   folder = shutil.copytree(agent_folder, tmp_path / 'agent')

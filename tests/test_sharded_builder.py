@@ -116,6 +116,17 @@ def test_beam_writes_the_same_bytes(expected, tmp_path):
   assert_same_bytes(tmp_path, expected)
 
 
+def test_error_of_a_beam_worker_is_that_of_the_build():
+  config = runners.beam_config(
+    'runner=DirectRunner,direct_running_mode=multi_processing'
+    ',direct_num_workers=2'
+  )
+  with pytest.raises(
+    errors.UserError, match='^.a b. is not a dataset name; use '
+  ):
+    runners.run_with_beam([functools.partial(prepared.find, 'a b')], config)
+
+
 def test_dask_cluster_writes_the_same_bytes(expected, tmp_path):
   dask = [Path(sys.executable).parent / 'dask']
   file = tmp_path / 'scheduler.json'

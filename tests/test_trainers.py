@@ -564,3 +564,27 @@ def test_validation_that_is_not_finite_is_an_error(world, tmp_path):
     train_vae.train(config, tmp_path, str(world.data_dir))
   assert not (tmp_path / 'weights').exists()
   assert not (tmp_path / 'metrics.json').exists()
+
+
+@pytest.mark.parametrize('changed', ['name', 'content'])
+def test_data_of_another_name_are_continued_of_other_content_refused(
+  changed, world, tmp_path
+):
+  config = tiny_vae_config()
+  config.num_steps = 2
+  config.cosine_decay = False
+  train_vae.train(config, tmp_path, str(world.data_dir))
+  path = tmp_path / 'run.json'
+  run = json.loads(path.read_text())
+  source = run['sources']['dataset']
+  source['name'] = 'carracing_rollouts/tiny:0.9.0'
+  if changed == 'content':
+    source['sha256']['train'] = '0' * 64
+  path.write_text(json.dumps(run))
+  config.num_steps = 3
+  if changed == 'name':
+    train_vae.train(config, tmp_path, str(world.data_dir))
+    assert json.loads((tmp_path / 'metrics.json').read_text())['num_steps'] == 3
+  else:
+    with pytest.raises(errors.UserError, match=r'dataset name is .*0\.9\.0'):
+      train_vae.train(config, tmp_path, str(world.data_dir))

@@ -303,6 +303,8 @@ def _compared(
   differences += [
     f'{role} {difference}'
     for role in sorted({*run.sources, *sources})
+    # The same content may have another name, for instance a later version.
+    if not _same_content(run.sources.get(role), sources.get(role))
     for _, difference in _differences(
       *(
         x[role].model_dump() if role in x else {}
@@ -317,6 +319,12 @@ def _compared(
       ' delete that folder'
     )
   return run
+
+
+def _same_content(
+  one: run_documents.Source | None, other: run_documents.Source | None
+) -> bool:
+  return bool(one and other and one.sha256 == other.sha256)
 
 
 def _differences(

@@ -93,6 +93,13 @@ def run_with_beam(
   except errors.UserError:
     raise
   except Exception as error:  # What a runner raises depends on the runner.
+    # The process of a worker sends an error of ours as a stack in a text.
+    if ours := re.search(
+      rf'{re.escape(errors.__name__)}\.\w+: ([^\n\\]+?)( \[while|$|\\n)',
+      str(error),
+      re.MULTILINE,
+    ):
+      raise errors.UserError(ours[1]) from error
     reason = str(error).strip().splitlines() or ['no reason given']
     raise errors.UserError(
       f'Beam failed with {type(error).__name__}: {reason[0]}; check'

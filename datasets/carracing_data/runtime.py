@@ -87,7 +87,10 @@ def _say_when_compiling() -> None:
   @functools.cache
   def say() -> None:
     cache = jax.config.values['jax_compilation_cache_dir']
-    logging.info('Compiling; programs in %s are reused.', cache)
+    if cache and jax.config.values['jax_enable_compilation_cache']:
+      logging.info('Compiling; programs in %s are reused.', cache)
+    else:
+      logging.info('Compiling.')
 
   def listen(event: str, duration_secs: float, **_: str | int) -> None:
     del duration_secs

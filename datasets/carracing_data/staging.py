@@ -60,6 +60,8 @@ def num_finished(folder: Path) -> int:
 
 def _tell_of_other(other: Path, depends_on: Mapping[str, Any]) -> None:
   """Warns of shards that an interrupted build of the same name has left."""
+  if not (num_left := num_finished(other)):
+    return
   try:
     found = dict(json.loads((other / _DEPENDS_ON).read_text()))
   except (OSError, TypeError, ValueError):
@@ -72,7 +74,7 @@ def _tell_of_other(other: Path, depends_on: Mapping[str, Any]) -> None:
   logging.warning(
     'An earlier build left %d finished shards in %s. They cannot be reused:'
     ' this build differs in %s. They will be deleted when it is complete.',
-    num_finished(other),
+    num_left,
     other,
     ', '.join(differing),
   )
