@@ -109,19 +109,26 @@ def _ratios(
   rows = []
   for stage, rates in results:
     ours = rates[stage.contenders[0].name]
+    head = [stage.title, f'{_rounded(statistics.median(ours))} {stage.unit}/s']
     for contender in stage.contenders[1:]:
       theirs = rates[contender.name]
       figures = ['not installed', '']
       if theirs:
         ratio = contest.compare(ours, theirs)
         figures = [
-          f'{statistics.median(theirs):,.4g}',
+          _rounded(statistics.median(theirs)),
           f'**{ratio.median:.3g}** ({ratio.lowest:.3g} to {ratio.highest:.3g})',
         ]
-      rate = f'{statistics.median(ours):,.4g} {stage.unit}/s'
-      rows.append([stage.title, rate, contender.name, *figures])
+      rows.append([*head, contender.name, *figures])
+      head = ['', '']
   head = ['stage', 'ours', 'against', 'theirs', 'ratio (range)']
   return markdown.table(head, rows)
+
+
+def _rounded(rate: float) -> str:
+  """Returns three significant digits, with commas: `77,400`."""
+  rounded = float(f'{rate:.3g}')
+  return f'{rounded:,.0f}' if rounded >= 100 else f'{rounded:g}'
 
 
 def _machine() -> dict[str, str]:
