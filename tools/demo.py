@@ -40,7 +40,7 @@ _MDN_RNN_STEPS = flags.DEFINE_integer(
 )
 _CONTROLLER_STEPS = flags.DEFINE_integer(
   'controller_steps',
-  400,
+  500,
   'Number of training steps of the controller.',
   1,
   10_000_000,

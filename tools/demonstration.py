@@ -89,7 +89,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
     controller,
     weights,
     num_steps=settings.controller_steps,
-    eval_every_steps=200,
+    eval_every_steps=100,
     selection_tracks=16,
   )
   agent = f'--agent={controller / "agent"}'
