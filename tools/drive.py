@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
   logging.info(
     'Driving test track %d with %s.',
     _TRACK.value,
-    _AGENT.value or 'the pretrained agent',
+    command_line.agent_name(_AGENT.value),
   )
   runtime.prepare()
   driver = agent.load(agent.folder_of(_AGENT.value))

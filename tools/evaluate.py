@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     raise errors.UserError('pass --agent or --policy, not both')
   logging.info(
     'Evaluating %s on %d %s tracks.',
-    _POLICY.value or _AGENT.value or 'the pretrained agent',
+    _POLICY.value or command_line.agent_name(_AGENT.value),
     _EPISODES.value,
     _TRACKS.value,
   )

@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
   of_agent = _FORMAT.value == 'model'
   logging.info(
     'Exporting %s as %s to %s.',
-    (_AGENT.value or 'the pretrained agent') if of_agent else _DATASET.value,
+    command_line.agent_name(_AGENT.value) if of_agent else _DATASET.value,
     _FORMAT.value,
     _OUTPUT_DIR.value,
   )

@@ -167,9 +167,7 @@ def _to_base64(source: Path, x: Any) -> str:
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  logging.info(
-    'Exporting %s as a page.', _AGENT.value or 'the pretrained agent'
-  )
+  logging.info('Exporting %s as a page.', command_line.agent_name(_AGENT.value))
   output = places.expand(_OUTPUT.value)
   export(agent.folder_of(_AGENT.value), output)
   print(f'{output}: {output.stat().st_size / 1e6:.1f} MB; open it in a browser')

@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
   logging.info(
     'Opening the %s with %s.',
     'dream' if dreams else 'game',
-    _AGENT.value or 'the pretrained agent',
+    command_line.agent_name(_AGENT.value),
   )
   runtime.prepare()
   folder = agent.folder_of(_AGENT.value)

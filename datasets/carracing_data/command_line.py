@@ -76,6 +76,11 @@ def agent_flag() -> flags.FlagHolder[str | None]:
   )
 
 
+def agent_name(flag: str | None) -> str:
+  """Returns what `--agent` names, for people."""
+  return flag or 'the pretrained agent'
+
+
 def weights_flags() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
   """Defines `--vae` and `--mdn_rnn`."""
   return (

@@ -131,6 +131,7 @@ class Builder(sharded_builder.ShardedBuilder):
     rollouts = os.path.abspath(self._rollouts.data_dir)
     folder = os.path.abspath(os.path.expanduser(self.builder_config.vae))
     split_shards = {}
+    platform = _platform()
     metadata: Any = self._rollouts.info.metadata
     step_bytes = _step_bytes(self.builder_config.latent_size)
     for split in schema.SPLITS:
@@ -143,7 +144,7 @@ class Builder(sharded_builder.ShardedBuilder):
           split=split,
           vae_folder=folder,
           vae_sha256=self._vae.sha256,
-          platform=_platform(),
+          platform=platform,
           is_program=tfds_command.is_running(),
           episode_ids=episode_ids,
         )
