@@ -15,8 +15,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from carracing_data import places
-from carracing_data import steps
+from carracing_data import files
+from carracing_data import rlds_steps
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -130,7 +130,7 @@ def _act(
     world_model.encode(agent.model, observation).mean, carry
   )
   action = act(agent, state)
-  low, high = steps.ACTION_LOW[None], steps.ACTION_HIGH[None]
+  low, high = rlds_steps.ACTION_LOW[None], rlds_steps.ACTION_HIGH[None]
   action = jnp.clip(action + noise, low, high)
   _, carry = world_model.predict(agent.model, state, action)
   return action, carry
@@ -138,7 +138,7 @@ def _act(
 
 def folder_of(flag: str | None) -> Path:
   """Returns the folder that `--agent` names, or else the pretrained agent."""
-  return PRETRAINED if flag is None else places.expand(flag)
+  return PRETRAINED if flag is None else files.expand(flag)
 
 
 def load(folder: str | os.PathLike[str] = PRETRAINED) -> Agent:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import os
 from typing import Any, Literal
 
-from carracing_data import steps
+from carracing_data import rlds_steps
 from gymnasium import error
 from gymnasium import spaces
 import jax
@@ -59,9 +59,11 @@ class Dreams:
     self.observation_space = spaces.Box(-bound, bound)
     if self._pixels:
       self.observation_space = spaces.Box(
-        0, 255, steps.OBSERVATION_SHAPE, np.uint8
+        0, 255, rlds_steps.OBSERVATION_SHAPE, np.uint8
       )
-    self.action_space = spaces.Box(steps.ACTION_LOW, steps.ACTION_HIGH)
+    self.action_space = spaces.Box(
+      rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
+    )
     self._seeds = np.zeros(size, np.uint32)
     self._num_steps = np.zeros(size, np.int32)
     self._state: world_model.State | None = None
@@ -129,7 +131,7 @@ class Dreams:
 
   def _checked(self, action: Any) -> np.ndarray:
     """Returns actions within the action space, float32 [B, 3]."""
-    shape = len(self._seeds), steps.ACTION_SIZE
+    shape = len(self._seeds), rlds_steps.ACTION_SIZE
     try:
       action = np.asarray(action, np.float32)
     except (TypeError, ValueError):
@@ -147,7 +149,7 @@ class Dreams:
       )
     if not np.isfinite(action).all():
       raise error.InvalidAction('an action is NaN or infinite')
-    return np.clip(action, steps.ACTION_LOW, steps.ACTION_HIGH)
+    return np.clip(action, rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH)
 
 
 def _is_number(x: Any) -> bool:

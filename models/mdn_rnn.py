@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from models import recurrent
+from models import lstm
 
 # Bound on the absolute logarithm of a standard deviation, approached smoothly.
 _MAX_ABS_LOG_STD = 7.0
@@ -179,7 +179,7 @@ class MDNRNN(nn.Module):
   per_dimension: bool = False
   predict_outcomes: bool = False
   dtype: Any = jnp.float32
-  recurrence: type[nn.Module] = recurrent.LSTM
+  recurrence: type[nn.Module] = lstm.LSTM
 
   def setup(self):
     self.lstm = self.recurrence(self.hidden_size, self.dtype)
@@ -199,14 +199,14 @@ class MDNRNN(nn.Module):
     logits = values if self.per_dimension else self.num_mixtures
     return logits, values, values
 
-  def initial_carry(self, batch_size: int) -> recurrent.Carry:
+  def initial_carry(self, batch_size: int) -> lstm.Carry:
     """Returns the carry before the first step: zeros."""
     zeros = jnp.zeros((batch_size, self.hidden_size))
     return zeros, zeros
 
   def __call__(
-    self, z: jax.Array, action: jax.Array, carry: recurrent.Carry
-  ) -> tuple[Prediction, recurrent.Carry]:
+    self, z: jax.Array, action: jax.Array, carry: lstm.Carry
+  ) -> tuple[Prediction, lstm.Carry]:
     """Predicts the next step after every step of a sequence.
 
     One call for a whole sequence gives the same results as one call per step.

@@ -10,7 +10,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from models import strided
+from models import strided_convolution
 
 
 class Posterior(NamedTuple):
@@ -39,7 +39,7 @@ class Encoder(nn.Module):
 
   latent_size: int
   dtype: DTypeLike = jnp.float32
-  convolution: strided.Form = 'auto'
+  convolution: strided_convolution.Form = 'auto'
 
   @nn.compact
   def __call__(self, x: jax.Array) -> Posterior:
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
       strides=2,
       padding='VALID',
       dtype=self.dtype,
-      conv_general_dilated_cls=lambda: strided.conv_general_dilated(
+      conv_general_dilated_cls=lambda: strided_convolution.conv_general_dilated(
         self.convolution
       ),
     )
@@ -66,13 +66,13 @@ class Decoder(nn.Module):
   """Latent vectors [B, Z] → float frames [B, 64, 64, 3] in 0..1."""
 
   dtype: DTypeLike = jnp.float32
-  convolution: strided.Form = 'auto'
+  convolution: strided_convolution.Form = 'auto'
 
   @nn.compact
   def __call__(self, z: jax.Array) -> jax.Array:
     x = nn.Dense(1024)(z).reshape(len(z), 1, 1, 1024)
     conv_transpose = functools.partial(
-      strided.ConvTranspose, dtype=self.dtype, form=self.convolution
+      strided_convolution.ConvTranspose, dtype=self.dtype, form=self.convolution
     )
     for features, size in ((128, 5), (64, 5), (32, 6)):
       x = nn.relu(conv_transpose(features, size)(x))
@@ -93,7 +93,7 @@ class VAE(nn.Module):
 
   latent_size: int = 32
   dtype: DTypeLike = jnp.float32
-  convolution: strided.Form = 'auto'
+  convolution: strided_convolution.Form = 'auto'
 
   def setup(self):
     self.encoder = Encoder(self.latent_size, self.dtype, self.convolution)

@@ -13,9 +13,9 @@ from pathlib import Path
 import shutil
 from typing import Annotated, Any, Literal, NamedTuple
 
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
+from carracing_data import json_documents
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ class WeightsError(errors.UserError):
 _Size = Annotated[int, pydantic.Field(ge=1, le=16_384)]
 
 
-class _VAEConfig(documents.Document):
+class _VAEConfig(json_documents.Document):
   latent_size: _Size
 
   def model(self) -> vae.VAE:
@@ -53,7 +53,7 @@ class _VAEConfig(documents.Document):
     return self.model().init(key, frames, key)
 
 
-class _MDNRNNConfig(documents.Document):
+class _MDNRNNConfig(json_documents.Document):
   latent_size: _Size
   hidden_size: _Size
   num_mixtures: Annotated[int, pydantic.Field(ge=1, le=1000)]
@@ -69,7 +69,7 @@ class _MDNRNNConfig(documents.Document):
     return model.init(key, z, action, model.initial_carry(1))
 
 
-class _ControllerConfig(documents.Document):
+class _ControllerConfig(json_documents.Document):
   latent_size: _Size
   hidden_size: Annotated[int, pydantic.Field(ge=0, le=16_384)]
 
@@ -91,7 +91,7 @@ _CONFIGS = {
 }
 
 
-class Description(documents.Document):
+class Description(json_documents.Document):
   """Schema of `config.json`.
 
   Attributes:
@@ -109,9 +109,9 @@ class Description(documents.Document):
   model: Literal['vae', 'mdn_rnn', 'controller']
   config: dict[str, Any]
   training: dict[str, Any]
-  weights_sha256: documents.Sha256
-  start_states_sha256: documents.Sha256 | None = None
-  description_sha256: documents.Sha256
+  weights_sha256: json_documents.Sha256
+  start_states_sha256: json_documents.Sha256 | None = None
+  description_sha256: json_documents.Sha256
 
 
 class Weights(NamedTuple):
@@ -178,7 +178,9 @@ def save(
   with _replacing(folder) as unfinished:
     for file, content in files.items():
       _write(unfinished / file, content)
-    documents.write(unfinished / _CONFIG, documents.sealed(description, _SEAL))
+    json_documents.write(
+      unfinished / _CONFIG, json_documents.sealed(description, _SEAL)
+    )
   return sha256
 
 
@@ -214,15 +216,15 @@ def gather(
     pass  # Missing or damaged: written again.
   with _replacing(folder) as unfinished:
     for name, path in parts.items():
-      path = places.expand(path)
+      path = files.expand(path)
       (unfinished / name).mkdir()
       for file in FILES:
         if file != START_STATES or describe(path).start_states_sha256:
-          _write(unfinished / name / file, places.read_bytes(path / file))
+          _write(unfinished / name / file, files.read_bytes(path / file))
 
 
 def _write(path: Path, content: bytes) -> None:
-  places.replace(path, functools.partial(Path.write_bytes, data=content))
+  files.replace(path, functools.partial(Path.write_bytes, data=content))
 
 
 @contextlib.contextmanager
@@ -230,7 +232,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
   """Yields a folder to fill, which then takes the place of another one."""
   unfinished = folder.with_name(folder.name + '.unfinished')
   replaced = folder.with_name(folder.name + '.replaced')
-  with places.write_errors(folder):
+  with files.write_errors(folder):
     if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
       raise NotADirectoryError(errno.ENOTDIR, 'it is not a folder')
     for leftover in unfinished, replaced:
@@ -243,7 +245,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
     if folder.exists():
       folder.rename(replaced)
     unfinished.rename(folder)
-    places.sync(folder.parent)
+    files.sync(folder.parent)
     if replaced.exists():
       shutil.rmtree(replaced)
 
@@ -267,7 +269,7 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
     WeightsError: the weights are missing, damaged or of another model.
     errors.UnreadableError: the operating system cannot read them.
   """
-  folder = places.expand(folder)
+  folder = files.expand(folder)
   description, data = _read(folder, name)
   if description.model != name:
     raise WeightsError(
@@ -311,7 +313,7 @@ def describe(folder: str | os.PathLike[str]) -> Description:
     WeightsError: the weights are missing or damaged.
     errors.UnreadableError: the operating system cannot read them.
   """
-  description, _ = _read(places.expand(folder))
+  description, _ = _read(files.expand(folder))
   return description
 
 
@@ -322,10 +324,10 @@ def start_states(folder: str | os.PathLike[str]) -> bytes | None:
     WeightsError: the weights are missing or damaged.
     errors.UnreadableError: the operating system cannot read them.
   """
-  folder = places.expand(folder)
+  folder = files.expand(folder)
   if describe(folder).start_states_sha256 is None:
     return None
-  return places.read_bytes(folder / START_STATES)
+  return files.read_bytes(folder / START_STATES)
 
 
 def _hint(name: str) -> str:
@@ -343,8 +345,8 @@ def _read(folder: Path, name: str | None = None) -> tuple[Description, bytes]:
     name: expected model, for the error message; None if any will do.
   """
   try:
-    files = {FILE: places.read_bytes(folder / FILE)}
-    description = documents.read(folder / _CONFIG, Description)
+    contents = {FILE: files.read_bytes(folder / FILE)}
+    description = json_documents.read(folder / _CONFIG, Description)
     _CONFIGS[description.model](**description.config)
   except FileNotFoundError:
     message = f'there are no exported weights in {folder}'
@@ -356,7 +358,7 @@ def _read(folder: Path, name: str | None = None) -> tuple[Description, bytes]:
       message += f'; did you mean {folder / "weights"}?'
     raise WeightsError(message) from None
   except pydantic.ValidationError as error:
-    raise _damaged(folder, f'config: {documents.explain(error)}') from None
+    raise _damaged(folder, f'config: {json_documents.explain(error)}') from None
   except errors.DocumentError as error:
     raise _damaged(folder, str(error)) from None
   if description.format != _FORMAT:
@@ -365,21 +367,21 @@ def _read(folder: Path, name: str | None = None) -> tuple[Description, bytes]:
       f' {description.format}; this version reads format {_FORMAT}'
     )
   content = description.model_dump(exclude_unset=True)
-  if not documents.is_sealed(content, _SEAL):
+  if not json_documents.is_sealed(content, _SEAL):
     raise _damaged(folder, 'its content does not match its digest')
   digests = {FILE: description.weights_sha256}
   if description.start_states_sha256 is not None:
     digests[START_STATES] = description.start_states_sha256
     with contextlib.suppress(FileNotFoundError):
-      files[START_STATES] = places.read_bytes(folder / START_STATES)
+      contents[START_STATES] = files.read_bytes(folder / START_STATES)
   for file, sha256 in digests.items():
-    if hashlib.sha256(files.get(file, b'')).hexdigest() != sha256:
+    if hashlib.sha256(contents.get(file, b'')).hexdigest() != sha256:
       problem = 'damaged: it does not match its digest'
       raise WeightsError(
-        f'{folder / file} is {problem if file in files else "missing"};'
+        f'{folder / file} is {problem if file in contents else "missing"};'
         f' {remedy(folder)}'
       )
-  return description, files[FILE]
+  return description, contents[FILE]
 
 
 def _damaged(folder: Path, reason: str) -> WeightsError:

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 from flax import struct
 import jax
 import jax.numpy as jnp
+from models import lstm
 from models import mdn_rnn
-from models import recurrent
 from models import vae
 from models import weights
 import numpy as np
@@ -57,7 +57,7 @@ class State(NamedTuple):
   """
 
   z: jax.Array
-  carry: recurrent.Carry
+  carry: lstm.Carry
 
 
 class Dream(NamedTuple):
@@ -166,7 +166,7 @@ def initial_state(model: WorldModel, z: jax.Array) -> State:
 
 def predict(
   model: WorldModel, state: State, action: jax.Array
-) -> tuple[mdn_rnn.Prediction, recurrent.Carry]:
+) -> tuple[mdn_rnn.Prediction, lstm.Carry]:
   """Predicts the next step.
 
   Args:
@@ -296,7 +296,7 @@ def _apply_v(model: WorldModel, x: jax.Array, method: Callable) -> Any:
 
 
 def _apply_m(
-  model: WorldModel, z: jax.Array, action: jax.Array, carry: recurrent.Carry
+  model: WorldModel, z: jax.Array, action: jax.Array, carry: lstm.Carry
 ) -> Any:
   return _m(model).apply(model.m_variables, z, action, carry)
 

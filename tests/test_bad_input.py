@@ -9,7 +9,7 @@ from pathlib import Path
 import re
 import shutil
 
-from carracing_data import documents
+from carracing_data import json_documents
 from models import weights
 import numpy as np
 import pytest
@@ -30,8 +30,8 @@ def places(world, agent_folder, tmp_path):
   (old / weights.START_STATES).unlink()
   content = json.loads((old / 'config.json').read_text())
   del content['start_states_sha256'], content['description_sha256']
-  content = documents.sealed(content, 'description_sha256')
-  documents.write(old / 'config.json', content)
+  content = json_documents.sealed(content, 'description_sha256')
+  json_documents.write(old / 'config.json', content)
   configs = {
     'syntax.py': 'x = (',
     'nothing.py': '',
@@ -883,8 +883,8 @@ def test_edited_document_of_a_dataset(file, path, value, command, places):
   set_path(content, path, value)
   if file == 'metadata.json':
     # As a third-party builder might write it.
-    content = documents.sealed(content, metadata.SEAL)
-  documents.write(folder / file, content)
+    content = json_documents.sealed(content, metadata.SEAL)
+  json_documents.write(folder / file, content)
   for module in 'tools.verify', 'tools.view_rollouts':
     done = (
       command(

@@ -1,6 +1,6 @@
 import functools
 
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_data import processes
 from conftest import tiny_controller_config
 import jax
@@ -74,7 +74,7 @@ def test_pytorch_encodes_all_frames(world):
   pytest.importorskip('torch')
   from tools.benchmarks import pytorch
 
-  rollouts = prepared.find('carracing_rollouts/tiny', world.data_dir)
+  rollouts = prepared_dataset.find('carracing_rollouts/tiny', world.data_dir)
   work = pytorch.latents(str(rollouts.data_dir), 100)
   assert work() == work() == 4 * 71
 

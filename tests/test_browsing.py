@@ -4,7 +4,7 @@ import re
 import shutil
 
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_rollouts import action_log
 from carracing_rollouts import loader
 from carracing_rollouts import origins
@@ -88,7 +88,7 @@ def test_a_folder_belongs_to_one_dataset(folder, data_dir):
 def test_a_card_tells_how_its_episode_ended_and_who_drove(data_dir):
   name = 'carracing_rollouts/straight_ahead'
   [episode] = loader.episodes(name, data_dir=data_dir)
-  origin = origins.Origins(prepared.find(name, data_dir), 'train')[0]
+  origin = origins.Origins(prepared_dataset.find(name, data_dir), 'train')[0]
   card = cards.make('train 0', episode, origin, 'driver', 'video')
   assert card.num_steps == len(episode) - 1
   assert card.ending == 'lap not completed: the car left the playing field'
@@ -107,7 +107,7 @@ def test_title_of_an_agent_can_tell_which_one_it_is():
 def test_a_broken_promise_is_an_error_and_not_a_strange_card(data_dir):
   name = 'carracing_rollouts/tiny'
   episode = loader.episodes(name, data_dir=data_dir)[0]
-  origin = origins.Origins(prepared.find(name, data_dir), 'train')[0]
+  origin = origins.Origins(prepared_dataset.find(name, data_dir), 'train')[0]
   episode.reward[3] = np.nan
   with pytest.raises(errors.DatasetError, match='train 0: reward is not fin'):
     cards.make('train 0', episode, origin, 'driver', 'video')

@@ -1,6 +1,6 @@
 """Our simulator must equal Gymnasium's own bit for bit."""
 
-from carracing_data import steps
+from carracing_data import rlds_steps
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
 from carracing_rollouts import policies
@@ -36,7 +36,7 @@ def drive_both(seed, actions):
 
 
 def random_actions(seed, count):
-  low, high = steps.ACTION_LOW, steps.ACTION_HIGH
+  low, high = rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
   return np.random.default_rng(seed).uniform(low, high, (count, 3))
 
 

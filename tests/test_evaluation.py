@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 
-from carracing_data import documents
 from carracing_data import errors
+from carracing_data import json_documents
 from carracing_data import runners
 from carracing_rollouts import environment
 from carracing_rollouts import policies
@@ -238,8 +238,8 @@ def test_other_packages_show_but_do_not_extend_an_evaluation(tmp_path):
   found = evaluate_policy('brownian', tmp_path, max_steps=5)
   content = found.model_dump(by_alias=True)
   content['subject']['packages']['box2d'] = '1.0'
-  documents.write(
-    tmp_path / evaluation.FILE, documents.sealed(content, 'sha256')
+  json_documents.write(
+    tmp_path / evaluation.FILE, json_documents.sealed(content, 'sha256')
   )
   again = evaluate_policy('brownian', tmp_path, max_steps=5)
   assert again.drives == found.drives
@@ -261,8 +261,8 @@ def test_an_evaluation_of_other_tracks_is_not_believed(tmp_path):
   found = evaluate_policy('brownian', tmp_path, max_steps=5)
   content = found.model_dump(by_alias=True)
   content['drives'].reverse()
-  documents.write(
-    tmp_path / evaluation.FILE, documents.sealed(content, 'sha256')
+  json_documents.write(
+    tmp_path / evaluation.FILE, json_documents.sealed(content, 'sha256')
   )
   with pytest.raises(errors.DocumentError, match='not the first ones of a set'):
     evaluate_policy('brownian', tmp_path, max_steps=5)

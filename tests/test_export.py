@@ -3,7 +3,7 @@ from pathlib import Path
 import subprocess
 import sys
 
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_rollouts import loader
 from carracing_rollouts import rlds
 from conftest import LATENTS_VERSION
@@ -63,7 +63,7 @@ for index, episode in enumerate(dataset):
   exported = tfds.builder_from_directory(
     tmp_path / 'carracing_rlds' / 'tiny' / VERSION
   )
-  source = prepared.find(NAME, data_dir)
+  source = prepared_dataset.find(NAME, data_dir)
   assert dict(exported.info.metadata) == dict(source.info.metadata)
 
   again = run_export(*flags)
@@ -80,7 +80,7 @@ def test_croissant_description_is_valid(name, world, tmp_path):
   assert done.returncode == 0, done.stderr
   dataset = mlcroissant.Dataset(str(tmp_path / 'croissant.json'))
   assert not dataset.metadata.issues.errors
-  recorded = prepared.find(name, world.data_dir).info.metadata['splits']
+  recorded = prepared_dataset.find(name, world.data_dir).info.metadata['splits']
   splits = {row['splits/name']: row for row in dataset.records('splits')}
   assert splits.keys() == {'train', 'validation'}
   for split, row in splits.items():

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_rollouts import environment
 from carracing_rollouts import loader
 from carracing_rollouts import origins
@@ -39,7 +39,7 @@ def content(folder):
 
 def read_both(name, data_dir):
   """Yields the splits of a dataset with their episodes and origins."""
-  builder = prepared.find(name, data_dir)
+  builder = prepared_dataset.find(name, data_dir)
   for split in schema.SPLITS:
     episodes = loader.episodes(name, split=split, data_dir=data_dir)
     yield split, episodes, origins.Origins(builder, split)
@@ -62,8 +62,8 @@ def test_minari_reads_the_same_episodes(name, data_dir, tmp_path, monkeypatch):
   for dataset_id, (split, episodes, of_split) in zip(ids, both, strict=True):
     dataset = minari.load_dataset(dataset_id)
     metadata = dataset.storage.metadata
-    source = prepared.find(name, data_dir)
-    digest = prepared.content_digests(source)[split]
+    source = prepared_dataset.find(name, data_dir)
+    digest = prepared_dataset.content_digests(source)[split]
     assert metadata['source_content_sha256'] == digest
     assert dataset.total_steps == sum(len(x) - 1 for x in episodes)
     known = dataset.storage.get_episode_metadata(range(len(dataset)))
@@ -158,9 +158,9 @@ def test_the_card_describes_the_dataset(hub_dataset, data_dir):
   card = huggingface_hub.DatasetCard.load(hub_dataset / 'README.md')
   check_card(card, hub_dataset, data_dir, hub_dataset)
   assert card.data.size_categories == ['n<1K']
-  source = prepared.find(TINY, data_dir)
-  assert prepared.citation(source) in card.text
-  for digest in prepared.content_digests(source).values():
+  source = prepared_dataset.find(TINY, data_dir)
+  assert prepared_dataset.citation(source) in card.text
+  for digest in prepared_dataset.content_digests(source).values():
     assert digest in card.text
   assert '| random_policy | 3 | 1 |' in card.text
   builder = datasets.load_dataset_builder(str(hub_dataset))
@@ -273,7 +273,7 @@ def test_exports_of_the_same_inputs_are_the_same_bytes(
 
 
 def test_a_damaged_dataset_leaves_no_export(data_dir, tmp_path):
-  source = Path(prepared.find(TINY, data_dir).data_dir)
+  source = Path(prepared_dataset.find(TINY, data_dir).data_dir)
   damaged = tmp_path / 'data' / 'carracing_rollouts' / 'tiny' / source.name
   shutil.copytree(source, damaged)
   [shard] = damaged.glob('*validation*')

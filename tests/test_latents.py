@@ -5,9 +5,9 @@ import shutil
 import subprocess
 import sys
 
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import json_documents
+from carracing_data import prepared_dataset
 from carracing_latents import carracing_latents_dataset_builder as builder_lib
 from carracing_latents import loader
 from carracing_rollouts import loader as rollouts_loader
@@ -83,7 +83,7 @@ def test_latents_are_the_encoded_frames(world):
 
 def test_metadata_says_what_was_encoded_with_what(world):
   metadata, rollouts = (
-    prepared.find(name, world.data_dir).info.metadata
+    prepared_dataset.find(name, world.data_dir).info.metadata
     for name in (NAME, 'carracing_rollouts/tiny')
   )
   assert metadata['config'] == {
@@ -296,7 +296,7 @@ def test_shards_of_other_platforms_are_not_mixed(world, tmp_path, monkeypatch):
 
 
 def test_metadata_names_the_platform(world):
-  found = prepared.find(NAME, world.data_dir).info.metadata['platform']
+  found = prepared_dataset.find(NAME, world.data_dir).info.metadata['platform']
   assert found['device'] == 'cpu cpu'
   assert found['instruction_sets']
   assert found['xla_flags'] == ''
@@ -309,8 +309,8 @@ def test_latents_of_an_old_version_name_no_platform(world, tmp_path):
   del metadata['platform']
   (old / 'metadata.json').write_text(json.dumps(metadata))
   with pytest.raises(errors.DatasetError, match='metadata.json was edited'):
-    prepared.find(str(old))
-  sealed = documents.sealed(metadata, 'metadata_sha256')
+    prepared_dataset.find(str(old))
+  sealed = json_documents.sealed(metadata, 'metadata_sha256')
   (old / 'metadata.json').write_text(json.dumps(sealed))
   assert len(loader.episodes(str(old))) == 3
 

@@ -7,9 +7,9 @@ import shutil
 import subprocess
 import sys
 
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import json_documents
+from carracing_data import prepared_dataset
 from carracing_rollouts import action_log
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from conftest import PROJECT
@@ -21,8 +21,8 @@ from tools import recording
 
 
 def digest_of(name, data_dir):
-  return documents.digest(
-    prepared.content_digests(prepared.find(name, data_dir))
+  return json_documents.digest(
+    prepared_dataset.content_digests(prepared_dataset.find(name, data_dir))
   )
 
 
@@ -62,7 +62,9 @@ def test_what_is_not_here_is_said(world, tmp_path):
   for name in 'dataset_info.json', 'metadata.json':
     text = (folder / name).read_text().replace('straight_ahead', 'tiny')
     if name == 'metadata.json':
-      text = json.dumps(documents.sealed(json.loads(text), 'metadata_sha256'))
+      text = json.dumps(
+        json_documents.sealed(json.loads(text), 'metadata_sha256')
+      )
     (folder / name).write_text(text)
   family = ancestry.Family(str(tmp_path), [])
   [latents] = family.of(str(world.mdn_rnn)).sources

@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 from carracing_data import errors
-from carracing_data import steps
+from carracing_data import rlds_steps
 from carracing_rollouts import policies
 import numpy as np
 import pytest
@@ -41,8 +41,8 @@ def test_actions_of_an_episode_do_not_depend_on_its_batch(name, observations):
 def test_actions_are_valid(name, observations):
   actions = act(name, [5, 6, 7], observations)
   assert actions.dtype == np.float32
-  assert (actions >= steps.ACTION_LOW).all()
-  assert (actions <= steps.ACTION_HIGH).all()
+  assert (actions >= rlds_steps.ACTION_LOW).all()
+  assert (actions <= rlds_steps.ACTION_HIGH).all()
 
 
 def test_random_policy_looks_at_the_frame(observations):

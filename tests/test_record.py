@@ -12,7 +12,7 @@ import tracemalloc
 import zipfile
 
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_data import runners
 from carracing_data import verification
 from carracing_rollouts import action_log
@@ -161,11 +161,11 @@ def test_interrupted_recording_goes_on(damage, tmp_path):
 def test_log_inside_the_dataset_survives_building_again(log_file, tmp_path):
   builder = build(tmp_path, log_file)
   attached = Path(builder.data_dir) / schema.ACTION_LOG
-  before = prepared.content_digests(builder)
+  before = prepared_dataset.content_digests(builder)
   # An incomplete folder is moved aside, with the log in it.
   [*_, shard] = sorted(Path(builder.data_dir).glob('*.array_record-*'))
   shard.unlink()
-  assert prepared.content_digests(build(tmp_path, attached)) == before
+  assert prepared_dataset.content_digests(build(tmp_path, attached)) == before
   config = builder_lib.RolloutsConfig(
     name='recorded', policy='recorded', actions=str(attached), max_steps=STEPS
   )
@@ -175,14 +175,14 @@ def test_log_inside_the_dataset_survives_building_again(log_file, tmp_path):
       download_mode=tfds.download.GenerateMode.REUSE_CACHE_IF_EXISTS
     )
   )
-  assert prepared.content_digests(again) == before
+  assert prepared_dataset.content_digests(again) == before
   assert attached.read_bytes() == log_file.read_bytes()
 
 
 def test_dataset_holds_what_was_driven(log_file, tmp_path):
   builder = build(tmp_path, log_file)
   verification.verify(
-    prepared.find('carracing_rollouts/recorded', tmp_path), schema.KIND
+    prepared_dataset.find('carracing_rollouts/recorded', tmp_path), schema.KIND
   )
   log = action_log.read(log_file)
   for split in schema.SPLITS:
@@ -290,7 +290,7 @@ def test_attached_log_is_verified(log_file, tmp_path):
   content = bytearray(attached.read_bytes())
   content[100] ^= 1
   attached.write_bytes(content)
-  found = prepared.find('carracing_rollouts/recorded', tmp_path)
+  found = prepared_dataset.find('carracing_rollouts/recorded', tmp_path)
   with pytest.raises(errors.DatasetError, match='actions.npz is not the file'):
     verification.verify(found, schema.KIND)
   config = builder.info.metadata['config']
@@ -300,7 +300,7 @@ def test_attached_log_is_verified(log_file, tmp_path):
   with pytest.raises(action_log.LogError, match='missing; restore it'):
     action_log.of_dataset(attached.parent, config)
   with pytest.raises(errors.DatasetError, match='actions.npz is missing'):
-    prepared.find('carracing_rollouts/recorded', tmp_path)
+    prepared_dataset.find('carracing_rollouts/recorded', tmp_path)
 
 
 PERSON = """
@@ -480,7 +480,7 @@ def test_a_log_of_other_episodes_than_the_dataset_is_named(log_file, tmp_path):
     origins.Origins(builder, 'train')
   with pytest.raises(IndexError):
     origins.Origins(
-      prepared.find('carracing_rollouts/recorded', tmp_path), 'train'
+      prepared_dataset.find('carracing_rollouts/recorded', tmp_path), 'train'
     )[-1]
 
 

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 
-from carracing_data import places
+from carracing_data import files
 from conftest import interrupt
 from conftest import tiny_vae_config
 import numpy as np
@@ -404,7 +404,7 @@ def test_description_of_weights_that_is_gone_is_told_of(
 
 
 def test_two_processes_do_not_share_a_folder(command, world, tmp_path):
-  with places.locked(tmp_path):
+  with files.locked(tmp_path):
     done = run(command, world, tmp_path)
   assert done.status == 1
   assert f'another process is writing to {tmp_path}' in done.stderr

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_rollouts import loader
 from conftest import VERSION
 import numpy as np
@@ -115,7 +115,9 @@ def test_spread_frames_are_the_same_as_of_the_episodes(data_dir):
 
 
 def test_records_are_a_sequence(data_dir):
-  records = prepared.records(prepared.find(NAME, data_dir), 'train', ['length'])
+  records = prepared_dataset.records(
+    prepared_dataset.find(NAME, data_dir), 'train', ['length']
+  )
   lengths = [int(record['length']) for record in records]
   assert lengths == [32, 32, 7] * 3
   assert records[-1] == records[8]
@@ -127,13 +129,15 @@ def test_records_are_a_sequence(data_dir):
 
 def test_newest_version_is_found(data_dir, tmp_path):
   folder = tmp_path / 'carracing_rollouts' / 'tiny'
-  source = Path(prepared.find(NAME, data_dir).data_dir)
+  source = Path(prepared_dataset.find(NAME, data_dir).data_dir)
   for name in VERSION, '0.9.10', 'incomplete_9.9.9':
     shutil.copytree(source, folder / name)
-  assert Path(prepared.find(NAME, tmp_path).data_dir) == folder / VERSION
+  assert (
+    Path(prepared_dataset.find(NAME, tmp_path).data_dir) == folder / VERSION
+  )
   # The version of the folder differs from that of its documents.
   with pytest.raises(errors.DatasetError, match=r'0\.9\.10.* is not'):
-    prepared.find(f'{NAME}:0.9.10', tmp_path)
+    prepared_dataset.find(f'{NAME}:0.9.10', tmp_path)
 
 
 def test_missing_dataset_names_the_command(tmp_path):

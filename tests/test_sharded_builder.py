@@ -16,7 +16,7 @@ import sys
 import tempfile
 
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_data import runners
 from carracing_data import sharded_builder
 from carracing_data import shards
@@ -124,7 +124,9 @@ def test_error_of_a_beam_worker_is_that_of_the_build():
   with pytest.raises(
     errors.UserError, match='^.a b. is not a dataset name; use '
   ):
-    runners.run_with_beam([functools.partial(prepared.find, 'a b')], config)
+    runners.run_with_beam(
+      [functools.partial(prepared_dataset.find, 'a b')], config
+    )
 
 
 def test_dask_cluster_writes_the_same_bytes(expected, tmp_path):
@@ -229,7 +231,7 @@ def interrupted_after_one_shard(data_dir):
 def test_interrupted_build_leaves_no_dataset(tmp_path):
   interrupted_after_one_shard(tmp_path)
   with pytest.raises(errors.DatasetError, match='no prepared dataset'):
-    prepared.find(f'carracing_rollouts/{CONFIG["name"]}', tmp_path)
+    prepared_dataset.find(f'carracing_rollouts/{CONFIG["name"]}', tmp_path)
 
 
 @pytest.mark.parametrize('change', ['config', 'code'])

@@ -8,10 +8,10 @@ import shlex
 import shutil
 
 from carracing_data import digests
-from carracing_data import documents
 from carracing_data import errors
+from carracing_data import json_documents
 from carracing_data import metadata
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_data import verification
 from carracing_latents import (
   carracing_latents_dataset_builder as latents_builder,
@@ -40,25 +40,25 @@ OTHER = '0' * 12
 @pytest.fixture
 def cited(data_dir):
   """The citation of carracing_rollouts/tiny, `NAME:VERSION@DIGEST`."""
-  return prepared.citation(prepared.find(NAME, data_dir))
+  return prepared_dataset.citation(prepared_dataset.find(NAME, data_dir))
 
 
 @pytest.fixture
 def copy(data_dir, tmp_path):
   """A copy of carracing_rollouts/tiny."""
-  source = prepared.find(NAME, data_dir).data_dir
+  source = prepared_dataset.find(NAME, data_dir).data_dir
   return Path(shutil.copytree(source, tmp_path / 'copy'))
 
 
 def test_anyone_can_compute_the_digest_from_the_metadata(data_dir, cited):
   # The formula that docs/SHARING.md gives to readers without this project.
-  builder = prepared.find(NAME, data_dir)
+  builder = prepared_dataset.find(NAME, data_dir)
   splits = json.loads((Path(builder.data_dir) / 'metadata.json').read_text())
   content = {k: v['content_sha256'] for k, v in splits['splits'].items()}
   text = json.dumps(content, sort_keys=True)
   digest = hashlib.sha256(text.encode()).hexdigest()
-  assert prepared.digest(builder) == digest
-  assert cited == f'{prepared.full_name(builder)}@{digest[:12]}'
+  assert prepared_dataset.digest(builder) == digest
+  assert cited == f'{prepared_dataset.full_name(builder)}@{digest[:12]}'
 
 
 def test_documents_cite_one_digest_of_each_config_of_this_version():
@@ -101,20 +101,20 @@ def test_build_prints_the_citation_and_the_command_that_proves_a_copy(
 
 
 def test_every_reader_takes_a_citation_and_refuses_other_data(world, cited):
-  latents = prepared.find('carracing_latents/tiny', world.data_dir)
+  latents = prepared_dataset.find('carracing_latents/tiny', world.data_dir)
   readers = [
     (cited, lambda name: loader.frames(name, batch_size=2, data_dir=root)),
     (cited, lambda name: loader.spread_frames(name, count=2, data_dir=root)),
     (cited, lambda name: loader.episodes(name, data_dir=root)),
     (cited, lambda name: next(rlds.episodes(name, data_dir=root))),
     (
-      prepared.citation(latents),
+      prepared_dataset.citation(latents),
       lambda name: latents_loader.windows(
         name, batch_size=2, window_steps=9, data_dir=root
       ),
     ),
     (
-      prepared.citation(latents),
+      prepared_dataset.citation(latents),
       lambda name: latents_loader.episodes(name, data_dir=root),
     ),
   ]
@@ -128,11 +128,11 @@ def test_every_reader_takes_a_citation_and_refuses_other_data(world, cited):
 
 
 def test_citation_may_leave_out_what_a_name_may(data_dir, cited):
-  wanted = prepared.find(NAME, data_dir).data_dir
-  digest = prepared.digest(prepared.find(NAME, data_dir))
+  wanted = prepared_dataset.find(NAME, data_dir).data_dir
+  digest = prepared_dataset.digest(prepared_dataset.find(NAME, data_dir))
   folder = f'{wanted}@{digest}'
   for name in f'{NAME}@{digest[:8]}', f'{NAME}@{digest}', cited, folder:
-    assert prepared.find(name, data_dir).data_dir == wanted
+    assert prepared_dataset.find(name, data_dir).data_dir == wanted
 
 
 def test_folder_may_have_an_at_sign_but_no_other_digest(copy, cited):
@@ -146,10 +146,12 @@ def test_folder_may_have_an_at_sign_but_no_other_digest(copy, cited):
     f'me@host@{digest}',
     f'x@{OTHER}/inside',
   ):
-    assert prepared.full_name(prepared.find(str(copy.parent / name)))
+    assert prepared_dataset.full_name(
+      prepared_dataset.find(str(copy.parent / name))
+    )
   # Whoever named it meant another dataset than the one it holds.
   with pytest.raises(errors.DatasetError, match=f'{cited}, not @{OTHER}'):
-    prepared.find(str(copy.parent / f'x@{OTHER}'))
+    prepared_dataset.find(str(copy.parent / f'x@{OTHER}'))
 
 
 def test_what_was_made_from_a_citation_is_what_is_made_from_a_name(
@@ -162,7 +164,9 @@ def test_what_was_made_from_a_citation_is_what_is_made_from_a_name(
   latents_builder.Builder(
     data_dir=world.data_dir, config=config
   ).download_and_prepare()
-  plain, exact = (prepared.find(name, world.data_dir) for name in (NAME, cited))
+  plain, exact = (
+    prepared_dataset.find(name, world.data_dir) for name in (NAME, cited)
+  )
   assert run_folder.dataset_source(exact) == run_folder.dataset_source(plain)
   family = ancestry.Family(str(world.data_dir), [])
   tree = family.of(cited)
@@ -174,17 +178,17 @@ def test_forged_metadata_do_not_pass_as_the_cited_dataset(
   copy, data_dir, cited
 ):
   """`find` compares what is recorded; `tools.verify` reads the records."""
-  other = prepared.find('carracing_rollouts/straight_ahead', data_dir)
+  other = prepared_dataset.find('carracing_rollouts/straight_ahead', data_dir)
   shutil.rmtree(copy)
   shutil.copytree(other.data_dir, copy)
   path = copy / 'metadata.json'
   content = json.loads(path.read_text())
-  for split, sha256 in prepared.content_digests(
-    prepared.find(NAME, data_dir)
+  for split, sha256 in prepared_dataset.content_digests(
+    prepared_dataset.find(NAME, data_dir)
   ).items():
     content['splits'][split]['content_sha256'] = sha256
-  documents.write(path, documents.sealed(content, metadata.SEAL))
-  forged = prepared.find(f'{copy}@{cited.partition("@")[2]}')
+  json_documents.write(path, json_documents.sealed(content, metadata.SEAL))
+  forged = prepared_dataset.find(f'{copy}@{cited.partition("@")[2]}')
   with pytest.raises(errors.DatasetError, match='content_sha256 of train does'):
     verification.verify(forged, schema.KIND)
 
@@ -210,10 +214,10 @@ def test_nothing_writes_to_a_data_directory_that_is_read(
   before = state_of(shared)
   out = tmp_path / 'out'
   latents = 'carracing_latents/tiny'
-  rollouts = prepared.find(NAME, shared)
+  rollouts = prepared_dataset.find(NAME, shared)
   encode = {
     'name': 'tiny',
-    'rollouts': f'{rollouts.data_dir}@{prepared.digest(rollouts)}',
+    'rollouts': f'{rollouts.data_dir}@{prepared_dataset.digest(rollouts)}',
     'vae': str(world.vae),
   }
   for line in (
@@ -250,8 +254,8 @@ def test_nothing_writes_to_a_data_directory_that_is_read(
     assert done.status == 0, done.stderr
   # Encoded elsewhere, they are the same dataset.
   theirs, ours = (
-    prepared.find(latents, x) for x in (shared, tmp_path / 'mine')
+    prepared_dataset.find(latents, x) for x in (shared, tmp_path / 'mine')
   )
-  assert prepared.citation(ours) == prepared.citation(theirs)
+  assert prepared_dataset.citation(ours) == prepared_dataset.citation(theirs)
   assert ours.info.metadata == theirs.info.metadata
   assert state_of(shared) == before

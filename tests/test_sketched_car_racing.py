@@ -5,7 +5,7 @@ Differences are of observations, uint8 [64, 64, 3], in levels of 0..255.
 
 from typing import Any, cast
 
-from carracing_data import steps
+from carracing_data import rlds_steps
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
@@ -131,7 +131,7 @@ def test_with_any_action():
 
   def draw(game):
     del game
-    return rng.uniform(steps.ACTION_LOW, steps.ACTION_HIGH)
+    return rng.uniform(rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH)
 
   assert drive_both(4, draw, max_steps=120)[1].truncated[0]
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_rollouts import action_log
 from carracing_rollouts import loader
 from carracing_rollouts import origins
@@ -56,7 +56,7 @@ def test_view_shows_both_sizes_of_an_episode(data_dir, tmp_path):
 )
 def test_view_leaves_other_frames_out(simulator, message, data_dir, caplog):
   name = 'carracing_rollouts/tiny'
-  builder = prepared.find(name, data_dir)
+  builder = prepared_dataset.find(name, data_dir)
   episode = loader.episodes(name, data_dir=data_dir)[1]
   seed = origins.Origins(builder, 'train')[1].track_seed
   assert replay.replay(builder.info.metadata, seed, episode).shape

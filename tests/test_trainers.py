@@ -4,7 +4,7 @@ import json
 import shutil
 
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_latents import (
   carracing_latents_dataset_builder as latents_builder,
 )
@@ -48,7 +48,7 @@ def weights_of(workdir):
 def test_interrupted_run_equals_uninterrupted_run(name, world, tmp_path):
   trainer, get_config = TRAINERS[name]
   config = get_config()
-  dataset = prepared.find(config.dataset, world.data_dir)
+  dataset = prepared_dataset.find(config.dataset, world.data_dir)
   sources = {'dataset': run_folder.dataset_source(dataset)}
   evaluations = []
 
@@ -369,7 +369,7 @@ def test_m_trains_on_several_datasets(world, tmp_path):
   exported = weights.load(tmp_path / 'weights', 'mdn_rnn')
   assert exported.training['dataset'] == ' + '.join(versions)
   # One episode of each is for validation.
-  latents = [prepared.find(name, world.data_dir) for name in names]
+  latents = [prepared_dataset.find(name, world.data_dir) for name in names]
   [validation] = mdn_rnn_evaluation.whole_episodes(latents)
   assert sorted(validation.mask.sum(1)) == [70, 286]
   # And start states come from both.
@@ -383,7 +383,9 @@ def test_m_trains_on_several_datasets(world, tmp_path):
 
 
 def test_a_folder_may_have_a_plus_in_its_name(world, tmp_path):
-  latents = prepared.find('carracing_latents/tiny', world.data_dir).data_dir
+  latents = prepared_dataset.find(
+    'carracing_latents/tiny', world.data_dir
+  ).data_dir
   folder = shutil.copytree(latents, tmp_path / 'a+b' / 'latents')
   config = tiny_mdn_rnn_config()
   config.update(dataset=str(folder), num_steps=1)
@@ -397,7 +399,7 @@ def test_latents_of_different_vaes_do_not_mix(world, tmp_path):
   config = tiny_vae_config()
   config.update(num_steps=1, seed=5)
   train_vae.train(config, tmp_path / 'vae', str(world.data_dir))
-  rollouts = prepared.find('carracing_rollouts/tiny', world.data_dir)
+  rollouts = prepared_dataset.find('carracing_rollouts/tiny', world.data_dir)
   latents_builder.Builder(
     data_dir=tmp_path,
     config=latents_builder.LatentsConfig(
@@ -406,7 +408,7 @@ def test_latents_of_different_vaes_do_not_mix(world, tmp_path):
       vae=str(tmp_path / 'vae' / 'weights'),
     ),
   ).download_and_prepare()
-  other = prepared.find('carracing_latents/other', tmp_path).data_dir
+  other = prepared_dataset.find('carracing_latents/other', tmp_path).data_dir
   config = tiny_mdn_rnn_config()
   config.dataset = f'carracing_latents/tiny+{other}'
   with pytest.raises(run_documents.RunError, match='by another VAE'):
@@ -418,7 +420,7 @@ def test_latents_of_different_vaes_do_not_mix(world, tmp_path):
 
 
 def test_m_is_judged_by_whole_episodes_with_one_carry(world):
-  latents = prepared.find('carracing_latents/tiny', world.data_dir)
+  latents = prepared_dataset.find('carracing_latents/tiny', world.data_dir)
   validation = mdn_rnn_evaluation.whole_episodes([latents])
   assert [batch.mask.sum() for batch in validation] == [70]
   again = mdn_rnn_evaluation.whole_episodes([latents])

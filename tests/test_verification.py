@@ -4,10 +4,10 @@ import shutil
 import subprocess
 import sys
 
-from carracing_data import documents
 from carracing_data import errors
+from carracing_data import json_documents
 from carracing_data import metadata
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_data import verification
 from carracing_latents import provenance
 from carracing_latents import schema as latents_schema
@@ -29,7 +29,7 @@ SHARD = 'carracing_rollouts-train.array_record-00001-of-00003'
 
 def verify(folder):
   kinds = [module.KIND for module in MODULES.values()]
-  builder = prepared.find(str(folder), None, *kinds)
+  builder = prepared_dataset.find(str(folder), None, *kinds)
   verification.verify(builder, MODULES[builder.name].KIND)
 
 
@@ -40,7 +40,7 @@ def problems(module, records):
 @pytest.fixture
 def copy(data_dir, tmp_path):
   """A copy of carracing_rollouts/tiny to damage; 3 records per shard."""
-  source = Path(prepared.find(NAME, data_dir).data_dir)
+  source = Path(prepared_dataset.find(NAME, data_dir).data_dir)
   return Path(shutil.copytree(source, tmp_path / '1.0.0'))
 
 
@@ -52,7 +52,7 @@ def flip(path, position):
 
 def test_intact_datasets_verify(world):
   for name in NAME, 'carracing_latents/tiny':
-    verify(prepared.find(name, world.data_dir).data_dir)
+    verify(prepared_dataset.find(name, world.data_dir).data_dir)
 
 
 def test_verify_works_with_closed_streams(data_dir):
@@ -102,7 +102,7 @@ def test_shard_of_another_version_is_found(copy, tmp_path):
   with pytest.raises(errors.DatasetError, match='not the one that was written'):
     verify(copy)
   difference = verification.compare(
-    prepared.find(str(copy)), prepared.find(other.data_dir)
+    prepared_dataset.find(str(copy)), prepared_dataset.find(other.data_dir)
   )
   assert difference == 'train record 0 differs in action, observation, reward'
 
@@ -117,7 +117,7 @@ def edit(path, change):
 def test_statistics_are_those_of_the_records(key, copy):
   def change(content):
     content['splits']['train'][key] += 1
-    content.update(documents.sealed(content, metadata.SEAL))
+    content.update(json_documents.sealed(content, metadata.SEAL))
 
   edit(copy / 'metadata.json', change)
   with pytest.raises(
@@ -145,11 +145,11 @@ def test_edited_shard_lengths_are_found(copy):
 def test_counts_that_cannot_be_are_found_without_reading(copy):
   def change(content):
     content['splits']['train']['episode_steps'] = [500, 71, 71]
-    content.update(documents.sealed(content, metadata.SEAL))
+    content.update(json_documents.sealed(content, metadata.SEAL))
 
   edit(copy / 'metadata.json', change)
   with pytest.raises(errors.DatasetError, match='counts of train contradict'):
-    prepared.find(str(copy), None, schema.KIND)
+    prepared_dataset.find(str(copy), None, schema.KIND)
 
 
 def test_latents_are_those_of_their_rollouts(world, tmp_path):
@@ -161,7 +161,8 @@ def test_latents_are_those_of_their_rollouts(world, tmp_path):
     ),
   )
   rollouts, latents = (
-    prepared.find(name, world.data_dir, module.KIND) for name, module in names
+    prepared_dataset.find(name, world.data_dir, module.KIND)
+    for name, module in names
   )
   assert not list(provenance.differences(latents, rollouts))
   other = builder_lib.Builder(
@@ -189,7 +190,10 @@ def test_code_that_foreign_metadata_name_is_not_run(
 
 
 def test_compare_finds_no_difference_between_equal_datasets(copy, data_dir):
-  first, second = prepared.find(str(copy)), prepared.find(NAME, data_dir)
+  first, second = (
+    prepared_dataset.find(str(copy)),
+    prepared_dataset.find(NAME, data_dir),
+  )
   assert verification.compare(first, second) is None
 
 
@@ -234,8 +238,8 @@ def test_unfinished_episode_is_named(records):
 
 
 def test_latents_promise_the_same(world):
-  source = prepared.find('carracing_latents/tiny', world.data_dir)
-  [record] = prepared.records(source, 'validation')
+  source = prepared_dataset.find('carracing_latents/tiny', world.data_dir)
+  [record] = prepared_dataset.records(source, 'validation')
   assert not problems(latents_schema, [record])
   logvar = record['logvar'].copy()
   logvar[3] = np.inf

@@ -1,6 +1,6 @@
 import json
 
-from carracing_data import documents
+from carracing_data import json_documents
 import jax
 import jax.numpy as jnp
 from models import mdn_rnn
@@ -87,7 +87,7 @@ def test_flipped_bit_is_found(saved, position):
 
 
 def resealed(description):
-  return documents.sealed(description, 'description_sha256')
+  return json_documents.sealed(description, 'description_sha256')
 
 
 @pytest.mark.parametrize(

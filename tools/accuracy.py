@@ -10,7 +10,7 @@ import itertools
 import operator
 from typing import Any, NamedTuple
 
-from carracing_data import documents
+from carracing_data import json_documents
 from carracing_rollouts import schema
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ _STRIDE = 10  # Steps between the starts of segments.
 _BATCH = 64  # Segments compared at once.
 
 
-class Errors(documents.Document):
+class Errors(json_documents.Document):
   """Errors of a kind of prediction, at each horizon.
 
   Attributes:
@@ -41,7 +41,7 @@ class Errors(documents.Document):
   frame: list[float]
 
 
-class Rewards(documents.Document):
+class Rewards(json_documents.Document):
   """Sums of dreamt rewards against the real ones, over the longest horizon.
 
   Attributes:
@@ -55,7 +55,7 @@ class Rewards(documents.Document):
   bias: float
 
 
-class Accuracy(documents.Document):
+class Accuracy(json_documents.Document):
   """How well a world model predicts some episodes.
 
   Attributes:

@@ -15,10 +15,10 @@ from typing import Any
 
 from absl import logging
 from carracing_data import digests
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import places
-from carracing_data import prepared
+from carracing_data import files
+from carracing_data import json_documents
+from carracing_data import prepared_dataset
 from carracing_rollouts import action_log
 from carracing_rollouts import schema
 from models import agent
@@ -30,7 +30,7 @@ ROUNDED = 'rounded to float16'  # A fact of published weights.
 _NAMES = {'vae': 'V (vae)', 'mdn_rnn': 'M (mdn_rnn)', 'controller': 'C'}
 
 
-class Node(documents.Document):
+class Node(json_documents.Document):
   """An artefact and what it was made from.
 
   Attributes:
@@ -61,11 +61,11 @@ class _Training(pydantic.BaseModel):
   sources: dict[str, run_documents.Source] = {}
   command: str | None = None
   git_revision: str | None = None
-  rounded_from: documents.Sha256 | None = None
+  rounded_from: json_documents.Sha256 | None = None
   # Of weights whose description has no `sources`.
   dataset: str | None = None
-  vae_sha256: documents.Sha256 | None = None
-  mdn_rnn_sha256: documents.Sha256 | None = None
+  vae_sha256: json_documents.Sha256 | None = None
+  mdn_rnn_sha256: json_documents.Sha256 | None = None
 
 
 class Family:
@@ -75,7 +75,7 @@ class Family:
     """Remembers where to look.
 
     Args:
-      data_dir: data directory of the datasets; see `prepared.find`.
+      data_dir: data directory of the datasets; see `prepared_dataset.find`.
       search: folders below which exported weights may lie.
     """
     self._data_dir = data_dir
@@ -97,12 +97,12 @@ class Family:
     """Returns the tree of a folder of weights, an agent, a run or a dataset.
 
     Args:
-      name: folder, or name of a dataset as `prepared.find` takes it.
+      name: folder, or name of a dataset as `prepared_dataset.find` takes it.
 
     Raises:
       errors.UserError: it is none of them, or it is damaged.
     """
-    folder = places.expand(name)
+    folder = files.expand(name)
     for inside in ('', 'controller', 'agent/controller', 'weights'):
       if os.path.exists(folder / inside / weights.FILE):
         return self._of_weights(folder / inside)
@@ -127,7 +127,7 @@ class Family:
       training = _Training.model_validate(described.training)
     except pydantic.ValidationError as error:
       raise errors.DocumentError(
-        f'{folder} is damaged: training: {documents.explain(error)}'
+        f'{folder} is damaged: training: {json_documents.explain(error)}'
       ) from None
     node = Node(
       kind=described.model,
@@ -194,10 +194,10 @@ class Family:
     """Returns the tree of a dataset.
 
     Args:
-      name: see `prepared.find`.
+      name: see `prepared_dataset.find`.
       wanted: digest of the content of each split; None if any will do.
     """
-    key = documents.digest([name, wanted])
+    key = json_documents.digest([name, wanted])
     if key not in self._known:
       self._known[key] = self._new_dataset(name, wanted)
     return self._known[key]
@@ -205,8 +205,8 @@ class Family:
   def _new_dataset(self, name: str, wanted: Mapping[str, str] | None) -> Node:
     facts = []
     try:
-      builder = prepared.find(name, self._data_dir)
-      if wanted is None or prepared.content_digests(builder) == wanted:
+      builder = prepared_dataset.find(name, self._data_dir)
+      if wanted is None or prepared_dataset.content_digests(builder) == wanted:
         return self._found_dataset(builder)
       facts.append('another one of this name is here')
     except errors.UserError:
@@ -246,8 +246,8 @@ class Family:
         del keys['num_episodes']
     return Node(
       kind=builder.name,
-      name=prepared.full_name(builder),
-      digest=prepared.digest(builder),
+      name=prepared_dataset.full_name(builder),
+      digest=prepared_dataset.digest(builder),
       path=os.fspath(folder),
       facts=[
         f'{sum(x["num_episodes"] for x in splits):,} episodes,'

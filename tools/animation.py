@@ -7,7 +7,7 @@ takes the same actions and restarts from the game every two seconds.
 from collections.abc import Mapping
 from pathlib import Path
 
-from carracing_data import places
+from carracing_data import files
 from gymnasium.envs.box2d import car_racing
 import imageio.v3 as imageio
 from models import agent
@@ -37,7 +37,7 @@ def save(path: Path, driver: agent.Agent, track: int) -> None:
   Raises:
     errors.PlaceError: the file cannot be written.
   """
-  path = places.claim_file(path)
+  path = files.claim_file(path)
   game = playing.Game(driver)
   view = game.reset(track)
   frames = []
@@ -55,7 +55,7 @@ def save(path: Path, driver: agent.Agent, track: int) -> None:
     loop=0,
     quality=_QUALITY,
   )
-  places.replace(path, lambda file: file.write_bytes(content))
+  files.replace(path, lambda file: file.write_bytes(content))
 
 
 def _frame(pictures: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -17,9 +17,9 @@ import statistics
 from absl import flags
 from absl import logging
 from carracing_data import command_line
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
+from carracing_data import json_documents
 from carracing_data import processes
 from etils import epy
 from tools import markdown
@@ -80,7 +80,7 @@ def benchmark(
       f'there is no stage {", ".join(sorted(unknown))}; the stages are'
       f' {", ".join(stages)}'
     )
-  places.claim_folder(data_dir)
+  files.claim_folder(data_dir)
   data.make(data_dir)
 
   machine = _machine()
@@ -96,7 +96,7 @@ def benchmark(
     )
     # Written after each stage, so that an interruption loses only one stage.
     (output_dir / 'benchmark.md').write_text(report + '\n')
-    documents.write(
+    json_documents.write(
       output_dir / 'benchmark.json', {'machine': machine, 'rates': results}
     )
   return report
@@ -164,7 +164,7 @@ def main(argv: Sequence[str]) -> None:
   logging.info('Measuring %s, into %s.', stages, _OUTPUT_DIR.value)
   print(
     benchmark(
-      places.expand(_OUTPUT_DIR.value).absolute(),
+      files.expand(_OUTPUT_DIR.value).absolute(),
       _ONLY.value,
       _ROUNDS.value,
       _SECONDS.value,

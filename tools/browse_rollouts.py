@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from absl import logging
 from carracing_data import command_line
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 
 with epy.lazy_imports():
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
   del argv
   logging.info('Writing pages of %s to %s.', _DATASET.value, _OUTPUT_DIR.value)
   index = browsing.make(
-    _DATASET.value, _DATA_DIR.value, places.expand(_OUTPUT_DIR.value)
+    _DATASET.value, _DATA_DIR.value, files.expand(_OUTPUT_DIR.value)
   )
   print(f'Open {index} in a browser.')
 

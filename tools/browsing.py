@@ -10,10 +10,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import places
-from carracing_data import prepared
+from carracing_data import files
+from carracing_data import json_documents
+from carracing_data import prepared_dataset
 from carracing_data import processes
 from carracing_data import progress
 from carracing_data import runners
@@ -40,11 +40,11 @@ class BrowserError(errors.UserError):
   """A folder holds the pages of another dataset."""
 
 
-class _Subject(documents.Document):
+class _Subject(json_documents.Document):
   """`dataset.json`: what the pages and videos of a folder are of."""
 
   dataset: str
-  metadata_sha256: documents.Sha256
+  metadata_sha256: json_documents.Sha256
 
 
 class Link(NamedTuple):
@@ -89,8 +89,8 @@ def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
   """Writes the videos that are missing, and all pages.
 
   Args:
-    dataset: name or folder of the dataset; see `prepared.find`.
-    data_dir: data directory; see `prepared.find`.
+    dataset: name or folder of the dataset; see `prepared_dataset.find`.
+    data_dir: data directory; see `prepared_dataset.find`.
     output_dir: output directory.
 
   Returns:
@@ -103,15 +103,15 @@ def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
     errors.DocumentError: `dataset.json` in the output directory is damaged.
     BrowserError: the output directory holds the pages of another dataset.
   """
-  builder = prepared.find(dataset, data_dir, schema.KIND)
+  builder = prepared_dataset.find(dataset, data_dir, schema.KIND)
   # Opened first: much of what may be wrong shows before an hour of work.
   episodes = {
     split: loader.episodes(str(builder.data_dir), split=split)
     for split in schema.SPLITS
   }
   found = {split: origins.Origins(builder, split) for split in schema.SPLITS}
-  places.claim_folder(output_dir / VIDEOS)
-  with places.locked(output_dir), places.write_errors(output_dir):
+  files.claim_folder(output_dir / VIDEOS)
+  with files.locked(output_dir), files.write_errors(output_dir):
     _claim(output_dir, builder)
     for folder in output_dir, output_dir / VIDEOS:
       staging.remove_temporary(folder)
@@ -124,13 +124,13 @@ def _claim(output_dir: Path, builder: Any) -> None:
   """Raises BrowserError if a folder belongs to the pages of other data."""
   path = output_dir / _SUBJECT
   wanted = _Subject(
-    dataset=prepared.full_name(builder),
+    dataset=prepared_dataset.full_name(builder),
     metadata_sha256=builder.info.metadata['metadata_sha256'],
   )
   try:
-    found = documents.read(path, _Subject)
+    found = json_documents.read(path, _Subject)
   except FileNotFoundError:
-    documents.write(path, wanted.model_dump())
+    json_documents.write(path, wanted.model_dump())
     return
   except errors.DocumentError as error:
     raise errors.DocumentError(
@@ -185,7 +185,7 @@ def _make_videos(builder: Any, output_dir: Path) -> None:
       )
       for start in range(0, len(missing), _VIDEOS_PER_JOB)
     ]
-  places.check_space(folder, missing_steps * _VIDEO_BYTES)
+  files.check_space(folder, missing_steps * _VIDEO_BYTES)
 
   def count() -> int:
     return len(list(folder.glob('*.mp4')))
@@ -203,7 +203,7 @@ def _write_pages(
   """Writes the pages in reverse, so that all returns are known for the first.
 
   Args:
-    builder: a builder returned by `prepared.find`.
+    builder: a builder returned by `prepared_dataset.find`.
     episodes: episodes by split.
     found: origins of the episodes, by split.
     output_dir: output directory.
@@ -237,7 +237,7 @@ def _write_pages(
       webpages.save(
         output_dir / _page(start),
         'episodes.html',
-        dataset=prepared.full_name(builder),
+        dataset=prepared_dataset.full_name(builder),
         pages=pages,
         number=start // _PAGE_EPISODES + 1,
         cards=shown,
@@ -261,7 +261,7 @@ def _summary(builder: Any, facts: Sequence[cards.Facts]) -> dict[str, Any]:
   for x in facts:
     returns.setdefault(x.driver, []).append(x.return_)
   return {
-    'citation': prepared.citation(builder),
+    'citation': prepared_dataset.citation(builder),
     'splits': splits,
     'drivers': [(name, np.array(x)) for name, x in returns.items()],
     'highest': ranked[:_NUM_EXTREMES],

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from carracing_data import errors
-from carracing_data import steps
+from carracing_data import rlds_steps
 from carracing_rollouts import environment
 from carracing_rollouts import origins
 from carracing_rollouts import schema
@@ -94,12 +94,12 @@ def make(
   Raises:
     errors.DatasetError: the episode breaks a promise, e.g. a reward is NaN.
   """
-  for problem in steps.broken_promises(vars(episode)):
+  for problem in rlds_steps.broken_promises(vars(episode)):
     raise errors.DatasetError(
       f'episode {title}: {problem}; diagnose it with python -m tools.verify,'
       ' with the same --dataset and --data_dir'
     )
-  summary = steps.summarize(vars(episode))
+  summary = rlds_steps.summarize(vars(episode))
   last_reward = float(episode.reward[-2])
   moments = np.linspace(0, len(episode) - 1, _FRAMES).round().astype(int)
   frames = episode.observation[moments]
@@ -122,10 +122,10 @@ def make(
     plots={
       name: plot(values, low, high)
       for name, values, low, high in zip(
-        steps.ACTION_NAMES,
+        rlds_steps.ACTION_NAMES,
         episode.action[:-1].T,
-        steps.ACTION_LOW,
-        steps.ACTION_HIGH,
+        rlds_steps.ACTION_LOW,
+        rlds_steps.ACTION_HIGH,
       )
     },
   )

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 from carracing_data import command_line
-from carracing_data import places
+from carracing_data import files
 from tools import markdown
 from trainers import run_documents
 
@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) < 2:
     sys.exit('Error: name the folders of one or more runs')
   logging.info('Comparing %s.', ', '.join(argv[1:]))
-  print(compare([places.expand(folder) for folder in argv[1:]]))
+  print(compare([files.expand(folder) for folder in argv[1:]]))
 
 
 if __name__ == '__main__':

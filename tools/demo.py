@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from absl import flags
 from absl import logging
 from carracing_data import command_line
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 
 with epy.lazy_imports():
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
     num_tracks=_NUM_TRACKS.value,
   )
   summary = demonstration.make(
-    places.expand(_OUTPUT_DIR.value), settings, stages.execute
+    files.expand(_OUTPUT_DIR.value), settings, stages.execute
   )
   print(summary)
 

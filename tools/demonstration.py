@@ -3,14 +3,14 @@
 from pathlib import Path
 import time
 
-from carracing_data import documents
-from carracing_data import places
+from carracing_data import files
+from carracing_data import json_documents
 from tools import evaluation
 from tools import stages
 from trainers import run_documents
 
 
-class Settings(documents.Document):
+class Settings(json_documents.Document):
   """Sizes and lengths of a demo.
 
   Attributes:
@@ -120,7 +120,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
     stages.python('tools.report', str(output_dir), f'--output={report}'),
   )
   summary = _summary(output_dir, time.monotonic() - started)
-  with places.write_errors(output_dir):
+  with files.write_errors(output_dir):
     (output_dir / 'summary.txt').write_text(summary)
   return summary
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from absl import logging
 from carracing_data import command_line
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 from tools import markdown
 
 with epy.lazy_imports():
-  from carracing_data import prepared
+  from carracing_data import prepared_dataset
   from carracing_rollouts import schema
   from tools import pictures
   from tools import rollout_statistics
@@ -31,29 +31,29 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
   """Reads a dataset once and writes its statistics.
 
   Args:
-    dataset: name or folder of the dataset; see `prepared.find`.
-    data_dir: data directory; see `prepared.find`.
+    dataset: name or folder of the dataset; see `prepared_dataset.find`.
+    data_dir: data directory; see `prepared_dataset.find`.
     output_dir: output directory.
 
   Raises:
     errors.DatasetError: there is no such dataset.
     errors.PlaceError: the output cannot be written.
   """
-  builder = prepared.find(dataset, data_dir, schema.KIND)
-  places.claim_folder(output_dir)
+  builder = prepared_dataset.find(dataset, data_dir, schema.KIND)
+  files.claim_folder(output_dir)
   found = rollout_statistics.read(builder)
   text = '\n\n'.join(
     [
-      f'Computed from `{prepared.citation(builder)}` by'
+      f'Computed from `{prepared_dataset.citation(builder)}` by'
       ' `python -m tools.describe_rollouts`.',
       *(markdown.table(*table) for table in found.tables),
     ]
   )
-  places.replace(
+  files.replace(
     output_dir / 'statistics.md', lambda file: file.write_text(text + '\n')
   )
   picture = rollout_statistics.histograms(found)
-  places.replace(
+  files.replace(
     output_dir / 'statistics.png',
     lambda file: picture.savefig(file, dpi=100, format='png'),
   )
@@ -68,7 +68,7 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
 def main(argv: Sequence[str]) -> None:
   del argv
   logging.info('Describing %s in %s.', _DATASET.value, _OUTPUT_DIR.value)
-  output_dir = places.expand(_OUTPUT_DIR.value)
+  output_dir = files.expand(_OUTPUT_DIR.value)
   describe(_DATASET.value, _DATA_DIR.value, output_dir)
   logging.info('Saved %s', output_dir)
 

@@ -15,7 +15,7 @@ from absl import flags
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 import numpy as np
 
@@ -126,7 +126,7 @@ def main(argv: Sequence[str]) -> None:
       f'{_DATASET.value} has {len(episodes)} validation episodes, numbered from'
       f' 0; there is no episode {episode_id}'
     )
-  output_dir = places.claim_folder(places.expand(_OUTPUT_DIR.value))
+  output_dir = files.claim_folder(files.expand(_OUTPUT_DIR.value))
   episode = episodes[episode_id]
   if seen_steps >= len(episode) - 1:
     raise errors.DatasetError(
@@ -143,8 +143,8 @@ def main(argv: Sequence[str]) -> None:
     jax.random.key(_SEED.value),
     _TEMPERATURE.value,
   )
-  files = save(shown, seen_steps, output_dir)
-  logging.info('Saved %s', ' and '.join(map(str, files)))
+  saved = save(shown, seen_steps, output_dir)
+  logging.info('Saved %s', ' and '.join(map(str, saved)))
 
 
 if __name__ == '__main__':

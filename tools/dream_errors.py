@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from absl import flags
 from absl import logging
 from carracing_data import command_line
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 from tools import markdown
 
 with epy.lazy_imports():
-  from carracing_data import documents
+  from carracing_data import json_documents
   from carracing_data import runtime
   import jax
   from models import world_model
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
   runtime.prepare()
   output = None
   if _OUTPUT.value is not None:
-    output = places.claim_file(places.expand(_OUTPUT.value))
+    output = files.claim_file(files.expand(_OUTPUT.value))
   model = world_model.load(_VAE.value, _MDN_RNN.value)
   measured = driver_accuracy.measure(
     model, _DATASET.value, _DATA_DIR.value, jax.random.key(_SEED.value)
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     print(f'\nDriven by {title}:\n')
     print(markdown.table(*accuracy.horizon_table(found)))
   if output is not None:
-    documents.write(
+    json_documents.write(
       output, {title: x.model_dump() for title, x in measured.items()}
     )
     logging.info('Saved %s', output)

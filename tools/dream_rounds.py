@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import flags
 from absl import logging
 from carracing_data import command_line
-from carracing_data import places
+from carracing_data import files
 from carracing_rollouts import tracks
 from etils import epy
 
@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
     controller_steps=_CONTROLLER_STEPS.value,
     num_tracks=_NUM_TRACKS.value,
   )
-  output_dir = places.expand(_OUTPUT_DIR.value)
+  output_dir = files.expand(_OUTPUT_DIR.value)
   print(rounds_of_dreams.make(output_dir, settings, stages.execute))
 
 

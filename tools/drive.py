@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from absl import flags
 from absl import logging
 from carracing_data import command_line
-from carracing_data import places
+from carracing_data import files
 from carracing_rollouts import tracks
 from etils import epy
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
   )
   runtime.prepare()
   driver = agent.load(agent.folder_of(_AGENT.value))
-  output_dir = places.claim_folder(places.expand(_OUTPUT_DIR.value))
+  output_dir = files.claim_folder(files.expand(_OUTPUT_DIR.value))
   driven = filming.drive(
     driver, tracks.TEST[_TRACK.value], environment.MAX_STEPS
   )
@@ -53,9 +53,9 @@ def main(argv: Sequence[str]) -> None:
     f' {len(driven.action)} steps, {driven.ending()}'
   )
   panels = filming.show(driver.model, driven)
-  files = filming.save(driven, panels, result, output_dir)
+  saved = filming.save(driven, panels, result, output_dir)
   print(result)
-  logging.info('Saved %s', ' and '.join(map(str, files)))
+  logging.info('Saved %s', ' and '.join(map(str, saved)))
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 
 from absl import logging
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_rollouts import loader
 from carracing_rollouts import origins
 from carracing_rollouts import schema
@@ -25,8 +25,8 @@ def measure(
 
   Args:
     model: the world model.
-    dataset: name or folder of the rollouts; see `prepared.find`.
-    data_dir: data directory; see `prepared.find`.
+    dataset: name or folder of the rollouts; see `prepared_dataset.find`.
+    data_dir: data directory; see `prepared_dataset.find`.
     key: random key of the dreams.
     most: largest number of episodes of a driver; None: all of them.
 
@@ -38,7 +38,7 @@ def measure(
     errors.DatasetError: there is no such dataset, its log is damaged, or all
       episodes are too short.
   """
-  builder = prepared.find(dataset, data_dir, schema.KIND)
+  builder = prepared_dataset.find(dataset, data_dir, schema.KIND)
   episodes = loader.episodes(str(builder.data_dir), split=_SPLIT)
   of_driver = origins.by_driver(builder, _SPLIT)
   compared = {
@@ -53,7 +53,7 @@ def measure(
   if not compared:
     needed = accuracy.SEEN_STEPS + max(accuracy.HORIZONS)
     raise errors.DatasetError(
-      f'no validation episode of {prepared.full_name(builder)} has'
+      f'no validation episode of {prepared_dataset.full_name(builder)} has'
       f' {needed} transitions or more'
     )
   return {title: accuracy.summarise(x) for title, x in compared.items()}

@@ -15,12 +15,12 @@ import sys
 from typing import Any, Protocol, TypeVar
 
 from carracing_data import digests
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
+from carracing_data import json_documents
 from carracing_data import progress
+from carracing_data import rlds_steps
 from carracing_data import runtime
-from carracing_data import steps
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
 from carracing_rollouts import game
@@ -28,9 +28,9 @@ from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from models import agent
 from models import controller
+from models import lstm
 from models import mdn_rnn
-from models import recurrent
-from models import strided
+from models import strided_convolution
 from models import vae
 from models import world_model
 import numpy as np
@@ -54,16 +54,16 @@ _CODE = (
   game,
   mdn_rnn,
   policies,
-  recurrent,
+  lstm,
   rollout,
-  steps,
-  strided,
+  rlds_steps,
+  strided_convolution,
   vae,
   world_model,
 )
 
 
-class Driver(documents.Document):
+class Driver(json_documents.Document):
   """What drives, by content: an agent or a policy.
 
   Attributes:
@@ -71,7 +71,7 @@ class Driver(documents.Document):
     policy: specification of a policy, see `policies.make`; None for an agent.
   """
 
-  agent: dict[str, documents.Sha256] | None
+  agent: dict[str, json_documents.Sha256] | None
   policy: str | None
 
   def packages(self) -> dict[str, str]:
@@ -80,7 +80,7 @@ class Driver(documents.Document):
     return {name: importlib.metadata.version(name) for name in sorted(names)}
 
 
-class Drive(documents.Document):
+class Drive(json_documents.Document):
   """One episode.
 
   Attributes:
@@ -96,12 +96,12 @@ class Drive(documents.Document):
   completed: bool
 
 
-class _Result(documents.Document):
+class _Result(json_documents.Document):
   """What a job writes."""
 
   depends_on: dict[str, Any]
   drives: list[Drive]
-  sha256: documents.Sha256
+  sha256: json_documents.Sha256
 
 
 def of_agent(folder: str | os.PathLike[str]) -> Driver:
@@ -110,8 +110,8 @@ def of_agent(folder: str | os.PathLike[str]) -> Driver:
   Raises:
     weights.WeightsError: see `agent.load`.
   """
-  agent.load(places.expand(folder))
-  return Driver(agent=agent.digests(places.expand(folder)), policy=None)
+  agent.load(files.expand(folder))
+  return Driver(agent=agent.digests(files.expand(folder)), policy=None)
 
 
 def of_policy(spec: str) -> Driver:
@@ -189,10 +189,10 @@ class Job:
   def result(self) -> list[Drive] | None:
     """Returns the drives; None if the result is missing, damaged or foreign."""
     try:
-      result = documents.read(self.path, _Result)
+      result = json_documents.read(self.path, _Result)
     except (FileNotFoundError, errors.DocumentError):
       return None
-    intact = documents.is_sealed(result.model_dump(by_alias=True), _SEAL)
+    intact = json_documents.is_sealed(result.model_dump(by_alias=True), _SEAL)
     # A job of an earlier call may have had more tracks.
     drives = result.drives[: len(self.seeds)]
     seeds = tuple(drive.seed for drive in drives)
@@ -209,7 +209,7 @@ class Job:
       'depends_on': self._depends_on(),
       'drives': [drive.model_dump(by_alias=True) for drive in drives],
     }
-    documents.write(self.path, documents.sealed(content, _SEAL))
+    json_documents.write(self.path, json_documents.sealed(content, _SEAL))
 
   def _policy(self) -> policies.Policy:
     if self.driver.policy is not None:

@@ -10,9 +10,9 @@ import os
 from pathlib import Path
 import shutil
 
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
+from carracing_data import json_documents
 from carracing_data import staging
 from carracing_rollouts import environment
 from carracing_rollouts import scores
@@ -29,7 +29,7 @@ _SUBJECT = 'subject.json'
 _SEAL = 'sha256'
 
 
-class Subject(documents.Document):
+class Subject(json_documents.Document):
   """What an evaluation is of.
 
   Attributes:
@@ -46,13 +46,13 @@ class Subject(documents.Document):
   packages: dict[str, str]
 
 
-class Evaluation(documents.Document):
+class Evaluation(json_documents.Document):
   """`evaluation.json`: the tracks are the first ones of their set, in order."""
 
   subject: Subject
   summary: scores.Summary
   drives: list[drives.Drive]
-  sha256: documents.Sha256
+  sha256: json_documents.Sha256
 
 
 class EvaluationError(errors.UserError):
@@ -100,13 +100,13 @@ def evaluate(
     max_steps=max_steps,
     packages={**driver.packages(), 'code': drives.code()},
   )
-  folder = places.expand(output_dir).absolute()
+  folder = files.expand(output_dir).absolute()
   found = _found(folder, subject, episodes)
   # Without a lock: finished evaluations may be read-only.
   complete = (folder / HISTOGRAM).exists()
   if found is not None and len(found.drives) == episodes and complete:
     return found
-  with places.locked(places.claim_folder(folder)), places.write_errors(folder):
+  with files.locked(files.claim_folder(folder)), files.write_errors(folder):
     found = _found(folder, subject, episodes)
     known = [] if found is None else found.drives
     if len(known) < episodes:
@@ -131,8 +131,8 @@ def read(
     errors.UnreadableError: the operating system cannot read it.
   """
   try:
-    found = documents.read(path, Evaluation)
-    if not documents.is_sealed(found.model_dump(by_alias=True), _SEAL):
+    found = json_documents.read(path, Evaluation)
+    if not json_documents.is_sealed(found.model_dump(by_alias=True), _SEAL):
       raise errors.DocumentError(
         f'{path} is damaged: its content does not match its digest'
       )
@@ -176,7 +176,7 @@ def save(folder: Path, found: Evaluation) -> None:
     [drive.completed for drive in found.drives],
     scores.describe(found.summary),
   )
-  documents.write(folder / FILE, found.model_dump(by_alias=True))
+  json_documents.write(folder / FILE, found.model_dump(by_alias=True))
 
 
 def _found(folder: Path, subject: Subject, episodes: int) -> Evaluation | None:
@@ -244,10 +244,12 @@ def _jobs(
   staged = folder / _STAGING
   staged.mkdir(exist_ok=True)
   try:
-    _check_same(folder, documents.read(staged / _SUBJECT, Subject), subject)
+    _check_same(
+      folder, json_documents.read(staged / _SUBJECT, Subject), subject
+    )
   except (FileNotFoundError, errors.DocumentError):
     # Each result repeats what it depends on, so none can be mistaken.
-    documents.write(staged / _SUBJECT, subject.model_dump())
+    json_documents.write(staged / _SUBJECT, subject.model_dump())
   staging.remove_temporary(staged)
   seeds = tracks_lib.SETS[subject.tracks][:episodes]
   starts = range(first, episodes, drives.TRACKS_PER_JOB)
@@ -257,7 +259,7 @@ def _jobs(
       agent_folder=(
         None
         if agent_folder is None
-        else os.path.abspath(places.expand(agent_folder))
+        else os.path.abspath(files.expand(agent_folder))
       ),
       tracks=subject.tracks,
       first=start,
@@ -295,6 +297,6 @@ def _finish(
     'summary': summary.model_dump(),
     'drives': [drive.model_dump(by_alias=True) for drive in of_tracks],
   }
-  save(folder, Evaluation.model_validate(documents.sealed(content, _SEAL)))
+  save(folder, Evaluation.model_validate(json_documents.sealed(content, _SEAL)))
   shutil.rmtree(folder / _STAGING, ignore_errors=True)
   return read(folder / FILE)

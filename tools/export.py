@@ -27,13 +27,13 @@ from absl import flags
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 
 with epy.lazy_imports():
   from carracing_data import croissant
-  from carracing_data import documents
-  from carracing_data import prepared
+  from carracing_data import json_documents
+  from carracing_data import prepared_dataset
   from carracing_latents import schema as latents_schema
   from carracing_rollouts import rlds
   from carracing_rollouts import schema as rollouts_schema
@@ -76,18 +76,18 @@ def main(argv: Sequence[str]) -> None:
     _FORMAT.value,
     _OUTPUT_DIR.value,
   )
-  output_dir = places.expand(_OUTPUT_DIR.value)
+  output_dir = files.expand(_OUTPUT_DIR.value)
   source = _DATASET.value, output_dir, _DATA_DIR.value
   match _FORMAT.value:
     case 'croissant':
-      builder = prepared.find(
+      builder = prepared_dataset.find(
         _DATASET.value,
         _DATA_DIR.value,
         latents_schema.KIND,
         rollouts_schema.KIND,
       )
-      path = places.claim_file(output_dir / 'croissant.json')
-      documents.write(path, croissant.describe(builder))
+      path = files.claim_file(output_dir / 'croissant.json')
+      json_documents.write(path, croissant.describe(builder))
       logging.info('Saved %s', path)
     case 'rlds':
       logging.info('Saved %s', rlds.export(*source).data_dir)
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
     case 'model':
       score = None
       if _EVALUATION.value:
-        score = places.expand(_EVALUATION.value)
+        score = files.expand(_EVALUATION.value)
       folder = agent.folder_of(_AGENT.value)
       folder = hub_models.export(folder, output_dir, score)
       _print_upload(folder)

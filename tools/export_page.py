@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 from absl import logging
 from carracing_data import command_line
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 
 with epy.lazy_imports():
@@ -55,7 +55,7 @@ def export(folder: Path, output: Path) -> None:
     errors.PlaceError: the file cannot be written.
   """
   model = json.dumps(_model(folder))
-  output = places.claim_file(output)
+  output = files.claim_file(output)
   sources = {
     name: (_SOURCES / name).read_text(encoding='utf-8') for name in _FILES
   }
@@ -71,7 +71,7 @@ def export(folder: Path, output: Path) -> None:
     before, found, after = html.partition(reference)
     assert found, reference
     html = before + element + after
-  places.replace(output, lambda file: file.write_bytes(html.encode()))
+  files.replace(output, lambda file: file.write_bytes(html.encode()))
 
 
 def _model(folder: Path) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _to_base64(source: Path, x: Any) -> str:
 def main(argv: Sequence[str]) -> None:
   del argv
   logging.info('Exporting %s as a page.', command_line.agent_name(_AGENT.value))
-  output = places.expand(_OUTPUT.value)
+  output = files.expand(_OUTPUT.value)
   export(agent.folder_of(_AGENT.value), output)
   print(f'{output}: {output.stat().st_size / 1e6:.1f} MB; open it in a browser')
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 from tools import __main__ as programs
 
@@ -143,9 +143,7 @@ def main(argv: Sequence[str]) -> None:
   runtime.prepare()
   for path, text in documents().items():
     content = text.encode()
-    places.replace(
-      path, lambda file, content=content: file.write_bytes(content)
-    )
+    files.replace(path, lambda file, content=content: file.write_bytes(content))
     logging.info('Saved %s', path.relative_to(_PROJECT))
   animation.save(_PROJECT / ANIMATION, agent.load(), _TRACK)
   logging.info('Saved %s', ANIMATION)

@@ -52,7 +52,7 @@ def find(folder: Path, data_dir: str | None, search: Sequence[Path]) -> Line:
     folder: folder of an agent, of a run, or of a pipeline, of which the newest
       agent is taken, of those with a score if there are any.
     data_dir: data directory; None: a folder `data` beside the runs, or else
-      the default one, see `prepared.find`.
+      the default one, see `prepared_dataset.find`.
     search: more folders below which runs and weights may lie.
 
   Raises:

@@ -15,7 +15,7 @@ from absl import flags
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 
 with epy.lazy_imports():
@@ -36,9 +36,9 @@ def main(argv: Sequence[str]) -> None:
       'name one folder of weights, agent, run or dataset, or one dataset'
     )
   logging.info('Tracing %s.', argv[1])
-  near = places.expand(argv[1])
+  near = files.expand(argv[1])
   search = [near, near.parent, near.parent.parent]
-  search += [places.expand(folder) for folder in _SEARCH.value]
+  search += [files.expand(folder) for folder in _SEARCH.value]
   family = ancestry.Family(
     _DATA_DIR.value, [folder for folder in search if os.path.isdir(folder)]
   )

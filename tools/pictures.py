@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 import av
-from carracing_data import places
+from carracing_data import files
 import cv2
 from matplotlib import figure
 from matplotlib import ticker
@@ -47,10 +47,8 @@ def save_strip(
   for axis, title in zip(axes[0], titles):
     axis.set_title(title, fontsize=9)
   picture.suptitle(heading)
-  path = places.claim_file(path)
-  places.replace(
-    path, lambda file: picture.savefig(file, dpi=120, format='png')
-  )
+  path = files.claim_file(path)
+  files.replace(path, lambda file: picture.savefig(file, dpi=120, format='png'))
 
 
 def save_returns(
@@ -65,9 +63,7 @@ def save_returns(
     heading: title of the picture.
   """
   picture = plot_returns(returns, completed, heading, 'tracks')
-  places.replace(
-    path, lambda file: picture.savefig(file, dpi=120, format='png')
-  )
+  files.replace(path, lambda file: picture.savefig(file, dpi=120, format='png'))
 
 
 def plot_returns(
@@ -137,7 +133,7 @@ def save_video(
     captions: captions of the T frames, shown below the panels.
   """
   _save_mp4(
-    places.claim_file(path),
+    files.claim_file(path),
     (
       _video_frame({k: v[i] for k, v in panels.items()}, caption)
       for i, caption in enumerate(captions)
@@ -185,7 +181,7 @@ def _save_mp4(
       container.mux(stream.encode(picture))
     container.mux(stream.encode())
   # Written atomically, because half a video would look complete.
-  places.replace(path, lambda file: file.write_bytes(video.getbuffer()))
+  files.replace(path, lambda file: file.write_bytes(video.getbuffer()))
 
 
 def _video_frame(panels: Mapping[str, np.ndarray], caption: str) -> np.ndarray:

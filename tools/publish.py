@@ -15,7 +15,7 @@ from absl import flags
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 
 with epy.lazy_imports():
@@ -58,7 +58,7 @@ def publish(folder: Path, output_dir: Path) -> None:
       f'{output_dir} and the agent lie one in the other; choose another'
       ' --output_dir'
     )
-  places.claim_folder(output_dir)
+  files.claim_folder(output_dir)
   parts = {(folder / part).resolve() for part in agent.PARTS}
   for part in agent.PARTS:
     _check_replaceable(output_dir / part, parts)
@@ -115,7 +115,7 @@ def _check_replaceable(folder: Path, parts: Set[Path]) -> None:
     raise errors.UserError(
       f'{folder} is a part of the agent; choose another --output_dir'
     )
-  with places.write_errors(folder):
+  with files.write_errors(folder):
     names = {path.name for path in folder.iterdir()} if folder.exists() else []
   if others := sorted({*names} - {*weights.FILES}):
     raise errors.UserError(
@@ -127,8 +127,8 @@ def _check_replaceable(folder: Path, parts: Set[Path]) -> None:
 def main(argv: Sequence[str]) -> None:
   del argv
   logging.info('Rounding %s into %s.', _AGENT.value, _OUTPUT_DIR.value)
-  output_dir = places.expand(_OUTPUT_DIR.value)
-  publish(places.expand(_AGENT.value), output_dir)
+  output_dir = files.expand(_OUTPUT_DIR.value)
+  publish(files.expand(_AGENT.value), output_dir)
   for part, sha256 in agent.digests(output_dir).items():
     size = (output_dir / part / weights.FILE).stat().st_size
     print(f'{part}: {size / 1e6:.2f} MB, SHA-256 {sha256}')

@@ -24,7 +24,7 @@ from absl import flags
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 
 with epy.lazy_imports():
@@ -115,12 +115,12 @@ def main(argv: Sequence[str]) -> None:
     raise errors.UserError('--noise and --noise_share need --agent')
   noise_share = recording.check_noise_share(_NOISE_SHARE.value, levels)
   simulator = environment.check_simulator(_SIMULATOR.value)
-  output = places.claim_file(places.expand(_OUTPUT.value))
+  output = files.claim_file(files.expand(_OUTPUT.value))
   workers = _NUM_WORKERS.value or processes.num_cores()
   folder = None
   if _AGENT.value is not None:
     runtime.use_cpu()
-    folder = os.path.abspath(places.expand(_AGENT.value))
+    folder = os.path.abspath(files.expand(_AGENT.value))
     agent.load(folder)  # Fails on parts that do not belong together.
     drivers = recording.agent_drivers(folder, levels, noise_share)
   elif _DRIVER.value is not None:

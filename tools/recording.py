@@ -12,12 +12,12 @@ from pathlib import Path
 import shutil
 from typing import Any, NamedTuple
 
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
+from carracing_data import json_documents
+from carracing_data import rlds_steps
 from carracing_data import runtime
 from carracing_data import staging
-from carracing_data import steps
 from carracing_rollouts import action_log
 from carracing_rollouts import environment
 from carracing_rollouts import policies
@@ -88,7 +88,7 @@ class Plan:
 
   def fingerprint(self) -> str:
     """Returns a digest of all choices except the number of episodes."""
-    return documents.digest(
+    return json_documents.digest(
       {
         'drivers': [driver.model_dump() for driver in self.drivers],
         'seed': self.seed,
@@ -200,13 +200,13 @@ def record(
   folder = output.with_name(f'.{output.name}.unfinished')
   if output.exists() and not folder.exists():
     return read_finished(plan, num_episodes, output)
-  with places.locked(places.claim_folder(folder)):
+  with files.locked(files.claim_folder(folder)):
     if output.exists():  # Another process recorded it, or was killed after.
       log = read_finished(plan, num_episodes, output)
       shutil.rmtree(folder, ignore_errors=True)
       return log
     staged = folder / plan.fingerprint()[:16]
-    with places.write_errors(folder):
+    with files.write_errors(folder):
       staged.mkdir(exist_ok=True)
       staging.remove_temporary(staged)
     jobs = _jobs(plan, schema.split_sizes(num_episodes), staged)
@@ -328,7 +328,7 @@ class _NoisyAgent:
     size = len(seeds)
     return _NoisyCarry(
       np.array([np.random.default_rng(s) for s in seeds], object),
-      np.zeros((size, steps.ACTION_SIZE)),
+      np.zeros((size, rlds_steps.ACTION_SIZE)),
       np.array([driver.noise for driver in self._drivers]),
       np.array([driver.noise_share for driver in self._drivers]),
       np.zeros(size, int),
@@ -340,7 +340,9 @@ class _NoisyAgent:
     self, observation: np.ndarray, carry: _NoisyCarry
   ) -> tuple[np.ndarray, _NoisyCarry]:
     generators, noise, levels, shares, step, noisy, inner = carry
-    fresh = np.stack([g.standard_normal(steps.ACTION_SIZE) for g in generators])
+    fresh = np.stack(
+      [g.standard_normal(rlds_steps.ACTION_SIZE) for g in generators]
+    )
     noise = _CORRELATION * noise + np.sqrt(1 - _CORRELATION**2) * fresh
     noisy = noisy.copy()
     for i in np.flatnonzero((shares < 1) & (step % _SPELL == 0)):

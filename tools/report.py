@@ -16,7 +16,7 @@ from absl import flags
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 
 with epy.lazy_imports():
@@ -47,15 +47,15 @@ def main(argv: Sequence[str]) -> None:
   if _DATA_DIR.value is not None:
     named.append(('data_dir', _DATA_DIR.value))
   for flag, folder in named:
-    if not places.expand(folder).is_dir():
+    if not files.expand(folder).is_dir():
       raise errors.UserError(f'--{flag}={folder} is no folder')
   logging.info('Reporting on %s.', argv[1])
   runtime.prepare()
   output = reporting.make(
-    places.expand(argv[1]),
+    files.expand(argv[1]),
     _DATA_DIR.value,
-    [places.expand(folder) for folder in _SEARCH.value],
-    None if _OUTPUT.value is None else places.expand(_OUTPUT.value),
+    [files.expand(folder) for folder in _SEARCH.value],
+    None if _OUTPUT.value is None else files.expand(_OUTPUT.value),
   )
   logging.info('Saved %s', output)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import os
 
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_rollouts import schema
 import numpy as np
 from tools import ancestry
@@ -27,7 +27,7 @@ def blocks(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
     if node.path is None:
       yield missing(node)
       continue
-    builder = prepared.find(node.path, None, schema.KIND)
+    builder = prepared_dataset.find(node.path, None, schema.KIND)
     rows += [
       [
         node.name.partition('/')[2],
@@ -61,7 +61,7 @@ def missing(node: ancestry.Node) -> report_blocks.Text:
 
 
 def _closer(path: str) -> Iterator[report_blocks.Block]:
-  builder = prepared.find(path, None, schema.KIND)
+  builder = prepared_dataset.find(path, None, schema.KIND)
   found = rollout_statistics.read(builder, MAX_EPISODES)
   yield report_blocks.Heading(found.name)
   columns = np.linspace(0, len(found.sheet_titles) - 1, _COLUMNS).astype(int)

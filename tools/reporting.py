@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 import os
 from pathlib import Path
 
-from carracing_data import places
+from carracing_data import files
 from carracing_rollouts import scores
 from tools import ancestry
 from tools import line_of_work
@@ -39,7 +39,7 @@ def make(
     errors.UserError: the folder holds no work, or the file cannot be written.
   """
   line = line_of_work.find(folder, data_dir, search)
-  output = places.claim_file(folder / FILE if output is None else output)
+  output = files.claim_file(folder / FILE if output is None else output)
   sections = [
     (title, report_blocks.until_error(blocks))
     for title, blocks in _sections(line)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_data import progress
-from carracing_data import steps
+from carracing_data import rlds_steps
 from carracing_rollouts import loader
 from carracing_rollouts import origins
 from carracing_rollouts import schema
@@ -67,7 +67,7 @@ def read(
   """Reads a dataset once.
 
   Args:
-    builder: a builder of rollouts returned by `prepared.find`.
+    builder: a builder of rollouts returned by `prepared_dataset.find`.
     most: largest number of episodes of a split that are read, the first ones;
       None: all of them.
 
@@ -102,10 +102,12 @@ def read(
   ]
   of_actions = [
     [title, *(f'{x:.2f}' for x in (v.mean(), v.std(), *of_action))]
-    for title, v, of_action in zip(steps.ACTION_NAMES, all_actions.T, quantiles)
+    for title, v, of_action in zip(
+      rlds_steps.ACTION_NAMES, all_actions.T, quantiles
+    )
   ]
   return Statistics(
-    name=prepared.full_name(builder),
+    name=prepared_dataset.full_name(builder),
     tables=[
       (SPLIT_HEAD, rows),
       (_DRIVER_HEAD, of_drivers),
@@ -114,7 +116,7 @@ def read(
     values={
       'steps of an episode': np.array(lengths),
       'return of an episode': np.array([*returns.values()]),
-      **dict(zip(steps.ACTION_NAMES, all_actions.T)),
+      **dict(zip(rlds_steps.ACTION_NAMES, all_actions.T)),
     },
     mean_frame=frame_sum / sum(lengths),
     sheet=sheet(builder, driven),
@@ -129,7 +131,7 @@ def sheet(
   """Returns frames of a few episodes, as many of each driver.
 
   Args:
-    builder: a builder of rollouts returned by `prepared.find`.
+    builder: a builder of rollouts returned by `prepared_dataset.find`.
     driven: episodes of each driver, see `origins.by_driver`.
 
   Returns:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from carracing_data import documents
-from carracing_data import places
+from carracing_data import files
+from carracing_data import json_documents
 from carracing_data import processes
 from carracing_rollouts import scores
 from tools import evaluation
@@ -12,7 +12,7 @@ from tools import stages
 from trainers import run_documents
 
 
-class Settings(documents.Document):
+class Settings(json_documents.Document):
   """Sizes and lengths; see the flags of `tools.two_rounds`."""
 
   random_episodes: int
@@ -72,7 +72,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
       settings.num_tracks,
     )
   summary = _summary(output_dir, pipeline.seconds())
-  with places.write_errors(output_dir):
+  with files.write_errors(output_dir):
     (output_dir / 'summary.txt').write_text(summary)
   return summary
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from carracing_data import documents
-from carracing_data import places
+from carracing_data import files
+from carracing_data import json_documents
 from carracing_data import processes
 from carracing_rollouts import scores
 from tools import evaluation
@@ -15,7 +15,7 @@ from trainers import run_documents
 _FIRST_SEED, _SEEDS_PER_CHAIN = 1_000_000, 1000
 
 
-class Settings(documents.Document):
+class Settings(json_documents.Document):
   """Sizes and lengths; see the flags of `tools.dream_rounds`."""
 
   rounds: int
@@ -104,7 +104,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
     settings.num_tracks,
   )
   summary = _summary(output_dir, settings.rounds, best, pipeline.seconds())
-  with places.write_errors(output_dir):
+  with files.write_errors(output_dir):
     (output_dir / 'summary.txt').write_text(summary)
   return summary
 

@@ -14,7 +14,7 @@ from typing import Any
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 
 with epy.lazy_imports():
@@ -90,9 +90,9 @@ def main(argv: Sequence[str]) -> None:
   logging.info('Running %s.', argv[1])
   for package in 'nbclient', 'ipykernel':
     command_line.check_package(package, 'dev', 'a notebook')
-  path = places.claim_file(places.expand(argv[1]))
+  path = files.claim_file(files.expand(argv[1]))
   notebook = run(path)
-  places.replace(path, lambda file: nbformat.write(notebook, file))
+  files.replace(path, lambda file: nbformat.write(notebook, file))
   logging.info('Saved %s', path)
 
 

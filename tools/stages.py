@@ -18,10 +18,10 @@ from typing import Any
 
 from absl import logging
 from carracing_data import digests
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import places
-from carracing_data import prepared
+from carracing_data import files
+from carracing_data import json_documents
+from carracing_data import prepared_dataset
 from models import agent
 from models import weights
 from tools import evaluation
@@ -34,7 +34,7 @@ _SECONDS = 'seconds.json'
 _SIMULATOR = 'gymnasium'  # In which agents are recorded.
 
 
-class _Seconds(documents.Document):
+class _Seconds(json_documents.Document):
   """How long each stage took, with interrupted attempts, by title."""
 
   of_stage: dict[str, float]
@@ -64,7 +64,7 @@ class Pipeline:
   def seconds(self) -> dict[str, float]:
     """Returns how long each stage took, over all calls, by title."""
     try:
-      return documents.read(self._path, _Seconds).of_stage
+      return json_documents.read(self._path, _Seconds).of_stage
     except FileNotFoundError:
       return {}
     except errors.DocumentError as error:
@@ -98,7 +98,7 @@ class Pipeline:
       seconds = time.monotonic() - started
       earlier = self.seconds()
       total = round(earlier.get(title, 0) + seconds, 1)
-      documents.write(self._path, {'of_stage': {**earlier, title: total}})
+      json_documents.write(self._path, {'of_stage': {**earlier, title: total}})
     print(f'({seconds:.0f} s)', flush=True)
 
   def build(
@@ -113,7 +113,9 @@ class Pipeline:
     """
 
     def check() -> None:
-      built = prepared.find(f'{dataset}/{config["name"]}', self.data_dir)
+      built = prepared_dataset.find(
+        f'{dataset}/{config["name"]}', self.data_dir
+      )
       found = built.info.metadata['config']
       for key, value in self._identity(config).items():
         if found.get(key) != value:
@@ -136,7 +138,9 @@ class Pipeline:
     return identity
 
   def _content(self, dataset: str) -> dict[str, str]:
-    return prepared.content_digests(prepared.find(dataset, self.data_dir))
+    return prepared_dataset.content_digests(
+      prepared_dataset.find(dataset, self.data_dir)
+    )
 
   def train(
     self,
@@ -349,7 +353,7 @@ def relative(argument: str) -> str:
 def claim(
   output_dir: Path,
   file: str,
-  settings: documents.Document,
+  settings: json_documents.Document,
   growing: str | None = None,
 ) -> None:
   """Writes the settings of a pipeline to a new folder, or compares them.
@@ -364,11 +368,11 @@ def claim(
   Raises:
     errors.UserError: the folder cannot be written, or holds another pipeline.
   """
-  path = places.claim_folder(output_dir) / file
+  path = files.claim_folder(output_dir) / file
   try:
-    found = documents.read(path, type(settings))
+    found = json_documents.read(path, type(settings))
   except FileNotFoundError:
-    documents.write(path, settings.model_dump())
+    json_documents.write(path, settings.model_dump())
     return
   except errors.DocumentError as error:
     raise errors.UserError(
@@ -386,7 +390,7 @@ def claim(
       f'{output_dir} was begun with {"; ".join(differences)}; pass what it was'
       ' begun with, or choose another --output_dir'
     )
-  documents.write(path, wanted)
+  json_documents.write(path, wanted)
 
 
 def python(module: str, *arguments: str) -> list[str]:

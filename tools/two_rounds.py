@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from absl import flags
 from absl import logging
 from carracing_data import command_line
-from carracing_data import places
+from carracing_data import files
 from carracing_rollouts import tracks
 from etils import epy
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     controller_steps=_CONTROLLER_STEPS.value,
     num_tracks=_NUM_TRACKS.value,
   )
-  print(rounds.make(places.expand(_OUTPUT_DIR.value), settings, stages.execute))
+  print(rounds.make(files.expand(_OUTPUT_DIR.value), settings, stages.execute))
 
 
 if __name__ == '__main__':

@@ -21,7 +21,7 @@ from etils import epy
 
 with epy.lazy_imports():
   from carracing_data import metadata
-  from carracing_data import prepared
+  from carracing_data import prepared_dataset
   from carracing_data import progress
   from carracing_data import verification
   from carracing_latents import provenance
@@ -51,8 +51,8 @@ def verify(
   """Verifies a dataset and logs its statistics and its digest.
 
   Args:
-    dataset: name or folder of the dataset; see `prepared.find`.
-    data_dir: data directory; see `prepared.find`.
+    dataset: name or folder of the dataset; see `prepared_dataset.find`.
+    data_dir: data directory; see `prepared_dataset.find`.
     expect: digest of the dataset; None: any will do.
 
   Raises:
@@ -60,9 +60,9 @@ def verify(
       check fails.
   """
   kinds = _kinds()
-  builder = prepared.find(dataset, data_dir, *kinds.values())
+  builder = prepared_dataset.find(dataset, data_dir, *kinds.values())
   if expect is not None:  # First: what is recorded takes no time to compare.
-    prepared.check_digest(builder, expect)
+    prepared_dataset.check_digest(builder, expect)
   num_shards = sum(split.num_shards for split in builder.info.splits.values())
   with progress.Progress(builder.name, 'shards', num_shards) as shown:
     shown.start()
@@ -72,7 +72,7 @@ def verify(
   for split, recorded in builder.info.metadata['splits'].items():
     logging.info(
       '%s, %s: %d episodes (%d terminated), %d steps, content %s',
-      prepared.full_name(builder),
+      prepared_dataset.full_name(builder),
       split,
       recorded['num_episodes'],
       recorded['num_terminated'],
@@ -82,7 +82,7 @@ def verify(
   logging.info(
     'All records are intact%s: %s',
     '' if expect is None else ' and as expected',
-    prepared.citation(builder),
+    prepared_dataset.citation(builder),
   )
 
 
@@ -90,15 +90,17 @@ def compare(first: str, second: str, data_dir: str | None) -> None:
   """Compares the content of two datasets.
 
   Args:
-    first: name or folder of a dataset; see `prepared.find`.
+    first: name or folder of a dataset; see `prepared_dataset.find`.
     second: name or folder of the other dataset.
-    data_dir: data directory; see `prepared.find`.
+    data_dir: data directory; see `prepared_dataset.find`.
 
   Raises:
     errors.DatasetError: a dataset is missing, or the datasets differ.
   """
   kinds = _kinds().values()
-  builders = [prepared.find(x, data_dir, *kinds) for x in (first, second)]
+  builders = [
+    prepared_dataset.find(x, data_dir, *kinds) for x in (first, second)
+  ]
   if difference := verification.compare(*builders):
     raise errors.DatasetError(
       f'{builders[0].data_dir} and {builders[1].data_dir} differ: {difference}'

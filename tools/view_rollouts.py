@@ -14,14 +14,14 @@ from absl import flags
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
-from carracing_data import places
-from carracing_data import steps
+from carracing_data import files
+from carracing_data import rlds_steps
 from carracing_rollouts import schema
 from etils import epy
 import numpy as np
 
 with epy.lazy_imports():
-  from carracing_data import prepared
+  from carracing_data import prepared_dataset
   from carracing_rollouts import loader
   from carracing_rollouts import origins
   from tools import pictures
@@ -52,10 +52,10 @@ def view(
   """Saves a contact sheet and a video of an episode.
 
   Args:
-    dataset: name or folder of the dataset; see `prepared.find`.
+    dataset: name or folder of the dataset; see `prepared_dataset.find`.
     split: `train` or `validation`.
     episode_id: index of the episode in the split.
-    data_dir: data directory; see `prepared.find`.
+    data_dir: data directory; see `prepared_dataset.find`.
     output_dir: output directory.
 
   Returns:
@@ -65,15 +65,15 @@ def view(
     errors.DatasetError: there is no such dataset or episode.
     errors.PlaceError: the output cannot be written.
   """
-  builder = prepared.find(dataset, data_dir, schema.KIND)
-  name = prepared.full_name(builder)
+  builder = prepared_dataset.find(dataset, data_dir, schema.KIND)
+  name = prepared_dataset.full_name(builder)
   episodes = loader.episodes(str(builder.data_dir), split=split)
   if not 0 <= episode_id < len(episodes):
     raise errors.DatasetError(
       f'{name} has {len(episodes)} {split} episodes, numbered from 0; there'
       f' is no episode {episode_id}'
     )
-  places.claim_folder(output_dir)
+  files.claim_folder(output_dir)
   episode = episodes[episode_id]
   panels = {'observation 64x64': episode.observation}
   origin = origins.Origins(builder, split)[episode_id]
@@ -97,7 +97,7 @@ def view(
     panels,
     [
       f'step {i:4d}  '
-      + '  '.join(map('{} {:5.2f}'.format, steps.ACTION_NAMES, action))
+      + '  '.join(map('{} {:5.2f}'.format, rlds_steps.ACTION_NAMES, action))
       + f'  return {returns[i]:.1f}'
       for i, action in enumerate(episode.action)
     ],
@@ -113,14 +113,14 @@ def main(argv: Sequence[str]) -> None:
     _EPISODE.value,
     _DATASET.value,
   )
-  files = view(
+  saved = view(
     _DATASET.value,
     _SPLIT.value,
     _EPISODE.value,
     _DATA_DIR.value,
-    places.expand(_OUTPUT_DIR.value),
+    files.expand(_OUTPUT_DIR.value),
   )
-  logging.info('Saved %s', ' and '.join(map(str, files)))
+  logging.info('Saved %s', ' and '.join(map(str, saved)))
 
 
 if __name__ == '__main__':

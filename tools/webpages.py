@@ -9,7 +9,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from carracing_data import places
+from carracing_data import files
 import imageio.v3 as imageio
 import jinja2
 import markupsafe
@@ -40,8 +40,8 @@ def save(path: Path, template: str, **values: Any) -> None:
     lstrip_blocks=True,
   )
   html = environment.get_template(template).render(**values)
-  path = places.claim_file(path)
-  places.replace(path, lambda file: file.write_bytes(html.encode()))
+  path = files.claim_file(path)
+  files.replace(path, lambda file: file.write_bytes(html.encode()))
 
 
 def data_url(content: bytes, media_type: str) -> markupsafe.Markup:

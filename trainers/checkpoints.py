@@ -9,13 +9,14 @@ import contextlib
 import os
 from pathlib import Path
 import re
+import sys
 from typing import Any
 
 from absl import logging
 from carracing_data import digests
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
+from carracing_data import json_documents
 import jax
 from orbax.checkpoint import v1 as ocp
 from trainers import devices
@@ -25,12 +26,12 @@ _RECORD = 'record.json'  # In each checkpoint's folder; written last.
 _SHOWN = 3  # Maximum number of differences in an error message.
 
 
-class _File(documents.Document):
+class _File(json_documents.Document):
   num_bytes: int
-  sha256: documents.Sha256
+  sha256: json_documents.Sha256
 
 
-class _Record(documents.Document):
+class _Record(json_documents.Document):
   """`record.json` of a checkpoint.
 
   Attributes:
@@ -61,6 +62,7 @@ class Checkpoints:
     self._executor = concurrent.futures.ThreadPoolExecutor(1)
     self._saving: concurrent.futures.Future | None = None
     self._failed = False
+    sys.unraisablehook = _hide_closed_loop
 
   def restore(self, items: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
     """Restores the newest good checkpoint, if there are any checkpoints.
@@ -152,7 +154,7 @@ class Checkpoints:
         for path in sorted(folder.rglob('*'))
         if path.is_file()
       }
-      documents.write(folder / _RECORD, {**record, 'files': files})
+      json_documents.write(folder / _RECORD, {**record, 'files': files})
 
   def _choose(self, structure: Mapping[str, str]) -> int:
     """Returns the step of the newest good checkpoint, 0 if there is none."""
@@ -184,8 +186,8 @@ class Checkpoints:
       )
     for step, (kind, reason) in unusable.items():
       aside = self._folder.parent / f'{kind}_checkpoint_{step}'
-      with places.write_errors(aside):
-        aside = places.move_aside(self._folder / str(step), aside)
+      with files.write_errors(aside):
+        aside = files.move_aside(self._folder / str(step), aside)
       logging.warning(
         'The checkpoint of step %d is %s (%s); it was moved to %s.',
         step,
@@ -212,7 +214,7 @@ class Checkpoints:
     """
     folder = self._folder / str(step)
     try:
-      record = documents.read(folder / _RECORD, _Record)
+      record = json_documents.read(folder / _RECORD, _Record)
     except FileNotFoundError:
       return 'unfinished', f'it has no {_RECORD}, which is written last'
     except errors.DocumentError as error:
@@ -257,6 +259,12 @@ def _reason(error: Exception) -> str | None:
     return error.strerror
   number = re.search(r"os_error_code='(\d+)'", str(error))
   return os.strerror(int(number.group(1))) if number else None
+
+
+def _hide_closed_loop(unraisable: Any) -> None:
+  """Hides what TensorStore prints of its other writes after one has failed."""
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)
 
 
 def _structure(items: Mapping[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from absl import flags
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 import ml_collections
 from ml_collections import config_flags
@@ -104,7 +104,7 @@ def run(
       join()
     train(
       config.value,
-      places.expand(workdir.value),
+      files.expand(workdir.value),
       *values,
       tracking.Options(profile_steps.value, wandb_project.value),
     )

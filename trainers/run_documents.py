@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TypeVar
 
-from carracing_data import documents
 from carracing_data import errors
+from carracing_data import json_documents
 import pydantic
 
 _Schema = TypeVar('_Schema', bound=pydantic.BaseModel)
@@ -20,7 +20,7 @@ class Config(pydantic.RootModel):
   root: dict[str, bool | int | float | str | None]
 
 
-class Source(documents.Document):
+class Source(json_documents.Document):
   """An input of a run: a dataset, weights, ...
 
   Attributes:
@@ -29,10 +29,10 @@ class Source(documents.Document):
   """
 
   name: str
-  sha256: dict[str, documents.Sha256]
+  sha256: dict[str, json_documents.Sha256]
 
 
-class Start(documents.Document):
+class Start(json_documents.Document):
   """One start of a run: its command, code, packages and machine."""
 
   time: str
@@ -47,7 +47,7 @@ class Start(documents.Document):
   processes: int
 
 
-class Run(documents.Document):
+class Run(json_documents.Document):
   """`run.json`: the sources and all starts of a run."""
 
   sources: dict[str, Source]
@@ -62,7 +62,7 @@ class Run(documents.Document):
     return 'mdn_rnn' if 'carracing_latents' in kinds else 'controller'
 
 
-class Metrics(documents.Document):
+class Metrics(json_documents.Document):
   """`metrics.json`: the metrics of the exported weights.
 
   Attributes:
@@ -75,7 +75,7 @@ class Metrics(documents.Document):
   num_steps: int
   step: int
   validation: dict[str, float]
-  weights_sha256: documents.Sha256
+  weights_sha256: json_documents.Sha256
 
 
 def read_config(workdir: Path) -> Config | None:
@@ -113,7 +113,7 @@ def finished_metrics(workdir: Path) -> Metrics:
 
 def _read(path: Path, schema: type[_Schema]) -> _Schema | None:
   try:
-    return documents.read(path, schema)
+    return json_documents.read(path, schema)
   except FileNotFoundError:
     return None
   except errors.DocumentError as error:

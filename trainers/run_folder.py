@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import logging
-from carracing_data import documents
-from carracing_data import places
-from carracing_data import prepared
+from carracing_data import files
+from carracing_data import json_documents
+from carracing_data import prepared_dataset
 from clu import parameter_overview
 import imageio.v3 as imageio
 import jax
@@ -86,7 +86,8 @@ def dataset_source(
 ) -> run_documents.Source:
   """Returns a prepared dataset as a source of a run."""
   return run_documents.Source(
-    name=prepared.full_name(dataset), sha256=prepared.content_digests(dataset)
+    name=prepared_dataset.full_name(dataset),
+    sha256=prepared_dataset.content_digests(dataset),
   )
 
 
@@ -119,11 +120,11 @@ def claimed(
 
     def claim() -> Standing:
       nonlocal run
-      places.claim_folder(workdir)
-      stack.enter_context(places.locked(workdir))
+      files.claim_folder(workdir)
+      stack.enter_context(files.locked(workdir))
       for name in 'agent', 'checkpoints', 'pictures', 'weights':
         if os.path.lexists(workdir / name):
-          places.claim_folder(workdir / name)
+          files.claim_folder(workdir / name)
       for path in workdir.glob('.*.tmp'):  # Left by a killed process.
         path.unlink()
       run = _compared(workdir, config, sources)
@@ -166,18 +167,20 @@ def _begin(claim: Claim, first_step: int, state: Any, params: Any) -> int:
       ' continue from; choose another --workdir, or delete that folder'
     )
   num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-  places.check_space(workdir, _CHECKPOINTS * num_bytes)
+  files.check_space(workdir, _CHECKPOINTS * num_bytes)
   assert claim.run is not None
   run = claim.run.model_copy(
     update={'starts': [*claim.run.starts, run_start.describe()]}
   )
-  documents.write(workdir / 'config.json', json.loads(claim.config.to_json()))
-  documents.write(workdir / 'run.json', run.model_dump())
+  json_documents.write(
+    workdir / 'config.json', json.loads(claim.config.to_json())
+  )
+  json_documents.write(workdir / 'run.json', run.model_dump())
   overview = parameter_overview.get_parameter_overview(
     params, include_stats=False
   )
   path = workdir / 'parameters.txt'
-  with places.write_errors(path):
+  with files.write_errors(path):
     path.write_text(overview + '\n')
   return 0
 
@@ -208,7 +211,7 @@ def finish(
   sha256 = _export(claim, export, step, params, scalars)
   for name, image in evaluation.images.items():
     path = claim.workdir / 'pictures' / f'{name}.png'
-    with places.write_errors(path):
+    with files.write_errors(path):
       path.parent.mkdir(exist_ok=True)
       imageio.imwrite(path, image.reshape(-1, *image.shape[2:]))
   metrics = run_documents.Metrics(
@@ -217,7 +220,7 @@ def finish(
     validation=scalars,
     weights_sha256=sha256,
   )
-  documents.write(claim.workdir / 'metrics.json', metrics.model_dump())
+  json_documents.write(claim.workdir / 'metrics.json', metrics.model_dump())
 
 
 def export_again(claim: Claim, export: Export, params: Any) -> None:

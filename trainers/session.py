@@ -11,7 +11,7 @@ import sys
 from typing import Any, NamedTuple, NoReturn
 
 from absl import logging
-from carracing_data import places
+from carracing_data import files
 from clu import metrics as clu_metrics
 import flax.struct
 import grain
@@ -238,7 +238,7 @@ class Session:
         devices.local_part(batch)
       )
     }
-    with places.write_errors(path):
+    with files.write_errors(path):
       np.savez_compressed(path, **leaves)
     raise run_documents.RunError(
       f'the loss or a gradient is NaN or infinite in step {step}; its batch was'

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from carracing_data import documents
+from carracing_data import json_documents
 import jax
 import ml_collections
 import pydantic
@@ -18,7 +18,7 @@ NotNegative = Annotated[float, pydantic.Field(ge=0)]
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
-class Settings(documents.Document):
+class Settings(json_documents.Document):
   """Settings of every run; see `trainers/configs`."""
 
   seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)]
@@ -74,7 +74,7 @@ def check(config: ml_collections.ConfigDict, schema: type[Settings]) -> None:
   try:
     schema.model_validate(config.to_dict())
   except pydantic.ValidationError as error:
-    message = f'invalid config: {documents.explain(error)}'
+    message = f'invalid config: {json_documents.explain(error)}'
     kinds = {finding['type'] for finding in error.errors()}
     if kinds & {'missing', 'extra_forbidden'}:
       message += '; is --config=FILE a config of this trainer?'

@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 from carracing_data import command_line
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 import ml_collections
 from trainers import commands
@@ -104,7 +104,7 @@ def train(
     options,
   )
   parts = {'vae': vae, 'mdn_rnn': mdn_rnn, 'controller': workdir / 'weights'}
-  with places.locked(workdir):
+  with files.locked(workdir):
     weights.gather(workdir / 'agent', parts)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 from absl import logging
 from carracing_data import command_line
-from carracing_data import places
+from carracing_data import files
 from etils import epy
 import ml_collections
 from trainers import commands
@@ -25,7 +25,7 @@ from trainers import run_documents
 from trainers import tracking
 
 with epy.lazy_imports():
-  from carracing_data import prepared
+  from carracing_data import prepared_dataset
   from carracing_data import runtime
   from carracing_latents import loader
   from carracing_latents import schema
@@ -57,7 +57,7 @@ def train(
   Args:
     config: see `trainers/configs/mdn_rnn.py`.
     workdir: folder of the run.
-    data_dir: data directory of the latents; see `prepared.find`.
+    data_dir: data directory of the latents; see `prepared_dataset.find`.
     initial_weights: folder of exported weights from which to train on; None:
       they are drawn at random.
     options: profiling and logging options.
@@ -70,7 +70,7 @@ def train(
   """
   settings.check(config, settings.MDNRNNSettings)
   latents = [
-    prepared.find(name, data_dir, schema.KIND)
+    prepared_dataset.find(name, data_dir, schema.KIND)
     for name in _names(config.dataset)
   ]
   _check_vae(latents)
@@ -93,7 +93,7 @@ def train(
 
 def _names(dataset: str) -> list[str]:
   """Splits `A+B`; a folder may have a + in its name."""
-  if places.expand(dataset).is_dir():
+  if files.expand(dataset).is_dir():
     return [dataset]
   names = dataset.split('+')
   for name in names:
@@ -108,9 +108,9 @@ def _check_vae(latents: Sequence[tfds.core.DatasetBuilder]) -> None:
   for other in latents[1:]:
     if _vae_sha256(other) != _vae_sha256(latents[0]):
       raise run_documents.RunError(
-        f'{prepared.full_name(other)} was encoded by another VAE than'
-        f' {prepared.full_name(latents[0])}; encode its rollouts with the same'
-        ' VAE'
+        f'{prepared_dataset.full_name(other)} was encoded by another VAE than'
+        f' {prepared_dataset.full_name(latents[0])}; encode its rollouts'
+        ' with the same VAE'
       )
 
 
@@ -129,8 +129,8 @@ def _initial(
   if initial.training.get('vae_sha256') != _vae_sha256(latents):
     raise run_documents.RunError(
       f'{folder} was trained on the latents of another VAE than'
-      f' {prepared.full_name(latents)}; train from random weights, without'
-      ' --initial_weights'
+      f' {prepared_dataset.full_name(latents)}; train from random'
+      ' weights, without --initial_weights'
     )
   wanted = mdn_rnn_evaluation.model_config(config, initial.model.latent_size)
   for name, found in weights.describe(folder).config.items():
@@ -156,7 +156,7 @@ def task(
   """
   folders = [str(x.data_dir) for x in latents]
   metadata: list[Any] = [x.info.metadata for x in latents]
-  names = ' + '.join(map(prepared.full_name, latents))
+  names = ' + '.join(map(prepared_dataset.full_name, latents))
   if config.predict_outcomes and not any(
     x['splits']['train']['num_terminated'] for x in metadata
   ):
@@ -291,7 +291,9 @@ def _inputs(
 ) -> str:
   """Returns what a run reads, for people."""
   latents = [
-    prepared.citation(prepared.find(name, data_dir, schema.KIND))
+    prepared_dataset.citation(
+      prepared_dataset.find(name, data_dir, schema.KIND)
+    )
     for name in _names(str(config.get('dataset')))
   ]
   begun = '' if initial_weights is None else f', from {initial_weights}'

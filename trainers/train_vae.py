@@ -22,7 +22,7 @@ from trainers import commands
 from trainers import tracking
 
 with epy.lazy_imports():
-  from carracing_data import prepared
+  from carracing_data import prepared_dataset
   from carracing_rollouts import loader
   from carracing_rollouts import schema
   from clu import metrics
@@ -67,7 +67,7 @@ def train(
   Args:
     config: see `trainers/configs/vae.py`.
     workdir: folder of the run.
-    data_dir: data directory of the rollouts; see `prepared.find`.
+    data_dir: data directory of the rollouts; see `prepared_dataset.find`.
     options: profiling and logging options.
 
   Raises:
@@ -76,7 +76,7 @@ def train(
       run cannot continue.
   """
   settings.check(config, settings.VAESettings)
-  rollouts = prepared.find(config.dataset, data_dir, schema.KIND)
+  rollouts = prepared_dataset.find(config.dataset, data_dir, schema.KIND)
   sources = {'dataset': run_folder.dataset_source(rollouts)}
   make_task = functools.partial(task, config, rollouts)
   open_session = functools.partial(session.opened, config, workdir, make_task)
@@ -106,7 +106,7 @@ def task(
     export=run_folder.Export(
       'vae',
       {'latent_size': config.latent_size},
-      {'dataset': prepared.full_name(rollouts)},
+      {'dataset': prepared_dataset.full_name(rollouts)},
     ),
   )
 
@@ -277,8 +277,10 @@ def _mean_frame_error(frames: np.ndarray) -> float:
 
 def _inputs(config: ml_collections.ConfigDict, data_dir: str | None) -> str:
   """Returns what a run reads, for people."""
-  rollouts = prepared.find(str(config.get('dataset')), data_dir, schema.KIND)
-  return prepared.citation(rollouts)
+  rollouts = prepared_dataset.find(
+    str(config.get('dataset')), data_dir, schema.KIND
+  )
+  return prepared_dataset.citation(rollouts)
 
 
 if __name__ == '__main__':

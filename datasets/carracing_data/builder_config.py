@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from carracing_data import documents
 from carracing_data import errors
+from carracing_data import json_documents
 import pydantic
 import tensorflow_datasets as tfds
 
@@ -20,7 +20,7 @@ class Config(tfds.core.BuilderConfig):
     errors.DatasetError: a key or a value is invalid; the message names it.
   """
 
-  SCHEMA: ClassVar[type[documents.Document]]
+  SCHEMA: ClassVar[type[json_documents.Document]]
 
   def __new__(cls, *unused_args: Any, **kwargs: Any):
     # TFDS's other fields (versions, tags) are rejected, as they have no effect.
@@ -36,7 +36,7 @@ class Config(tfds.core.BuilderConfig):
 
   def __post_init__(self):
     schema = pydantic.create_model(
-      type(self).__name__, __base__=self.SCHEMA, name=documents.Name
+      type(self).__name__, __base__=self.SCHEMA, name=json_documents.Name
     )
     names = ['name', *self._own_fields()]
     if not isinstance(self.description, str | None):
@@ -47,7 +47,7 @@ class Config(tfds.core.BuilderConfig):
       schema.model_validate({name: getattr(self, name) for name in names})
     except pydantic.ValidationError as error:
       raise errors.DatasetError(
-        f'invalid config: {documents.explain(error)}'
+        f'invalid config: {json_documents.explain(error)}'
       ) from None
 
   @classmethod

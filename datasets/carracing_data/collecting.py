@@ -7,9 +7,9 @@ import shutil
 from typing import Any, NamedTuple
 
 from carracing_data import digests
-from carracing_data import places
+from carracing_data import files
+from carracing_data import rlds_steps
 from carracing_data import shards
-from carracing_data import steps
 
 
 class Collected(NamedTuple):
@@ -40,7 +40,7 @@ def collect(
     errors.DatasetError: a shard is not written, or was damaged since.
   """
   content = digests.SplitDigest()
-  totals = steps.Totals()
+  totals = rlds_steps.Totals()
   files, lengths, num_bytes = {}, [], 0
   for index, job in enumerate(jobs):
     written = job.checked_result()
@@ -67,4 +67,4 @@ def _link_or_copy(source: Path, target: Path) -> None:
     os.link(source, target)
   except OSError:  # This file system has no hard links.
     shutil.copyfile(source, target)
-    places.sync(target)
+    files.sync(target)

@@ -6,7 +6,7 @@ https://docs.mlcommons.org/croissant/docs/croissant-spec.html
 from typing import Any
 
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 import mlcroissant as mlc
 import numpy as np
 import tensorflow_datasets as tfds
@@ -33,7 +33,7 @@ def describe(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
   Croissant loaders read the splits and features, but not ArrayRecord files.
 
   Args:
-    builder: a builder returned by `prepared.find`.
+    builder: a builder returned by `prepared_dataset.find`.
 
   Returns:
     JSON-LD; paths are relative to the dataset's folder.
@@ -65,7 +65,9 @@ def describe(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     for name, feature in info.features.items()
   ]
   metadata = mlc.Metadata(
-    name=prepared.full_name(builder).replace('/', '-').replace(':', '-'),
+    name=prepared_dataset.full_name(builder)
+    .replace('/', '-')
+    .replace(':', '-'),
     description=f'{_READING}\n\n{info.description}',
     url=info.homepage,
     version=str(builder.version),

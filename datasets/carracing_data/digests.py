@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from carracing_data import documents
+from carracing_data import json_documents
 import numpy as np
 
 SHORT = 12  # Hexadecimal digits of a short digest.
@@ -48,7 +48,7 @@ def of_split(record_digests: Iterable[str]) -> str:
 
 def of_dataset(split_digests: Mapping[str, str]) -> str:
   """Returns the digest of a dataset, given those of its splits, by name."""
-  return documents.digest(split_digests)
+  return json_documents.digest(split_digests)
 
 
 def of_file(path: str | os.PathLike[str]) -> str:

@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import steps
+from carracing_data import json_documents
+from carracing_data import rlds_steps
 import pydantic
 
 _Version = Annotated[
@@ -39,32 +39,32 @@ class Kind(NamedTuple):
   """
 
   name: str
-  config: type[documents.Document]
+  config: type[json_documents.Document]
   records_of_episode: Callable[[int], int]
   features: Mapping[str, tuple[str, tuple[int | str | None, ...]]]
   broken_promises: Callable[
-    [Iterable[Mapping[str, Any]], list[steps.Summary]], Iterator[str]
+    [Iterable[Mapping[str, Any]], list[rlds_steps.Summary]], Iterator[str]
   ]
   attachments: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda _: {}
 
 
-class _Split(documents.Document):
-  name: documents.Name
+class _Split(json_documents.Document):
+  name: json_documents.Name
   filepathTemplate: Literal['{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}']
   shardLengths: list[_Number]
   numBytes: _Number = '0'
 
 
-class _Location(documents.Document):
+class _Location(json_documents.Document):
   urls: list[str] = []
 
 
-class _DatasetInfo(documents.Document):
+class _DatasetInfo(json_documents.Document):
   """Schema of `dataset_info.json`, as TFDS writes it for our builders."""
 
-  name: documents.Name
+  name: json_documents.Name
   version: _Version
-  configName: documents.Name
+  configName: json_documents.Name
   fileFormat: Literal['array_record']
   splits: list[_Split]
   citation: str = ''
@@ -77,17 +77,17 @@ class _DatasetInfo(documents.Document):
   releaseNotes: dict[str, str] = {}
 
 
-class _Shape(documents.Document):
+class _Shape(json_documents.Document):
   dimensions: list[_Number] = []
 
 
-class _Tensor(documents.Document):
+class _Tensor(json_documents.Document):
   dtype: Literal['bool', 'float32', 'int32', 'int64', 'uint8']
   encoding: Literal['bytes', 'none']
   shape: _Shape
 
 
-class _Feature(documents.Document):
+class _Feature(json_documents.Document):
   pythonClassName: Literal[
     'tensorflow_datasets.core.features.tensor_feature.Tensor',
     'tensorflow_datasets.core.features.scalar.Scalar',
@@ -95,11 +95,11 @@ class _Feature(documents.Document):
   tensor: _Tensor
 
 
-class _FeaturesDict(documents.Document):
-  features: dict[documents.Name, _Feature]
+class _FeaturesDict(json_documents.Document):
+  features: dict[json_documents.Name, _Feature]
 
 
-class _Features(documents.Document):
+class _Features(json_documents.Document):
   """Schema of `features.json`; TFDS imports the modules named in it."""
 
   pythonClassName: Literal[
@@ -108,7 +108,7 @@ class _Features(documents.Document):
   featuresDict: _FeaturesDict
 
 
-class SplitMetadata(documents.Document):
+class SplitMetadata(json_documents.Document):
   """Metadata of a split.
 
   Attributes:
@@ -126,7 +126,7 @@ class SplitMetadata(documents.Document):
     return_max: highest return.
   """
 
-  content_sha256: documents.Sha256
+  content_sha256: json_documents.Sha256
   num_episodes: _Count
   num_steps: _Count
   num_terminated: _Count
@@ -139,7 +139,7 @@ class SplitMetadata(documents.Document):
   return_max: float
 
 
-class Metadata(documents.Document):
+class Metadata(json_documents.Document):
   """Schema of `metadata.json`, which our builders write.
 
   Attributes:
@@ -150,16 +150,16 @@ class Metadata(documents.Document):
       older datasets and where nothing does.
     splits: metadata of each split, by name.
     files_sha256: digest of each shard, and of each attached file, by name.
-    metadata_sha256: digest of all of the above, see `documents.sealed`.
+    metadata_sha256: digest of all of the above, see `json_documents.sealed`.
   """
 
   name: str
   config: dict[str, Any]
-  packages: dict[documents.Name, str]
-  platform: dict[documents.Name, str] = {}
-  splits: dict[documents.Name, SplitMetadata]
-  files_sha256: dict[documents.Name, documents.Sha256]
-  metadata_sha256: documents.Sha256
+  packages: dict[json_documents.Name, str]
+  platform: dict[json_documents.Name, str] = {}
+  splits: dict[json_documents.Name, SplitMetadata]
+  files_sha256: dict[json_documents.Name, json_documents.Sha256]
+  metadata_sha256: json_documents.Sha256
 
 
 def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
@@ -178,9 +178,9 @@ def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
     errors.DatasetError: a check failed; the message names the problem.
   """
   try:
-    info = documents.read(folder / 'dataset_info.json', _DatasetInfo)
-    features = documents.read(folder / 'features.json', _Features)
-    metadata = documents.read(folder / 'metadata.json', Metadata)
+    info = json_documents.read(folder / 'dataset_info.json', _DatasetInfo)
+    features = json_documents.read(folder / 'features.json', _Features)
+    metadata = json_documents.read(folder / 'metadata.json', Metadata)
   except FileNotFoundError as error:
     raise errors.DatasetError(
       f'{folder} holds no complete dataset of this project:'
@@ -188,14 +188,16 @@ def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
     ) from None
   except errors.DocumentError as error:
     raise errors.DatasetError(str(error)) from None
-  if not documents.is_sealed(metadata.model_dump(exclude_unset=True), SEAL):
+  if not json_documents.is_sealed(
+    metadata.model_dump(exclude_unset=True), SEAL
+  ):
     raise errors.DatasetError(f'{folder}/metadata.json was edited')
   _check_agreement(folder, info, metadata)
   if kinds:
     kind = _kind(folder, info.name, kinds)
     _check_features(folder, features, kind)
     _check_counts(folder, metadata, kind)
-    documents.parse(
+    json_documents.parse(
       json.dumps(metadata.config),
       kind.config,
       f'{folder}/metadata.json: config',

@@ -23,10 +23,10 @@ from absl import logging
 from carracing_data import collecting
 from carracing_data import dataset_info
 from carracing_data import digests
-from carracing_data import documents
 from carracing_data import errors
+from carracing_data import files
+from carracing_data import json_documents
 from carracing_data import metadata as metadata_lib
-from carracing_data import places
 from carracing_data import processes
 from carracing_data import progress
 from carracing_data import runners
@@ -77,7 +77,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         f'{self.name} is written in array_record only, not in {file_format}'
       )
     if kwargs.get('data_dir') is not None:
-      kwargs['data_dir'] = os.fspath(places.expand(kwargs['data_dir']))
+      kwargs['data_dir'] = os.fspath(files.expand(kwargs['data_dir']))
     super().__init__(
       file_format=tfds.core.FileFormat.ARRAY_RECORD.value, **kwargs
     )
@@ -166,8 +166,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     self._build(overwrite, **kwargs)
 
   def _build(self, overwrite: bool, **kwargs: Any) -> None:
-    folder = places.claim_folder(Path(self.data_path).parent)
-    with places.locked(folder), _name_unwritable(folder):
+    folder = files.claim_folder(Path(self.data_path).parent)
+    with files.locked(folder), _name_unwritable(folder):
       if not overwrite:
         if self._is_built():  # By another process in the meantime.
           return
@@ -209,7 +209,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     if not any(folder.iterdir()):
       folder.rmdir()
       return
-    aside = places.move_aside(
+    aside = files.move_aside(
       folder, folder.with_name(f'incomplete_{folder.name}')
     )
     logging.warning(
@@ -258,7 +258,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   def _jobs(self) -> dict[str, list[shards.Job]]:
     """Enters the staging folder; returns the jobs that fill it, by split."""
     for name, content in self._attachments().items():
-      places.replace(
+      files.replace(
         self._attachment_path(name),
         functools.partial(Path.write_bytes, data=content),
       )
@@ -309,13 +309,13 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   def _collect(self, jobs: Mapping[str, Sequence[shards.Job]]) -> None:
     """Links the staged shards into the dataset and sets its metadata."""
-    split_infos, split_metadata, files = [], {}, {}
+    split_infos, split_metadata, sha256 = [], {}, {}
     for split, split_jobs in jobs.items():
       template = self._get_filename_template(split)
       path_of = functools.partial(_shard_path, template, len(split_jobs))
       collected = collecting.collect(split_jobs, path_of)
       split_metadata[split] = collected.metadata
-      files |= collected.files_sha256
+      sha256 |= collected.files_sha256
       split_infos.append(
         tfds.core.SplitInfo(
           name=split,
@@ -327,11 +327,11 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     for name, content in self._attachments().items():
       path = Path(self.data_path, name)
       path.write_bytes(content)
-      places.sync(path)
-      files[name] = digests.of_bytes(content)
+      files.sync(path)
+      sha256[name] = digests.of_bytes(content)
     self.info.set_splits(tfds.core.SplitDict(split_infos))
     self.info.metadata.update(
-      documents.sealed(
+      json_documents.sealed(
         {
           'name': f'{self.name}/{self.builder_config.name}:{self.version}',
           'config': self._identity(),
@@ -339,7 +339,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
           # Left out if nothing does, as in earlier datasets.
           **({'platform': platform} if (platform := self._platform()) else {}),
           'splits': split_metadata,
-          'files_sha256': files,
+          'files_sha256': sha256,
         },
         metadata_lib.SEAL,
       )

@@ -16,15 +16,17 @@ import uuid
 
 from array_record.python import array_record_module  # pyright: ignore
 from carracing_data import digests
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import places
-from carracing_data import steps
+from carracing_data import files
+from carracing_data import json_documents
+from carracing_data import rlds_steps
 import tensorflow_datasets as tfds
 
 # Writes the records of one shard, in order, with the given function. Returns
 # summaries of their episodes, in order.
-Shard = Callable[[Callable[[Mapping[str, Any]], None]], list[steps.Summary]]
+Shard = Callable[
+  [Callable[[Mapping[str, Any]], None]], list[rlds_steps.Summary]
+]
 
 
 # Shards of datasets that are small enough for it.
@@ -54,7 +56,7 @@ def episodes_of_shards(num_episodes: int, episode_bytes: int) -> list[range]:
   return [range(*pair) for pair in itertools.pairwise(ends)]
 
 
-class WrittenShard(documents.Document):
+class WrittenShard(json_documents.Document):
   """The record of a written shard.
 
   Attributes:
@@ -69,14 +71,14 @@ class WrittenShard(documents.Document):
   num_bytes: int
   file_sha256: str
   record_digests: list[str]
-  episodes: list[steps.Summary]
+  episodes: list[rlds_steps.Summary]
 
 
-class _Record(documents.Document):
+class _Record(json_documents.Document):
   """The record file of a shard; with a wrong digest, it counts as missing."""
 
   shard: WrittenShard
-  sha256: documents.Sha256
+  sha256: json_documents.Sha256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,10 +110,10 @@ class Job:
   def result(self) -> WrittenShard | None:
     """Returns the record of the shard; None if it is not written."""
     try:
-      record = documents.read(self._record_path, _Record)
+      record = json_documents.read(self._record_path, _Record)
     except (FileNotFoundError, errors.DocumentError):
       return None
-    intact = record.sha256 == documents.digest(record.shard.model_dump())
+    intact = record.sha256 == json_documents.digest(record.shard.model_dump())
     # The shard itself may have been deleted by hand.
     return record.shard if intact and self.path.exists() else None
 
@@ -141,12 +143,12 @@ class Job:
     temporary = self.path.with_name(f'{self.name}.{uuid.uuid4().hex}.tmp')
     try:
       written = _write(temporary, self.shard, self.features)
-      with places.write_errors(self.path):
-        places.make_durable(temporary, self.path)
+      with files.write_errors(self.path):
+        files.make_durable(temporary, self.path)
       content = written.model_dump()
-      documents.write(
+      json_documents.write(
         self._record_path,
-        {'shard': content, 'sha256': documents.digest(content)},
+        {'shard': content, 'sha256': json_documents.digest(content)},
       )
     finally:
       temporary.unlink(missing_ok=True)

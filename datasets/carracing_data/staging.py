@@ -11,7 +11,7 @@ import shutil
 from typing import Any
 
 from absl import logging
-from carracing_data import documents
+from carracing_data import json_documents
 from carracing_data import shards
 
 _PREFIX = '.staging-'
@@ -30,10 +30,10 @@ def enter(parent: Path, depends_on: Mapping[str, Any]) -> Path:
   Returns:
     The staging folder, without temporary files.
   """
-  fingerprint = documents.digest(depends_on)[:16]
+  fingerprint = json_documents.digest(depends_on)[:16]
   folder = parent / f'{_PREFIX}{fingerprint}'
   folder.mkdir(exist_ok=True)
-  documents.write(folder / _DEPENDS_ON, depends_on)
+  json_documents.write(folder / _DEPENDS_ON, depends_on)
   for other in sorted(parent.glob(f'{_PREFIX}*')):
     if other != folder:
       _tell_of_other(other, json.loads((folder / _DEPENDS_ON).read_text()))

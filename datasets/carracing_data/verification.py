@@ -8,8 +8,8 @@ from array_record.python import array_record_module  # pyright: ignore
 from carracing_data import digests
 from carracing_data import errors
 from carracing_data import metadata
-from carracing_data import prepared
-from carracing_data import steps
+from carracing_data import prepared_dataset
+from carracing_data import rlds_steps
 from google.protobuf import message
 import tensorflow_datasets as tfds
 
@@ -22,7 +22,8 @@ def verify(
   """Reads a whole prepared dataset and checks it against its metadata.
 
   Args:
-    builder: a builder returned by `prepared.find`, which checks the documents.
+    builder: a builder returned by `prepared_dataset.find`, which checks the
+      documents.
     kind: kind of the dataset.
     on_shard: callback, called after each shard.
 
@@ -43,7 +44,7 @@ def verify(
       )
   for split, split_info in info.splits.items():
     record_digests: list[str] = []
-    summaries: list[steps.Summary] = []
+    summaries: list[rlds_steps.Summary] = []
 
     def records(
       split: str = split,
@@ -64,7 +65,7 @@ def verify(
     recorded = info.metadata['splits'][split]
     found = {
       'content_sha256': digests.of_split(record_digests),
-      **steps.statistics(summaries),
+      **rlds_steps.statistics(summaries),
     }
     for name, value in found.items():
       if value != recorded[name]:
@@ -130,7 +131,7 @@ def compare(
   """Finds the first difference in content between two prepared datasets.
 
   Args:
-    first: a builder returned by `prepared.find`.
+    first: a builder returned by `prepared_dataset.find`.
     second: another one.
 
   Returns:
@@ -141,7 +142,7 @@ def compare(
     for builder in first, second:
       if split not in builder.info.splits:
         return f'only one of the datasets has the split {split}'
-      sources.append(prepared.records(builder, split))
+      sources.append(prepared_dataset.records(builder, split))
     for index, (a, b) in enumerate(zip(*sources)):
       if digests.of_record(a) != digests.of_record(b):
         names = [

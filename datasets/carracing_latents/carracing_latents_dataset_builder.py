@@ -11,19 +11,19 @@ from typing import Annotated, Any
 
 from carracing_data import builder_config
 from carracing_data import dataset_info
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import json_documents
+from carracing_data import prepared_dataset
+from carracing_data import rlds_steps
 from carracing_data import runtime
 from carracing_data import sharded_builder
 from carracing_data import shards
-from carracing_data import steps
 from carracing_data import tfds_command
 from carracing_latents import schema as latents_schema
 from carracing_rollouts import loader as rollouts_loader
 from carracing_rollouts import schema
 import jax
-from models import strided
+from models import strided_convolution
 from models import vae
 from models import weights
 from models import world_model
@@ -42,7 +42,7 @@ _FLAGS_WITHOUT_EFFECT = (
 )
 
 
-class _Settings(documents.Document):
+class _Settings(json_documents.Document):
   rollouts: str
   vae: str
   latent_size: Annotated[int, pydantic.Field(ge=1, le=16_384)]
@@ -53,8 +53,8 @@ class LatentsConfig(builder_config.Config):
   """Config of `tfds build carracing_latents --config '{...}'`.
 
   Attributes:
-    rollouts: dataset to encode, see `prepared.find`; a name is looked up in the
-      data directory of the latents.
+    rollouts: dataset to encode, see `prepared_dataset.find`; a name is looked
+      up in the data directory of the latents.
     vae: folder of the exported weights, relative to the working directory.
     latent_size: size of the latent vectors of this VAE.
   """
@@ -69,7 +69,15 @@ class LatentsConfig(builder_config.Config):
 class Builder(sharded_builder.ShardedBuilder):
   """Encodes every frame of a rollouts dataset with a trained VAE."""
 
-  CODE = (rollouts_loader, schema, steps, strided, vae, weights, world_model)
+  CODE = (
+    rollouts_loader,
+    schema,
+    rlds_steps,
+    strided_convolution,
+    vae,
+    weights,
+    world_model,
+  )
   VERSION = tfds.core.Version('1.0.2')
   RELEASE_NOTES = {
     '1.0.2': 'The metadata names the platform; the records are those of 1.0.1.',
@@ -94,7 +102,7 @@ class Builder(sharded_builder.ShardedBuilder):
 
   @functools.cached_property
   def _rollouts(self) -> tfds.core.DatasetBuilder:
-    return prepared.find(
+    return prepared_dataset.find(
       self.builder_config.rollouts, self.data_dir_root, schema.KIND
     )
 
@@ -112,8 +120,10 @@ class Builder(sharded_builder.ShardedBuilder):
   def _identity(self) -> Mapping[str, Any]:
     # Not the folder of the weights, whose content may change.
     return {
-      'rollouts': prepared.full_name(self._rollouts),
-      'rollouts_content_sha256': prepared.content_digests(self._rollouts),
+      'rollouts': prepared_dataset.full_name(self._rollouts),
+      'rollouts_content_sha256': prepared_dataset.content_digests(
+        self._rollouts
+      ),
       'vae_sha256': self._vae.sha256,
     }
 
@@ -194,7 +204,7 @@ def _write_episodes(
   platform: Mapping[str, str],
   is_program: bool,
   episode_ids: Iterable[int],
-) -> list[steps.Summary]:
+) -> list[rlds_steps.Summary]:
   """Encodes episodes and writes one record for each."""
   if is_program:  # And so is a worker on another machine.
     runtime.prepare()
@@ -218,7 +228,7 @@ def _write_episodes(
         **{name: getattr(episode, name) for name in latents_schema.COPIED},
       }
     )
-    summaries.append(steps.summarize(vars(episode)))
+    summaries.append(rlds_steps.summarize(vars(episode)))
   return summaries
 
 

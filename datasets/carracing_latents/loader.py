@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from carracing_data import batches
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_latents import schema
 from etils import epath
 import grain
@@ -73,8 +73,8 @@ def windows(
   fit into one window are not cut.
 
   Args:
-    name: `dataset/config:version`, see `prepared.find`; or several ones, which
-      are read as one.
+    name: `dataset/config:version`, see `prepared_dataset.find`; or several
+      ones, which are read as one.
     split: `train` or `validation`.
     batch_size: windows per batch.
     window_steps: transitions per window, T.
@@ -82,7 +82,7 @@ def windows(
       epoch, instead of using its mean.
     seed: seed of the order, the offsets and the samples.
     num_epochs: number of passes over the data; endless if None.
-    data_dir: data directory, see `prepared.find`.
+    data_dir: data directory, see `prepared_dataset.find`.
     shard_index: index of this host.
     shard_count: number of hosts, which divide the split among them.
     num_threads: number of read-ahead threads; does not affect the order.
@@ -96,17 +96,17 @@ def windows(
       finite (raised when a batch is read).
   """
   names = [name] if isinstance(name, str) else name
-  builders = [prepared.find(x, data_dir, schema.KIND) for x in names]
+  builders = [prepared_dataset.find(x, data_dir, schema.KIND) for x in names]
   features = ['mean', 'logvar', 'action', 'reward', 'is_terminal']
   return batches.shuffled(
-    prepared.Concatenated(
-      [prepared.records(x, split, features) for x in builders]
+    prepared_dataset.Concatenated(
+      [prepared_dataset.records(x, split, features) for x in builders]
     ),
     functools.partial(
       _cut,
       window_steps=window_steps,
       sample=sample,
-      dataset=' + '.join(map(prepared.full_name, builders)),
+      dataset=' + '.join(map(prepared_dataset.full_name, builders)),
     ),
     batch_size=batch_size,
     group_size=_GROUP_SIZE,
@@ -123,13 +123,13 @@ def episodes(
   *,
   split: str = 'train',
   data_dir: epath.PathLike | None = None,
-) -> prepared.Records:
+) -> prepared_dataset.Records:
   """Returns the episodes of a split, in order, each read on access.
 
   Args:
-    name: `dataset/config:version`, see `prepared.find`.
+    name: `dataset/config:version`, see `prepared_dataset.find`.
     split: `train` or `validation`.
-    data_dir: data directory, see `prepared.find`.
+    data_dir: data directory, see `prepared_dataset.find`.
 
   Returns:
     Records with arrays [N+1, ...] of steps, see the dataset card.
@@ -137,7 +137,9 @@ def episodes(
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  return prepared.records(prepared.find(name, data_dir, schema.KIND), split)
+  return prepared_dataset.records(
+    prepared_dataset.find(name, data_dir, schema.KIND), split
+  )
 
 
 def _cut(

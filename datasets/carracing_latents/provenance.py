@@ -6,7 +6,7 @@ from pathlib import Path
 
 from absl import logging
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_latents import loader
 from carracing_latents import schema
 from carracing_rollouts import loader as rollouts_loader
@@ -21,7 +21,7 @@ def check(latents: tfds.core.DatasetBuilder) -> None:
   If they cannot be compared, the reason is logged.
 
   Args:
-    latents: a builder returned by `prepared.find`.
+    latents: a builder returned by `prepared_dataset.find`.
 
   Raises:
     errors.DatasetError: they differ.
@@ -29,7 +29,9 @@ def check(latents: tfds.core.DatasetBuilder) -> None:
   config = latents.info.metadata['config']
   data_dir = Path(latents.data_dir, *[os.pardir] * 3).resolve()
   try:
-    rollouts = prepared.find(config['rollouts'], data_dir, rollouts_schema.KIND)
+    rollouts = prepared_dataset.find(
+      config['rollouts'], data_dir, rollouts_schema.KIND
+    )
   except errors.DatasetError:
     logging.info(
       'Not compared with the rollouts: there is no %s in %s.',
@@ -37,7 +39,10 @@ def check(latents: tfds.core.DatasetBuilder) -> None:
       data_dir,
     )
     return
-  if prepared.content_digests(rollouts) != config['rollouts_content_sha256']:
+  if (
+    prepared_dataset.content_digests(rollouts)
+    != config['rollouts_content_sha256']
+  ):
     logging.warning(
       'Not compared with the rollouts: %s differs from the encoded dataset.',
       rollouts.data_dir,
@@ -55,7 +60,7 @@ def differences(
   """Compares the features that latents copy from their rollouts.
 
   Args:
-    latents: a builder returned by `prepared.find`.
+    latents: a builder returned by `prepared_dataset.find`.
     rollouts: another one.
 
   Yields:

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from carracing_data import documents
+from carracing_data import json_documents
 from carracing_data import metadata
-from carracing_data import steps
+from carracing_data import rlds_steps
 
 
-class Identity(documents.Document):
+class Identity(json_documents.Document):
   """Rollouts and VAE of a latents dataset.
 
   Attributes:
@@ -18,12 +18,12 @@ class Identity(documents.Document):
   """
 
   rollouts: str
-  rollouts_content_sha256: dict[documents.Name, documents.Sha256]
-  vae_sha256: documents.Sha256
+  rollouts_content_sha256: dict[json_documents.Name, json_documents.Sha256]
+  vae_sha256: json_documents.Sha256
 
 
 def broken_promises(
-  records: Iterable[Mapping[str, Any]], summaries: list[steps.Summary]
+  records: Iterable[Mapping[str, Any]], summaries: list[rlds_steps.Summary]
 ) -> Iterator[str]:
   """Checks the records of a split, in order.
 
@@ -42,8 +42,8 @@ def broken_promises(
       yield f'its features have different lengths: {sorted(lengths)}'
     else:
       fields = {k: v for k, v in record.items() if k != 'episode_id'}
-      yield from steps.broken_promises(fields)
-      summaries.append(steps.summarize(fields))
+      yield from rlds_steps.broken_promises(fields)
+      summaries.append(rlds_steps.summarize(fields))
 
 
 # Features that are copied from the rollouts.
@@ -63,7 +63,7 @@ KIND = metadata.Kind(
     'episode_id': ('int64', ()),
     'mean': ('float32', (None, 'latent_size')),
     'logvar': ('float32', (None, 'latent_size')),
-    'action': ('float32', (None, steps.ACTION_SIZE)),
+    'action': ('float32', (None, rlds_steps.ACTION_SIZE)),
     'reward': ('float32', (None,)),
     'discount': ('float32', (None,)),
     'is_first': ('bool', (None,)),

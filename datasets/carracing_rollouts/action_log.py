@@ -19,10 +19,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 import zipfile
 
 from carracing_data import digests
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import places
-from carracing_data import steps
+from carracing_data import files
+from carracing_data import json_documents
+from carracing_data import rlds_steps
 from carracing_rollouts import schema
 import numpy as np
 import pydantic
@@ -39,15 +39,15 @@ class LogError(errors.DatasetError):
   """A file is no action log that this version can read."""
 
 
-class AgentWeights(documents.Document):
+class AgentWeights(json_documents.Document):
   """Digests of the weights of an agent's parts."""
 
-  vae: documents.Sha256
-  mdn_rnn: documents.Sha256
-  controller: documents.Sha256
+  vae: json_documents.Sha256
+  mdn_rnn: json_documents.Sha256
+  controller: json_documents.Sha256
 
 
-class Driver(documents.Document):
+class Driver(json_documents.Document):
   """Who drove.
 
   Attributes:
@@ -88,7 +88,7 @@ class Driver(documents.Document):
     return f'{self.title} (C {self.weights_sha256.controller[:8]})'
 
 
-class LoggedEpisode(documents.Document):
+class LoggedEpisode(json_documents.Document):
   """One episode of a log.
 
   Attributes:
@@ -109,7 +109,7 @@ class LoggedEpisode(documents.Document):
   driver: Driver
 
 
-class Header(documents.Document):
+class Header(json_documents.Document):
   """Description of a log.
 
   Attributes:
@@ -121,8 +121,8 @@ class Header(documents.Document):
   """
 
   schema_version: Literal[1] = 1
-  simulator: documents.Name
-  packages: dict[documents.Name, documents.Name]
+  simulator: json_documents.Name
+  packages: dict[json_documents.Name, json_documents.Name]
   max_steps: Annotated[int, pydantic.Field(ge=1, le=schema.MAX_STEPS_LIMIT)]
   episodes: Annotated[list[LoggedEpisode], pydantic.Field(min_length=1)]
 
@@ -179,7 +179,7 @@ def write(path: Path, log: ActionLog) -> None:
         action=np.concatenate(log.actions, dtype=np.float32),
       )
 
-  places.replace(path, save)
+  files.replace(path, save)
 
 
 def read(path: str | os.PathLike[str]) -> ActionLog:
@@ -201,7 +201,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     errors.UnreadableError: the operating system cannot read it.
   """
   try:
-    return places.read_bytes(places.expand(path))
+    return files.read_bytes(files.expand(path))
   except FileNotFoundError:
     raise LogError(
       f'there is no action log {path}; record one with: python -m tools.record'
@@ -225,7 +225,7 @@ def parse(content: bytes, source: str) -> ActionLog:
       # The header bounds the size of what is decompressed next.
       header = _header(_array(archive, 'header.npy', _MAX_HEADER), source)
       counts = [episode.num_steps for episode in header.episodes]
-      num_bytes = sum(counts) * steps.ACTION_SIZE * 4 + 1024
+      num_bytes = sum(counts) * rlds_steps.ACTION_SIZE * 4 + 1024
       action = _array(archive, 'action.npy', num_bytes)
   except LogError:
     raise
@@ -278,7 +278,7 @@ def _header(array: np.ndarray, source: str) -> Header:
       f'{source} has schema version {version}, but this code reads version 1'
     )
   try:
-    return documents.parse(text, Header, source)
+    return json_documents.parse(text, Header, source)
   except errors.DocumentError as error:
     raise LogError(str(error)) from None
 
@@ -296,12 +296,15 @@ def _check_episodes(log: ActionLog, source: str) -> None:
         f' terminated={episode.terminated}, with max_steps={max_steps}'
       )
     # False for NaN, too.
-    inside = (actions >= steps.ACTION_LOW) & (actions <= steps.ACTION_HIGH)
+    inside = (actions >= rlds_steps.ACTION_LOW) & (
+      actions <= rlds_steps.ACTION_HIGH
+    )
     if not inside.all():
       step = int(inside.all(axis=1).argmin())
+      low, high = rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
       raise LogError(
         f'{where} has the action {actions[step].tolist()} at step {step}, not'
-        f' within {steps.ACTION_LOW.tolist()}..{steps.ACTION_HIGH.tolist()}'
+        f' within {low.tolist()}..{high.tolist()}'
       )
 
 
@@ -317,7 +320,7 @@ def of_dataset(folder: Path, config: Any) -> ActionLog:
   """
   path = folder / schema.ACTION_LOG
   try:
-    content = places.read_bytes(path)
+    content = files.read_bytes(path)
   except FileNotFoundError:
     raise LogError(f'{path} is missing; {_RESTORE}') from None
   if digests.of_bytes(content) != config['actions_sha256']:

@@ -13,9 +13,9 @@ from carracing_data import builder_config
 from carracing_data import dataset_info
 from carracing_data import digests
 from carracing_data import errors
+from carracing_data import rlds_steps
 from carracing_data import sharded_builder
 from carracing_data import shards
-from carracing_data import steps
 from carracing_rollouts import action_log
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
@@ -136,7 +136,7 @@ class Builder(sharded_builder.ShardedBuilder):
     rollout,
     schema,
     sketched_car_racing,
-    steps,
+    rlds_steps,
   )
   VERSION = tfds.core.Version('1.1.0')
   RELEASE_NOTES = {
@@ -222,14 +222,14 @@ def _write_episodes(
   *,
   generate: Callable[[int], schema.Episode],
   episode_ids: Iterable[int],
-) -> list[steps.Summary]:
+) -> list[rlds_steps.Summary]:
   """Generates episodes and writes their segments."""
   summaries = []
   for episode_id in episode_ids:
     episode = generate(episode_id)
     for record in schema.cut(episode_id, episode):
       write(record)
-    summaries.append(steps.summarize(vars(episode)))
+    summaries.append(rlds_steps.summarize(vars(episode)))
   return summaries
 
 

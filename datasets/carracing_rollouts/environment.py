@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from carracing_data import errors
-from carracing_data import steps
+from carracing_data import rlds_steps
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import sketched_car_racing
 import cv2
@@ -50,10 +50,10 @@ def resize(frame: np.ndarray) -> np.ndarray:
   Returns:
     uint8 [B, 64, 64, 3], 0..255.
   """
-  size = (steps.OBSERVATION_SIZE, steps.OBSERVATION_SIZE)
+  size = (rlds_steps.OBSERVATION_SIZE, rlds_steps.OBSERVATION_SIZE)
   return np.stack(
     [
-      cv2.resize(f[: steps.FRAME_ROWS], size, interpolation=cv2.INTER_AREA)
+      cv2.resize(f[: rlds_steps.FRAME_ROWS], size, interpolation=cv2.INTER_AREA)
       for f in frame
     ]
   )

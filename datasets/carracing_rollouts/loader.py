@@ -11,7 +11,7 @@ from typing import Any
 
 from carracing_data import batches
 from carracing_data import errors
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_rollouts import schema
 from etils import epath
 import grain
@@ -40,12 +40,12 @@ def frames(
   and the frames of 200 consecutive segments are shuffled together.
 
   Args:
-    name: `dataset/config:version`, see `prepared.find`.
+    name: `dataset/config:version`, see `prepared_dataset.find`.
     split: `train` or `validation`.
     batch_size: frames per batch.
     seed: seed of the order.
     num_epochs: number of passes over the data; endless if None.
-    data_dir: data directory, see `prepared.find`.
+    data_dir: data directory, see `prepared_dataset.find`.
     shard_index: index of this host.
     shard_count: number of hosts, which divide the split among them.
     num_threads: number of read-ahead threads; does not affect the order.
@@ -57,8 +57,10 @@ def frames(
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  source = prepared.records(
-    prepared.find(name, data_dir, schema.KIND), split, ['observation', 'length']
+  source = prepared_dataset.records(
+    prepared_dataset.find(name, data_dir, schema.KIND),
+    split,
+    ['observation', 'length'],
   )
   return batches.shuffled(
     source,
@@ -83,10 +85,10 @@ def spread_frames(
   """Returns a fixed set of frames, spread evenly over a split.
 
   Args:
-    name: `dataset/config:version`, see `prepared.find`.
+    name: `dataset/config:version`, see `prepared_dataset.find`.
     split: `train` or `validation`.
     count: number of frames; all of them if the split has fewer.
-    data_dir: data directory, see `prepared.find`.
+    data_dir: data directory, see `prepared_dataset.find`.
 
   Returns:
     uint8 [count, 64, 64, 3], 0..255, in the order of the split.
@@ -94,8 +96,8 @@ def spread_frames(
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  builder = prepared.find(name, data_dir, schema.KIND)
-  source = prepared.records(builder, split, ['observation'])
+  builder = prepared_dataset.find(name, data_dir, schema.KIND)
+  source = prepared_dataset.records(builder, split, ['observation'])
   ends = np.cumsum(builder.info.metadata['splits'][split]['episode_steps'])
   total = int(ends[-1])
   count = min(count, total)
@@ -122,9 +124,9 @@ def episodes(
   """Returns the episodes of a split, in order, each read on access.
 
   Args:
-    name: `dataset/config:version`, see `prepared.find`.
+    name: `dataset/config:version`, see `prepared_dataset.find`.
     split: `train` or `validation`.
-    data_dir: data directory, see `prepared.find`.
+    data_dir: data directory, see `prepared_dataset.find`.
 
   Returns:
     A Grain dataset; supports `len(...)`, `[i]`, slices and iteration.
@@ -132,8 +134,8 @@ def episodes(
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  builder = prepared.find(name, data_dir, schema.KIND)
-  source = prepared.records(builder, split)
+  builder = prepared_dataset.find(name, data_dir, schema.KIND)
+  source = prepared_dataset.records(builder, split)
   steps = builder.info.metadata['splits'][split]['episode_steps']
   ends = np.cumsum([schema.count_segments(n) for n in steps])
   folder = str(builder.data_dir)
@@ -145,7 +147,7 @@ class _ReadEpisode(grain.transforms.Map):
   """Reads and joins the segments of an episode, given its number."""
 
   def __init__(
-    self, source: prepared.Records, bounds: Sequence[int], folder: str
+    self, source: prepared_dataset.Records, bounds: Sequence[int], folder: str
   ):
     self._source = source
     self._bounds = bounds

@@ -30,7 +30,7 @@ class Origins:
     """Reads the dataset's log, if it has one.
 
     Args:
-      builder: a builder returned by `prepared.find`.
+      builder: a builder returned by `prepared_dataset.find`.
       split: `train` or `validation`.
 
     Raises:
@@ -80,7 +80,7 @@ def by_driver(
   """Returns the episodes of each driver.
 
   Args:
-    builder: a builder returned by `prepared.find`.
+    builder: a builder returned by `prepared_dataset.find`.
     *splits: names of splits.
 
   Returns:

@@ -17,11 +17,11 @@ import re
 from typing import Any, NamedTuple, Protocol
 
 from carracing_data import errors
-from carracing_data import steps
+from carracing_data import rlds_steps
 import numpy as np
 
 _BLOCK = 8  # Side of the pixel blocks that `RandomPolicy` averages.
-_GRID = steps.OBSERVATION_SIZE // _BLOCK
+_GRID = rlds_steps.OBSERVATION_SIZE // _BLOCK
 _FEATURES = _GRID * _GRID * 3
 _HIDDEN = 16
 _RESOLUTION = 2.0**-12
@@ -67,7 +67,8 @@ class UniformPolicy:
   ) -> tuple[np.ndarray, np.ndarray]:
     del observation
     actions = [
-      rng.uniform(steps.ACTION_LOW, steps.ACTION_HIGH) for rng in carry
+      rng.uniform(rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH)
+      for rng in carry
     ]
     return np.stack(actions).astype(np.float32), carry
 
@@ -135,7 +136,7 @@ class BrownianPolicy:
     self, seeds: Sequence[np.random.SeedSequence]
   ) -> BrownianCarry:
     rngs = _generators(seeds)
-    low, high = steps.ACTION_LOW, steps.ACTION_HIGH
+    low, high = rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
     return BrownianCarry(rngs, np.stack([r.uniform(low, high) for r in rngs]))
 
   def __call__(
@@ -146,8 +147,8 @@ class BrownianPolicy:
     noise = np.stack([rng.standard_normal(3) for rng in carry.rng])
     walked = np.clip(
       carry.action + np.sqrt(_STEP_SECONDS) * noise,
-      steps.ACTION_LOW,
-      steps.ACTION_HIGH,
+      rlds_steps.ACTION_LOW,
+      rlds_steps.ACTION_HIGH,
     )
     return action, carry._replace(action=walked)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from carracing_data import documents
 from carracing_data import errors
-from carracing_data import places
-from carracing_data import prepared
+from carracing_data import files
+from carracing_data import json_documents
+from carracing_data import prepared_dataset
 from carracing_data import progress
 from carracing_rollouts import loader
 from carracing_rollouts import schema
@@ -34,9 +34,9 @@ def episodes(
   """Yields the episodes of a split, in order, in the RLDS format.
 
   Args:
-    name: `dataset/config:version`, see `prepared.find`.
+    name: `dataset/config:version`, see `prepared_dataset.find`.
     split: `train` or `validation`.
-    data_dir: data directory, see `prepared.find`.
+    data_dir: data directory, see `prepared_dataset.find`.
 
   Yields:
     Dictionaries with `episode_id` and `steps`, a list of dictionaries with
@@ -69,9 +69,9 @@ def export(
   """Writes an RLDS dataset that `tfds.load('carracing_rlds/...')` reads.
 
   Args:
-    name: `dataset/config:version`, see `prepared.find`.
+    name: `dataset/config:version`, see `prepared_dataset.find`.
     output_dir: data directory to write to.
-    data_dir: data directory, see `prepared.find`.
+    data_dir: data directory, see `prepared_dataset.find`.
 
   Returns:
     A builder of the exported dataset, in TFRecord files.
@@ -80,12 +80,12 @@ def export(
     errors.DatasetError: the dataset is missing or of another kind.
     errors.PlaceError: the export already exists or cannot be written.
   """
-  source = prepared.find(name, data_dir, schema.KIND)
+  source = prepared_dataset.find(name, data_dir, schema.KIND)
   root = Path(output_dir)
   version = str(source.version)
   folder = root / 'carracing_rlds' / source.info.config_name / version
   with (
-    places.new_folder(folder) as unfinished,
+    files.new_folder(folder) as unfinished,
     _name_unwritable(root),
     _silent_tfds(),
   ):
@@ -100,7 +100,7 @@ def export(
         for split in schema.SPLITS
       },
       data_dir=unfinished,
-      description=f'{prepared.full_name(source)} in the RLDS format.',
+      description=f'{prepared_dataset.full_name(source)} in the RLDS format.',
       homepage=source.info.homepage,
       citation=source.info.citation,
       disable_shuffling=True,
@@ -110,7 +110,7 @@ def export(
     shutil.rmtree(unfinished / 'carracing_rlds')
     # Provenance: digests, config, packages and statistics of the source.
     metadata: Any = source.info.metadata
-    documents.write(unfinished / 'metadata.json', dict(metadata))
+    json_documents.write(unfinished / 'metadata.json', dict(metadata))
   return tfds.builder_from_directory(folder)
 
 

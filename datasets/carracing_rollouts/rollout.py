@@ -10,7 +10,7 @@ import importlib.metadata
 from typing import Any, NamedTuple
 
 from carracing_data import errors
-from carracing_data import steps
+from carracing_data import rlds_steps
 from carracing_rollouts import action_log
 from carracing_rollouts import environment
 from carracing_rollouts import policies
@@ -81,7 +81,7 @@ def play(
         )
       action, carry = policy(observation, carry)
       action = np.asarray(action, np.float32)
-      if action.shape != (len(ids), steps.ACTION_SIZE):
+      if action.shape != (len(ids), rlds_steps.ACTION_SIZE):
         raise ValueError(
           f'the policy returned actions {list(action.shape)} for {len(ids)}'
           ' episodes'

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import Annotated, Any
 
-from carracing_data import documents
+from carracing_data import json_documents
 from carracing_data import metadata
-from carracing_data import steps
+from carracing_data import rlds_steps
 import numpy as np
 import pydantic
 
@@ -21,7 +21,7 @@ ACTION_LOG = 'actions.npz'  # The log in a dataset's folder.
 MAX_STEPS_LIMIT = 1_000_000
 
 
-class Config(documents.Document):
+class Config(json_documents.Document):
   """Config of a rollouts dataset, with the valid range of each key.
 
   Datasets of policies and simulators that this version cannot run are readable.
@@ -42,8 +42,8 @@ class Config(documents.Document):
   max_steps: Annotated[int, pydantic.Field(ge=1, le=MAX_STEPS_LIMIT)]
   policy: Annotated[str, pydantic.Field(max_length=100)]
   seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)]
-  simulator: documents.Name
-  actions_sha256: documents.Sha256 | None = None
+  simulator: json_documents.Name
+  actions_sha256: json_documents.Sha256 | None = None
 
 
 def split_sizes(num_episodes: int) -> dict[str, int]:
@@ -138,7 +138,7 @@ def join(records: Sequence[Mapping[str, Any]]) -> Episode:
 
 
 def broken_promises(
-  records: Iterable[Mapping[str, Any]], summaries: list[steps.Summary]
+  records: Iterable[Mapping[str, Any]], summaries: list[rlds_steps.Summary]
 ) -> Iterator[str]:
   """Checks the records of a split, in order.
 
@@ -168,8 +168,8 @@ def broken_promises(
     pending.append(record)
     if record['is_last'][:length].any():
       fields = vars(join(pending))
-      yield from steps.broken_promises(fields)
-      summaries.append(steps.summarize(fields))
+      yield from rlds_steps.broken_promises(fields)
+      summaries.append(rlds_steps.summarize(fields))
       pending, episode_id = [], episode_id + 1
     elif length < SEGMENT_STEPS:
       yield 'it is short though the episode goes on'
@@ -190,8 +190,8 @@ KIND = metadata.Kind(
     'episode_id': ('int64', ()),
     'first_step': ('int32', ()),
     'length': ('int32', ()),
-    'observation': ('uint8', (SEGMENT_STEPS, *steps.OBSERVATION_SHAPE)),
-    'action': ('float32', (SEGMENT_STEPS, steps.ACTION_SIZE)),
+    'observation': ('uint8', (SEGMENT_STEPS, *rlds_steps.OBSERVATION_SHAPE)),
+    'action': ('float32', (SEGMENT_STEPS, rlds_steps.ACTION_SIZE)),
     'reward': ('float32', (SEGMENT_STEPS,)),
     'discount': ('float32', (SEGMENT_STEPS,)),
     'is_first': ('bool', (SEGMENT_STEPS,)),

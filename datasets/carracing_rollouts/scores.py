@@ -3,14 +3,14 @@
 Also how an episode ended.
 """
 
-from carracing_data import documents
+from carracing_data import json_documents
 from carracing_rollouts import environment
 import numpy as np
 
 _LOW = 700  # Returns below this one are counted: the car lost its way.
 
 
-class Summary(documents.Document):
+class Summary(json_documents.Document):
   """Statistics of the returns.
 
   Attributes:

@@ -14,14 +14,14 @@ import functools
 import math
 from typing import Any
 
-from carracing_data import steps
+from carracing_data import rlds_steps
 from carracing_rollouts import game
 import cv2
 from gymnasium.envs.box2d import car_dynamics
 from gymnasium.envs.box2d import car_racing
 import numpy as np
 
-_SIDE, _ROWS = car_racing.STATE_W, steps.FRAME_ROWS
+_SIDE, _ROWS = car_racing.STATE_W, rlds_steps.FRAME_ROWS
 # A canvas of twice these sides comes closer (0.15 instead of 0.33 levels of
 # 0..255), but the caches hold it less well: a step takes 1.3 times as long.
 _WIDTH, _HEIGHT = 2 * _SIDE, 2 * _ROWS

@@ -19,10 +19,10 @@ from absl import logging
 from carracing_data import collecting
 from carracing_data import command_line
 from carracing_data import digests
-from carracing_data import documents
+from carracing_data import json_documents
 from carracing_data import progress
+from carracing_data import rlds_steps
 from carracing_data import shards
-from carracing_data import steps
 from carracing_rollouts import schema
 
 _SHARDS = flags.DEFINE_integer(
@@ -42,19 +42,19 @@ def _write_records(jobs: Sequence[shards.Job], num_episodes: int) -> None:
     num_bytes=num_records,
     file_sha256=digests.of_bytes(b''),
     record_digests=[digests.of_bytes(b'record')] * num_records,
-    episodes=[steps.Summary(_STEPS, 1.0, False)] * num_episodes,
+    episodes=[rlds_steps.Summary(_STEPS, 1.0, False)] * num_episodes,
   )
   content = written.model_dump()
-  record = {'shard': content, 'sha256': documents.digest(content)}
+  record = {'shard': content, 'sha256': json_documents.digest(content)}
   first = jobs[0].path.with_name(jobs[0].name + shards.RECORD)
-  documents.write(first, record)
+  json_documents.write(first, record)
   text = first.read_text()
   for job in progress.each(jobs, 'fake records', 'shards'):
     job.path.touch()
     job.path.with_name(job.name + shards.RECORD).write_text(text)
 
 
-def _never(write: Any) -> list[steps.Summary]:
+def _never(write: Any) -> list[rlds_steps.Summary]:
   """Stands where a job writes its shard; all shards are there already."""
   raise AssertionError('a shard was written again')
 
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
     )
     seconds = time.monotonic() - started
     path = Path(folder, 'metadata.json')
-    documents.write(path, collected._asdict())
+    json_documents.write(path, collected._asdict())
     print(
       f'{num_shards:,} shards, {collected.metadata["num_episodes"]:,} episodes:'
       f' {seconds:.1f} s, {_peak_megabytes() - before:,.0f} MB of memory on top'

@@ -9,8 +9,8 @@ from carracing_latents import loader
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
+from models import lstm
 from models import mdn_rnn
-from models import recurrent
 from models import vae
 from models import world_model
 import numpy as np
@@ -70,13 +70,13 @@ def stages(data_dir: Path) -> list[contest.Stage]:
 
 
 class FlaxLSTM(nn.Module):
-  """Flax's own LSTM with the interface of `recurrent.LSTM`."""
+  """Flax's own LSTM with the interface of `lstm.LSTM`."""
 
   hidden_size: int
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, inputs: jax.Array, carry: recurrent.Carry):
+  def __call__(self, inputs: jax.Array, carry: lstm.Carry):
     cell = nn.OptimizedLSTMCell(self.hidden_size, dtype=self.dtype)
     return nn.RNN(cell, return_carry=True)(inputs, initial_carry=carry)
 
@@ -133,7 +133,7 @@ def windows_consumed() -> contest.Work:
 
 
 def untrained_model(
-  recurrence: type[nn.Module] = recurrent.LSTM,
+  recurrence: type[nn.Module] = lstm.LSTM,
 ) -> world_model.WorldModel:
   """Returns V and M of the default sizes with random weights."""
   v, m = vae.VAE(), mdn_rnn.MDNRNN(recurrence=recurrence)
@@ -148,7 +148,7 @@ def untrained_model(
 
 
 def control(
-  batch_size: int, recurrence: type[nn.Module] = recurrent.LSTM
+  batch_size: int, recurrence: type[nn.Module] = lstm.LSTM
 ) -> contest.Work:
   """Prepares control steps: encode a frame, observe it, act on [z, h]."""
   runtime.prepare()

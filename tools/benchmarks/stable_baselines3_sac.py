@@ -5,7 +5,7 @@ every update; sizes and settings are otherwise ours.
 """
 
 from carracing_data import processes
-from carracing_data import steps
+from carracing_data import rlds_steps
 import gymnasium
 import numpy as np
 import stable_baselines3
@@ -19,7 +19,7 @@ class _Features(gymnasium.Env):
   def __init__(self, num_features):
     self.observation_space = gymnasium.spaces.Box(-10, 10, (num_features,))
     self.action_space = gymnasium.spaces.Box(
-      steps.ACTION_LOW, steps.ACTION_HIGH
+      rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
     )
 
 

@@ -3,7 +3,7 @@
 import functools
 from pathlib import Path
 
-from carracing_data import prepared
+from carracing_data import prepared_dataset
 from carracing_data import runtime
 from carracing_latents import (
   carracing_latents_dataset_builder as latents_builder,
@@ -154,7 +154,7 @@ def ynnpack_encoder() -> contest.Work:
 def build_latents(data_dir: Path) -> contest.Work:
   """Prepares builds of latents from the benchmark rollouts."""
   runtime.prepare()
-  rollouts = prepared.find('carracing_rollouts/benchmark', data_dir)
+  rollouts = prepared_dataset.find('carracing_rollouts/benchmark', data_dir)
   config = latents_builder.LatentsConfig(
     name='benchmark',
     rollouts=str(rollouts.data_dir),
@@ -176,7 +176,7 @@ def pytorch_latents(data_dir: Path) -> contest.Work:
   """Prepares the encoding of the same dataset in PyTorch."""
   from tools.benchmarks import pytorch  # In an extra.
 
-  rollouts = prepared.find('carracing_rollouts/benchmark', data_dir)
+  rollouts = prepared_dataset.find('carracing_rollouts/benchmark', data_dir)
   return pytorch.latents(str(rollouts.data_dir), _BATCH)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import shutil
 from typing import Any
 
-from carracing_data import places
-from carracing_data import prepared
+from carracing_data import files
+from carracing_data import prepared_dataset
 from carracing_data import progress
-from carracing_data import steps
+from carracing_data import rlds_steps
 from carracing_rollouts import loader
 from carracing_rollouts import origins
 from carracing_rollouts import schema
@@ -44,9 +44,9 @@ def export(
   """Writes a folder that can be uploaded as it is.
 
   Args:
-    name: name or folder of the dataset; see `prepared.find`.
+    name: name or folder of the dataset; see `prepared_dataset.find`.
     output_dir: folder that will hold the new one.
-    data_dir: data directory; see `prepared.find`.
+    data_dir: data directory; see `prepared_dataset.find`.
     steps_per_file: about how many steps a file has; episodes stay whole.
 
   Returns:
@@ -56,10 +56,10 @@ def export(
     errors.DatasetError: the dataset is missing, of another kind or damaged.
     errors.PlaceError: the new folder exists already, or cannot be written.
   """
-  builder: Any = prepared.find(name, data_dir, schema.KIND)
+  builder: Any = prepared_dataset.find(name, data_dir, schema.KIND)
   driven = origins.by_driver(builder, *schema.SPLITS)
   title = f'{builder.name}-{builder.info.config_name}'
-  with places.new_folder(output_dir / title) as folder:
+  with files.new_folder(output_dir / title) as folder:
     (folder / 'data').mkdir()
     splits = [
       _write(builder, split, driven, folder / 'data', steps_per_file)
@@ -69,7 +69,7 @@ def export(
       folder / _PREVIEW,
       rollout_statistics.sheet(builder, driven),
       rollout_statistics.SHEET_TITLES,
-      f'{prepared.full_name(builder)}: episodes from start to end',
+      f'{prepared_dataset.full_name(builder)}: episodes from start to end',
     )
     shutil.copyfile(
       Path(builder.data_dir) / 'metadata.json', folder / 'metadata.json'
@@ -91,7 +91,7 @@ def _features() -> datasets.Features:
       'episode_id': scalar('int64'),
       'step': scalar('int32'),
       'observation': datasets.Image(),
-      'action': datasets.List(scalar('float32'), length=steps.ACTION_SIZE),
+      'action': datasets.List(scalar('float32'), length=rlds_steps.ACTION_SIZE),
       'reward': scalar('float32'),
       'discount': scalar('float32'),
       'is_first': scalar('bool'),
@@ -171,7 +171,7 @@ def _card(
     data,
     str(_TEMPLATE),
     title=title,
-    citation=prepared.citation(builder),
+    citation=prepared_dataset.citation(builder),
     num_steps=num_steps,
     num_episodes=sum(x['num_episodes'] for x in of_splits.values()),
     preview=_PREVIEW,

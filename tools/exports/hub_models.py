@@ -6,8 +6,8 @@
 from pathlib import Path
 import shutil
 
-from carracing_data import documents
-from carracing_data import places
+from carracing_data import files
+from carracing_data import json_documents
 from carracing_rollouts import scores
 import huggingface_hub
 import jax
@@ -48,7 +48,7 @@ def export(folder: Path, output_dir: Path, score_file: Path | None) -> Path:
   if score_file is None and (folder / evaluation.FILE).exists():
     score_file = folder / evaluation.FILE
   score = None if score_file is None else _score(score_file, folder)
-  with places.new_folder(output_dir / _TITLE) as unfinished:
+  with files.new_folder(output_dir / _TITLE) as unfinished:
     for part in agent.PARTS:
       (unfinished / part).mkdir()
       for file in weights.FILES:
@@ -167,7 +167,7 @@ def _datasets(folder: Path) -> list[tuple[str, run_documents.Source]]:
       sources = _SOURCES.validate_python(training.get('sources', {}))
     except pydantic.ValidationError as error:
       raise weights.WeightsError(
-        f'{folder / part} is damaged: sources: {documents.explain(error)}'
+        f'{folder / part} is damaged: sources: {json_documents.explain(error)}'
       ) from None
     # Other sources are weights.
     found += [(part, x) for x in sources.values() if 'weights' not in x.sha256]

@@ -12,10 +12,10 @@ import re
 from typing import Any
 
 from carracing_data import errors
-from carracing_data import places
-from carracing_data import prepared
+from carracing_data import files
+from carracing_data import prepared_dataset
 from carracing_data import progress
-from carracing_data import steps
+from carracing_data import rlds_steps
 from carracing_rollouts import loader
 from carracing_rollouts import origins
 from carracing_rollouts import schema
@@ -42,9 +42,9 @@ def export(
   """Writes a Minari dataset for each split.
 
   Args:
-    name: name or folder of the dataset; see `prepared.find`.
+    name: name or folder of the dataset; see `prepared_dataset.find`.
     output_dir: folder that `$MINARI_DATASETS_PATH` is to name.
-    data_dir: data directory; see `prepared.find`.
+    data_dir: data directory; see `prepared_dataset.find`.
 
   Returns:
     The ids of the datasets, which `minari.load_dataset` takes.
@@ -54,21 +54,22 @@ def export(
       has an episode that Minari cannot read.
     errors.PlaceError: the export exists already, or cannot be written.
   """
-  builder = prepared.find(name, data_dir, schema.KIND)
+  builder = prepared_dataset.find(name, data_dir, schema.KIND)
   metadata: Any = builder.info.metadata
   longest = max(
     max(split['episode_steps']) for split in metadata['splits'].values()
   )
   if longest > _MAX_STEPS:
     raise errors.DatasetError(
-      f'{prepared.full_name(builder)} has an episode of {longest:,} steps, but'
-      f' Minari reads at most {_MAX_STEPS:,}; export it with --format=rlds'
+      f'{prepared_dataset.full_name(builder)} has an episode of {longest:,}'
+      f' steps, but Minari reads at most {_MAX_STEPS:,}; export it with'
+      ' --format=rlds'
     )
   # Minari's names have no dots.
   config = re.sub(r'\W', '-', builder.info.config_name)
   namespace = f'{builder.name}/{config}'
   ids = [f'{namespace}/{x}-v{builder.version.major}' for x in schema.SPLITS]
-  with places.new_folder(output_dir / namespace) as folder:
+  with files.new_folder(output_dir / namespace) as folder:
     for split, dataset_id in zip(schema.SPLITS, ids):
       data = folder / os.path.basename(dataset_id) / 'data'
       data.mkdir(parents=True)
@@ -86,8 +87,8 @@ def _write(builder: Any, split: str, dataset_id: str, folder: Path) -> None:
   spec.max_episode_steps = metadata['config']['max_steps']
   storage = minari_storage.MinariStorage.new(
     folder,
-    gymnasium.spaces.Box(0, 255, steps.OBSERVATION_SHAPE, np.uint8),
-    gymnasium.spaces.Box(steps.ACTION_LOW, steps.ACTION_HIGH),
+    gymnasium.spaces.Box(0, 255, rlds_steps.OBSERVATION_SHAPE, np.uint8),
+    gymnasium.spaces.Box(rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH),
     spec,
     _FORMAT,
     jpeg_encoding=False,
@@ -99,8 +100,8 @@ def _write(builder: Any, split: str, dataset_id: str, folder: Path) -> None:
       'description': _DESCRIPTION,
       'algorithm_name': '; '.join(dict.fromkeys(x.title for x in drivers)),
       'requirements': [f'{k}=={v}' for k, v in metadata['packages'].items()],
-      'source': prepared.citation(builder),
-      'source_content_sha256': prepared.content_digests(builder)[split],
+      'source': prepared_dataset.citation(builder),
+      'source_content_sha256': prepared_dataset.content_digests(builder)[split],
       'source_config': metadata['config'],
     }
   )

@@ -10,7 +10,7 @@ import signal
 from typing import Any, NamedTuple
 
 from carracing_data import processes
-from carracing_data import steps
+from carracing_data import rlds_steps
 from carracing_rollouts import environment
 import cv2
 import numpy as np
@@ -43,8 +43,8 @@ class Views(NamedTuple):
 
 
 _FIELDS = Views(
-  action=((steps.ACTION_SIZE,), np.float32),
-  observation=(steps.OBSERVATION_SHAPE, np.uint8),
+  action=((rlds_steps.ACTION_SIZE,), np.float32),
+  observation=(rlds_steps.OBSERVATION_SHAPE, np.uint8),
   privileged=((privileged.SIZE,), np.float32),
   reward=((), np.float32),
   outcome=((), np.int32),

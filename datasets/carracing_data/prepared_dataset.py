@@ -11,17 +11,17 @@ import re
 from typing import Any
 
 from carracing_data import digests
-from carracing_data import documents
 from carracing_data import errors
+from carracing_data import files
+from carracing_data import json_documents
 from carracing_data import metadata
-from carracing_data import places
 from etils import epath
 from google.protobuf import message
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
 _FULL_NAME = re.compile(
-  rf'({documents.NAME})(?:/({documents.NAME}))?(?::(\d+\.\d+\.\d+))?'
+  rf'({json_documents.NAME})(?:/({json_documents.NAME}))?(?::(\d+\.\d+\.\d+))?'
 )
 _DIGEST = re.compile('[0-9a-f]{8,64}')
 _NO_DIGEST = (
@@ -109,7 +109,7 @@ def find(
   """
   try:
     name, wanted = _without_digest(name)
-    folder = places.expand(name).absolute()
+    folder = files.expand(name).absolute()
     if _is_folder(name, folder):
       metadata.check_folder(folder, kinds)
     else:
@@ -143,7 +143,7 @@ def _without_digest(name: str) -> tuple[str, str | None]:
   before, at, after = name.rpartition('@')
   if not at or '/' in after:
     return name, None
-  is_folder = places.expand(name).is_dir()
+  is_folder = files.expand(name).is_dir()
   if _DIGEST.fullmatch(after):
     return name if is_folder else before, after
   if is_folder:
@@ -172,7 +172,7 @@ def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
       ' a prepared dataset'
     )
   dataset, config, version = match.groups()
-  root = places.expand(data_dir or constants.get_default_data_dir())
+  root = files.expand(data_dir or constants.get_default_data_dir())
   folder = root / dataset / (config or 'default')
   try:
     versions = {

@@ -1,7 +1,7 @@
 import os
 
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
 import pytest
 
 
@@ -9,7 +9,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
   pipe = tmp_path / 'pipe'
   os.mkfifo(pipe)
   with pytest.raises(errors.PlaceError, match='pipe: it is not a regular file'):
-    places.claim_file(pipe)
+    files.claim_file(pipe)
   assert pipe.is_fifo()
 
 
@@ -19,6 +19,6 @@ def test_a_link_stands_for_its_file(exists, tmp_path):
   if exists:
     target.write_text('old')
   link.symlink_to(target)
-  path = places.claim_file(link)
-  places.replace(path, lambda file: file.write_text('new'))
+  path = files.claim_file(link)
+  files.replace(path, lambda file: file.write_text('new'))
   assert link.is_symlink() and target.read_text() == 'new'

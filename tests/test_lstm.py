@@ -3,7 +3,7 @@ import functools
 from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from models import recurrent
+from models import lstm
 import numpy as np
 import pytest
 
@@ -29,7 +29,7 @@ def random_arguments(batch_size, steps, input_size, hidden_size):
   keys = jax.random.split(jax.random.key(0), 4)
   inputs = jax.random.normal(keys[0], (batch_size, steps, input_size))
   carry = tuple(jax.random.normal(keys[1], (2, batch_size, hidden_size)))
-  params = recurrent.LSTM(hidden_size).init(keys[2], inputs, carry)['params']
+  params = lstm.LSTM(hidden_size).init(keys[2], inputs, carry)['params']
   bias = jax.random.normal(keys[3], params['bias'].shape)
   return {**params, 'bias': bias}, inputs, carry
 
@@ -55,7 +55,7 @@ def test_values_and_gradients_equal_plain_lstm(
   )
 
   def ours(params, inputs, carry):
-    model = recurrent.LSTM(hidden_size)
+    model = lstm.LSTM(hidden_size)
     return model.apply({'params': params}, inputs, carry)
 
   def plain(params, inputs, carry):
@@ -76,7 +76,7 @@ def test_values_and_gradients_equal_plain_lstm(
 
 
 def test_parameters_are_initialised_like_those_of_the_plain_lstm():
-  params = recurrent.LSTM(64).init(
+  params = lstm.LSTM(64).init(
     jax.random.key(0), jnp.zeros((1, 1, 36)), (jnp.zeros((1, 64)),) * 2
   )['params']
   assert params['kernel'].shape == (36 + 64, 4 * 64)
@@ -90,7 +90,7 @@ def test_bfloat16_is_close_to_float32():
   params, inputs, carry = random_arguments(4, 30, 35, 64)
 
   def run(dtype):
-    model = recurrent.LSTM(64, dtype)
+    model = lstm.LSTM(64, dtype)
     return value_and_gradients(
       lambda params: model.apply({'params': params}, inputs, carry), params
     )

@@ -9,7 +9,7 @@ import re
 from typing import Annotated, Any, TypeVar
 
 from carracing_data import errors
-from carracing_data import places
+from carracing_data import files
 import pydantic
 import pydantic_core
 
@@ -54,7 +54,7 @@ def read(path: Path, schema: type[_Schema]) -> _Schema:
     errors.DocumentError: it is not JSON or does not match the schema.
   """
   try:
-    text = places.read_bytes(path).decode()
+    text = files.read_bytes(path).decode()
   except UnicodeDecodeError:
     raise errors.DocumentError(f'{path} is damaged: it is not UTF-8') from None
   return parse(text, schema, str(path))
@@ -141,7 +141,7 @@ def write(path: Path, content: Any) -> None:
     ValueError: the content contains NaN or infinity.
   """
   text = json.dumps(content, indent=2, allow_nan=False) + '\n'
-  places.replace(
+  files.replace(
     path, functools.partial(Path.write_text, data=text, encoding='utf-8')
   )
 

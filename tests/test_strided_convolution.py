@@ -2,7 +2,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from models import strided
+from models import strided_convolution
 import numpy as np
 import pytest
 
@@ -36,7 +36,9 @@ def test_conv_equals_lax(shape, size, outputs):
   )
   assert_equal_up_to_rounding(
     *(
-      value_and_gradients(functools.partial(strided.conv, form=form), x, kernel)
+      value_and_gradients(
+        functools.partial(strided_convolution.conv, form=form), x, kernel
+      )
       for form in ('matmul', 'lax')
     )
   )
@@ -59,7 +61,9 @@ def test_conv_transpose_equals_lax(shape, size, outputs):
   )
   found, expected = (
     value_and_gradients(
-      functools.partial(strided.conv_transpose, form=form), x, kernel
+      functools.partial(strided_convolution.conv_transpose, form=form),
+      x,
+      kernel,
     )
     for form in ('matmul', 'lax')
   )
@@ -71,8 +75,8 @@ def test_conv_transpose_is_the_transpose_of_conv():
   kernel = jax.random.normal(jax.random.key(1), (4, 4, 3, 5))
   y = jax.random.normal(jax.random.key(2), (2, 4, 4, 5))
   np.testing.assert_allclose(
-    jnp.vdot(strided.conv(x, kernel), y),
-    jnp.vdot(x, strided.conv_transpose(y, kernel)),
+    jnp.vdot(strided_convolution.conv(x, kernel), y),
+    jnp.vdot(x, strided_convolution.conv_transpose(y, kernel)),
     rtol=1e-4,
   )
 
@@ -80,6 +84,6 @@ def test_conv_transpose_is_the_transpose_of_conv():
 def test_unknown_form_and_other_strides_are_refused():
   x, kernel = jnp.zeros((1, 8, 8, 3)), jnp.zeros((4, 4, 3, 2))
   with pytest.raises(ValueError, match="'fft' is not one of auto, lax, matmul"):
-    strided.conv(x, kernel, 'fft')  # pyright: ignore[reportArgumentType]
+    strided_convolution.conv(x, kernel, 'fft')  # pyright: ignore[reportArgumentType]
   with pytest.raises(ValueError, match='only stride 2 without padding'):
-    strided.conv_general_dilated('auto')(x, kernel, (1, 1), 'VALID')
+    strided_convolution.conv_general_dilated('auto')(x, kernel, (1, 1), 'VALID')
