@@ -1,5 +1,6 @@
-"""Checks config files, which are user code, and reports errors in one line."""
+"""Runs the config file of a command line, which is user code."""
 
+import argparse
 from collections.abc import Sequence
 import difflib
 from pathlib import Path
@@ -11,49 +12,50 @@ from carracing_data import errors
 import ml_collections
 
 
-def check(argv: Sequence[str], default_file: str) -> None:
-  """Checks the config file and the config keys of a command line.
-
-  Without this check, ml_collections shows its own stack trace for any mistake
-  in the file.
+def load(
+  argv: Sequence[str], default_file: str
+) -> tuple[ml_collections.ConfigDict, list[str]]:
+  """Returns the config that `--config=FILE` names, and the other arguments.
 
   Args:
     argv: the command line.
     default_file: config file if the command line has no `--config`.
 
   Raises:
-    errors.UserError: the file is unusable or lacks one of the keys.
+    errors.UserError: the file fails, or lacks a key of the command line.
   """
-  files, keys = [], []
-  for index, argument in enumerate(argv):
-    flag, equals, value = argument.lstrip('-').partition('=')
-    if not argument.startswith('-'):
-      continue
-    if flag == 'config':
-      files.append(value if equals else ''.join(argv[index + 1 : index + 2]))
-    elif flag.startswith(('config.', 'noconfig.')):
-      keys.append(flag.partition('.')[2])
-  if len(files) > 1:
-    raise errors.UserError(f'--config is given {len(files)} times')
-  [file] = files or [default_file]
-  config = _load(file)
-  for key in keys:
-    if key not in config:
-      close = difflib.get_close_matches(key, config, n=1)
-      hint = f'did you mean {close[0]!r}?' if close else f'see {file}'
-      raise errors.UserError(f'unknown config key {key!r}; {hint}')
+  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  parser.add_argument('--config', '-config', action='append', default=[])
+  known, others = parser.parse_known_args(list(argv))
+  if len(known.config) > 1:
+    raise errors.UserError(f'--config is given {len(known.config)} times')
+  [file] = known.config or [default_file]
+  config = _run(file)
+  for argument in others:
+    name = argument.lstrip('-').partition('=')[0]
+    if argument.startswith('-') and name.startswith(('config.', 'noconfig.')):
+      if (key := name.partition('.')[2]) not in config:
+        close = difflib.get_close_matches(key, config, n=1)
+        hint = f'did you mean {close[0]!r}?' if close else f'see {file}'
+        raise errors.UserError(f'unknown config key {key!r}; {hint}')
+  return config, others
 
 
-def _load(file: str) -> ml_collections.ConfigDict:
-  """Runs a config file and returns its config."""
+def _run(file: str) -> ml_collections.ConfigDict:
   if not Path(file).is_file():
     raise errors.UserError(f'--config={file}: there is no such file')
   try:
-    namespace = runpy.run_path(file)
-    get_config: Any = namespace.get('get_config')
+    get_config: Any = runpy.run_path(file).get('get_config')
     config = get_config() if callable(get_config) else None
   except Exception as error:  # User code may raise anything.
-    line = _line(file, error)
+    lines = [
+      frame.lineno
+      for frame in traceback.extract_tb(error.__traceback__)
+      if frame.filename == file
+    ]
+    if isinstance(error, SyntaxError):
+      lines = [error.lineno]
+    line = f' in line {lines[-1]}' if lines else ''
     raise errors.UserError(
       f'the config file {file} fails{line}: {type(error).__name__}: {error}'
     ) from error
@@ -63,15 +65,3 @@ def _load(file: str) -> ml_collections.ConfigDict:
       ' ml_collections.ConfigDict; see trainers/configs/vae.py'
     )
   return config
-
-
-def _line(file: str, error: Exception) -> str:
-  """Returns ` in line N` for the line that failed; empty if there is none."""
-  if isinstance(error, SyntaxError):
-    return f' in line {error.lineno}'
-  lines = [
-    frame.lineno
-    for frame in traceback.extract_tb(error.__traceback__)
-    if frame.filename == file
-  ]
-  return f' in line {lines[-1]}' if lines else ''

@@ -11,8 +11,8 @@ import grain
 import jax
 from jax import sharding
 from jax.experimental import multihost_utils
-import ml_collections
 import numpy as np
+from trainers.configs import base
 
 Tree = TypeVar('Tree')
 
@@ -45,7 +45,20 @@ def shard_batch(batch: Tree) -> Tree:
   )
 
 
-def host_part(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def check_batch_size(batch_size: int) -> None:
+  """Checks that all devices get an equal part of a batch.
+
+  Raises:
+    errors.UserError: they do not.
+  """
+  if batch_size % jax.device_count():
+    raise errors.UserError(
+      f'invalid config: batch_size: {batch_size} is not divisible by'
+      f' {jax.device_count()} devices'
+    )
+
+
+def host_part(config: base.SupervisedConfig) -> dict[str, Any]:
   """Returns the arguments with which a loader reads this host's part.
 
   Args:

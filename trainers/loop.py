@@ -1,4 +1,4 @@
-"""The training loop of all models: a session → trained and exported weights.
+"""The training loop of all models: a learner → trained and exported weights.
 
 A run keeps its files in one folder; see `run_folder`. The same command
 continues an interrupted run, bit for bit.
@@ -6,109 +6,123 @@ continues an interrupted run, bit for bit.
 
 from collections.abc import Callable, Mapping
 import contextlib
+import math
 from pathlib import Path
 import signal
-from typing import Any, NoReturn, Protocol
+import sys
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from absl import logging
-import jax
-import ml_collections
+from clu import metrics
 from trainers import checkpoints
-from trainers import devices
 from trainers import interruption
-from trainers import profiling
 from trainers import run_documents
 from trainers import run_folder
-from trainers import tracking
 from trainers import training_log
+from trainers.configs import base
 
 
-class Session(Protocol):
-  """One start of a run: its state, and the actions of the loop on it.
+class Learner(Protocol):
+  """What is trained, and how it takes a step.
 
   Attributes:
-    workdir: folder of the run.
-    step: number of the last step.
-    saved: tree of the arrays that every checkpoint holds.
-    params: parameters, to be described in the folder of the run.
-    best_params: best parameters so far, to export.
-    best_step: step of `best_params`.
-    export: name, config and provenance of the exported weights.
-    log: metrics and progress.
+    exports_last: whether the last parameters are exported, or else those with
+      the lowest validation loss.
+    stops_anywhere: whether a checkpoint can be saved after any step, or else
+      only where new episodes begin.
+    shown_metric: metric to show with the progress.
+    examples_per_step: number of examples in a step, to measure the speed.
+    saved: trees of arrays, and Grain iterators, from which `restore` continues.
+    params: copy of the parameters as they would be exported.
   """
 
-  workdir: Path
-  step: int
-  export: run_folder.Export
+  exports_last: bool
+  stops_anywhere: bool
+  shown_metric: str
+  examples_per_step: int
 
   @property
-  def log(self) -> training_log.TrainingLog: ...
-
-  @property
-  def saved(self) -> Any: ...
+  def saved(self) -> Mapping[str, Any]: ...
 
   @property
   def params(self) -> Any: ...
 
-  @property
-  def best_params(self) -> Any: ...
-
-  @property
-  def best_step(self) -> int: ...
-
-  def take_step(self) -> jax.Array:
-    """Runs a step; returns whether all its metrics are finite, a bool []."""
+  def restore(self, saved: Mapping[str, Any], step: int) -> None:
+    """Continues after a step from what was saved then."""
     ...
 
-  def collect_metrics(self) -> None:
-    """Passes the metrics since the last call to the log."""
+  def begin(self, step: int) -> None:
+    """Starts anew after a step: at first, after an evaluation, after a save."""
+    ...
+
+  def take_step(self, step: int) -> None:
+    """Runs a step, perhaps without waiting for the device.
+
+    Raises:
+      run_documents.RunError: this step or the one before was not finite.
+    """
+    ...
+
+  def check(self) -> None:
+    """Waits for the last step.
+
+    Raises:
+      run_documents.RunError: it was not finite.
+    """
+    ...
+
+  def collect(self) -> tuple[metrics.Collection | None, Mapping[str, float]]:
+    """Returns the metrics since the last call: on the device, and others.
+
+    The former are None if there was nothing to measure.
+    """
     ...
 
   def evaluate(self) -> training_log.Evaluation:
-    """Evaluates the parameters and keeps them if they are the best so far."""
+    """Evaluates `params`."""
     ...
 
-  def evaluate_best(self) -> training_log.Evaluation:
-    """Evaluates the best parameters so far."""
-    ...
-
-  def save(self) -> None:
-    """Starts saving a checkpoint, once the metrics before it are on disk."""
-    ...
-
-  def stop(self, number: signal.Signals) -> NoReturn:
-    """Exits because of a signal; the same command can continue the run."""
-    ...
-
-  def stops_early(self) -> bool:
-    """Returns whether the run ends before `config.num_steps`."""
+  def close(self) -> None:
+    """Releases threads and processes."""
     ...
 
 
-OpenSession = Callable[
-  [checkpoints.Checkpoints], contextlib.AbstractContextManager[Session]
-]
+class Best(NamedTuple):
+  """The parameters to export, as far as the run has come.
+
+  Attributes:
+    params: the parameters.
+    step: step of the parameters; 0 before the first evaluation.
+    loss: validation loss of the parameters.
+    scalars: metrics of their evaluation, by name.
+  """
+
+  params: Any
+  step: int = 0
+  loss: float = math.inf
+  scalars: Mapping[str, float] = {}
 
 
-def train(
-  config: ml_collections.ConfigDict,
+def train_and_evaluate(
+  config: base.RunConfig,
   workdir: Path,
   sources: Mapping[str, run_documents.Source],
-  open_session: OpenSession,
-  options: tracking.Options,
+  export: run_folder.Export,
+  make_learner: Callable[[], Learner],
+  options: training_log.Options,
 ) -> None:
   """Trains up to `config.num_steps`, from the newest checkpoint if any.
 
-  At the end the best parameters by validation are exported, and the run is
+  At the end the best or the last parameters are exported, and the run is
   marked as finished.
 
   Args:
-    config: config with `num_steps`, `log_every_steps`, `eval_every_steps` and
-      `checkpoint_every_steps`.
+    config: hyperparameters.
     workdir: folder of the run.
     sources: datasets and weights that the run uses, by role.
-    open_session: function that restores the newest of the given checkpoints
-      and yields this start of the run; not called if nothing is left to do.
+    export: name, config and provenance of the exported weights.
+    make_learner: function that returns the learner before the first step; not
+      called if nothing is left to do.
     options: profiling and logging options.
 
   Raises:
@@ -118,68 +132,120 @@ def train(
     SystemExit: the process received SIGTERM or SIGINT; the exit status is 128
       plus the number of the signal.
   """
-  tracking.check(options)
-  with run_folder.claimed(workdir, config, sources) as claim:
-    if claim.standing == run_folder.Standing.FINISHED:
+  with run_folder.opened(workdir, config, sources) as run:
+    if run.finished:
       logging.info('%s is finished; there is nothing left to do.', workdir)
       return
     with (
       contextlib.closing(
         checkpoints.Checkpoints(workdir / 'checkpoints')
       ) as saved,
-      open_session(saved) as session,
+      contextlib.closing(make_learner()) as learner,
     ):
-      if claim.standing == run_folder.Standing.WEIGHTS_MISSING:
-        run_folder.export_again(claim, session.export, session.best_params)
-        return
-      run_folder.begin(claim, session.step, session.saved, session.params)
-      devices.first_decides(lambda: tracking.start(options, workdir, config))
-      if session.step:
-        logging.info('Continuing from step %d.', session.step)
-      with session.log:
-        evaluation = _take_steps(session, config, options.profile_steps)
-    run_folder.finish(
-      claim,
-      session.export,
-      session.best_step,
-      session.best_params,
-      evaluation,
-    )
+      best = Best(learner.params)
+      # Only an evaluation tells its scalars: None restores what was saved.
+      items, first_step = saved.restore({**_items(learner, best), 'best': None})
+      if first_step:
+        learner.restore(items, first_step)
+        best = Best(items['best_params'], **items['best'])
+        logging.info('Continuing from step %d.', first_step)
+      run.begin(first_step, best.params)
+      with (
+        training_log.TrainingLog(
+          workdir,
+          learner.examples_per_step,
+          config,
+          learner.shown_metric,
+          options,
+          run.id,
+        ) as log,
+        training_log.Profile(
+          workdir, first_step + 1, options.profile_steps
+        ) as profile,
+        interruption.Interruption() as interrupted,
+      ):
+        saved_step, begins = first_step, True
+        for step in range(first_step + 1, config.num_steps + 1):
+          if number := interrupted.before_step(step):
+            if learner.stops_anywhere and saved_step < step - 1:
+              saved_step = _save(saved, learner, best, step - 1, log)
+            _stop(number, step - 1, saved_step)
+          if begins:
+            learner.begin(step - 1)
+          profile.before_step(step, learner.check)
+          learner.take_step(step)
+          log.after_step(step)
+          if step == first_step + 1:
+            learner.check()
+            log.leave_out_compilation(step)
+          last = step == config.num_steps
+          evaluates = last or step % config.eval_every_steps == 0
+          saves = last or step % config.checkpoint_every_steps == 0
+          begins = evaluates or saves
+          if last or step % config.log_every_steps == 0:
+            log.end_interval(step, *learner.collect())
+          if evaluates:
+            best = _evaluate(learner, best, step, log, run)
+          if saves:
+            saved_step = _save(saved, learner, best, step, log)
+    run.finish(export, best.step, best.params, best.scalars)
 
 
-def _take_steps(
-  session: Session, config: ml_collections.ConfigDict, profile_steps: int
-) -> training_log.Evaluation:
-  """Runs the remaining steps; returns the evaluation of the best parameters."""
-  first_step = session.step
-  best_evaluation = None
-  with (
-    interruption.Interruption() as interrupted,
-    profiling.Profile(
-      session.workdir, first_step + 1, profile_steps
-    ) as profile,
-  ):
-    while session.step < config.num_steps and not session.stops_early():
-      if number := interrupted.before_step(session.step + 1):
-        session.stop(number)
-      profile.before_step(session.step + 1)
-      finite = session.take_step()
-      step, last = session.step, session.step == config.num_steps
-      profile.after_step(step, finite)
-      if step == first_step + 1:
-        jax.block_until_ready(finite)
-        session.log.leave_out_compilation(step)
-      if last or step % config.log_every_steps == 0:
-        session.collect_metrics()
-      if last or step % config.eval_every_steps == 0:
-        evaluation = session.evaluate()
-        if session.best_step == step:
-          best_evaluation = evaluation
-        if not last and session.stops_early():
-          last = True
-          if step % config.log_every_steps:
-            session.collect_metrics()
-      if last or step % config.checkpoint_every_steps == 0:
-        session.save()
-  # The best evaluation may predate this start of the run.
-  return best_evaluation or session.evaluate_best()
+def _items(learner: Learner, best: Best) -> dict[str, Any]:
+  """Returns what a checkpoint holds."""
+  evaluation = best._asdict()
+  params = evaluation.pop('params')
+  return {**learner.saved, 'best_params': params, 'best': evaluation}
+
+
+def _evaluate(
+  learner: Learner,
+  best: Best,
+  step: int,
+  log: training_log.TrainingLog,
+  run: run_folder.RunFolder,
+) -> Best:
+  """Evaluates the parameters; returns them if they are better than `best`."""
+  learner.check()
+  with log.paused():
+    evaluation = learner.evaluate()
+    for name, value in {'loss': evaluation.loss, **evaluation.scalars}.items():
+      if not math.isfinite(value):
+        raise run_documents.RunError(
+          f'the validation at step {step} has {name} {value}; nothing was'
+          ' exported. Earlier checkpoints are kept; try a new --workdir with a'
+          ' lower learning_rate'
+        )
+    log.write(step, evaluation)
+    if learner.exports_last or evaluation.loss < best.loss:
+      run.write_pictures(evaluation.images)
+      scalars = {k: float(x) for k, x in evaluation.scalars.items()}
+      return Best(learner.params, step, float(evaluation.loss), scalars)
+  logging.info('The lowest validation loss was at step %d.', best.step)
+  return best
+
+
+def _save(
+  saved: checkpoints.Checkpoints,
+  learner: Learner,
+  best: Best,
+  step: int,
+  log: training_log.TrainingLog,
+) -> int:
+  """Starts saving a checkpoint once the metrics before it are on disk."""
+  learner.check()
+  with log.paused():
+    log.sync()
+    saved.save(step, _items(learner, best))
+  return step
+
+
+def _stop(number: signal.Signals, step: int, saved_step: int) -> NoReturn:
+  logging.warning(
+    'Stopped by %s after step %d; rerun the same command to continue from step'
+    ' %d.',
+    number.name,
+    step,
+    saved_step,
+  )
+  sys.exit(128 + number)

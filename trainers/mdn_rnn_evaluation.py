@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+import math
 from typing import Any
 
 from carracing_latents import loader
 from clu import metrics
 import jax
-import ml_collections
+import jax.numpy as jnp
 from models import mdn_rnn
 import numpy as np
 import tensorflow_datasets as tfds
+from trainers import optimizer
 from trainers import training_log
+from trainers.configs import mdn_rnn as mdn_rnn_config
 
 _EVAL_BATCH = 32
 _EVAL_SEED = 0  # Fixed, so that runs with different seeds are comparable.
@@ -20,7 +23,7 @@ _POSITIONS = (1, 50), (51, 200), (201, 1000)
 
 
 def model_config(
-  config: ml_collections.ConfigDict, latent_size: int
+  config: mdn_rnn_config.Config, latent_size: int
 ) -> dict[str, Any]:
   """Returns the arguments of M's constructor that are exported with it."""
   return {
@@ -32,15 +35,13 @@ def model_config(
   }
 
 
-def model(
-  config: ml_collections.ConfigDict, latent_size: int
-) -> mdn_rnn.MDNRNN:
+def model(config: mdn_rnn_config.Config, latent_size: int) -> mdn_rnn.MDNRNN:
   """Returns M as it is trained."""
   return mdn_rnn.MDNRNN(**model_config(config, latent_size), dtype=config.dtype)
 
 
 def losses(
-  config: ml_collections.ConfigDict, params, batch: loader.Windows
+  config: mdn_rnn_config.Config, params, batch: loader.Windows
 ) -> mdn_rnn.Loss:
   """Returns the losses of windows, [B, T], from M's initial carry."""
   m = model(config, batch.z.shape[-1])
@@ -50,14 +51,17 @@ def losses(
 
 
 def metrics_class(
-  config: ml_collections.ConfigDict, **others: type[metrics.Metric]
+  config: mdn_rnn_config.Config, training: bool
 ) -> type[metrics.Collection]:
-  """Returns the class of means over transitions; units: see `mdn_rnn.Loss`."""
+  """Returns the means over transitions; units: see `mdn_rnn.Loss`."""
   names = ['nll']
   if config.predict_outcomes:
     names += ['reward_nll', 'reward_error', 'termination_nll']
   averages = {name: metrics.Average.from_output(name) for name in names}
-  return metrics.Collection.create(**averages, **others)
+  if training:
+    averages['loss'] = metrics.Average.from_output('total')
+    averages |= optimizer.METRICS
+  return metrics.Collection.create(**averages)
 
 
 def measured(
@@ -89,23 +93,29 @@ def whole_episodes(
 
   Their latents are posterior samples, the same for every run.
   """
-  metadata: list[Any] = [x.info.metadata for x in latents]
-  steps = [
-    n for x in metadata for n in x['splits']['validation']['episode_steps']
-  ]
   windows = loader.windows(
     [str(x.data_dir) for x in latents],
     split='validation',
     batch_size=_EVAL_BATCH,
-    window_steps=max(steps) - 1,
+    window_steps=longest(latents, 'validation') - 1,
     seed=_EVAL_SEED,
     num_epochs=1,
   )
   return list(windows)
 
 
+def longest(latents: Sequence[tfds.core.DatasetBuilder], *splits: str) -> int:
+  """Returns the number of steps of the longest episode."""
+  metadata: list[Any] = [x.info.metadata for x in latents]
+  return max(
+    max(x['splits'][split]['episode_steps'])
+    for x in metadata
+    for split in splits
+  )
+
+
 def evaluation(
-  config: ml_collections.ConfigDict,
+  config: mdn_rnn_config.Config,
   validation: Sequence[loader.Windows],
   references: Mapping[str, float],
 ) -> Callable[[Any], training_log.Evaluation]:
@@ -120,7 +130,7 @@ def evaluation(
     validation: whole episodes; see `whole_episodes`.
     references: scalars to add to every evaluation.
   """
-  collection = metrics_class(config)
+  collection = metrics_class(config, training=False)
 
   @jax.jit
   def eval_step(params, batch):
@@ -172,3 +182,71 @@ def _results(
     for name, (title, baselines) in compared.items()
     if name in scalars
   ]
+
+
+def baselines(
+  episodes: Sequence[Mapping[str, Any]], predict_outcomes: bool
+) -> dict[str, float]:
+  """Returns the losses that M is compared with on these episodes."""
+  losses = nll_baselines(episodes)
+  if predict_outcomes:
+    losses |= outcome_baselines(episodes)
+  return losses
+
+
+def nll_baselines(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+  """Returns the floor and the baseline of the NLL on these episodes.
+
+  The targets are samples from the posterior of the next frame, so even a model
+  that knows this posterior cannot get below its entropy, the *floor*. The
+  *baseline* predicts that z does not change, with a constant standard deviation
+  per dimension that is optimal for these episodes.
+
+  Args:
+    episodes: records of the latents dataset.
+
+  Returns:
+    `nll_floor` and `nll_no_change`, nats per latent dimension.
+  """
+  target_logvar = np.concatenate([e['logvar'][1:] for e in episodes])
+  # Expectation over the posterior samples of both steps.
+  squared_change = np.concatenate(
+    [
+      np.diff(e['mean'], axis=0) ** 2
+      + np.exp(e['logvar'][1:])
+      + np.exp(e['logvar'][:-1])
+      for e in episodes
+    ]
+  )
+  entropy_of_unit_gaussian = 0.5 * math.log(2 * math.pi * math.e)
+  log_variance = np.log(squared_change.mean(axis=0))
+  return {
+    'nll_floor': entropy_of_unit_gaussian + 0.5 * float(target_logvar.mean()),
+    'nll_no_change': (
+      entropy_of_unit_gaussian + 0.5 * float(log_variance.mean())
+    ),
+  }
+
+
+def outcome_baselines(
+  episodes: Sequence[Mapping[str, Any]],
+) -> dict[str, float]:
+  """Returns the losses of the best constant prediction of the outcomes.
+
+  Args:
+    episodes: records of the latents dataset.
+
+  Returns:
+    `reward_error_constant` and `termination_nll_constant`, see `mdn_rnn.Loss`.
+  """
+  reward = np.concatenate([e['reward'][:-1] for e in episodes])
+  rate = float(np.concatenate([e['is_terminal'][1:] for e in episodes]).mean())
+  return {
+    'reward_error_constant': float(reward.var()),
+    'termination_nll_constant': _entropy(rate),
+  }
+
+
+def _entropy(rate: float) -> float:
+  """Returns the entropy of an event with this probability, in nats."""
+  return float(jax.scipy.special.entr(jnp.array([rate, 1 - rate])).sum())

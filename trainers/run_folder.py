@@ -6,62 +6,50 @@ run.json               sources, and every start: command, code, packages,
 parameters.txt         shapes and sizes of the parameters
 checkpoints/           states to continue from
 events.out.tfevents.*  TensorBoard logs
-pictures/              pictures of the best evaluation
+pictures/              pictures of the evaluation of what is exported
 metrics.json           metrics of the exported weights, once the run is finished
 weights/               exported weights
 agent/                 of a controller: the exported weights of V, M and C
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 import contextlib
-import dataclasses
-import enum
-import json
-import os
+import datetime
+import importlib.metadata
 from pathlib import Path
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
 from typing import Any, NamedTuple
 
 from absl import logging
+from carracing_data import digests
 from carracing_data import files
 from carracing_data import json_documents
 from carracing_data import prepared_dataset
 from clu import parameter_overview
 import imageio.v3 as imageio
 import jax
-import ml_collections
 from models import weights
+import numpy as np
 import tensorflow_datasets as tfds
 from trainers import devices
 from trainers import run_documents
-from trainers import run_start
-from trainers import training_log
+from trainers.configs import base
 
-_CHECKPOINTS = 4  # Two kept, one being written, and one for all other files.
-
-
-class Standing(enum.IntEnum):
-  """Status of a run."""
-
-  OPEN = 0
-  FINISHED = 1
-  WEIGHTS_MISSING = 2  # Finished, but its weights were deleted.
-
-
-@dataclasses.dataclass(frozen=True)
-class Claim:
-  """A run's folder that this process has locked for writing.
-
-  Attributes:
-    workdir: folder of the run.
-    config: config of the run.
-    standing: status of the run.
-    run: content of `run.json`; only on the first host.
-  """
-
-  workdir: Path
-  config: ml_collections.ConfigDict
-  standing: Standing
-  run: run_documents.Run | None
+# Hyperparameters of V and M that earlier code had and left unused.
+_REMOVED = {'ema_decay': 0.0, 'early_stop_evaluations': 0}
+_PACKAGES = (
+  'flax',
+  'grain',
+  'jax',
+  'jaxlib',
+  'numpy',
+  'optax',
+  'orbax-checkpoint',
+)
 
 
 class Export(NamedTuple):
@@ -92,22 +80,22 @@ def dataset_source(
 
 
 @contextlib.contextmanager
-def claimed(
+def opened(
   workdir: Path,
-  config: ml_collections.ConfigDict,
+  config: base.RunConfig,
   sources: Mapping[str, run_documents.Source],
-) -> Iterator[Claim]:
+) -> Iterator['RunFolder']:
   """Locks a run's folder and compares its contents with this run.
 
-  The first host decides for all. `begin` writes the first documents.
+  The first host decides for all. `RunFolder.begin` writes the first documents.
 
   Args:
     workdir: folder that is new, empty or from an earlier start of the same run.
-    config: config of the run, with `num_steps`.
+    config: hyperparameters of the run.
     sources: datasets and weights that the run uses, by role.
 
   Yields:
-    The claim.
+    The folder.
 
   Raises:
     run_documents.RunError: the folder holds a different run; the message names
@@ -116,234 +104,194 @@ def claimed(
       or a file in it is damaged.
   """
   with contextlib.ExitStack() as stack:
-    run = None
+    run = run_documents.Run(sources=dict(sources), starts=[])
 
-    def claim() -> Standing:
+    def claim() -> int:
       nonlocal run
       files.claim_folder(workdir)
       stack.enter_context(files.locked(workdir))
-      for name in 'agent', 'checkpoints', 'pictures', 'weights':
-        if os.path.lexists(workdir / name):
-          files.claim_folder(workdir / name)
       for path in workdir.glob('.*.tmp'):  # Left by a killed process.
         path.unlink()
-      run = _compared(workdir, config, sources)
-      return _standing(workdir, config)
+      run = _compared(workdir, config, run)
+      return _is_finished(workdir, config)
 
-    standing = Standing(devices.first_decides(claim))
-    yield Claim(workdir, config, standing, run)
+    finished = bool(devices.first_decides(claim))
+    yield RunFolder(workdir, config, run, finished)
 
 
-def begin(claim: Claim, first_step: int, state: Any, params: Any) -> None:
-  """Checks that the run can continue from a step, and records this start.
+class RunFolder:
+  """A run's folder that this process has locked for writing.
 
-  The first host decides for all.
-
-  Args:
-    claim: claim of the folder.
-    first_step: number of steps taken by earlier starts.
-    state: tree of arrays that every checkpoint will hold.
-    params: parameters, whose shapes and sizes are written.
-
-  Raises:
-    run_documents.RunError: the folder holds a longer run, or weights from a
-      later step than any checkpoint.
-    errors.PlaceError: the disk has too little free space.
+  Attributes:
+    workdir: the folder.
+    finished: whether nothing is left to do.
   """
-  devices.first_decides(lambda: _begin(claim, first_step, state, params))
 
+  def __init__(
+    self,
+    workdir: Path,
+    config: base.RunConfig,
+    run: run_documents.Run,
+    finished: bool,
+  ):
+    self.workdir = workdir
+    self.finished = finished
+    self._config = config
+    self._run = run
 
-def _begin(claim: Claim, first_step: int, state: Any, params: Any) -> int:
-  workdir, num_steps = claim.workdir, claim.config.num_steps
-  if first_step > num_steps:
-    raise run_documents.RunError(
-      f'{workdir} has been trained for {first_step} steps already, more than'
-      f' {num_steps}; choose another --workdir or a larger num_steps'
+  @property
+  def id(self) -> str:
+    """What tells this run from others, and stays when it is continued."""
+    first = self._run.starts[0]
+    return json_documents.digest(first.model_dump())[: digests.SHORT]
+
+  def begin(self, first_step: int, params: Any) -> None:
+    """Checks that the run can continue from a step, and records this start.
+
+    The first host decides for all.
+
+    Args:
+      first_step: number of steps taken by earlier starts.
+      params: parameters, whose shapes and sizes are written.
+
+    Raises:
+      run_documents.RunError: the folder holds a longer run, or weights from a
+        later step than any checkpoint.
+      errors.PlaceError: the folder cannot be written.
+    """
+    start = _start()
+    self._run = self._run.model_copy(
+      update={'starts': [*self._run.starts, start]}
     )
-  metrics = run_documents.read_metrics(workdir)
-  if metrics is not None and first_step < metrics.step:
-    raise run_documents.RunError(
-      f'{workdir} holds weights of step {metrics.step}, but no checkpoint to'
-      ' continue from; choose another --workdir, or delete that folder'
+    devices.first_decides(lambda: self._begin(first_step, params))
+
+  def _begin(self, first_step: int, params: Any) -> int:
+    workdir, num_steps = self.workdir, self._config.num_steps
+    if first_step > num_steps:
+      raise run_documents.RunError(
+        f'{workdir} has been trained for {first_step} steps already, more than'
+        f' {num_steps}; choose another --workdir or a larger num_steps'
+      )
+    metrics = run_documents.read_metrics(workdir)
+    if metrics is not None and first_step < metrics.step:
+      raise run_documents.RunError(
+        f'{workdir} holds weights of step {metrics.step}, but no checkpoint to'
+        ' continue from; choose another --workdir, or delete that folder'
+      )
+    json_documents.write(workdir / 'config.json', self._config.model_dump())
+    json_documents.write(workdir / 'run.json', self._run.model_dump())
+    overview = parameter_overview.get_parameter_overview(
+      params, include_stats=False
     )
-  num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-  files.check_space(workdir, _CHECKPOINTS * num_bytes)
-  assert claim.run is not None
-  run = claim.run.model_copy(
-    update={'starts': [*claim.run.starts, run_start.describe()]}
-  )
-  json_documents.write(
-    workdir / 'config.json', json.loads(claim.config.to_json())
-  )
-  json_documents.write(workdir / 'run.json', run.model_dump())
-  overview = parameter_overview.get_parameter_overview(
-    params, include_stats=False
-  )
-  path = workdir / 'parameters.txt'
-  with files.write_errors(path):
-    path.write_text(overview + '\n')
-  return 0
-
-
-def finish(
-  claim: Claim,
-  export: Export,
-  step: int,
-  params: Any,
-  evaluation: training_log.Evaluation,
-) -> None:
-  """Exports the weights, then marks the run as finished; on the first host.
-
-  Args:
-    claim: claim of the folder.
-    export: name, config and provenance of the weights.
-    step: step of the parameters.
-    params: parameters to export.
-    evaluation: evaluation of the parameters.
-
-  Raises:
-    errors.UserError: the folder cannot be written.
-  """
-  logging.info('Exporting the parameters of step %d.', step)
-  if jax.process_index() > 0:
-    return
-  scalars = dict(evaluation.scalars)
-  sha256 = _export(claim, export, step, params, scalars)
-  for name, image in evaluation.images.items():
-    path = claim.workdir / 'pictures' / f'{name}.png'
+    path = workdir / 'parameters.txt'
     with files.write_errors(path):
-      path.parent.mkdir(exist_ok=True)
-      imageio.imwrite(path, image.reshape(-1, *image.shape[2:]))
-  metrics = run_documents.Metrics(
-    num_steps=claim.config.num_steps,
-    step=step,
-    validation=scalars,
-    weights_sha256=sha256,
-  )
-  json_documents.write(claim.workdir / 'metrics.json', metrics.model_dump())
+      path.write_text(overview + '\n')
+    return 0
 
+  def write_pictures(self, images: Mapping[str, np.ndarray]) -> None:
+    """Writes pictures, uint8 [N, H, W, 3], by name; on the first host."""
+    if jax.process_index() > 0:
+      return
+    for name, image in images.items():
+      path = self.workdir / 'pictures' / f'{name}.png'
+      with files.write_errors(path):
+        path.parent.mkdir(exist_ok=True)
+        imageio.imwrite(path, image.reshape(-1, *image.shape[2:]))
 
-def export_again(claim: Claim, export: Export, params: Any) -> None:
-  """Exports the weights of a finished run from a checkpoint.
+  def finish(
+    self, export: Export, step: int, params: Any, scalars: Mapping[str, float]
+  ) -> None:
+    """Exports the weights, then marks the run as finished; on the first host.
 
-  Args:
-    claim: claim of the folder.
-    export: name, config and provenance of the weights.
-    params: best parameters of the newest checkpoint.
+    Args:
+      export: name, config and provenance of the weights.
+      step: step of the parameters.
+      params: parameters to export.
+      scalars: evaluation of the parameters.
 
-  Raises:
-    run_documents.RunError: the parameters are not those of the missing weights.
-  """
-  if jax.process_index() > 0:
-    return
-  workdir = claim.workdir
-  metrics = run_documents.finished_metrics(workdir)
-  if weights.digest(params) != metrics.weights_sha256:
-    raise run_documents.RunError(
-      f'{workdir} is finished, but {workdir / "weights"} is missing, and no'
-      f' checkpoint holds the parameters of step {metrics.step};'
-      f' delete {workdir} to train again'
+    Raises:
+      errors.UserError: the folder cannot be written.
+    """
+    logging.info('Exporting the parameters of step %d.', step)
+    if jax.process_index() > 0:
+      return
+    start = self._run.starts[-1]  # The last one: a run can be extended.
+    training = {
+      **export.training,
+      'step': step,
+      'validation': dict(scalars),
+      'sources': {
+        role: source.model_dump() for role, source in self._run.sources.items()
+      },
+      'command': start.command,
+      'git_revision': start.git_revision,
+    }
+    sha256 = weights.save(
+      self.workdir / 'weights',
+      export.name,
+      export.config,
+      params,
+      training,
+      None if export.start_states is None else export.start_states(params),
     )
-  _export(claim, export, metrics.step, params, metrics.validation)
-  logging.info('%s is finished; its weights were exported again.', workdir)
-
-
-def _export(
-  claim: Claim,
-  export: Export,
-  step: int,
-  params: Any,
-  scalars: Mapping[str, float],
-) -> str:
-  run = run_documents.read_run(claim.workdir)
-  assert run is not None
-  training = {
-    **export.training,
-    'step': step,
-    'validation': scalars,
-    'sources': {
-      role: source.model_dump() for role, source in run.sources.items()
-    },
-    # The last start, because a run can be extended.
-    'command': run.starts[-1].command,
-    'git_revision': run.starts[-1].git_revision,
-  }
-  return weights.save(
-    claim.workdir / 'weights',
-    export.name,
-    export.config,
-    params,
-    training,
-    None if export.start_states is None else export.start_states(params),
-  )
+    metrics = run_documents.Metrics(
+      num_steps=self._config.num_steps,
+      step=step,
+      validation=dict(scalars),
+      weights_sha256=sha256,
+    )
+    json_documents.write(self.workdir / 'metrics.json', metrics.model_dump())
 
 
 def _compared(
-  workdir: Path,
-  config: ml_collections.ConfigDict,
-  sources: Mapping[str, run_documents.Source],
+  workdir: Path, config: base.RunConfig, run: run_documents.Run
 ) -> run_documents.Run:
-  """Compares the folder with this start; returns its `run.json`."""
-  wanted = json.loads(config.to_json())
-  found = run_documents.read_config(workdir)
-  run = run_documents.read_run(workdir)
+  """Compares the folder with this start; returns its `run.json`, if any."""
+  documents = (
+    run_documents.read_config(workdir),
+    run_documents.read_run(workdir),
+  )
   if _has_results(workdir):
-    for name, document in ('config.json', found), ('run.json', run):
+    for name, document in zip(('config.json', 'run.json'), documents):
       if document is None:
         raise run_documents.RunError(
           f'{workdir / name} is missing, so the origin of the results is'
           ' unknown; restore it, or choose another --workdir'
         )
-  run = run or run_documents.Run(sources=dict(sources), starts=[])
-  may_differ = set() if wanted.get('cosine_decay') else {'num_steps'}
-  differences = [
-    difference
-    for name, difference in _differences(
-      found.root if found else wanted, wanted
-    )
-    if name not in may_differ
-  ]
-  differences += [
-    f'{role} {difference}'
-    for role in sorted({*run.sources, *sources})
+  wanted = config.model_dump()
+  found = wanted if documents[0] is None else documents[0].root
+  may_differ = {k for k, v in _REMOVED.items() if found.get(k) == v}
+  if not wanted.get('cosine_decay'):
+    may_differ.add('num_steps')
+  differences = list(_differences(found, wanted, may_differ))
+  there = run if documents[1] is None else documents[1]
+  for role in sorted({*there.sources, *run.sources}):
+    one, other = there.sources.get(role), run.sources.get(role)
     # The same content may have another name, for instance a later version.
-    if not _same_content(run.sources.get(role), sources.get(role))
-    for _, difference in _differences(
-      *(
-        x[role].model_dump() if role in x else {}
-        for x in (run.sources, sources)
-      )
-    )
-  ]
+    if not (one and other and one.sha256 == other.sha256):
+      contents = (x.model_dump() if x else {} for x in (one, other))
+      differences += [f'{role} {x}' for x in _differences(*contents)]
   if differences:
     raise run_documents.RunError(
       f'{workdir} holds a run with a different config'
       f' ({"; ".join(differences)}); choose another --workdir or'
       ' delete that folder'
     )
-  return run
-
-
-def _same_content(
-  one: run_documents.Source | None, other: run_documents.Source | None
-) -> bool:
-  return bool(one and other and one.sha256 == other.sha256)
+  return there
 
 
 def _differences(
-  found: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-  """Yields each key with differing values, and a description."""
-  for key in sorted({*found, *wanted}):
+  found: Mapping[str, Any],
+  wanted: Mapping[str, Any],
+  may_differ: Collection[str] = (),
+) -> Iterator[str]:
+  """Describes each key with differing values."""
+  for key in sorted({*found, *wanted} - set(may_differ)):
     if found.get(key) != wanted.get(key):
-      yield (
-        key,
-        f'{key} is {_shown(found, key)} there and {_shown(wanted, key)} here',
+      there, here = (
+        repr(x[key]) if key in x else 'absent' for x in (found, wanted)
       )
-
-
-def _shown(config: Mapping[str, Any], key: str) -> str:
-  return repr(config[key]) if key in config else 'absent'
+      yield f'{key} is {there} there and {here} here'
 
 
 def _has_results(workdir: Path) -> bool:
@@ -354,21 +302,51 @@ def _has_results(workdir: Path) -> bool:
   )
 
 
-def _standing(workdir: Path, config: ml_collections.ConfigDict) -> Standing:
-  """Returns the status of the run under this config."""
+def _is_finished(workdir: Path, config: base.RunConfig) -> bool:
+  """Returns whether the run has exported its weights under this config."""
   metrics = run_documents.read_metrics(workdir)
-  if metrics is None or metrics.num_steps != config.num_steps:
-    return Standing.OPEN
   folder = workdir / 'weights'
-  if not folder.exists():
-    return Standing.WEIGHTS_MISSING
+  if metrics is None or metrics.num_steps != config.num_steps:
+    return False
+  if not folder.exists():  # Exported again from the last checkpoint.
+    return False
   problem = f'{folder} does not hold the weights that metrics.json describes'
   try:
     if weights.verify(folder) == metrics.weights_sha256:
-      return Standing.FINISHED
+      return True
   except weights.WeightsError as error:
     problem = str(error).partition(';')[0]  # Without its remedy.
   raise run_documents.RunError(
     f'{problem}. Delete {folder} and rerun the same command to export them'
     ' again from a checkpoint'
   )
+
+
+def _start() -> run_documents.Start:
+  """Describes this process, its machine and its code."""
+  return run_documents.Start(
+    time=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    command=shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+    git_revision=_git_revision(),
+    host=platform.node(),
+    platform=platform.platform(),
+    python=platform.python_version(),
+    packages={name: importlib.metadata.version(name) for name in _PACKAGES},
+    device=jax.devices()[0].device_kind,
+    devices=jax.device_count(),
+    processes=jax.process_count(),
+  )
+
+
+def _git_revision() -> str | None:
+  """Returns the commit of the code, with `-dirty` if files differ from it."""
+  if shutil.which('git') is None:
+    return None
+  done = subprocess.run(
+    ['git', 'describe', '--always', '--dirty', '--abbrev=40'],
+    cwd=Path(__file__).parent,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return done.stdout.strip() or None

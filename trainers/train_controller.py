@@ -10,18 +10,20 @@ the workdir. The same command continues an interrupted run.
 
 from __future__ import annotations  # Types of modules that load lazily.
 
-import functools
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from absl import flags
 from carracing_data import command_line
 from carracing_data import files
 from etils import epy
 import ml_collections
-from trainers import commands
+import pydantic
+from trainers import common_flags
 from trainers import run_documents
-from trainers import tracking
+from trainers.configs import controller as controller_config
+from trainers.configs import controller_dream
+from trainers.configs import controller_evolution
 
 with epy.lazy_imports():
   from models import controller
@@ -30,16 +32,33 @@ with epy.lazy_imports():
   from models import world_model
   from trainers import loop
   from trainers import run_folder
-  from trainers.control import session
+  from trainers import training_log
+  from trainers.configs import base
+  from trainers.control import actor_critic_learner
+  from trainers.control import dream_learner
+  from trainers.control import evolution_learner
+
+
+_CONFIGS = {
+  'controller.py': controller_config.Config,
+  'controller_dream.py': controller_dream.Config,
+  'controller_evolution.py': controller_evolution.Config,
+}
+_METHODS = Annotated[
+  controller_config.Config
+  | controller_dream.Config
+  | controller_evolution.Config,
+  pydantic.Field(discriminator='method'),
+]
 
 
 def train(
-  config: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict | controller_config.ControllerConfig,
   workdir: Path,
   vae: str,
   mdn_rnn: str,
   initial_weights: str | None = None,
-  options: tracking.Options = tracking.DEFAULT,
+  options: training_log.Options | None = None,
 ) -> None:
   """Trains a controller and exports the agent to `workdir/agent`.
 
@@ -57,7 +76,7 @@ def train(
       is invalid, the folder holds a run with a different config or cannot be
       written, or the run cannot continue.
   """
-  session.check(config)
+  config = base.validated(config, _METHODS)
   model = world_model.load(vae, mdn_rnn)
   assert model.m is not None
   digests = {'vae': weights.verify(vae), 'mdn_rnn': weights.verify(mdn_rnn)}
@@ -65,26 +84,20 @@ def train(
     name: run_documents.Source(name=name, sha256={'weights': sha256})
     for name, sha256 in digests.items()
   }
-  sizes = {
-    'latent_size': model.v.latent_size,
-    'hidden_size': model.m.hidden_size if config.features == 'z,h' else 0,
-  }
-  export = run_folder.Export(
-    'controller',
-    sizes,
-    {f'{name}_sha256': sha256 for name, sha256 in digests.items()},
+  c = controller.Controller(
+    model.v.latent_size,
+    model.m.hidden_size if config.features == 'z,h' else 0,
   )
-  c = controller.Controller(**sizes)
-  arguments: list[Any] = [config, model, c]
-  if config.method == 'dream':
+  params = starts = None
+  if isinstance(config, controller_dream.Config):
     world_model.check_dreams(model, mdn_rnn)
-    arguments.append(start_states.load(mdn_rnn))
+    starts = start_states.load(mdn_rnn)
     sha256 = weights.describe(mdn_rnn).start_states_sha256
     assert sha256 is not None
     sources['mdn_rnn'].sha256['start_states'] = sha256
     if initial_weights is not None:
       initial = _initial(initial_weights, digests['vae'], c)
-      arguments.append(initial.variables['params'])
+      params = initial.variables['params']
       sources['initial_weights'] = run_documents.Source(
         name='controller', sha256={'weights': initial.sha256}
       )
@@ -93,15 +106,27 @@ def train(
       f'--initial_weights needs method=dream, not {config.method}; pass'
       ' --config=trainers/configs/controller_dream.py'
     )
-  make_learner = functools.partial(session.METHODS[config.method], *arguments)
-  loop.train(
+
+  def make_learner() -> loop.Learner:
+    match config:
+      case controller_config.Config():
+        return actor_critic_learner.ActorCriticLearner(config, model, c)
+      case controller_evolution.Config():
+        return evolution_learner.EvolutionLearner(config, model, c)
+    assert starts is not None
+    return dream_learner.DreamLearner(config, model, c, starts, params)
+
+  loop.train_and_evaluate(
     config,
     workdir,
     sources,
-    functools.partial(
-      session.opened, config, workdir, make_learner, model, c, export
+    run_folder.Export(
+      'controller',
+      {'latent_size': c.latent_size, 'hidden_size': c.hidden_size},
+      {f'{name}_sha256': sha256 for name, sha256 in digests.items()},
     ),
-    options,
+    make_learner,
+    options or training_log.DEFAULT,
   )
   parts = {'vae': vae, 'mdn_rnn': mdn_rnn, 'controller': workdir / 'weights'}
   with files.locked(workdir):
@@ -154,10 +179,10 @@ def _inputs(
 
 if __name__ == '__main__':
   # The second device learns while the first one drives; dreamers need only one.
-  commands.run(
+  common_flags.run(
     train,
     'C',
-    'controller.py',
+    _CONFIGS,
     _input_flags,
     _inputs,
     cpu_devices=lambda config: 1 if config.get('method') == 'dream' else 2,

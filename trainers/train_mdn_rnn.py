@@ -20,9 +20,9 @@ from carracing_data import command_line
 from carracing_data import files
 from etils import epy
 import ml_collections
-from trainers import commands
+from trainers import common_flags
 from trainers import run_documents
-from trainers import tracking
+from trainers.configs import mdn_rnn as mdn_rnn_config
 
 with epy.lazy_imports():
   from carracing_data import prepared_dataset
@@ -34,23 +34,23 @@ with epy.lazy_imports():
   import jax.numpy as jnp
   from models import weights
   import tensorflow_datasets as tfds
-  from trainers import baselines
   from trainers import devices
   from trainers import loop
   from trainers import mdn_rnn_evaluation
+  from trainers import optimizer
   from trainers import run_folder
-  from trainers import session
-  from trainers import settings
   from trainers import start_states
-  from trainers import state as train_state
+  from trainers import supervised_learner
+  from trainers import training_log
+  from trainers.configs import base
 
 
 def train(
-  config: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict | mdn_rnn_config.Config,
   workdir: Path,
   data_dir: str | None,
   initial_weights: str | None = None,
-  options: tracking.Options = tracking.DEFAULT,
+  options: training_log.Options | None = None,
 ) -> None:
   """Trains an MDN-RNN and exports its weights to `workdir/weights`.
 
@@ -68,7 +68,8 @@ def train(
       a run with a different config or cannot be written, or the run cannot
       continue.
   """
-  settings.check(config, settings.MDNRNNSettings)
+  config = base.validated(config, mdn_rnn_config.Config)
+  devices.check_batch_size(config.batch_size)
   latents = [
     prepared_dataset.find(name, data_dir, schema.KIND)
     for name in _names(config.dataset)
@@ -85,10 +86,128 @@ def train(
     sources['initial_weights'] = run_documents.Source(
       name='mdn_rnn', sha256={'weights': initial.sha256}
     )
-  settings.check_window(config, latents)
-  make_task = functools.partial(task, config, latents, params)
-  open_session = functools.partial(session.opened, config, workdir, make_task)
-  loop.train(config, workdir, sources, open_session, options)
+  _check_window(config, latents)
+  model = mdn_rnn_evaluation.model(config, _latent_size(latents))
+  folders = [str(x.data_dir) for x in latents]
+  export = run_folder.Export(
+    'mdn_rnn',
+    mdn_rnn_evaluation.model_config(config, model.latent_size),
+    {
+      'dataset': ' + '.join(map(prepared_dataset.full_name, latents)),
+      'vae_sha256': _vae_sha256(latents[0]),
+    },
+    lambda params: start_states.collect(
+      model, params, _episodes(folders, 'train')
+    ),
+  )
+  loop.train_and_evaluate(
+    config,
+    workdir,
+    sources,
+    export,
+    lambda: make_learner(config, latents, workdir, params),
+    options or training_log.DEFAULT,
+  )
+
+
+def make_learner(
+  config: mdn_rnn_config.Config,
+  latents: Sequence[tfds.core.DatasetBuilder],
+  workdir: Path,
+  params: Any = None,
+) -> supervised_learner.SupervisedLearner:
+  """Returns the learner of M, before the first step.
+
+  Args:
+    config: see `trainers/configs/mdn_rnn.py`.
+    latents: one or several datasets, encoded by the same VAE.
+    workdir: folder of the run.
+    params: initial parameters; None: they are drawn at random.
+  """
+  folders = [str(x.data_dir) for x in latents]
+  metadata: list[Any] = [x.info.metadata for x in latents]
+  if config.predict_outcomes and not any(
+    x['splits']['train']['num_terminated'] for x in metadata
+  ):
+    logging.warning(
+      'No episode of %s terminates, so the model cannot learn termination.',
+      config.dataset,
+    )
+  baselines = mdn_rnn_evaluation.baselines(
+    _episodes(folders, 'validation'), config.predict_outcomes
+  )
+  return supervised_learner.SupervisedLearner(
+    config,
+    create_train_state(config, _latent_size(latents), params),
+    loader.windows(
+      folders,
+      split='train',
+      window_steps=config.window_steps,
+      **devices.host_part(config),
+    ),
+    functools.partial(train_step, config),
+    mdn_rnn_evaluation.metrics_class(config, training=True),
+    mdn_rnn_evaluation.evaluation(
+      config, mdn_rnn_evaluation.whole_episodes(latents), baselines
+    ),
+    workdir,
+  )
+
+
+def create_train_state(
+  config: mdn_rnn_config.Config, latent_size: int, params: Any = None
+) -> optimizer.TrainState:
+  """Returns the train state before the first step.
+
+  Args:
+    config: see `trainers/configs/mdn_rnn.py`.
+    latent_size: size of a latent vector.
+    params: initial parameters; None: they are drawn at random.
+  """
+  model = mdn_rnn_evaluation.model(config, latent_size)
+
+  @jax.jit
+  def create(key: jax.Array, params: Any) -> optimizer.TrainState:
+    z, action = jnp.zeros((1, 1, latent_size)), jnp.zeros((1, 1, 3))
+    if params is None:
+      params = model.init(key, z, action, model.initial_carry(1))['params']
+    return optimizer.create_train_state(config, model.apply, params)
+
+  return create(jax.random.key(config.seed), params)
+
+
+def train_step(
+  config: mdn_rnn_config.Config,
+  state: optimizer.TrainState,
+  batch: loader.Windows,
+) -> tuple[optimizer.TrainState, metrics.Collection]:
+  """Takes one gradient step.
+
+  Args:
+    config: see `trainers/configs/mdn_rnn.py`.
+    state: train state before the step.
+    batch: windows, [B, T, ...].
+
+  Returns:
+    The train state after the step, and the metrics of the parameters before it.
+  """
+
+  def mean_loss(params):
+    losses = mdn_rnn_evaluation.losses(config, params, batch)
+    return jnp.mean(losses.total, where=batch.mask), losses
+
+  state, losses, of_step = optimizer.take_step(config, state, mean_loss)
+  # clu applies the mask to all metrics, so all need its shape.
+  of_step = {
+    name: jnp.broadcast_to(x, batch.mask.shape).ravel()
+    for name, x in of_step.items()
+  }
+  return state, mdn_rnn_evaluation.measured(
+    mdn_rnn_evaluation.metrics_class(config, training=True),
+    losses,
+    batch,
+    **of_step,
+  )
 
 
 def _names(dataset: str) -> list[str]:
@@ -142,127 +261,25 @@ def _initial(
   return initial
 
 
-def task(
-  config: ml_collections.ConfigDict,
+def _check_window(
+  config: mdn_rnn_config.Config,
   latents: Sequence[tfds.core.DatasetBuilder],
-  params: Any = None,
-) -> session.Task:
-  """Returns the task of training M on latents; see `train`.
-
-  Args:
-    config: see `trainers/configs/mdn_rnn.py`.
-    latents: one or several datasets, encoded by the same VAE.
-    params: initial parameters; None: they are drawn at random.
-  """
-  folders = [str(x.data_dir) for x in latents]
-  metadata: list[Any] = [x.info.metadata for x in latents]
-  names = ' + '.join(map(prepared_dataset.full_name, latents))
-  if config.predict_outcomes and not any(
-    x['splits']['train']['num_terminated'] for x in metadata
-  ):
-    logging.warning(
-      'No episode of %s terminates, so the model cannot learn termination.',
-      names,
+) -> None:
+  longest = mdn_rnn_evaluation.longest(latents, 'train', 'validation') - 1
+  if config.window_steps > longest:
+    raise run_documents.RunError(
+      f'invalid config: window_steps: the longest episode of {config.dataset}'
+      f' has {longest} transitions, fewer than {config.window_steps}'
     )
-  episodes = _episodes(folders, 'validation')
-  references = baselines.of_latents(episodes)
-  if config.predict_outcomes:
-    references |= baselines.of_outcomes(episodes)
-  latent_size = episodes[0]['mean'].shape[-1]
-  return session.Task(
-    state=create_state(config, latent_size, params),
-    dataset=loader.windows(
-      folders,
-      split='train',
-      window_steps=config.window_steps,
-      **devices.host_part(config),
-    ),
-    train_step=functools.partial(train_step, config),
-    no_metrics=_training_metrics(config).empty(),
-    evaluate=mdn_rnn_evaluation.evaluation(
-      config, mdn_rnn_evaluation.whole_episodes(latents), references
-    ),
-    export=run_folder.Export(
-      'mdn_rnn',
-      mdn_rnn_evaluation.model_config(config, latent_size),
-      {
-        'dataset': names,
-        'vae_sha256': _vae_sha256(latents[0]),
-      },
-      lambda params: start_states.collect(
-        mdn_rnn_evaluation.model(config, latent_size),
-        params,
-        _episodes(folders, 'train'),
-      ),
-    ),
-  )
+
+
+def _latent_size(latents: Sequence[tfds.core.DatasetBuilder]) -> int:
+  features: Any = latents[0].info.features
+  return features['mean'].shape[-1]
 
 
 def _episodes(folders: Sequence[str], split: str) -> list[Any]:
   return [x for folder in folders for x in loader.episodes(folder, split=split)]
-
-
-def create_state(
-  config: ml_collections.ConfigDict, latent_size: int, params: Any = None
-) -> train_state.TrainState:
-  """Returns the train state before the first step.
-
-  Args:
-    config: see `trainers/configs/mdn_rnn.py`.
-    latent_size: size of a latent vector.
-    params: initial parameters; None: they are drawn at random.
-  """
-  model = mdn_rnn_evaluation.model(config, latent_size)
-
-  @jax.jit
-  def create(key: jax.Array, params: Any) -> train_state.TrainState:
-    z, action = jnp.zeros((1, 1, latent_size)), jnp.zeros((1, 1, 3))
-    if params is None:
-      params = model.init(key, z, action, model.initial_carry(1))['params']
-    return train_state.create(config, model.apply, params)
-
-  return create(jax.random.key(config.seed), params)
-
-
-def train_step(
-  config: ml_collections.ConfigDict,
-  state: train_state.TrainState,
-  batch: loader.Windows,
-) -> tuple[train_state.TrainState, metrics.Collection]:
-  """Takes one gradient step.
-
-  Args:
-    config: see `trainers/configs/mdn_rnn.py`.
-    state: train state before the step.
-    batch: windows, [B, T, ...].
-
-  Returns:
-    The train state after the step, and the metrics of the parameters before it.
-  """
-
-  def mean_loss(params):
-    losses = mdn_rnn_evaluation.losses(config, params, batch)
-    return jnp.mean(losses.total, where=batch.mask), losses
-
-  state, losses, of_step = train_state.take_step(config, state, mean_loss)
-  # clu applies the mask to all metrics, so all need its shape.
-  of_step = {
-    name: jnp.broadcast_to(x, batch.mask.shape).ravel()
-    for name, x in of_step.items()
-  }
-  metrics_class = _training_metrics(config)
-  return state, mdn_rnn_evaluation.measured(
-    metrics_class, losses, batch, **of_step
-  )
-
-
-def _training_metrics(
-  config: ml_collections.ConfigDict,
-) -> type[metrics.Collection]:
-  loss = metrics.Average.from_output('total')
-  return mdn_rnn_evaluation.metrics_class(
-    config, loss=loss, **train_state.METRICS
-  )
 
 
 def _input_flags() -> list[flags.FlagHolder]:
@@ -301,4 +318,11 @@ def _inputs(
 
 
 if __name__ == '__main__':
-  commands.run(train, 'M', 'mdn_rnn.py', _input_flags, _inputs, _cpu_devices)
+  common_flags.run(
+    train,
+    'M',
+    {'mdn_rnn.py': mdn_rnn_config.Config},
+    _input_flags,
+    _inputs,
+    _cpu_devices,
+  )

@@ -18,8 +18,8 @@ from absl import logging
 from carracing_data import command_line
 from etils import epy
 import ml_collections
-from trainers import commands
-from trainers import tracking
+from trainers import common_flags
+from trainers.configs import vae as vae_config
 
 with epy.lazy_imports():
   from carracing_data import prepared_dataset
@@ -33,11 +33,11 @@ with epy.lazy_imports():
   import tensorflow_datasets as tfds
   from trainers import devices
   from trainers import loop
+  from trainers import optimizer
   from trainers import run_folder
-  from trainers import session
-  from trainers import settings
-  from trainers import state as train_state
+  from trainers import supervised_learner
   from trainers import training_log
+  from trainers.configs import base
 
 _IMAGES = 8  # Number of reconstructions to show.
 _EVAL_BATCH = 100
@@ -52,15 +52,15 @@ def _metrics(training: bool) -> type[metrics.Collection]:
     loss=metrics.Average.from_output('total'),
     reconstruction=metrics.Average.from_output('reconstruction'),
     kl=metrics.Average.from_output('kl'),
-    **(train_state.METRICS if training else {}),
+    **(optimizer.METRICS if training else {}),
   )
 
 
 def train(
-  config: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict | vae_config.Config,
   workdir: Path,
   data_dir: str | None,
-  options: tracking.Options = tracking.DEFAULT,
+  options: training_log.Options | None = None,
 ) -> None:
   """Trains a VAE and exports its weights to `workdir/weights`.
 
@@ -75,60 +75,64 @@ def train(
       folder holds a run with a different config or cannot be written, or the
       run cannot continue.
   """
-  settings.check(config, settings.VAESettings)
+  config = base.validated(config, vae_config.Config)
+  devices.check_batch_size(config.batch_size)
   rollouts = prepared_dataset.find(config.dataset, data_dir, schema.KIND)
-  sources = {'dataset': run_folder.dataset_source(rollouts)}
-  make_task = functools.partial(task, config, rollouts)
-  open_session = functools.partial(session.opened, config, workdir, make_task)
-  loop.train(config, workdir, sources, open_session, options)
-
-
-def task(
-  config: ml_collections.ConfigDict, rollouts: tfds.core.DatasetBuilder
-) -> session.Task:
-  """Returns the task of training V on rollouts; see `train`."""
-  folder = str(rollouts.data_dir)
-  return session.Task(
-    state=create_state(config),
-    dataset=loader.frames(
-      folder,
-      split='train',
-      **devices.host_part(config),
-    ),
-    train_step=functools.partial(train_step, config),
-    no_metrics=_metrics(training=True).empty(),
-    evaluate=evaluation(
-      config,
-      loader.spread_frames(
-        folder, split='validation', count=config.eval_frames
-      ),
-    ),
-    export=run_folder.Export(
+  loop.train_and_evaluate(
+    config,
+    workdir,
+    {'dataset': run_folder.dataset_source(rollouts)},
+    run_folder.Export(
       'vae',
       {'latent_size': config.latent_size},
       {'dataset': prepared_dataset.full_name(rollouts)},
     ),
+    lambda: make_learner(config, rollouts, workdir),
+    options or training_log.DEFAULT,
   )
 
 
-def create_state(config: ml_collections.ConfigDict) -> train_state.TrainState:
+def make_learner(
+  config: vae_config.Config,
+  rollouts: tfds.core.DatasetBuilder,
+  workdir: Path,
+) -> supervised_learner.SupervisedLearner:
+  """Returns the learner of V on rollouts, before the first step."""
+  folder = str(rollouts.data_dir)
+  validation = loader.spread_frames(
+    folder, split='validation', count=config.eval_frames
+  )
+  return supervised_learner.SupervisedLearner(
+    config,
+    create_train_state(config),
+    loader.frames(folder, split='train', **devices.host_part(config)),
+    functools.partial(train_step, config),
+    _metrics(training=True),
+    evaluation(config, validation),
+    workdir,
+  )
+
+
+def create_train_state(config: vae_config.Config) -> optimizer.TrainState:
   """Returns the train state before the first step."""
   model = _model(config)
 
   @jax.jit
-  def create(key: jax.Array) -> train_state.TrainState:
+  def create(key: jax.Array) -> optimizer.TrainState:
     observation = jnp.zeros((1, 64, 64, 3), jnp.uint8)
     variables = model.init(key, observation, key)
-    return train_state.create(config, model.apply, variables['params'])
+    return optimizer.create_train_state(
+      config, model.apply, variables['params']
+    )
 
   return create(jax.random.key(config.seed))
 
 
 def train_step(
-  config: ml_collections.ConfigDict,
-  state: train_state.TrainState,
+  config: vae_config.Config,
+  state: optimizer.TrainState,
   observation: jax.Array,
-) -> tuple[train_state.TrainState, metrics.Collection]:
+) -> tuple[optimizer.TrainState, metrics.Collection]:
   """Takes one gradient step.
 
   Args:
@@ -155,19 +159,19 @@ def train_step(
     )
     return losses.total.mean(), losses
 
-  state, losses, of_step = train_state.take_step(config, state, mean_loss)
+  state, losses, of_step = optimizer.take_step(config, state, mean_loss)
   of_frames = losses._asdict()
   return state, _metrics(training=True).single_from_model_output(
     **of_frames, **of_step
   )
 
 
-def _model(config: ml_collections.ConfigDict) -> vae.VAE:
+def _model(config: vae_config.Config) -> vae.VAE:
   return vae.VAE(latent_size=config.latent_size, dtype=config.dtype)
 
 
 def evaluation(
-  config: ml_collections.ConfigDict, validation: np.ndarray
+  config: vae_config.Config, validation: np.ndarray
 ) -> Callable[[Any], training_log.Evaluation]:
   """Returns a function that evaluates parameters.
 
@@ -284,6 +288,10 @@ def _inputs(config: ml_collections.ConfigDict, data_dir: str | None) -> str:
 
 
 if __name__ == '__main__':
-  commands.run(
-    train, 'V', 'vae.py', lambda: [command_line.data_dir_flag()], _inputs
+  common_flags.run(
+    train,
+    'V',
+    {'vae.py': vae_config.Config},
+    lambda: [command_line.data_dir_flag()],
+    _inputs,
   )

@@ -1,20 +1,37 @@
-"""Writes training and validation metrics to TensorBoard and the terminal."""
+"""Shows and writes what a run measures: TensorBoard, terminal, profile, W&B."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 from pathlib import Path
 import time
 from typing import Any, NamedTuple
 
 from absl import logging
+from carracing_data import command_line
 from carracing_data import progress
 from clu import metrics as clu_metrics
 from etils import epy
 import jax
 import numpy as np
+from trainers.configs import base
 
 with epy.lazy_imports():
   from clu import metric_writers  # Imports TensorFlow, which takes seconds.
+
+
+class Options(NamedTuple):
+  """Profiling and logging options, which do not affect the result of a run.
+
+  Attributes:
+    profile_steps: number of steps to profile for TensorBoard.
+    wandb_project: Weights & Biases project that receives the logs, if any.
+  """
+
+  profile_steps: int = 0
+  wandb_project: str | None = None
+
+
+DEFAULT = Options()
 
 
 class Result(NamedTuple):
@@ -53,49 +70,51 @@ class TrainingLog(contextlib.AbstractContextManager):
   def __init__(
     self,
     workdir: Path,
-    batch_size: int,
-    num_steps: int,
+    examples_per_step: int,
+    config: base.RunConfig,
     shown_metric: str = 'loss',
+    options: Options = DEFAULT,
+    run_id: str = '',
   ):
     """Opens the log.
 
     Args:
       workdir: directory of the TensorBoard files; only the first host writes.
-      batch_size: number of examples per step.
-      num_steps: number of steps of the run.
+      examples_per_step: number of examples per step.
+      config: hyperparameters of the run.
       shown_metric: metric to show with the progress, once it has a value.
+      options: profiling and logging options.
+      run_id: what tells the run from others at Weights & Biases.
+
+    Raises:
+      errors.UserError: Weights & Biases is wanted and not installed.
     """
     writers = []
     if jax.process_index() == 0:
+      if options.wandb_project:
+        _start_wandb(options.wandb_project, workdir, config, run_id)
       writers.append(metric_writers.SummaryWriter(str(workdir)))
     self._writer = metric_writers.AsyncMultiWriter(writers)
-    self._progress = progress.Progress('step', 'steps', num_steps)
-    self._batch_size = batch_size
+    self._progress = progress.Progress('step', 'steps', config.num_steps)
+    self._examples_per_step = examples_per_step
     self._shown_metric = shown_metric
     self._pending: tuple[int, clu_metrics.Collection | None, dict] | None
     self._pending = None
     self._start_interval()
 
   def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
-    if kind is None:
+    if kind in (None, SystemExit):
       self.flush()
     self._progress.close()
     self._writer.close()
 
   def _start_interval(self) -> None:
-    self._started, self._waited, self._steps = time.perf_counter(), 0.0, 0
+    self._started, self._steps = time.perf_counter(), 0
 
   def leave_out_compilation(self, step: int) -> None:
     """Starts measuring speed, after the step that was compiled."""
     self._start_interval()
     self._progress.start(step)
-
-  @contextlib.contextmanager
-  def waiting(self) -> Iterator[None]:
-    """Counts the time inside this context as waiting for input data."""
-    started = time.perf_counter()
-    yield
-    self._waited += time.perf_counter() - started
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
@@ -128,10 +147,8 @@ class TrainingLog(contextlib.AbstractContextManager):
     elapsed = max(time.perf_counter() - self._started, 1e-9)
     speed = {}
     if self._steps:  # Zero if the only step was the one that compiles.
-      examples = self._batch_size * self._steps
+      examples = self._examples_per_step * self._steps
       speed = {'examples_per_second': examples / elapsed}
-      if self._waited:
-        speed['input_wait_share'] = self._waited / elapsed
     self._pending = step, collected, {**others, **speed}
     self._start_interval()
 
@@ -166,6 +183,51 @@ class TrainingLog(contextlib.AbstractContextManager):
     self, prefix: str, step: int, scalars: Mapping[str, float]
   ) -> None:
     self._writer.write_scalars(step, _prefixed(prefix, scalars))
+
+
+class Profile(contextlib.AbstractContextManager):
+  """Profiles steps for TensorBoard, after the first one, which is compiled."""
+
+  def __init__(self, folder: Path, first_step: int, num_steps: int):
+    """Configures a profile.
+
+    Args:
+      folder: output directory; the profile goes to `plugins/profile` in it.
+      first_step: first step of this start of the run.
+      num_steps: number of steps to profile; 0: none.
+    """
+    self._folder = folder
+    self._steps = range(first_step + 1, first_step + 1 + num_steps)
+    self._active = contextlib.ExitStack()
+
+  def before_step(self, step: int, wait: Callable[[], None]) -> None:
+    """Starts or ends the profile; `wait` waits for the steps before."""
+    if self._steps and step == self._steps.start:
+      self._active.enter_context(jax.profiler.trace(self._folder))
+    elif step == self._steps.stop:
+      wait()
+      self._active.close()
+
+  def __exit__(self, *exception) -> None:
+    self._active.close()
+
+
+def _start_wandb(
+  project: str, workdir: Path, config: base.RunConfig, run_id: str
+) -> None:
+  """Opens a run at Weights & Biases, or continues it, before TensorBoard."""
+  command_line.check_package('wandb', 'wandb', '--wandb_project')
+  import wandb  # pyright: ignore[reportMissingImports]  An optional dependency.
+
+  wandb.init(
+    project=project,
+    dir=workdir,
+    id=run_id,
+    resume='allow',
+    name=workdir.name,
+    config=config.model_dump(),
+    sync_tensorboard=True,
+  )
 
 
 def floats(scalars: Mapping[str, Any]) -> dict[str, float]:

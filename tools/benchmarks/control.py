@@ -3,12 +3,10 @@
 import functools
 from pathlib import Path
 import sys
-from typing import Any
 
 from carracing_data import processes
 from carracing_data import runtime
 import jax
-import ml_collections
 from models import controller
 import numpy as np
 from tools.benchmarks import contest
@@ -26,7 +24,7 @@ _NUM_FEATURES = _C.latent_size + _C.hidden_size
 def stages(data_dir: Path) -> list[contest.Stage]:
   """Returns the stages of C."""
   del data_dir
-  config = controller_config.get_config()
+  config = controller_config.Config()
   return [
     contest.Stage(
       'drive',
@@ -68,7 +66,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
   ]
 
 
-def drive(config: ml_collections.ConfigDict) -> contest.Work:
+def drive(config: controller_config.Config) -> contest.Work:
   """Prepares driving as the trainer does it, new tracks included.
 
   Args:
@@ -78,9 +76,9 @@ def drive(config: ml_collections.ConfigDict) -> contest.Work:
     Work that drives from one checkpoint to the next one.
   """
   runtime.prepare()
-  steps: Any = config.checkpoint_every_steps
-  config = config.copy_and_resolve_references()
-  config.warmup_steps = sys.maxsize  # Learning never starts.
+  steps = config.checkpoint_every_steps
+  # Learning never starts.
+  config = config.model_copy(update={'warmup_steps': sys.maxsize})
   learner = actor_critic_learner.ActorCriticLearner(
     config, mdn_rnn.untrained_model(), _C
   )
@@ -97,14 +95,12 @@ def drive(config: ml_collections.ConfigDict) -> contest.Work:
   return work
 
 
-def update(config: ml_collections.ConfigDict) -> contest.Work:
+def update(config: controller_config.Config) -> contest.Work:
   """Prepares the updates of a step of the trainer, always the same batches."""
   runtime.prepare()
   state = actor_critic.create(config, _NUM_FEATURES, privileged.SIZE)
   return contest.repeat(
-    functools.partial(
-      actor_critic.update, ml_collections.FrozenConfigDict(config)
-    ),
+    functools.partial(actor_critic.update, config),
     state,
     batches(config),
     config.updates_per_step,
@@ -119,7 +115,7 @@ def pytorch_drive(simulator: str) -> contest.Work:
 
 
 def pytorch_update(
-  config: ml_collections.ConfigDict, num_threads: int
+  config: controller_config.Config, num_threads: int
 ) -> contest.Work:
   """Prepares the same updates in PyTorch."""
   from tools.benchmarks import pytorch_control  # In an extra.
@@ -127,18 +123,18 @@ def pytorch_update(
   return pytorch_control.updates(config, batches(config), num_threads)
 
 
-def stable_baselines3_update(config: ml_collections.ConfigDict) -> contest.Work:
+def stable_baselines3_update(config: controller_config.Config) -> contest.Work:
   """Prepares updates of the SAC of a library."""
   from tools.benchmarks import stable_baselines3_sac  # In an extra.
 
   return stable_baselines3_sac.updates(config, _NUM_FEATURES)
 
 
-def batches(config: ml_collections.ConfigDict) -> replay.Batch:
+def batches(config: controller_config.Config) -> replay.Batch:
   """Returns random batches for a step of the trainer, [U, B, ...]."""
   rng = np.random.default_rng(0)
-  shape: Any = config.updates_per_step, config.batch_size
-  discount: Any = config.discount**config.return_steps
+  shape = config.updates_per_step, config.batch_size
+  discount = config.discount**config.return_steps
 
   def normal(*size: int) -> np.ndarray:
     return rng.standard_normal((*shape, *size), np.float32)

@@ -44,7 +44,7 @@ def make(data_dir: Path) -> None:
   )
   rollouts.download_and_prepare()
   if not (data_dir / 'vae').exists():
-    state = train_vae.create_state(vae_config.get_config())
+    state = train_vae.create_train_state(vae_config.Config())
     weights.save(data_dir / 'vae', 'vae', {'latent_size': 32}, state.params, {})
   latents_builder.Builder(
     data_dir=data_dir,

@@ -20,7 +20,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
   del data_dir
   simulated = contest.Contender(
     'the same C in `sketched`, to train it, all cores',
-    functools.partial(control.drive, controller_config.get_config()),
+    functools.partial(control.drive, controller_config.Config()),
   )
   return [
     contest.Stage(

@@ -17,7 +17,7 @@ import numpy as np
 from tools.benchmarks import contest
 from tools.benchmarks import vae as vae_benchmark
 from trainers import devices
-from trainers import state as train_state
+from trainers import optimizer
 from trainers import train_mdn_rnn
 from trainers.configs import mdn_rnn as mdn_rnn_config
 
@@ -101,7 +101,7 @@ def flax_step(batch_size: int, window_steps: int) -> contest.Work:
   variables = jax.jit(model.init)(
     jax.random.key(0), batch.z, batch.action, carry
   )
-  state = train_state.create(config, model.apply, variables['params'])
+  state = optimizer.create_train_state(config, model.apply, variables['params'])
 
   def step(state, batch):
     def mean_loss(params):
@@ -113,7 +113,7 @@ def flax_step(batch_size: int, window_steps: int) -> contest.Work:
       )
       return jnp.mean(losses.total, where=batch.mask), losses
 
-    state, losses, _ = train_state.take_step(config, state, mean_loss)
+    state, losses, _ = optimizer.take_step(config, state, mean_loss)
     return state, losses.nll.mean()
 
   step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated())
@@ -127,7 +127,7 @@ def flax_step(batch_size: int, window_steps: int) -> contest.Work:
 
 def windows_consumed() -> contest.Work:
   """Prepares training steps of the default size, counted in windows."""
-  config = mdn_rnn_config.get_config()
+  config = mdn_rnn_config.Config()
   work = train_step(config.batch_size, config.window_steps)
   return lambda: work() / config.window_steps
 
@@ -197,15 +197,14 @@ def _step(batch_size: int, window_steps: int):
     donate_argnums=0,
     out_shardings=devices.replicated(),
   )
-  state = train_mdn_rnn.create_state(config, _LATENT_SIZE)
+  state = train_mdn_rnn.create_train_state(config, _LATENT_SIZE)
   batch = _batch(batch_size, window_steps)
   return step, devices.replicate(state), devices.shard_batch(batch)
 
 
 def _config():
-  config = mdn_rnn_config.get_config()
-  config.predict_outcomes = False  # Like the other implementations.
-  return config
+  # Like the other implementations.
+  return mdn_rnn_config.Config(predict_outcomes=False)
 
 
 def _batch(batch_size: int, window_steps: int) -> loader.Windows:

@@ -15,7 +15,7 @@ from models import world_model
 import numpy as np
 from tools.benchmarks import building
 from tools.benchmarks import contest
-from trainers import state as train_state
+from trainers import optimizer
 from trainers import train_vae
 from trainers.configs import vae as vae_config
 
@@ -80,7 +80,7 @@ def train_step(batch_size: int = _BATCH) -> contest.Work:
 def lax_step() -> contest.Work:
   """Prepares the same steps with the convolutions of flax's own layers."""
   runtime.prepare()
-  config = vae_config.get_config()
+  config = vae_config.Config()
   model = vae.VAE(
     latent_size=config.latent_size, dtype=config.dtype, convolution='lax'
   )
@@ -94,12 +94,12 @@ def lax_step() -> contest.Work:
       losses = vae.loss(reconstruction, posterior, observation)
       return losses.total.mean(), losses
 
-    state, losses, _ = train_state.take_step(config, state, mean_loss)
+    state, losses, _ = optimizer.take_step(config, state, mean_loss)
     return state, losses
 
   return contest.repeat(
     jax.jit(step, donate_argnums=0),
-    train_vae.create_state(config),
+    train_vae.create_train_state(config),
     frames(_BATCH),
     _BATCH,
   )
@@ -181,11 +181,11 @@ def pytorch_latents(data_dir: Path) -> contest.Work:
 
 
 def _step(batch_size: int):
-  config = vae_config.get_config()
+  config = vae_config.Config()
   step = jax.jit(
     functools.partial(train_vae.train_step, config), donate_argnums=0
   )
-  return step, train_vae.create_state(config), frames(batch_size)
+  return step, train_vae.create_train_state(config), frames(batch_size)
 
 
 def frames(batch_size: int) -> np.ndarray:

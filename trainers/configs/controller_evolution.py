@@ -6,30 +6,37 @@ step; and of the covariance only the diagonal, which is all that can be learnt
 of 867 numbers in so few generations.
 """
 
+from typing import Annotated, Literal
+
 import ml_collections
+import pydantic
+from trainers.configs import base
+from trainers.configs import controller
+
+MAX_GENERATIONS = 10_000
+
+
+class Config(controller.ControllerConfig):
+  """Hyperparameters of C by evolution; a step of the run is a generation."""
+
+  method: Literal['evolution'] = 'evolution'
+
+  # Sep-CMA-ES selects the better half of the candidates.
+  num_cars: Annotated[int, pydantic.Field(ge=4, le=1000)] = 32
+  """Candidates in a generation."""
+  tracks_per_step: base.Count = 1
+  """Tracks on which each candidate drives."""
+  stuck_steps: controller.StuckSteps = 60
+  """Steps without a new tile that end an episode."""
+
+  initial_deviation: Annotated[float, pydantic.Field(gt=0, le=100)] = 0.1
+  """Of the weights for standardised features."""
+  num_steps: Annotated[int, pydantic.Field(ge=1, le=MAX_GENERATIONS)] = 200
+
+  log_every_steps: base.Steps = 5
+  eval_every_steps: base.Steps = 40
+  checkpoint_every_steps: base.Steps = 20
 
 
 def get_config() -> ml_collections.ConfigDict:
-  config = ml_collections.ConfigDict()
-  config.method = 'evolution'
-  config.seed = 0
-
-  # What C sees: `z,h`, or `z` alone.
-  config.features = 'z,h'
-
-  # Driving. A step of the run is a generation.
-  config.simulator = 'sketched'
-  config.num_cars = 32  # Candidates in a generation.
-  config.tracks_per_step = 1  # Tracks on which each candidate drives.
-  config.stuck_steps = 60  # Steps without a new tile that end an episode.
-
-  # Evolution.
-  config.initial_deviation = 0.1  # Of the weights for standardised features.
-  config.num_steps = 200
-
-  # Cadence, in steps of the run.
-  config.log_every_steps = 5
-  config.eval_every_steps = 40
-  config.selection_tracks = 32
-  config.checkpoint_every_steps = 20
-  return config
+  return base.config_dict(Config())

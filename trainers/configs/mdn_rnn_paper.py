@@ -25,7 +25,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.warmup_steps = 0
   config.cosine_decay = False
   config.max_gradient_norm = 1.0
-  config.ema_decay = 0.0
   config.num_steps = 4000
 
   config.log_every_steps = 20

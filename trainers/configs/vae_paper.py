@@ -20,7 +20,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.warmup_steps = 0
   config.cosine_decay = False
   config.max_gradient_norm = 0.0
-  config.ema_decay = 0.0
   config.num_steps = 1_000_000  # 11 epochs of 9 million frames.
 
   config.log_every_steps = 100

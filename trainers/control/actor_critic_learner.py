@@ -2,48 +2,49 @@
 
 from collections.abc import Mapping
 import time
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
-import ml_collections
 from models import controller
 from models import world_model
 import numpy as np
+from trainers.configs import controller as controller_config
 from trainers.control import actor_critic
+from trainers.control import controller_learner
 from trainers.control import driving
 from trainers.control import exploration
-from trainers.control import fleet as fleet_lib
 from trainers.control import practice
 from trainers.control import privileged
 from trainers.control import replay
-from trainers.control import settings
 
 # Streams of random draws: [seed, stream, step], and the index of a car.
 _TRACKS, _NOISE, _REPLAY = 1, 2, 3
 _PARTS = ('sampling', 'waiting_for_updates', 'deciding', 'simulating')
 
 
-class ActorCriticLearner:
-  """Finds a controller by soft actor-critic; see `session.Learner`.
+class ActorCriticLearner(controller_learner.ControllerLearner):
+  """Finds a controller by soft actor-critic; see `loop.Learner`.
 
   If there is a second device, the networks learn on it what happened up to the
   last step, while the cars drive this one.
   """
 
-  SETTINGS: ClassVar[type[settings.ControllerSettings]]
-  SETTINGS = settings.ActorCriticSettings
-  SHOWN_METRIC: ClassVar[str] = 'return'
-  SCALARS: ClassVar[tuple[str, ...]] = ('environment_steps',)
+  shown_metric: str = 'return'
 
   def __init__(
     self,
-    config: ml_collections.ConfigDict,
+    config: controller_config.Config,
     model: world_model.WorldModel,
     c: controller.Controller,
   ):
     """Starts the simulators."""
-    self._config = ml_collections.FrozenConfigDict(config)
-    self._model, self._c = model, c
+    of_practice = {
+      name: getattr(config, name) for name in practice.Settings._fields
+    }
+    super().__init__(config, model, c, practice.Settings(**of_practice))
+    self._config = config
+    # A few tracks say less than a learning rate that has fallen to 0.
+    self.exports_last: bool = config.cosine_decay
     self.examples_per_step: int = config.num_cars * config.drive_steps  # Steps.
     self._environment_steps = 0
     num_features = c.latent_size + c.hidden_size
@@ -58,18 +59,9 @@ class ActorCriticLearner:
       privileged.SIZE,
     )
     self._begin_interval()
-    self.fleet = fleet_lib.Fleet(
-      config.num_cars,
-      practice.Settings(
-        **{name: config[name] for name in practice.Settings._fields}
-      ),
-    )
-
-  def close(self) -> None:
-    self.fleet.close()
 
   @property
-  def saved(self) -> Mapping[str, Any]:
+  def arrays(self) -> Mapping[str, Any]:
     return {
       'state': self._state,
       'collected': self._collected,
@@ -78,6 +70,7 @@ class ActorCriticLearner:
     }
 
   def restore(self, saved: Mapping[str, Any], step: int) -> None:
+    saved = saved['learner']
     self._environment_steps = step * self.examples_per_step
     self._state, self._collected = saved['state'], saved['collected']
     self._episodes = np.array(saved['episodes'])
@@ -100,7 +93,7 @@ class ActorCriticLearner:
       last = self._buffer.outcome[(rows - 1) % len(self._buffer.outcome)]
       last[last == practice.Outcome.RUNNING] = practice.Outcome.TRUNCATED
 
-  def take_step(self, step: int) -> bool:
+  def take_step(self, step: int) -> None:
     config = self._config
     rows = (step - 1) * config.drive_steps
     policy = jax.device_put(actor_critic.policy(self._state), jax.devices()[0])
@@ -116,7 +109,7 @@ class ActorCriticLearner:
     if step == config.warmup_steps:
       features = self._buffer.features[: rows + config.drive_steps]
       self._state = actor_critic.standardise(self._state, features)
-    return bool(np.isfinite(self._collected.loss.total))
+    controller_learner.check_finite(self._collected.loss.total, step)
 
   def _sample(self, step: int, rows: int) -> replay.Batch:
     config = self._config
@@ -171,13 +164,14 @@ class ActorCriticLearner:
       self._collected = _to_learning_device(actor_critic.Metrics.empty())
     total = max(sum(self._seconds.values()), 1e-9)
     others = {f'share_{name}': x / total for name, x in self._seconds.items()}
-    others |= self.scalars()
+    others |= self.scalars
     count, returns, steps = self._episodes
     if count:
       others |= {'return': returns / count, 'episode_steps': steps / count}
     self._begin_interval()
     return collected, others
 
+  @property
   def scalars(self) -> Mapping[str, float]:
     return {'environment_steps': float(self._environment_steps)}
 

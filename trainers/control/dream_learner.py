@@ -1,39 +1,34 @@
 """The learner of actor-critic in the dream, where nothing is simulated."""
 
 from collections.abc import Mapping
-import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
-import ml_collections
 from models import controller
 from models import start_states
 from models import world_model
 import numpy as np
+from trainers.configs import controller_dream
+from trainers.control import controller_learner
 from trainers.control import dream_updates
 from trainers.control import dreaming
 from trainers.control import driving
-from trainers.control import fleet as fleet_lib
 from trainers.control import grass
-from trainers.control import practice
-from trainers.control import settings
 
 # Of the dreams whose return is compared with the score.
 _NUM_DREAMS, _DREAM_STEPS = 64, 400
 _EPISODE_STEPS = 1000
 
 
-class DreamLearner:
-  """Finds a controller in dreams; see `session.Learner`."""
+class DreamLearner(controller_learner.ControllerLearner):
+  """Finds a controller in dreams; see `loop.Learner`."""
 
-  SETTINGS: ClassVar[type[settings.ControllerSettings]]
-  SETTINGS = settings.DreamSettings
-  SHOWN_METRIC: ClassVar[str] = 'dreamt_return'
-  SCALARS: ClassVar[tuple[str, ...]] = ('dreamt_return',)
+  shown_metric: str = 'dreamt_return'
+  exports_last: bool = True  # The learning rate has fallen.
 
   def __init__(
     self,
-    config: ml_collections.ConfigDict,
+    config: controller_dream.Config,
     model: world_model.WorldModel,
     c: controller.Controller,
     starts: start_states.StartStates,
@@ -48,8 +43,8 @@ class DreamLearner:
       starts: states from which dreams start.
       initial: parameters of `c` from which to train on; None: untrained.
     """
-    self._config = ml_collections.FrozenConfigDict(config)
-    self._c = c
+    super().__init__(config, model, c)
+    self._config = config
     self._starts = jax.device_put(starts)
     self._world = dreaming.DreamWorld(
       model,
@@ -68,20 +63,8 @@ class DreamLearner:
       config.updates_per_step * config.num_dreams * config.dream_steps
     )
 
-  @functools.cached_property
-  def fleet(self) -> fleet_lib.Fleet:
-    """The cars of evaluations; they start when they are needed."""
-    return fleet_lib.Fleet(
-      self._config.num_cars,
-      practice.Settings(simulator=self._config.simulator),
-    )
-
-  def close(self) -> None:
-    if 'fleet' in vars(self):
-      self.fleet.close()
-
   @property
-  def saved(self) -> Mapping[str, Any]:
+  def arrays(self) -> Mapping[str, Any]:
     # The grass network too: fitted again elsewhere, it would differ a little.
     return {
       'state': self._state,
@@ -91,6 +74,7 @@ class DreamLearner:
 
   def restore(self, saved: Mapping[str, Any], step: int) -> None:
     del step
+    saved = saved['learner']
     self._state, self._collected = saved['state'], saved['collected']
     self._world = self._world._replace(grass_params=saved['grass_params'])
 
@@ -111,18 +95,18 @@ class DreamLearner:
       fitted = grass.fit(self._world.model, self._starts, self._config.seed)
       self._world = self._world._replace(grass_params=fitted)
 
-  def take_step(self, step: int) -> bool:
-    del step
+  def take_step(self, step: int) -> None:
     self._state, collected = dream_updates.update(
       self._config, self._c, self._state, self._world, self._starts
     )
     self._collected = self._collected.merge(collected)
-    return bool(np.isfinite(self._collected.loss.total))
+    controller_learner.check_finite(self._collected.loss.total, step)
 
   def collect(self) -> tuple[Any, Mapping[str, float]]:
     collected, self._collected = self._collected, dream_updates.Metrics.empty()
-    return collected, self.scalars()
+    return collected, self.scalars
 
+  @property
   def scalars(self) -> Mapping[str, float]:
     """Returns 1,000 times the reward of a step that the controller dreams.
 

@@ -5,7 +5,7 @@ CMA-ES Achieving Linear Time and Space Complexity" (2008).
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from carracing_rollouts import environment
 from carracing_rollouts import tracks
@@ -14,15 +14,14 @@ import cma
 import flax.struct
 import jax
 import jax.numpy as jnp
-import ml_collections
 from models import controller
 from models import world_model
 import numpy as np
+from trainers.configs import controller_evolution
+from trainers.control import controller_learner
 from trainers.control import driving
 from trainers.control import exploration
-from trainers.control import fleet as fleet_lib
 from trainers.control import practice
-from trainers.control import settings
 
 _WARMUP_STEPS = 160  # Of every car, to standardise the features.
 # Streams of random draws: [seed, stream, step], and the index of a car.
@@ -44,44 +43,39 @@ class Metrics(metrics.Collection):
   deviation: metrics.Average.from_output('deviation')  # pyright: ignore
 
 
-class EvolutionLearner:
-  """Finds a controller by evolution; see `session.Learner`.
+class EvolutionLearner(controller_learner.ControllerLearner):
+  """Finds a controller by evolution; see `loop.Learner`.
 
   Whatever a generation draws follows from the seed and the fitness of earlier
   ones, so the history of the fitness is all that a checkpoint needs.
   """
 
-  SETTINGS: ClassVar[type[settings.ControllerSettings]]
-  SETTINGS = settings.EvolutionSettings
-  SHOWN_METRIC: ClassVar[str] = 'fitness'
-  SCALARS: ClassVar[tuple[str, ...]] = ('environment_steps',)
+  shown_metric: str = 'fitness'
+  exports_last: bool = False
 
   def __init__(
     self,
-    config: ml_collections.ConfigDict,
+    config: controller_evolution.Config,
     model: world_model.WorldModel,
     c: controller.Controller,
   ):
     """Starts the simulators."""
-    self._config, self._model, self._c = config, model, c
+    super().__init__(config, model, c)
+    self._config = config
     self.examples_per_step: int = config.num_cars * config.tracks_per_step
     self._num_features = c.latent_size + c.hidden_size
     self._mean = np.zeros(self._num_features, np.float32)
     self._std = np.ones(self._num_features, np.float32)
     # As large as for the longest run, so that any run can be extended.
-    self._fitness = np.zeros((settings.MAX_GENERATIONS, config.num_cars))
+    self._fitness = np.zeros(
+      (controller_evolution.MAX_GENERATIONS, config.num_cars)
+    )
     self._environment_steps = np.zeros((), np.int64)
     self._search = self._new_search()
     self._collected = Metrics.empty()
-    self.fleet = fleet_lib.Fleet(
-      config.num_cars, practice.Settings(simulator=config.simulator)
-    )
-
-  def close(self) -> None:
-    self.fleet.close()
 
   @property
-  def saved(self) -> Mapping[str, Any]:
+  def arrays(self) -> Mapping[str, Any]:
     return {
       'fitness': self._fitness,
       'mean': self._mean,
@@ -91,6 +85,7 @@ class EvolutionLearner:
     }
 
   def restore(self, saved: Mapping[str, Any], step: int) -> None:
+    saved = saved['learner']
     self._fitness, self._mean, self._std, self._environment_steps = (
       np.array(saved[name])
       for name in ('fitness', 'mean', 'std', 'environment_steps')
@@ -108,11 +103,11 @@ class EvolutionLearner:
   def begin(self, step: int) -> None:
     """Does nothing: every generation begins with new episodes."""
 
-  def take_step(self, step: int) -> bool:
+  def take_step(self, step: int) -> None:
     """Drives a generation; the first step only measures the features."""
     if step == 1:
       self._standardise()
-      return True
+      return
     candidates = self._search.ask()
     fitness = self._drive(step, candidates)
     self._fitness[step - 1] = fitness
@@ -124,14 +119,15 @@ class EvolutionLearner:
         deviation=jnp.asarray(self._search.sigma),
       )
     )
-    return bool(np.isfinite(fitness).all())
+    controller_learner.check_finite(fitness, step)
 
   def collect(self) -> tuple[Any, Mapping[str, float]]:
     collected = None
     if self._collected.fitness.count:
       collected, self._collected = self._collected, Metrics.empty()
-    return collected, self.scalars()
+    return collected, self.scalars
 
+  @property
   def scalars(self) -> Mapping[str, float]:
     return {'environment_steps': float(self._environment_steps)}
 

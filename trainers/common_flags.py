@@ -1,11 +1,10 @@
 """Common flags and start-up of the trainers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import os
 from pathlib import Path
 import signal
-import socket
 import sys
 
 from absl import flags
@@ -17,12 +16,12 @@ from etils import epy
 import ml_collections
 from ml_collections import config_flags
 from trainers import config_files
-from trainers import run_documents
-from trainers import tracking
+from trainers.configs import base
 
 with epy.lazy_imports():
   from carracing_data import runtime
   import jax
+  from trainers import training_log
 
 # `--help` lists the flags under the trainer instead of this module.
 flags.disclaim_key_flags()
@@ -33,7 +32,7 @@ _CONFIGS = Path(__file__).parent / 'configs'
 def run(
   train: Callable[..., None],
   model: str,
-  default_config: str,
+  configs: Mapping[str, type[base.RunConfig]],
   define_inputs: Callable[[], Sequence[flags.FlagHolder]],
   describe_inputs: Callable[..., str],
   cpu_devices: Callable[[ml_collections.ConfigDict], int] | None = None,
@@ -43,10 +42,10 @@ def run(
 
   Args:
     train: called with the config, the workdir, the values of the input flags
-      and the tracking options.
+      and the logging options.
     model: what is trained, for people.
-    default_config: default of `--config`, the name of a file in
-      `trainers/configs`.
+    configs: classes of the hyperparameters, by their file in
+      `trainers/configs`; the first file is the default of `--config`.
     define_inputs: function that defines the input flags and returns them.
     describe_inputs: called with the config and the values of the input flags;
       says on what is trained, without JAX, so that it is said at once.
@@ -55,15 +54,20 @@ def run(
       configured.
     distributed: whether it can train on several hosts.
   """
-  default_path = os.path.relpath(_CONFIGS / default_config)
+  default_file = os.path.relpath(_CONFIGS / next(iter(configs)))
   try:
-    config_files.check(sys.argv, default_path)
+    loaded, sys.argv = config_files.load(sys.argv, default_file)
   except errors.UserError as error:
     command_line.exit_with_usage(error)
-  config = config_flags.DEFINE_config_file(
+  config = config_flags.DEFINE_config_dict(
     'config',
-    default_path,
-    'File with the hyperparameters. --config.KEY=VALUE overrides one of them.',
+    loaded,
+    f'File with the hyperparameters; by default {default_file}.'
+    ' --config.KEY=VALUE overrides one of them.'
+    + ''.join(
+      f'\nThe keys of {name}, with their defaults:\n\n{base.described(schema)}'
+      for name, schema in configs.items()
+    ),
   )
   # ml_collections registers its flag for this module, not for the trainer.
   flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS['config'])
@@ -106,7 +110,7 @@ def run(
       config.value,
       files.expand(workdir.value),
       *values,
-      tracking.Options(profile_steps.value, wandb_project.value),
+      training_log.Options(profile_steps.value, wandb_project.value),
     )
 
   command_line.run(main)
@@ -141,50 +145,29 @@ def _distributed_flags() -> Callable[[], None]:
 
   def join() -> None:
     given = coordinator.value, num_processes.value, process_id.value
-    if distributed.value:
-      _join(*given)
-    elif any(x is not None for x in given):
-      raise run_documents.RunError(
-        '--coordinator, --num_processes and --process_id need --distributed'
-      )
-
-  return join
-
-
-def _join(
-  coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> None:
-  """Joins the other hosts.
-
-  Raises:
-    run_documents.RunError: the flags are incomplete or invalid, or the
-      connection fails.
-  """
-  given = coordinator, num_processes, process_id
-  if any(x is not None for x in given):
-    if any(x is None for x in given):
-      raise run_documents.RunError(
+    if not distributed.value:
+      if any(x is not None for x in given):
+        raise errors.UserError(
+          '--coordinator, --num_processes and --process_id need --distributed'
+        )
+      return
+    # JAX would wait for minutes, or abort the process.
+    if any(x is None for x in given) and any(x is not None for x in given):
+      raise errors.UserError(
         '--coordinator, --num_processes and --process_id must be set together'
       )
-    host, _, port = str(coordinator).rpartition(':')
-    try:
-      # JAX would wait for minutes and then abort the process.
-      socket.getaddrinfo(host.strip('[]'), int(port))
-    except (OSError, OverflowError, UnicodeError, ValueError) as error:
-      raise run_documents.RunError(
-        f'--coordinator={coordinator} is not HOST:PORT ({error})'
-      ) from None
-    assert num_processes is not None and process_id is not None
-    if process_id >= num_processes:
-      raise run_documents.RunError(
-        f'--process_id={process_id} must be below --num_processes='
-        f'{num_processes}'
+    if None not in given and process_id.value >= num_processes.value:
+      raise errors.UserError(
+        f'--process_id={process_id.value} must be below --num_processes='
+        f'{num_processes.value}'
       )
-  try:
-    jax.distributed.initialize(*given)
-  except (RuntimeError, ValueError) as error:
-    reason = str(error).splitlines()[0]
-    raise run_documents.RunError(
-      f'cannot join the other processes: {reason}; on clusters that JAX does'
-      ' not detect, set --coordinator, --num_processes and --process_id'
-    ) from error
+    try:
+      jax.distributed.initialize(*given)
+    except (RuntimeError, ValueError) as error:
+      reason = str(error).splitlines()[0]
+      raise errors.UserError(
+        f'cannot join the other processes: {reason}; on clusters that JAX does'
+        ' not detect, set --coordinator, --num_processes and --process_id'
+      ) from error
+
+  return join

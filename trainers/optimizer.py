@@ -1,4 +1,4 @@
-"""The train state, and the gradient step that updates it."""
+"""Adam, its learning rate, and the gradient step that updates parameters."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,8 +7,10 @@ from clu import metrics
 from flax.training import train_state
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
+from trainers.configs import base
+
+TrainState = train_state.TrainState
 
 # Metrics of a step; see `take_step`.
 METRICS = {
@@ -17,26 +19,8 @@ METRICS = {
 }
 
 
-class TrainState(train_state.TrainState):
-  """Parameters and optimizer state.
-
-  Attributes:
-    averaged_params: exponential moving average of the parameters; None if
-      `config.ema_decay` is 0.
-  """
-
-  averaged_params: Any = None
-
-  @property
-  def best_params(self) -> Any:
-    """The parameters to evaluate and to export."""
-    if self.averaged_params is None:
-      return self.params
-    return self.averaged_params
-
-
-def create(
-  config: ml_collections.ConfigDict, apply: Callable, params: Any
+def create_train_state(
+  config: base.SupervisedConfig, apply: Callable, params: Any
 ) -> TrainState:
   """Returns the train state before the first step.
 
@@ -48,16 +32,12 @@ def create(
   clip = optax.identity()
   if config.max_gradient_norm:
     clip = optax.clip_by_global_norm(config.max_gradient_norm)
-  return TrainState.create(
-    apply_fn=apply,
-    params=params,
-    tx=optax.chain(clip, optax.adam(learning_rate(config))),
-    averaged_params=params if config.ema_decay else None,
-  )
+  optimizer = optax.chain(clip, optax.adam(learning_rate(config)))
+  return TrainState.create(apply_fn=apply, params=params, tx=optimizer)
 
 
 def take_step(
-  config: ml_collections.ConfigDict,
+  config: base.SupervisedConfig,
   state: TrainState,
   loss: Callable[[Any], tuple[jax.Array, Any]],
 ) -> tuple[TrainState, Any, Mapping[str, jax.Array]]:
@@ -65,8 +45,8 @@ def take_step(
 
   Args:
     config: config with `learning_rate`, `warmup_steps` (capped at half of
-      `num_steps`), `cosine_decay`, `num_steps`, `max_gradient_norm` (0: no
-      clipping) and `ema_decay` (0: no average).
+      `num_steps`), `cosine_decay`, `num_steps` and `max_gradient_norm` (0: no
+      clipping).
     state: train state before the step.
     loss: function parameters → (loss, other outputs); the loss is a scalar.
 
@@ -77,14 +57,6 @@ def take_step(
   """
   gradients, outputs = jax.grad(loss, has_aux=True)(state.params)
   updates, opt_state = state.tx.update(gradients, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  averaged_params = None
-  if config.ema_decay:
-    # A smaller decay at first makes the average forget the initial parameters.
-    decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
-    averaged_params = optax.incremental_update(
-      params, state.averaged_params, 1 - decay
-    )
   of_step = {
     'gradient_norm': optax.tree.norm(gradients),
     'update_norm': optax.tree.norm(updates),
@@ -92,14 +64,13 @@ def take_step(
   }
   state = state.replace(
     step=state.step + 1,
-    params=params,
+    params=optax.apply_updates(state.params, updates),
     opt_state=opt_state,
-    averaged_params=averaged_params,
   )
   return state, outputs, of_step
 
 
-def learning_rate(config: ml_collections.ConfigDict) -> optax.Schedule:
+def learning_rate(config: base.SupervisedConfig) -> optax.Schedule:
   """Returns the learning rate schedule: warm-up, then constant or cosine."""
   warmup_steps = min(config.warmup_steps, config.num_steps // 2)
   start = 0.0 if warmup_steps else config.learning_rate
