@@ -5,6 +5,7 @@ input, and a pattern of its error message.
 """
 
 import json
+import os
 from pathlib import Path
 import re
 import shutil
@@ -17,16 +18,32 @@ import pytest
 DATASETS = Path(__file__).parents[1] / 'datasets'
 
 
-@pytest.fixture
-def places(world, agent_folder, tmp_path):
-  """Values of the placeholders `{...}` in the rows below."""
-  (tmp_path / 'file').write_text('a file')
-  (tmp_path / 'empty').mkdir()
-  (tmp_path / 'finished' / 'agent').mkdir(parents=True)
-  (tmp_path / 'without_m').mkdir()
-  for name in 'vae', 'controller':
-    (tmp_path / 'without_m' / name).symlink_to(agent_folder / name)
-  old = shutil.copytree(agent_folder, tmp_path / 'old') / 'mdn_rnn'
+@pytest.fixture(scope='module')
+def kept(world, agent_folder, tmp_path_factory):
+  """A folder of what commands refuse and therefore leave as it is."""
+  folder = tmp_path_factory.mktemp('kept')
+  (folder / 'finished' / 'agent').mkdir(parents=True)
+  for name, parts in (
+    ('without_m', ['vae', 'controller']),
+    ('without_c', ['vae', 'mdn_rnn']),
+    ('mixed', ['vae', 'mdn_rnn']),
+  ):
+    (folder / name).mkdir()
+    for part in parts:
+      (folder / name / part).symlink_to(agent_folder / part)
+  weights.save(
+    folder / 'mixed' / 'controller',
+    'controller',
+    {'latent_size': 32, 'hidden_size': 0},
+    {
+      'linear': {
+        'kernel': np.zeros((32, 3), np.float32),
+        'bias': np.zeros(3, np.float32),
+      }
+    },
+    {'vae_sha256': 'of another', 'mdn_rnn_sha256': 'of another'},
+  )
+  old = shutil.copytree(agent_folder, folder / 'old') / 'mdn_rnn'
   (old / weights.START_STATES).unlink()
   content = json.loads((old / 'config.json').read_text())
   del content['start_states_sha256'], content['description_sha256']
@@ -50,9 +67,18 @@ def places(world, agent_folder, tmp_path):
     ),
   }
   for name, text in configs.items():
-    (tmp_path / name).write_text(text)
+    (folder / name).write_text(text)
+  return folder
+
+
+@pytest.fixture
+def places(world, agent_folder, kept, tmp_path):
+  """Values of the placeholders `{...}` in the rows below."""
+  (tmp_path / 'file').write_text('a file')
+  (tmp_path / 'empty').mkdir()
   return {
     'tmp': tmp_path,
+    'kept': kept,
     'data': world.data_dir,
     'vae': world.vae,
     'vae_run': world.vae.parent,
@@ -61,6 +87,17 @@ def places(world, agent_folder, tmp_path):
     'tiny': '--dataset=carracing_rollouts/tiny',
     'latents': '--dataset=carracing_latents/tiny',
   }
+
+
+def copy_of(folder, name, target):
+  """Copies a folder by links, but for what a test is going to damage."""
+  shutil.copytree(folder, target, copy_function=os.link)
+  damaged = target / name
+  if damaged.is_dir():
+    shutil.rmtree(damaged)
+  else:
+    damaged.unlink()
+  return target
 
 
 def assert_one_line(done, message):
@@ -222,12 +259,18 @@ DREAMING = (
     (TRAIN['vae'] + '--config={tmp}', 'there is no such file'),
     (TRAIN['vae'] + '--config={tmp}/none.py', 'there is no such file'),
     (TRAIN['vae'] + '--config={tmp}/file', 'fails in line 1: SyntaxError'),
-    (TRAIN['vae'] + '--config={tmp}/syntax.py', 'fails in line 1: SyntaxError'),
-    (TRAIN['vae'] + '--config={tmp}/nothing.py', 'must define get_config'),
-    (TRAIN['vae'] + '--config={tmp}/number.py', 'must define get_config'),
-    (TRAIN['vae'] + '--config={tmp}/attribute.py', 'fails in line 3: Attribut'),
     (
-      'trainers.train_vae --workdir={tmp}/r --config={tmp}/short.py',
+      TRAIN['vae'] + '--config={kept}/syntax.py',
+      'fails in line 1: SyntaxError',
+    ),
+    (TRAIN['vae'] + '--config={kept}/nothing.py', 'must define get_config'),
+    (TRAIN['vae'] + '--config={kept}/number.py', 'must define get_config'),
+    (
+      TRAIN['vae'] + '--config={kept}/attribute.py',
+      'fails in line 3: Attribut',
+    ),
+    (
+      'trainers.train_vae --workdir={tmp}/r --config={kept}/short.py',
       'required',
     ),
     (TRAIN['vae'] + '--config.num_step=3', "key 'num_step'; did you mean 'num"),
@@ -324,10 +367,13 @@ DREAMING = (
     ),
     (TRAIN['controller'] + '--distributed', "flag 'distributed'"),
     (
-      TRAIN['controller'] + '--config={tmp}/short.py --config={tmp}/short.py',
+      TRAIN['controller'] + '--config={kept}/short.py --config={kept}/short.py',
       '--config is given 2 times',
     ),
-    (TRAIN['controller'] + '--config={tmp}/method.py', 'a config of this trai'),
+    (
+      TRAIN['controller'] + '--config={kept}/method.py',
+      'a config of this trai',
+    ),
     (TRAIN['controller'] + '--config.method=luck', "method: .*, not 'luck'"),
     (TRAIN['controller'] + '--config.method=evolution', 'tracks_per_step: '),
     (TRAIN['controller'] + '--config.features=z,c', "'z,h' or 'z', not 'z,c'"),
@@ -512,8 +558,11 @@ NAMES = (
     (EXPORT + '--format=model', '--data_dir does nothing with --format=model'),
     (MODEL + '{tiny}', '--dataset does nothing with --format=model'),
     (MODEL + '--agent={tmp}/none', 'no exported weights of a controller in '),
-    (MODEL + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn in '),
-    (MODEL + '--agent={tmp}/finished', r'did you mean .*ed/agent\?'),
+    (
+      MODEL + '--agent={kept}/without_m',
+      'no exported weights of a mdn_rnn in ',
+    ),
+    (MODEL + '--agent={kept}/finished', r'did you mean .*ed/agent\?'),
     (MODEL + '--agent=~nosuchuser/agent', 'home directory'),
     (MODEL + '--evaluation={tmp}/none', 'there is no .*none; make it with: '),
     (MODEL + '--evaluation={tmp}/file', 'file is damaged: .*; make it again'),
@@ -549,8 +598,11 @@ NAMES = (
     (DRIVE + '--agent={tmp}/none', 'no exported weights of a controller in '),
     (DRIVE + '--agent={tmp}/file', 'no exported weights of a controller in '),
     (DRIVE + '--agent={tmp}/empty', r'in .*trainers\.train_controller'),
-    (DRIVE + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn in '),
-    (DRIVE + '--agent={tmp}/finished', r'did you mean .*ed/agent\?'),
+    (
+      DRIVE + '--agent={kept}/without_m',
+      'no exported weights of a mdn_rnn in ',
+    ),
+    (DRIVE + '--agent={kept}/finished', r'did you mean .*ed/agent\?'),
     (DRIVE + '--agent=~nosuchuser/agent', 'home directory'),
     (DRIVE + '--track=-1', 'track=-1'),
     (DRIVE + '--track=100000', r'track=100000: .*99999'),
@@ -559,9 +611,12 @@ NAMES = (
     (DRIVE + '--output_dir={tmp}/file', 'cannot write .*file'),
     (DRIVE + '--output_dir=/proc/none', 'cannot write /proc/none'),
     (PLAY + '--agent={tmp}/none', 'no exported weights of a controller in '),
-    (PLAY + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn in '),
-    (PLAY + '--agent={tmp}/finished', r'did you mean .*ed/agent\?'),
-    (PLAY + '--agent={tmp}/old --where=dream', 'old/mdn_rnn has no start_stat'),
+    (PLAY + '--agent={kept}/without_m', 'no exported weights of a mdn_rnn in '),
+    (PLAY + '--agent={kept}/finished', r'did you mean .*ed/agent\?'),
+    (
+      PLAY + '--agent={kept}/old --where=dream',
+      'old/mdn_rnn has no start_stat',
+    ),
     (PLAY + '--where=garage', 'where=garage'),
     (PLAY + '--driver=keyboard', 'driver=keyboard'),
     (PLAY + '--track=-1', 'track=-1'),
@@ -581,8 +636,8 @@ NAMES = (
     (ERRORS + '--output={tmp}', 'it is a folder, not a file'),
     (ERRORS + '{latents}', 'is a carracing_latents dataset, but'),
     (PAGE + '--agent={tmp}/none', 'no exported weights of a controller in '),
-    (PAGE + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn in '),
-    (PAGE + '--agent={tmp}/finished', r'did you mean .*ed/agent\?'),
+    (PAGE + '--agent={kept}/without_m', 'no exported weights of a mdn_rnn in '),
+    (PAGE + '--agent={kept}/finished', r'did you mean .*ed/agent\?'),
     (PAGE + '--agent=~nosuchuser/agent', 'home directory'),
     (PAGE + '--output={tmp}', 'it is a folder, not a file'),
     (PAGE + '--output={tmp}/file/x.html', 'cannot write .*file'),
@@ -591,7 +646,7 @@ NAMES = (
     (PAGE + 'surplus', "unexpected argument 'surplus'"),
     (PUBLISH + '--agent={tmp}/none', 'no exported weights of a controller in '),
     (PUBLISH + '--agent={tmp}/file', 'no exported weights of a controller in '),
-    (PUBLISH + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn'),
+    (PUBLISH + '--agent={kept}/without_m', 'no exported weights of a mdn_rnn'),
     (PUBLISH + '--output_dir={agent}', 'the agent lie one in the other'),
     (PUBLISH + '--output_dir={agent}/x', 'the agent lie one in the other'),
     (PUBLISH + '--output_dir={agent}/..', 'the agent lie one in the other'),
@@ -663,30 +718,6 @@ def test_tools(line, message, command, places):
 EVALUATE = 'tools.evaluate --output_dir={tmp}/out '
 
 
-@pytest.fixture
-def agents(places, agent_folder):
-  """The placeholders, with agents that cannot be loaded."""
-  tmp = places['tmp']
-  for name in 'partial', 'mixed':
-    (tmp / name).mkdir()
-  for part in 'vae', 'mdn_rnn':
-    (tmp / 'partial' / part).symlink_to(agent_folder / part)
-    (tmp / 'mixed' / part).symlink_to(agent_folder / part)
-  weights.save(
-    tmp / 'mixed' / 'controller',
-    'controller',
-    {'latent_size': 32, 'hidden_size': 0},
-    {
-      'linear': {
-        'kernel': np.zeros((32, 3), np.float32),
-        'bias': np.zeros(3, np.float32),
-      }
-    },
-    {'vae_sha256': 'of another', 'mdn_rnn_sha256': 'of another'},
-  )
-  return {**places, 'agent': agent_folder}
-
-
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
@@ -695,9 +726,12 @@ def agents(places, agent_folder):
     ('--agent={tmp}/none', 'no exported weights of a controller in .*none'),
     ('--agent={tmp}/file', 'no exported weights of a controller in .*file'),
     ('--agent=~nosuchuser/w', 'home directory'),
-    ('--agent={tmp}/partial', 'no exported .*partial/controller; train one'),
-    ('--agent={tmp}/mixed', 'mixed/controller was trained with another vae'),
-    ('--agent={tmp}/finished', r'no agent; did you mean .*ed/agent\?'),
+    (
+      '--agent={kept}/without_c',
+      'no exported .*without_c/controller; train one',
+    ),
+    ('--agent={kept}/mixed', 'mixed/controller was trained with another vae'),
+    ('--agent={kept}/finished', r'no agent; did you mean .*ed/agent\?'),
     ('--policy=', "a policy is one of .*, not ''"),
     ('--policy=expert', "a policy is one of .*, not 'expert'"),
     ('--policy=straight_ahead:gas=2', 'gas=2'),
@@ -727,10 +761,10 @@ def agents(places, agent_folder):
     ),
   ],
 )
-def test_evaluate(flags, message, command, agents):
-  module, *arguments = (EVALUATE + flags).format(**agents).split()
+def test_evaluate(flags, message, command, places):
+  module, *arguments = (EVALUATE + flags).format(**places).split()
   assert_one_line(command(module, *arguments), message)
-  assert not (agents['tmp'] / 'out').exists()
+  assert not (places['tmp'] / 'out').exists()
 
 
 RECORD = 'tools.record --output={tmp}/out/log.npz '
@@ -744,7 +778,7 @@ RECORD = 'tools.record --output={tmp}/out/log.npz '
     ('--policy=uniform --driver=keyboard', 'pass one of --agent, --policy'),
     ('--driver=pedals', 'driver=pedals'),
     ('--agent={tmp}/none', 'no exported weights of a controller in .*none'),
-    ('--agent={tmp}/mixed', 'mixed/controller was trained with another vae'),
+    ('--agent={kept}/mixed', 'mixed/controller was trained with another vae'),
     ('--agent={agent} --noise=', '--noise=: .* is not a number from 0 to 10'),
     ('--agent={agent} --noise=0,x', "--noise=0,x: 'x' is not a number"),
     ('--agent={agent} --noise=0,-1', "--noise=0,-1: '-1' is not a number"),
@@ -783,10 +817,10 @@ RECORD = 'tools.record --output={tmp}/out/log.npz '
     ('--policy=uniform surplus', "unexpected argument 'surplus'"),
   ],
 )
-def test_record(flags, message, command, agents):
-  module, *arguments = (RECORD + flags).format(**agents).split()
+def test_record(flags, message, command, places):
+  module, *arguments = (RECORD + flags).format(**places).split()
   assert_one_line(command(module, *arguments), message)
-  assert not list(agents['tmp'].glob('out/*'))
+  assert not list(places['tmp'].glob('out/*'))
 
 
 JUNK = ('', '{', 'null', '{"a": 1}', '[' * 9999, '\x00')
@@ -797,11 +831,9 @@ JUNK = ('', '{', 'null', '{"a": 1}', '[' * 9999, '\x00')
   'file', ['config.json', 'run.json', 'metrics.json', 'checkpoints', 'weights']
 )
 def test_damaged_run_folder(file, content, command, places):
-  run = shutil.copytree(places['vae_run'], places['tmp'] / 'damaged')
-  if (run / file).is_dir():
-    shutil.rmtree(run / file)
-    if file == 'checkpoints':  # A finished run does not read them.
-      (run / 'metrics.json').unlink()
+  run = copy_of(places['vae_run'], file, places['tmp'] / 'damaged')
+  if file == 'checkpoints':  # A finished run does not read them.
+    (run / 'metrics.json').unlink()
   (run / file).write_text(content)
   config = json.loads((places['vae_run'] / 'config.json').read_text())
   done = command(
@@ -819,7 +851,7 @@ def test_damaged_run_folder(file, content, command, places):
 )
 def test_damaged_document_of_a_dataset(file, content, command, places):
   [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('1.*')
-  folder = shutil.copytree(source, places['tmp'] / 'damaged')
+  folder = copy_of(source, file, places['tmp'] / 'damaged')
   (folder / file).write_text(content)
   done = command('tools.verify', f'--dataset={folder}')
   assert_one_line(done, f'damaged/{file}')
@@ -878,8 +910,8 @@ def test_edited_document_of_a_dataset(file, path, value, command, places):
   from carracing_data import metadata
 
   [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('1.*')
-  folder = shutil.copytree(source, places['tmp'] / 'edited')
-  content = json.loads((folder / file).read_text())
+  folder = copy_of(source, file, places['tmp'] / 'edited')
+  content = json.loads((source / file).read_text())
   set_path(content, path, value)
   if file == 'metadata.json':
     # As a third-party builder might write it.
@@ -900,7 +932,7 @@ def test_edited_document_of_a_dataset(file, path, value, command, places):
 @pytest.mark.parametrize('content', JUNK, ids=repr)
 @pytest.mark.parametrize('file', ['config.json', 'model.safetensors'])
 def test_damaged_weights(file, content, command, places):
-  folder = shutil.copytree(places['vae'], places['tmp'] / 'damaged')
+  folder = copy_of(places['vae'], file, places['tmp'] / 'damaged')
   (folder / file).write_text(content)
   line = (DREAM + '--vae={tmp}/damaged').format(**places)
   module, *arguments = line.split()
