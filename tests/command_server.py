@@ -1,4 +1,4 @@
-"""Starts commands in forks of a process that has imported the libraries already.
+"""Starts commands in forks of a process that has imported all libraries.
 
 A command takes seconds to import JAX, TensorFlow, TFDS and this project; a fork
 takes milliseconds, so that tests can run hundreds of commands. Only libraries

@@ -4,6 +4,7 @@ Every new flag, key and file gets its rows here: a command with an invalid
 input, and a pattern of its error message.
 """
 
+import importlib
 import json
 import os
 from pathlib import Path
@@ -14,6 +15,10 @@ from carracing_data import json_documents
 from models import weights
 import numpy as np
 import pytest
+from trainers import run_documents
+from trainers import train_controller
+from trainers import train_mdn_rnn
+from trainers import train_vae
 
 DATASETS = Path(__file__).parents[1] / 'datasets'
 
@@ -280,15 +285,6 @@ DREAMING = (
     (TRAIN['vae'] + '--config.num_steps=', 'num_steps='),
     (TRAIN['vae'] + '--config.num_steps=0', 'num_steps: '),
     (TRAIN['vae'] + '--config.num_steps=1.5', 'num_steps=1.5'),
-    (TRAIN['vae'] + '--config.batch_size=1000000000000', 'batch_size: '),
-    (TRAIN['vae'] + '--config.latent_size=1000000000', 'latent_size: '),
-    (TRAIN['vae'] + '--config.learning_rate=nan', 'learning_rate: '),
-    (TRAIN['vae'] + '--config.learning_rate=inf', 'learning_rate: '),
-    (TRAIN['vae'] + '--config.ema_decay=2', 'ema_decay: '),
-    (TRAIN['vae'] + '--config.free_nats=-1', 'free_nats: '),
-    (TRAIN['vae'] + '--config.eval_frames=0', 'eval_frames: '),
-    (TRAIN['vae'] + '--config.dtype=float64', 'dtype: '),
-    (TRAIN['vae'] + '--config.seed=-1', 'seed: '),
     (TRAIN['vae'] + '--config.dataset=', "'' is not a dataset name"),
     (TRAIN['vae'] + '--config.dataset=x:abc', "'x:abc' is not a dataset"),
     (TRAIN['vae'] + '--config.dataset=x[train]', 'is not a dataset name'),
@@ -346,12 +342,7 @@ DREAMING = (
       TRAIN['mdn_rnn'] + '--config.dataset=carracing_latents/tiny+a/b',
       'no prepared dataset',
     ),
-    (
-      TRAIN['mdn_rnn'] + '--config.window_steps=71',
-      'has 70 transitions, fewer than 71',
-    ),
     (TRAIN['mdn_rnn'] + '--config.num_mixtures=1000000000', 'num_mixtures: '),
-    (TRAIN['mdn_rnn'] + '--config.hidden_size=0', 'hidden_size: '),
     (
       TRAIN['mdn_rnn'] + '--config.dataset=carracing_rollouts/tiny',
       'is needed here',
@@ -376,74 +367,14 @@ DREAMING = (
     ),
     (TRAIN['controller'] + '--config.method=luck', "method: .*, not 'luck'"),
     (TRAIN['controller'] + '--config.method=evolution', 'tracks_per_step: '),
-    (TRAIN['controller'] + '--config.features=z,c', "'z,h' or 'z', not 'z,c'"),
-    (TRAIN['controller'] + '--config.simulator=torcs', 'one of gymnasium, ske'),
     (TRAIN['controller'] + '--config.num_cars=0', 'num_cars: '),
-    (TRAIN['controller'] + '--config.num_cars=3', 'num_cars: 3 does not divi'),
-    (TRAIN['controller'] + '--config.selection_tracks=0', 'selection_tracks: '),
-    (TRAIN['controller'] + '--config.selection_tracks=4096', 'selection_trac'),
-    (TRAIN['controller'] + '--config.drive_steps=0', 'drive_steps: '),
-    (TRAIN['controller'] + '--config.stuck_steps=-1', 'stuck_steps: '),
-    (TRAIN['controller'] + '--config.noise_correlation=1.0', 'noise_correl'),
-    (TRAIN['controller'] + '--config.warmup_steps=0', 'warmup_steps: '),
-    (TRAIN['controller'] + '--config.start_share=1.5', 'start_share: '),
-    (TRAIN['controller'] + '--config.start_offset=-1.0', 'start_offset: '),
-    (TRAIN['controller'] + '--config.start_angle=nan', 'start_angle: '),
-    (TRAIN['controller'] + '--config.grass_penalty=-1.0', 'grass_penalty: '),
-    (TRAIN['controller'] + '--config.speed_penalty=inf', 'speed_penalty: '),
-    (TRAIN['controller'] + '--config.missed_penalty=nan', 'missed_penalty: '),
-    (TRAIN['controller'] + '--config.reward_scale=nan', 'reward_scale: '),
-    (TRAIN['controller'] + '--config.critic_size=0', 'critic_size: '),
-    (TRAIN['controller'] + '--config.start_offset=1e300', 'start_offset: '),
-    (
-      TRAIN['controller'] + '--config.updates_per_step=90000',
-      'than 1,000,000 s',
-    ),
-    (TRAIN['controller'] + '--config.replay_steps=100000000', 'replay_steps: '),
-    (TRAIN['controller'] + '--config.replay_steps=0', 'replay_steps: '),
-    (TRAIN['controller'] + '--config.replay_steps=40', '40 is too small'),
-    (TRAIN['controller'] + '--config.replay_steps=160', 'for drive_steps=32'),
-    (TRAIN['controller'] + '--config.return_steps=0', 'return_steps: '),
-    (TRAIN['controller'] + '--config.batch_size=0', 'batch_size: '),
-    (TRAIN['controller'] + '--config.updates_per_step=0', 'updates_per_step: '),
-    (TRAIN['controller'] + '--config.discount=1.0', 'discount: '),
-    (TRAIN['controller'] + '--config.learning_rate=-1.0', 'learning_rate: '),
-    (TRAIN['controller'] + '--config.initial_temperature=0.0', 'temperature: '),
-    (TRAIN['controller'] + '--config.initial_temperature=2.0', 'temperature: '),
-    (TRAIN['controller'] + '--config.target_entropy=nan', 'target_entropy: '),
-    (TRAIN['controller'] + '--config.target_ema_decay=2.0', 'target_ema_decay'),
-    (TRAIN['controller'] + '--config.ema_decay=-0.1', 'ema_decay: '),
     (TRAIN['controller'] + '--workdir={tmp}/file', 'cannot write .*file'),
-    (EVOLUTION + '--config.initial_deviation=1e300', 'initial_deviation: '),
-    (EVOLUTION + '--config.initial_deviation=0.0', 'initial_deviation: '),
-    (EVOLUTION + '--config.num_steps=20000', 'num_steps: '),
     (EVOLUTION + '--config.tracks_per_step=0', 'tracks_per_step: '),
-    (EVOLUTION + '--config.num_cars=1', 'num_cars: '),
     (DREAMING + '--initial_weights={tmp}/none', 'weights of a controller'),
     (DREAMING + '--initial_weights={vae}', 'of a vae, not of a controller'),
     (TRAIN['controller'] + '--initial_weights={vae}', 'needs method=dream'),
     (DREAMING + '--config.method=actor_critic', 'drive_steps: '),
     (DREAMING + '--config.num_dreams=0', 'num_dreams: '),
-    (DREAMING + '--config.dream_steps=0', 'dream_steps: '),
-    (DREAMING + '--config.num_dreams=50000', 'than 1,000,000 steps'),
-    (DREAMING + '--config.dream_temperature=0.0', 'dream_temperature: '),
-    (DREAMING + '--config.dream_temperature=nan', 'dream_temperature: '),
-    (DREAMING + '--config.gas_penalty=-1.0', 'gas_penalty: '),
-    (DREAMING + '--config.grass_penalty=-1.0', 'grass_penalty: '),
-    (DREAMING + '--config.grass_penalty=nan', 'grass_penalty: '),
-    (DREAMING + '--config.reward_scale=inf', 'reward_scale: '),
-    (DREAMING + '--config.critic_size=0', 'critic_size: '),
-    (DREAMING + '--config.updates_per_step=0', 'updates_per_step: '),
-    (DREAMING + '--config.discount=1.0', 'discount: '),
-    (DREAMING + '--config.trace_decay=1.1', 'trace_decay: '),
-    (DREAMING + '--config.learning_rate=-1.0', 'learning_rate: '),
-    (DREAMING + '--config.cosine_decay=False', 'cosine_decay: '),
-    (DREAMING + '--config.critic_learning_rate=nan', 'critic_learning_rate: '),
-    (DREAMING + '--config.initial_temperature=0.0', 'temperature: '),
-    (DREAMING + '--config.target_entropy=nan', 'target_entropy: '),
-    (DREAMING + '--config.target_ema_decay=2.0', 'target_ema_decay'),
-    (DREAMING + '--config.ema_decay=-0.1', 'ema_decay: '),
-    (DREAMING + '--config.num_cars=5', 'num_cars: 5 does not divi'),
     (DREAMING + '--mdn_rnn={vae}', 'of a vae, not of a mdn_rnn'),
   ],
 )
@@ -452,6 +383,103 @@ def test_trainers(line, message, command, places):
   done = command(module, *filter(None, arguments))
   assert_one_line(done, message)
   assert not (places['tmp'] / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('name', 'change', 'message'),
+  [
+    ('vae', 'batch_size=1000000000000', 'batch_size: '),
+    ('vae', 'latent_size=1000000000', 'latent_size: '),
+    ('vae', 'learning_rate=nan', 'learning_rate: '),
+    ('vae', 'learning_rate=inf', 'learning_rate: '),
+    ('vae', 'ema_decay=2', 'ema_decay: .*less than or equal to 1'),
+    ('vae', 'free_nats=-1', 'free_nats: '),
+    ('vae', 'eval_frames=0', 'eval_frames: '),
+    ('vae', 'dtype=float64', "dtype: Input should be 'float32' or"),
+    ('vae', 'seed=-1', 'seed: '),
+    ('vae', 'seed=1099511627776', 'seed: '),
+    ('vae', 'batch_size=0', 'batch_size: .* than or equal to 1, not 0'),
+    ('mdn_rnn', 'window_steps=71', 'longest episode of .* 70 transitions'),
+    ('mdn_rnn', 'hidden_size=0', 'hidden_size: '),
+    ('controller', 'features=z,c', "'z,h' or 'z', not 'z,c'"),
+    ('controller', 'simulator=torcs', 'one of gymnasium, ske'),
+    ('controller', 'num_cars=3', 'num_cars: 3 does not divi'),
+    ('controller', 'selection_tracks=0', 'selection_tracks: '),
+    ('controller', 'selection_tracks=4096', 'selection_trac'),
+    ('controller', 'drive_steps=0', 'drive_steps: '),
+    ('controller', 'stuck_steps=-1', 'stuck_steps: '),
+    ('controller', 'noise_correlation=1.0', 'noise_correl'),
+    ('controller', 'warmup_steps=0', 'warmup_steps: '),
+    ('controller', 'start_share=1.5', 'start_share: '),
+    ('controller', 'start_offset=-1.0', 'start_offset: '),
+    ('controller', 'start_angle=nan', 'start_angle: '),
+    ('controller', 'grass_penalty=-1.0', 'grass_penalty: '),
+    ('controller', 'speed_penalty=inf', 'speed_penalty: '),
+    ('controller', 'missed_penalty=nan', 'missed_penalty: '),
+    ('controller', 'reward_scale=nan', 'reward_scale: '),
+    ('controller', 'critic_size=0', 'critic_size: '),
+    ('controller', 'start_offset=1e300', 'start_offset: '),
+    ('controller', 'updates_per_step=90000', 'than 1,000,000 s'),
+    ('controller', 'replay_steps=100000000', 'replay_steps: '),
+    ('controller', 'replay_steps=0', 'replay_steps: '),
+    ('controller', 'replay_steps=40', '40 is too small'),
+    ('controller', 'replay_steps=160', 'for drive_steps=32'),
+    ('controller', 'return_steps=0', 'return_steps: '),
+    ('controller', 'batch_size=0', 'batch_size: '),
+    ('controller', 'updates_per_step=0', 'updates_per_step: '),
+    ('controller', 'discount=1.0', 'discount: '),
+    ('controller', 'learning_rate=-1.0', 'learning_rate: '),
+    ('controller', 'initial_temperature=0.0', 'temperature: '),
+    ('controller', 'initial_temperature=2.0', 'temperature: '),
+    ('controller', 'target_entropy=nan', 'target_entropy: '),
+    ('controller', 'target_ema_decay=2.0', 'target_ema_decay'),
+    ('controller', 'ema_decay=-0.1', 'ema_decay: '),
+    ('controller_evolution', 'initial_deviation=1e300', 'initial_deviation: '),
+    ('controller_evolution', 'initial_deviation=0.0', 'initial_deviation: '),
+    ('controller_evolution', 'num_steps=20000', 'num_steps: '),
+    ('controller_evolution', 'num_cars=1', 'num_cars: '),
+    ('controller_dream', 'dream_steps=0', 'dream_steps: '),
+    ('controller_dream', 'num_dreams=50000', 'than 1,000,000 steps'),
+    ('controller_dream', 'dream_temperature=0.0', 'dream_temperature: '),
+    ('controller_dream', 'dream_temperature=nan', 'dream_temperature: '),
+    ('controller_dream', 'gas_penalty=-1.0', 'gas_penalty: '),
+    ('controller_dream', 'grass_penalty=-1.0', 'grass_penalty: '),
+    ('controller_dream', 'grass_penalty=nan', 'grass_penalty: '),
+    ('controller_dream', 'reward_scale=inf', 'reward_scale: '),
+    ('controller_dream', 'critic_size=0', 'critic_size: '),
+    ('controller_dream', 'updates_per_step=0', 'updates_per_step: '),
+    ('controller_dream', 'discount=1.0', 'discount: '),
+    ('controller_dream', 'trace_decay=1.1', 'trace_decay: '),
+    ('controller_dream', 'learning_rate=-1.0', 'learning_rate: '),
+    ('controller_dream', 'cosine_decay=False', 'cosine_decay: '),
+    ('controller_dream', 'critic_learning_rate=nan', 'critic_learning_rate: '),
+    ('controller_dream', 'initial_temperature=0.0', 'temperature: '),
+    ('controller_dream', 'target_entropy=nan', 'target_entropy: '),
+    ('controller_dream', 'target_ema_decay=2.0', 'target_ema_decay'),
+    ('controller_dream', 'ema_decay=-0.1', 'ema_decay: '),
+    ('controller_dream', 'num_cars=5', 'num_cars: 5 does not divi'),
+  ],
+)
+def test_value_of_a_config(name, change, message, world, tmp_path):
+  config = importlib.import_module(f'trainers.configs.{name}').get_config()
+  key, _, value = change.partition('=')
+  config[key] = (
+    value == 'True' if config[key] is True else type(config[key])(value)
+  )
+  with pytest.raises(run_documents.RunError, match=message) as error:
+    match name:
+      case 'vae':
+        config.dataset = 'carracing_rollouts/tiny'
+        train_vae.train(config, tmp_path / 'run', str(world.data_dir))
+      case 'mdn_rnn':
+        config.dataset = 'carracing_latents/tiny'
+        train_mdn_rnn.train(config, tmp_path / 'run', str(world.data_dir))
+      case _:
+        train_controller.train(
+          config, tmp_path / 'run', world.vae, world.mdn_rnn
+        )
+  assert str(error.value).startswith('invalid config: ')
+  assert not (tmp_path / 'run').exists()
 
 
 VERIFY = 'tools.verify --data_dir={data} '
@@ -484,7 +512,7 @@ NAMES = (
   ('--dataset={tmp}/empty', 'holds no complete dataset.*is missing'),
   ('--dataset={tmp}/file', 'holds no complete dataset'),
   ('--dataset=/none', 'holds no complete dataset'),
-  ('--dataset=' + 'x' * 300, 'no prepared dataset|cannot read'),
+  ('--dataset=' + 'x' * 300, 'no prepared dataset|cannot read the dataset'),
   ('--dataset=/' + 'x/' * 3000, 'cannot read the dataset'),
   ('--dataset=~nosuchuser/x/y/z', 'home directory'),
   ('--dataset=carracing_rollouts/none', 'no prepared dataset .*tfds build'),
@@ -588,12 +616,9 @@ NAMES = (
     (DREAM + '--episode=1', 'has 1 validation episodes'),
     (DREAM + '--seen_steps=0', 'seen_steps=0'),
     (DREAM + '--seen_steps=70', 'too few to watch 70'),
-    (DREAM + '--dream_steps=0', 'dream_steps=0'),
-    (DREAM + '--dream_steps=-5', 'dream_steps=-5'),
     (DREAM + '--temperature=-1', 'temperature=-1'),
     (DREAM + '--temperature=nan', 'temperature.*nan'),
     (DREAM + '--temperature=inf', 'temperature=inf'),
-    (DREAM + '--seed=-1', 'seed=-1'),
     (DREAM + '--seen_steps=20 --output_dir={tmp}/file', 'cannot write .*file'),
     (DRIVE + '--agent={tmp}/none', 'no exported weights of a controller in '),
     (DRIVE + '--agent={tmp}/file', 'no exported weights of a controller in '),
@@ -619,11 +644,9 @@ NAMES = (
     ),
     (PLAY + '--where=garage', 'where=garage'),
     (PLAY + '--driver=keyboard', 'driver=keyboard'),
-    (PLAY + '--track=-1', 'track=-1'),
     (PLAY + '--track=100000', r'track=100000: .*99999'),
     (PLAY + '--where=dream --track=1', 'a dream has no track; pass --seed'),
     (PLAY + '--seed=1', '--seed is for --where=dream; pass --track'),
-    (PLAY + '--where=dream --seed=-1', 'seed=-1'),
     (PLAY + '--temperature=0', 'temperature=0.* positive and finite'),
     (PLAY + '--temperature=-1', 'temperature=-1.* positive and finite'),
     (PLAY + '--temperature=nan', 'temperature=nan'),
@@ -671,34 +694,13 @@ NAMES = (
     ('tools.compare_runs {tmp}/empty', 'holds no finished run'),
     ('tools.compare_runs {tmp}/file', 'holds no finished run'),
     (DEMO + '--num_episodes=0', 'num_episodes=0'),
-    (DEMO + '--max_steps=0', 'max_steps=0'),
-    (DEMO + '--vae_steps=0', 'vae_steps=0'),
-    (DEMO + '--mdn_rnn_steps=-1', 'mdn_rnn_steps=-1'),
-    (DEMO + '--controller_steps=0', 'controller_steps=0'),
-    (DEMO + '--num_tracks=0', 'num_tracks=0'),
     (DEMO + '--output_dir={tmp}/file', 'cannot write .*file'),
     (ROUNDS + '--random_episodes=1', 'random_episodes=1'),
-    (ROUNDS + '--driven_episodes=1', 'driven_episodes=1'),
-    (ROUNDS + '--max_steps=0', 'max_steps=0'),
     (ROUNDS + '--max_steps=1000001', 'max_steps=1000001'),
     (ROUNDS + '--noise=0,x', "--noise=0,x: 'x' is not a number"),
-    (ROUNDS + '--num_tracks=100001', 'num_tracks=100001'),
-    (ROUNDS + '--vae_steps=0', 'vae_steps=0'),
-    (ROUNDS + '--mdn_rnn_steps=0', 'mdn_rnn_steps=0'),
-    (ROUNDS + '--controller_steps=0', 'controller_steps=0'),
-    (ROUNDS + '--num_tracks=0', 'num_tracks=0'),
     (ROUNDS + '--output_dir={tmp}/file', 'cannot write .*file'),
     (DREAM_ROUNDS + '--rounds=-1', 'rounds=-1'),
     (DREAM_ROUNDS + '--rounds=101', 'rounds=101'),
-    (DREAM_ROUNDS + '--seed=-1', 'seed=-1'),
-    (DREAM_ROUNDS + '--random_episodes=1', 'random_episodes=1'),
-    (DREAM_ROUNDS + '--driven_episodes=1', 'driven_episodes=1'),
-    (DREAM_ROUNDS + '--max_steps=0', 'max_steps=0'),
-    (DREAM_ROUNDS + '--vae_steps=0', 'vae_steps=0'),
-    (DREAM_ROUNDS + '--first_mdn_rnn_steps=0', 'first_mdn_rnn_steps=0'),
-    (DREAM_ROUNDS + '--mdn_rnn_steps=0', 'mdn_rnn_steps=0'),
-    (DREAM_ROUNDS + '--controller_steps=0', 'controller_steps=0'),
-    (DREAM_ROUNDS + '--num_tracks=100001', 'num_tracks=100001'),
     (DREAM_ROUNDS + '--output_dir={tmp}/file', 'cannot write .*file'),
     (DREAM_ROUNDS + '--noise_share=2', '--noise_share=2.0: a share is above'),
     (DREAM_ROUNDS + '--noise=0,x', "--noise=0,x: 'x' is not a number"),
@@ -743,7 +745,6 @@ EVALUATE = 'tools.evaluate --output_dir={tmp}/out '
       '1,000 selection tracks, not 1,001',
     ),
     ('--policy=uniform --tracks=training', 'tracks=training'),
-    ('--policy=uniform --num_workers=0', 'num_workers=0'),
     ('--policy=uniform --output_dir={tmp}/file', 'cannot write .*file'),
     ('--policy=uniform --output_dir=/proc/none', 'cannot write /proc/none'),
     ('--policy=uniform --output_dir=~nosuchuser/x', 'home directory'),
@@ -801,10 +802,7 @@ RECORD = 'tools.record --output={tmp}/out/log.npz '
     ('--policy=expert', "a policy is one of .*, not 'expert'"),
     ('--policy=keyboard', "a policy is one of .*, not 'keyboard'"),
     ('--policy=uniform --episodes=1', 'episodes=1'),
-    ('--policy=uniform --max_steps=0', 'max_steps=0'),
-    ('--policy=uniform --seed=-1', 'seed=-1'),
     ('--policy=uniform --simulator=torcs', "a simulator is .*, not 'torcs'"),
-    ('--policy=uniform --num_workers=0', 'num_workers=0'),
     ('--driver=keyboard --simulator=sketched', 'leave out --simulator'),
     ('--driver=keyboard --num_workers=2', 'leave out --simulator'),
     ('--policy=uniform --output={tmp}', 'it is a folder, not a file'),
