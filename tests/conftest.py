@@ -248,7 +248,7 @@ class Commands:
     return Process(pid, folder, self._ask)
 
   def __call__(
-    self, module: str, *arguments: object, seconds: float = 60, **kwargs: Any
+    self, module: str, *arguments: object, seconds: float = 300, **kwargs: Any
   ) -> Done:
     """Runs a command to its end, or kills it after some seconds."""
     process = self.start(module, *arguments, **kwargs)
