@@ -1,6 +1,6 @@
 """Small shared fixtures: real episodes, a real VAE and real latents."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import fcntl
@@ -8,8 +8,13 @@ import json
 import os
 from pathlib import Path
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+import types
+from typing import Any
 
 from carracing_data import runtime
 from carracing_latents import (
@@ -160,9 +165,103 @@ def agent_folder(
   )
 
 
-@pytest.fixture(scope='session')
-def command() -> Iterator[Callable[..., Done]]:
+class Process:
+  """A command that runs, with the methods of `subprocess.Popen`.
+
+  Attributes:
+    pid: its process id.
+    returncode: exit status, negative for a signal; None while it runs.
+  """
+
+  def __init__(self, pid: int, folder: Path, ask: Callable[..., Any]):
+    self.pid = pid
+    self.returncode: int | None = None
+    self._folder = folder
+    self._ask = ask
+
+  def poll(self) -> int | None:
+    if self.returncode is None:
+      self.returncode = self._ask(poll=self.pid)
+    return self.returncode
+
+  def wait(self, timeout: float = 600) -> int:
+    """Returns the exit status.
+
+    Raises:
+      subprocess.TimeoutExpired: it still runs.
+    """
+    deadline = time.monotonic() + timeout
+    while self.poll() is None:
+      if time.monotonic() > deadline:
+        raise subprocess.TimeoutExpired('command', timeout)
+      time.sleep(0.01)
+    assert self.returncode is not None
+    return self.returncode
+
+  def send_signal(self, number: int) -> None:
+    if self.poll() is None:
+      os.kill(self.pid, number)
+
+  def communicate(self) -> tuple[str, str]:
+    """Waits, and returns the standard output and the standard error."""
+    self.wait()
+    stdout, stderr = (
+      (self._folder / name).read_text(errors='replace')
+      for name in ('stdout', 'stderr')
+    )
+    return stdout, stderr
+
+
+class Commands:
   """Runs `python -m MODULE ARGUMENTS...`, or `tfds`, as a user would."""
+
+  def __init__(self, ask: Callable[..., Any], folder: Path):
+    self._ask = ask
+    self._folder = folder
+
+  def start(
+    self,
+    module: str,
+    *arguments: object,
+    cwd: Path = PROJECT,
+    environment: Mapping[str, str] = types.MappingProxyType({}),
+    file_bytes: int | None = None,
+  ) -> Process:
+    """Starts a command, as `subprocess.Popen` does.
+
+    Args:
+      module: what runs; or `tfds`.
+      *arguments: its command line.
+      cwd: where it runs.
+      environment: variables that the tests do not have.
+      file_bytes: how large files may become; the disk is full from there on.
+    """
+    folder = Path(tempfile.mkdtemp(dir=self._folder))
+    pid = self._ask(
+      start=[module, *map(str, arguments)],
+      cwd=str(cwd),
+      environment={**environment},
+      file_bytes=file_bytes,
+      stdout=str(folder / 'stdout'),
+      stderr=str(folder / 'stderr'),
+    )
+    return Process(pid, folder, self._ask)
+
+  def __call__(
+    self, module: str, *arguments: object, seconds: float = 300, **kwargs: Any
+  ) -> Done:
+    """Runs a command to its end, or kills it after some seconds."""
+    process = self.start(module, *arguments, **kwargs)
+    status = None
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      status = process.wait(seconds)
+    if status is None:
+      os.killpg(process.pid, signal.SIGKILL)
+    return Done(status, *process.communicate())
+
+
+@pytest.fixture(scope='session')
+def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
   server = subprocess.Popen(
     [sys.executable, str(Path(__file__).with_name('command_server.py'))],
     stdin=subprocess.PIPE,
@@ -178,22 +277,11 @@ def command() -> Iterator[Callable[..., Done]]:
   assert server.stdin and server.stdout
   assert server.stdout.readline() == 'ready\n'
 
-  def run(
-    module: str,
-    *arguments: object,
-    cwd: Path = PROJECT,
-    seconds: float = 60,
-  ) -> Done:
-    request = {
-      'module': module,
-      'arguments': [str(argument) for argument in arguments],
-      'cwd': str(cwd),
-      'seconds': seconds,
-    }
+  def ask(**request: Any) -> Any:
     print(json.dumps(request), file=server.stdin, flush=True)
-    return Done(**json.loads(server.stdout.readline()))
+    return json.loads(server.stdout.readline())
 
-  yield run
+  yield Commands(ask, tmp_path_factory.mktemp('commands'))
   server.stdin.close()
   server.wait()
 

@@ -4,7 +4,9 @@ Every new flag, key and file gets its rows here: a command with an invalid
 input, and a pattern of its error message.
 """
 
+import importlib
 import json
+import os
 from pathlib import Path
 import re
 import shutil
@@ -13,20 +15,40 @@ from carracing_data import json_documents
 from models import weights
 import numpy as np
 import pytest
+from trainers import run_documents
+from trainers import train_controller
+from trainers import train_mdn_rnn
+from trainers import train_vae
 
 DATASETS = Path(__file__).parents[1] / 'datasets'
 
 
-@pytest.fixture
-def places(world, agent_folder, tmp_path):
-  """Values of the placeholders `{...}` in the rows below."""
-  (tmp_path / 'file').write_text('a file')
-  (tmp_path / 'empty').mkdir()
-  (tmp_path / 'finished' / 'agent').mkdir(parents=True)
-  (tmp_path / 'without_m').mkdir()
-  for name in 'vae', 'controller':
-    (tmp_path / 'without_m' / name).symlink_to(agent_folder / name)
-  old = shutil.copytree(agent_folder, tmp_path / 'old') / 'mdn_rnn'
+@pytest.fixture(scope='module')
+def kept(world, agent_folder, tmp_path_factory):
+  """A folder of what commands refuse and therefore leave as it is."""
+  folder = tmp_path_factory.mktemp('kept')
+  (folder / 'finished' / 'agent').mkdir(parents=True)
+  for name, parts in (
+    ('without_m', ['vae', 'controller']),
+    ('without_c', ['vae', 'mdn_rnn']),
+    ('mixed', ['vae', 'mdn_rnn']),
+  ):
+    (folder / name).mkdir()
+    for part in parts:
+      (folder / name / part).symlink_to(agent_folder / part)
+  weights.save(
+    folder / 'mixed' / 'controller',
+    'controller',
+    {'latent_size': 32, 'hidden_size': 0},
+    {
+      'linear': {
+        'kernel': np.zeros((32, 3), np.float32),
+        'bias': np.zeros(3, np.float32),
+      }
+    },
+    {'vae_sha256': 'of another', 'mdn_rnn_sha256': 'of another'},
+  )
+  old = shutil.copytree(agent_folder, folder / 'old') / 'mdn_rnn'
   (old / weights.START_STATES).unlink()
   content = json.loads((old / 'config.json').read_text())
   del content['start_states_sha256'], content['description_sha256']
@@ -50,9 +72,18 @@ def places(world, agent_folder, tmp_path):
     ),
   }
   for name, text in configs.items():
-    (tmp_path / name).write_text(text)
+    (folder / name).write_text(text)
+  return folder
+
+
+@pytest.fixture
+def places(world, agent_folder, kept, tmp_path):
+  """Values of the placeholders `{...}` in the rows below."""
+  (tmp_path / 'file').write_text('a file')
+  (tmp_path / 'empty').mkdir()
   return {
     'tmp': tmp_path,
+    'kept': kept,
     'data': world.data_dir,
     'vae': world.vae,
     'vae_run': world.vae.parent,
@@ -61,6 +92,17 @@ def places(world, agent_folder, tmp_path):
     'tiny': '--dataset=carracing_rollouts/tiny',
     'latents': '--dataset=carracing_latents/tiny',
   }
+
+
+def copy_of(folder, name, target):
+  """Copies a folder by links, but for what a test is going to damage."""
+  shutil.copytree(folder, target, copy_function=os.link)
+  damaged = target / name
+  if damaged.is_dir():
+    shutil.rmtree(damaged)
+  else:
+    damaged.unlink()
+  return target
 
 
 def assert_one_line(done, message):
@@ -222,12 +264,18 @@ DREAMING = (
     (TRAIN['vae'] + '--config={tmp}', 'there is no such file'),
     (TRAIN['vae'] + '--config={tmp}/none.py', 'there is no such file'),
     (TRAIN['vae'] + '--config={tmp}/file', 'fails in line 1: SyntaxError'),
-    (TRAIN['vae'] + '--config={tmp}/syntax.py', 'fails in line 1: SyntaxError'),
-    (TRAIN['vae'] + '--config={tmp}/nothing.py', 'must define get_config'),
-    (TRAIN['vae'] + '--config={tmp}/number.py', 'must define get_config'),
-    (TRAIN['vae'] + '--config={tmp}/attribute.py', 'fails in line 3: Attribut'),
     (
-      'trainers.train_vae --workdir={tmp}/r --config={tmp}/short.py',
+      TRAIN['vae'] + '--config={kept}/syntax.py',
+      'fails in line 1: SyntaxError',
+    ),
+    (TRAIN['vae'] + '--config={kept}/nothing.py', 'must define get_config'),
+    (TRAIN['vae'] + '--config={kept}/number.py', 'must define get_config'),
+    (
+      TRAIN['vae'] + '--config={kept}/attribute.py',
+      'fails in line 3: Attribut',
+    ),
+    (
+      'trainers.train_vae --workdir={tmp}/r --config={kept}/short.py',
       'required',
     ),
     (TRAIN['vae'] + '--config.num_step=3', "key 'num_step'; did you mean 'num"),
@@ -237,15 +285,6 @@ DREAMING = (
     (TRAIN['vae'] + '--config.num_steps=', 'num_steps='),
     (TRAIN['vae'] + '--config.num_steps=0', 'num_steps: '),
     (TRAIN['vae'] + '--config.num_steps=1.5', 'num_steps=1.5'),
-    (TRAIN['vae'] + '--config.batch_size=1000000000000', 'batch_size: '),
-    (TRAIN['vae'] + '--config.latent_size=1000000000', 'latent_size: '),
-    (TRAIN['vae'] + '--config.learning_rate=nan', 'learning_rate: '),
-    (TRAIN['vae'] + '--config.learning_rate=inf', 'learning_rate: '),
-    (TRAIN['vae'] + '--config.ema_decay=2', 'ema_decay: '),
-    (TRAIN['vae'] + '--config.free_nats=-1', 'free_nats: '),
-    (TRAIN['vae'] + '--config.eval_frames=0', 'eval_frames: '),
-    (TRAIN['vae'] + '--config.dtype=float64', 'dtype: '),
-    (TRAIN['vae'] + '--config.seed=-1', 'seed: '),
     (TRAIN['vae'] + '--config.dataset=', "'' is not a dataset name"),
     (TRAIN['vae'] + '--config.dataset=x:abc', "'x:abc' is not a dataset"),
     (TRAIN['vae'] + '--config.dataset=x[train]', 'is not a dataset name'),
@@ -303,12 +342,7 @@ DREAMING = (
       TRAIN['mdn_rnn'] + '--config.dataset=carracing_latents/tiny+a/b',
       'no prepared dataset',
     ),
-    (
-      TRAIN['mdn_rnn'] + '--config.window_steps=71',
-      'has 70 transitions, fewer than 71',
-    ),
     (TRAIN['mdn_rnn'] + '--config.num_mixtures=1000000000', 'num_mixtures: '),
-    (TRAIN['mdn_rnn'] + '--config.hidden_size=0', 'hidden_size: '),
     (
       TRAIN['mdn_rnn'] + '--config.dataset=carracing_rollouts/tiny',
       'is needed here',
@@ -324,80 +358,23 @@ DREAMING = (
     ),
     (TRAIN['controller'] + '--distributed', "flag 'distributed'"),
     (
-      TRAIN['controller'] + '--config={tmp}/short.py --config={tmp}/short.py',
+      TRAIN['controller'] + '--config={kept}/short.py --config={kept}/short.py',
       '--config is given 2 times',
     ),
-    (TRAIN['controller'] + '--config={tmp}/method.py', 'a config of this trai'),
+    (
+      TRAIN['controller'] + '--config={kept}/method.py',
+      'a config of this trai',
+    ),
     (TRAIN['controller'] + '--config.method=luck', "method: .*, not 'luck'"),
     (TRAIN['controller'] + '--config.method=evolution', 'tracks_per_step: '),
-    (TRAIN['controller'] + '--config.features=z,c', "'z,h' or 'z', not 'z,c'"),
-    (TRAIN['controller'] + '--config.simulator=torcs', 'one of gymnasium, ske'),
     (TRAIN['controller'] + '--config.num_cars=0', 'num_cars: '),
-    (TRAIN['controller'] + '--config.num_cars=3', 'num_cars: 3 does not divi'),
-    (TRAIN['controller'] + '--config.selection_tracks=0', 'selection_tracks: '),
-    (TRAIN['controller'] + '--config.selection_tracks=4096', 'selection_trac'),
-    (TRAIN['controller'] + '--config.drive_steps=0', 'drive_steps: '),
-    (TRAIN['controller'] + '--config.stuck_steps=-1', 'stuck_steps: '),
-    (TRAIN['controller'] + '--config.noise_correlation=1.0', 'noise_correl'),
-    (TRAIN['controller'] + '--config.warmup_steps=0', 'warmup_steps: '),
-    (TRAIN['controller'] + '--config.start_share=1.5', 'start_share: '),
-    (TRAIN['controller'] + '--config.start_offset=-1.0', 'start_offset: '),
-    (TRAIN['controller'] + '--config.start_angle=nan', 'start_angle: '),
-    (TRAIN['controller'] + '--config.grass_penalty=-1.0', 'grass_penalty: '),
-    (TRAIN['controller'] + '--config.speed_penalty=inf', 'speed_penalty: '),
-    (TRAIN['controller'] + '--config.missed_penalty=nan', 'missed_penalty: '),
-    (TRAIN['controller'] + '--config.reward_scale=nan', 'reward_scale: '),
-    (TRAIN['controller'] + '--config.critic_size=0', 'critic_size: '),
-    (TRAIN['controller'] + '--config.start_offset=1e300', 'start_offset: '),
-    (
-      TRAIN['controller'] + '--config.updates_per_step=90000',
-      'than 1,000,000 s',
-    ),
-    (TRAIN['controller'] + '--config.replay_steps=100000000', 'replay_steps: '),
-    (TRAIN['controller'] + '--config.replay_steps=0', 'replay_steps: '),
-    (TRAIN['controller'] + '--config.replay_steps=40', '40 is too small'),
-    (TRAIN['controller'] + '--config.replay_steps=160', 'for drive_steps=32'),
-    (TRAIN['controller'] + '--config.return_steps=0', 'return_steps: '),
-    (TRAIN['controller'] + '--config.batch_size=0', 'batch_size: '),
-    (TRAIN['controller'] + '--config.updates_per_step=0', 'updates_per_step: '),
-    (TRAIN['controller'] + '--config.discount=1.0', 'discount: '),
-    (TRAIN['controller'] + '--config.learning_rate=-1.0', 'learning_rate: '),
-    (TRAIN['controller'] + '--config.initial_temperature=0.0', 'temperature: '),
-    (TRAIN['controller'] + '--config.initial_temperature=2.0', 'temperature: '),
-    (TRAIN['controller'] + '--config.target_entropy=nan', 'target_entropy: '),
-    (TRAIN['controller'] + '--config.target_ema_decay=2.0', 'target_ema_decay'),
-    (TRAIN['controller'] + '--config.ema_decay=-0.1', 'ema_decay: '),
     (TRAIN['controller'] + '--workdir={tmp}/file', 'cannot write .*file'),
-    (EVOLUTION + '--config.initial_deviation=1e300', 'initial_deviation: '),
-    (EVOLUTION + '--config.initial_deviation=0.0', 'initial_deviation: '),
-    (EVOLUTION + '--config.num_steps=20000', 'num_steps: '),
     (EVOLUTION + '--config.tracks_per_step=0', 'tracks_per_step: '),
-    (EVOLUTION + '--config.num_cars=1', 'num_cars: '),
     (DREAMING + '--initial_weights={tmp}/none', 'weights of a controller'),
     (DREAMING + '--initial_weights={vae}', 'of a vae, not of a controller'),
     (TRAIN['controller'] + '--initial_weights={vae}', 'needs method=dream'),
     (DREAMING + '--config.method=actor_critic', 'drive_steps: '),
     (DREAMING + '--config.num_dreams=0', 'num_dreams: '),
-    (DREAMING + '--config.dream_steps=0', 'dream_steps: '),
-    (DREAMING + '--config.num_dreams=50000', 'than 1,000,000 steps'),
-    (DREAMING + '--config.dream_temperature=0.0', 'dream_temperature: '),
-    (DREAMING + '--config.dream_temperature=nan', 'dream_temperature: '),
-    (DREAMING + '--config.gas_penalty=-1.0', 'gas_penalty: '),
-    (DREAMING + '--config.grass_penalty=-1.0', 'grass_penalty: '),
-    (DREAMING + '--config.grass_penalty=nan', 'grass_penalty: '),
-    (DREAMING + '--config.reward_scale=inf', 'reward_scale: '),
-    (DREAMING + '--config.critic_size=0', 'critic_size: '),
-    (DREAMING + '--config.updates_per_step=0', 'updates_per_step: '),
-    (DREAMING + '--config.discount=1.0', 'discount: '),
-    (DREAMING + '--config.trace_decay=1.1', 'trace_decay: '),
-    (DREAMING + '--config.learning_rate=-1.0', 'learning_rate: '),
-    (DREAMING + '--config.cosine_decay=False', 'cosine_decay: '),
-    (DREAMING + '--config.critic_learning_rate=nan', 'critic_learning_rate: '),
-    (DREAMING + '--config.initial_temperature=0.0', 'temperature: '),
-    (DREAMING + '--config.target_entropy=nan', 'target_entropy: '),
-    (DREAMING + '--config.target_ema_decay=2.0', 'target_ema_decay'),
-    (DREAMING + '--config.ema_decay=-0.1', 'ema_decay: '),
-    (DREAMING + '--config.num_cars=5', 'num_cars: 5 does not divi'),
     (DREAMING + '--mdn_rnn={vae}', 'of a vae, not of a mdn_rnn'),
   ],
 )
@@ -406,6 +383,103 @@ def test_trainers(line, message, command, places):
   done = command(module, *filter(None, arguments))
   assert_one_line(done, message)
   assert not (places['tmp'] / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('name', 'change', 'message'),
+  [
+    ('vae', 'batch_size=1000000000000', 'batch_size: '),
+    ('vae', 'latent_size=1000000000', 'latent_size: '),
+    ('vae', 'learning_rate=nan', 'learning_rate: '),
+    ('vae', 'learning_rate=inf', 'learning_rate: '),
+    ('vae', 'ema_decay=2', 'ema_decay: .*less than or equal to 1'),
+    ('vae', 'free_nats=-1', 'free_nats: '),
+    ('vae', 'eval_frames=0', 'eval_frames: '),
+    ('vae', 'dtype=float64', "dtype: Input should be 'float32' or"),
+    ('vae', 'seed=-1', 'seed: '),
+    ('vae', 'seed=1099511627776', 'seed: '),
+    ('vae', 'batch_size=0', 'batch_size: .* than or equal to 1, not 0'),
+    ('mdn_rnn', 'window_steps=71', 'longest episode of .* 70 transitions'),
+    ('mdn_rnn', 'hidden_size=0', 'hidden_size: '),
+    ('controller', 'features=z,c', "'z,h' or 'z', not 'z,c'"),
+    ('controller', 'simulator=torcs', 'one of gymnasium, ske'),
+    ('controller', 'num_cars=3', 'num_cars: 3 does not divi'),
+    ('controller', 'selection_tracks=0', 'selection_tracks: '),
+    ('controller', 'selection_tracks=4096', 'selection_trac'),
+    ('controller', 'drive_steps=0', 'drive_steps: '),
+    ('controller', 'stuck_steps=-1', 'stuck_steps: '),
+    ('controller', 'noise_correlation=1.0', 'noise_correl'),
+    ('controller', 'warmup_steps=0', 'warmup_steps: '),
+    ('controller', 'start_share=1.5', 'start_share: '),
+    ('controller', 'start_offset=-1.0', 'start_offset: '),
+    ('controller', 'start_angle=nan', 'start_angle: '),
+    ('controller', 'grass_penalty=-1.0', 'grass_penalty: '),
+    ('controller', 'speed_penalty=inf', 'speed_penalty: '),
+    ('controller', 'missed_penalty=nan', 'missed_penalty: '),
+    ('controller', 'reward_scale=nan', 'reward_scale: '),
+    ('controller', 'critic_size=0', 'critic_size: '),
+    ('controller', 'start_offset=1e300', 'start_offset: '),
+    ('controller', 'updates_per_step=90000', 'than 1,000,000 s'),
+    ('controller', 'replay_steps=100000000', 'replay_steps: '),
+    ('controller', 'replay_steps=0', 'replay_steps: '),
+    ('controller', 'replay_steps=40', '40 is too small'),
+    ('controller', 'replay_steps=160', 'for drive_steps=32'),
+    ('controller', 'return_steps=0', 'return_steps: '),
+    ('controller', 'batch_size=0', 'batch_size: '),
+    ('controller', 'updates_per_step=0', 'updates_per_step: '),
+    ('controller', 'discount=1.0', 'discount: '),
+    ('controller', 'learning_rate=-1.0', 'learning_rate: '),
+    ('controller', 'initial_temperature=0.0', 'temperature: '),
+    ('controller', 'initial_temperature=2.0', 'temperature: '),
+    ('controller', 'target_entropy=nan', 'target_entropy: '),
+    ('controller', 'target_ema_decay=2.0', 'target_ema_decay'),
+    ('controller', 'ema_decay=-0.1', 'ema_decay: '),
+    ('controller_evolution', 'initial_deviation=1e300', 'initial_deviation: '),
+    ('controller_evolution', 'initial_deviation=0.0', 'initial_deviation: '),
+    ('controller_evolution', 'num_steps=20000', 'num_steps: '),
+    ('controller_evolution', 'num_cars=1', 'num_cars: '),
+    ('controller_dream', 'dream_steps=0', 'dream_steps: '),
+    ('controller_dream', 'num_dreams=50000', 'than 1,000,000 steps'),
+    ('controller_dream', 'dream_temperature=0.0', 'dream_temperature: '),
+    ('controller_dream', 'dream_temperature=nan', 'dream_temperature: '),
+    ('controller_dream', 'gas_penalty=-1.0', 'gas_penalty: '),
+    ('controller_dream', 'grass_penalty=-1.0', 'grass_penalty: '),
+    ('controller_dream', 'grass_penalty=nan', 'grass_penalty: '),
+    ('controller_dream', 'reward_scale=inf', 'reward_scale: '),
+    ('controller_dream', 'critic_size=0', 'critic_size: '),
+    ('controller_dream', 'updates_per_step=0', 'updates_per_step: '),
+    ('controller_dream', 'discount=1.0', 'discount: '),
+    ('controller_dream', 'trace_decay=1.1', 'trace_decay: '),
+    ('controller_dream', 'learning_rate=-1.0', 'learning_rate: '),
+    ('controller_dream', 'cosine_decay=False', 'cosine_decay: '),
+    ('controller_dream', 'critic_learning_rate=nan', 'critic_learning_rate: '),
+    ('controller_dream', 'initial_temperature=0.0', 'temperature: '),
+    ('controller_dream', 'target_entropy=nan', 'target_entropy: '),
+    ('controller_dream', 'target_ema_decay=2.0', 'target_ema_decay'),
+    ('controller_dream', 'ema_decay=-0.1', 'ema_decay: '),
+    ('controller_dream', 'num_cars=5', 'num_cars: 5 does not divi'),
+  ],
+)
+def test_value_of_a_config(name, change, message, world, tmp_path):
+  config = importlib.import_module(f'trainers.configs.{name}').get_config()
+  key, _, value = change.partition('=')
+  config[key] = (
+    value == 'True' if config[key] is True else type(config[key])(value)
+  )
+  with pytest.raises(run_documents.RunError, match=message) as error:
+    match name:
+      case 'vae':
+        config.dataset = 'carracing_rollouts/tiny'
+        train_vae.train(config, tmp_path / 'run', str(world.data_dir))
+      case 'mdn_rnn':
+        config.dataset = 'carracing_latents/tiny'
+        train_mdn_rnn.train(config, tmp_path / 'run', str(world.data_dir))
+      case _:
+        train_controller.train(
+          config, tmp_path / 'run', world.vae, world.mdn_rnn
+        )
+  assert str(error.value).startswith('invalid config: ')
+  assert not (tmp_path / 'run').exists()
 
 
 VERIFY = 'tools.verify --data_dir={data} '
@@ -438,7 +512,7 @@ NAMES = (
   ('--dataset={tmp}/empty', 'holds no complete dataset.*is missing'),
   ('--dataset={tmp}/file', 'holds no complete dataset'),
   ('--dataset=/none', 'holds no complete dataset'),
-  ('--dataset=' + 'x' * 300, 'no prepared dataset|cannot read'),
+  ('--dataset=' + 'x' * 300, 'no prepared dataset|cannot read the dataset'),
   ('--dataset=/' + 'x/' * 3000, 'cannot read the dataset'),
   ('--dataset=~nosuchuser/x/y/z', 'home directory'),
   ('--dataset=carracing_rollouts/none', 'no prepared dataset .*tfds build'),
@@ -512,8 +586,11 @@ NAMES = (
     (EXPORT + '--format=model', '--data_dir does nothing with --format=model'),
     (MODEL + '{tiny}', '--dataset does nothing with --format=model'),
     (MODEL + '--agent={tmp}/none', 'no exported weights of a controller in '),
-    (MODEL + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn in '),
-    (MODEL + '--agent={tmp}/finished', r'did you mean .*ed/agent\?'),
+    (
+      MODEL + '--agent={kept}/without_m',
+      'no exported weights of a mdn_rnn in ',
+    ),
+    (MODEL + '--agent={kept}/finished', r'did you mean .*ed/agent\?'),
     (MODEL + '--agent=~nosuchuser/agent', 'home directory'),
     (MODEL + '--evaluation={tmp}/none', 'there is no .*none; make it with: '),
     (MODEL + '--evaluation={tmp}/file', 'file is damaged: .*; make it again'),
@@ -539,18 +616,18 @@ NAMES = (
     (DREAM + '--episode=1', 'has 1 validation episodes'),
     (DREAM + '--seen_steps=0', 'seen_steps=0'),
     (DREAM + '--seen_steps=70', 'too few to watch 70'),
-    (DREAM + '--dream_steps=0', 'dream_steps=0'),
-    (DREAM + '--dream_steps=-5', 'dream_steps=-5'),
     (DREAM + '--temperature=-1', 'temperature=-1'),
     (DREAM + '--temperature=nan', 'temperature.*nan'),
     (DREAM + '--temperature=inf', 'temperature=inf'),
-    (DREAM + '--seed=-1', 'seed=-1'),
     (DREAM + '--seen_steps=20 --output_dir={tmp}/file', 'cannot write .*file'),
     (DRIVE + '--agent={tmp}/none', 'no exported weights of a controller in '),
     (DRIVE + '--agent={tmp}/file', 'no exported weights of a controller in '),
     (DRIVE + '--agent={tmp}/empty', r'in .*trainers\.train_controller'),
-    (DRIVE + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn in '),
-    (DRIVE + '--agent={tmp}/finished', r'did you mean .*ed/agent\?'),
+    (
+      DRIVE + '--agent={kept}/without_m',
+      'no exported weights of a mdn_rnn in ',
+    ),
+    (DRIVE + '--agent={kept}/finished', r'did you mean .*ed/agent\?'),
     (DRIVE + '--agent=~nosuchuser/agent', 'home directory'),
     (DRIVE + '--track=-1', 'track=-1'),
     (DRIVE + '--track=100000', r'track=100000: .*99999'),
@@ -559,16 +636,17 @@ NAMES = (
     (DRIVE + '--output_dir={tmp}/file', 'cannot write .*file'),
     (DRIVE + '--output_dir=/proc/none', 'cannot write /proc/none'),
     (PLAY + '--agent={tmp}/none', 'no exported weights of a controller in '),
-    (PLAY + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn in '),
-    (PLAY + '--agent={tmp}/finished', r'did you mean .*ed/agent\?'),
-    (PLAY + '--agent={tmp}/old --where=dream', 'old/mdn_rnn has no start_stat'),
+    (PLAY + '--agent={kept}/without_m', 'no exported weights of a mdn_rnn in '),
+    (PLAY + '--agent={kept}/finished', r'did you mean .*ed/agent\?'),
+    (
+      PLAY + '--agent={kept}/old --where=dream',
+      'old/mdn_rnn has no start_stat',
+    ),
     (PLAY + '--where=garage', 'where=garage'),
     (PLAY + '--driver=keyboard', 'driver=keyboard'),
-    (PLAY + '--track=-1', 'track=-1'),
     (PLAY + '--track=100000', r'track=100000: .*99999'),
     (PLAY + '--where=dream --track=1', 'a dream has no track; pass --seed'),
     (PLAY + '--seed=1', '--seed is for --where=dream; pass --track'),
-    (PLAY + '--where=dream --seed=-1', 'seed=-1'),
     (PLAY + '--temperature=0', 'temperature=0.* positive and finite'),
     (PLAY + '--temperature=-1', 'temperature=-1.* positive and finite'),
     (PLAY + '--temperature=nan', 'temperature=nan'),
@@ -581,8 +659,8 @@ NAMES = (
     (ERRORS + '--output={tmp}', 'it is a folder, not a file'),
     (ERRORS + '{latents}', 'is a carracing_latents dataset, but'),
     (PAGE + '--agent={tmp}/none', 'no exported weights of a controller in '),
-    (PAGE + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn in '),
-    (PAGE + '--agent={tmp}/finished', r'did you mean .*ed/agent\?'),
+    (PAGE + '--agent={kept}/without_m', 'no exported weights of a mdn_rnn in '),
+    (PAGE + '--agent={kept}/finished', r'did you mean .*ed/agent\?'),
     (PAGE + '--agent=~nosuchuser/agent', 'home directory'),
     (PAGE + '--output={tmp}', 'it is a folder, not a file'),
     (PAGE + '--output={tmp}/file/x.html', 'cannot write .*file'),
@@ -591,7 +669,7 @@ NAMES = (
     (PAGE + 'surplus', "unexpected argument 'surplus'"),
     (PUBLISH + '--agent={tmp}/none', 'no exported weights of a controller in '),
     (PUBLISH + '--agent={tmp}/file', 'no exported weights of a controller in '),
-    (PUBLISH + '--agent={tmp}/without_m', 'no exported weights of a mdn_rnn'),
+    (PUBLISH + '--agent={kept}/without_m', 'no exported weights of a mdn_rnn'),
     (PUBLISH + '--output_dir={agent}', 'the agent lie one in the other'),
     (PUBLISH + '--output_dir={agent}/x', 'the agent lie one in the other'),
     (PUBLISH + '--output_dir={agent}/..', 'the agent lie one in the other'),
@@ -616,34 +694,13 @@ NAMES = (
     ('tools.compare_runs {tmp}/empty', 'holds no finished run'),
     ('tools.compare_runs {tmp}/file', 'holds no finished run'),
     (DEMO + '--num_episodes=0', 'num_episodes=0'),
-    (DEMO + '--max_steps=0', 'max_steps=0'),
-    (DEMO + '--vae_steps=0', 'vae_steps=0'),
-    (DEMO + '--mdn_rnn_steps=-1', 'mdn_rnn_steps=-1'),
-    (DEMO + '--controller_steps=0', 'controller_steps=0'),
-    (DEMO + '--num_tracks=0', 'num_tracks=0'),
     (DEMO + '--output_dir={tmp}/file', 'cannot write .*file'),
     (ROUNDS + '--random_episodes=1', 'random_episodes=1'),
-    (ROUNDS + '--driven_episodes=1', 'driven_episodes=1'),
-    (ROUNDS + '--max_steps=0', 'max_steps=0'),
     (ROUNDS + '--max_steps=1000001', 'max_steps=1000001'),
     (ROUNDS + '--noise=0,x', "--noise=0,x: 'x' is not a number"),
-    (ROUNDS + '--num_tracks=100001', 'num_tracks=100001'),
-    (ROUNDS + '--vae_steps=0', 'vae_steps=0'),
-    (ROUNDS + '--mdn_rnn_steps=0', 'mdn_rnn_steps=0'),
-    (ROUNDS + '--controller_steps=0', 'controller_steps=0'),
-    (ROUNDS + '--num_tracks=0', 'num_tracks=0'),
     (ROUNDS + '--output_dir={tmp}/file', 'cannot write .*file'),
     (DREAM_ROUNDS + '--rounds=-1', 'rounds=-1'),
     (DREAM_ROUNDS + '--rounds=101', 'rounds=101'),
-    (DREAM_ROUNDS + '--seed=-1', 'seed=-1'),
-    (DREAM_ROUNDS + '--random_episodes=1', 'random_episodes=1'),
-    (DREAM_ROUNDS + '--driven_episodes=1', 'driven_episodes=1'),
-    (DREAM_ROUNDS + '--max_steps=0', 'max_steps=0'),
-    (DREAM_ROUNDS + '--vae_steps=0', 'vae_steps=0'),
-    (DREAM_ROUNDS + '--first_mdn_rnn_steps=0', 'first_mdn_rnn_steps=0'),
-    (DREAM_ROUNDS + '--mdn_rnn_steps=0', 'mdn_rnn_steps=0'),
-    (DREAM_ROUNDS + '--controller_steps=0', 'controller_steps=0'),
-    (DREAM_ROUNDS + '--num_tracks=100001', 'num_tracks=100001'),
     (DREAM_ROUNDS + '--output_dir={tmp}/file', 'cannot write .*file'),
     (DREAM_ROUNDS + '--noise_share=2', '--noise_share=2.0: a share is above'),
     (DREAM_ROUNDS + '--noise=0,x', "--noise=0,x: 'x' is not a number"),
@@ -663,30 +720,6 @@ def test_tools(line, message, command, places):
 EVALUATE = 'tools.evaluate --output_dir={tmp}/out '
 
 
-@pytest.fixture
-def agents(places, agent_folder):
-  """The placeholders, with agents that cannot be loaded."""
-  tmp = places['tmp']
-  for name in 'partial', 'mixed':
-    (tmp / name).mkdir()
-  for part in 'vae', 'mdn_rnn':
-    (tmp / 'partial' / part).symlink_to(agent_folder / part)
-    (tmp / 'mixed' / part).symlink_to(agent_folder / part)
-  weights.save(
-    tmp / 'mixed' / 'controller',
-    'controller',
-    {'latent_size': 32, 'hidden_size': 0},
-    {
-      'linear': {
-        'kernel': np.zeros((32, 3), np.float32),
-        'bias': np.zeros(3, np.float32),
-      }
-    },
-    {'vae_sha256': 'of another', 'mdn_rnn_sha256': 'of another'},
-  )
-  return {**places, 'agent': agent_folder}
-
-
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
@@ -695,9 +728,12 @@ def agents(places, agent_folder):
     ('--agent={tmp}/none', 'no exported weights of a controller in .*none'),
     ('--agent={tmp}/file', 'no exported weights of a controller in .*file'),
     ('--agent=~nosuchuser/w', 'home directory'),
-    ('--agent={tmp}/partial', 'no exported .*partial/controller; train one'),
-    ('--agent={tmp}/mixed', 'mixed/controller was trained with another vae'),
-    ('--agent={tmp}/finished', r'no agent; did you mean .*ed/agent\?'),
+    (
+      '--agent={kept}/without_c',
+      'no exported .*without_c/controller; train one',
+    ),
+    ('--agent={kept}/mixed', 'mixed/controller was trained with another vae'),
+    ('--agent={kept}/finished', r'no agent; did you mean .*ed/agent\?'),
     ('--policy=', "a policy is one of .*, not ''"),
     ('--policy=expert', "a policy is one of .*, not 'expert'"),
     ('--policy=straight_ahead:gas=2', 'gas=2'),
@@ -709,7 +745,6 @@ def agents(places, agent_folder):
       '1,000 selection tracks, not 1,001',
     ),
     ('--policy=uniform --tracks=training', 'tracks=training'),
-    ('--policy=uniform --num_workers=0', 'num_workers=0'),
     ('--policy=uniform --output_dir={tmp}/file', 'cannot write .*file'),
     ('--policy=uniform --output_dir=/proc/none', 'cannot write /proc/none'),
     ('--policy=uniform --output_dir=~nosuchuser/x', 'home directory'),
@@ -727,10 +762,10 @@ def agents(places, agent_folder):
     ),
   ],
 )
-def test_evaluate(flags, message, command, agents):
-  module, *arguments = (EVALUATE + flags).format(**agents).split()
+def test_evaluate(flags, message, command, places):
+  module, *arguments = (EVALUATE + flags).format(**places).split()
   assert_one_line(command(module, *arguments), message)
-  assert not (agents['tmp'] / 'out').exists()
+  assert not (places['tmp'] / 'out').exists()
 
 
 RECORD = 'tools.record --output={tmp}/out/log.npz '
@@ -744,7 +779,7 @@ RECORD = 'tools.record --output={tmp}/out/log.npz '
     ('--policy=uniform --driver=keyboard', 'pass one of --agent, --policy'),
     ('--driver=pedals', 'driver=pedals'),
     ('--agent={tmp}/none', 'no exported weights of a controller in .*none'),
-    ('--agent={tmp}/mixed', 'mixed/controller was trained with another vae'),
+    ('--agent={kept}/mixed', 'mixed/controller was trained with another vae'),
     ('--agent={agent} --noise=', '--noise=: .* is not a number from 0 to 10'),
     ('--agent={agent} --noise=0,x', "--noise=0,x: 'x' is not a number"),
     ('--agent={agent} --noise=0,-1', "--noise=0,-1: '-1' is not a number"),
@@ -767,10 +802,7 @@ RECORD = 'tools.record --output={tmp}/out/log.npz '
     ('--policy=expert', "a policy is one of .*, not 'expert'"),
     ('--policy=keyboard', "a policy is one of .*, not 'keyboard'"),
     ('--policy=uniform --episodes=1', 'episodes=1'),
-    ('--policy=uniform --max_steps=0', 'max_steps=0'),
-    ('--policy=uniform --seed=-1', 'seed=-1'),
     ('--policy=uniform --simulator=torcs', "a simulator is .*, not 'torcs'"),
-    ('--policy=uniform --num_workers=0', 'num_workers=0'),
     ('--driver=keyboard --simulator=sketched', 'leave out --simulator'),
     ('--driver=keyboard --num_workers=2', 'leave out --simulator'),
     ('--policy=uniform --output={tmp}', 'it is a folder, not a file'),
@@ -783,10 +815,10 @@ RECORD = 'tools.record --output={tmp}/out/log.npz '
     ('--policy=uniform surplus', "unexpected argument 'surplus'"),
   ],
 )
-def test_record(flags, message, command, agents):
-  module, *arguments = (RECORD + flags).format(**agents).split()
+def test_record(flags, message, command, places):
+  module, *arguments = (RECORD + flags).format(**places).split()
   assert_one_line(command(module, *arguments), message)
-  assert not list(agents['tmp'].glob('out/*'))
+  assert not list(places['tmp'].glob('out/*'))
 
 
 JUNK = ('', '{', 'null', '{"a": 1}', '[' * 9999, '\x00')
@@ -797,11 +829,9 @@ JUNK = ('', '{', 'null', '{"a": 1}', '[' * 9999, '\x00')
   'file', ['config.json', 'run.json', 'metrics.json', 'checkpoints', 'weights']
 )
 def test_damaged_run_folder(file, content, command, places):
-  run = shutil.copytree(places['vae_run'], places['tmp'] / 'damaged')
-  if (run / file).is_dir():
-    shutil.rmtree(run / file)
-    if file == 'checkpoints':  # A finished run does not read them.
-      (run / 'metrics.json').unlink()
+  run = copy_of(places['vae_run'], file, places['tmp'] / 'damaged')
+  if file == 'checkpoints':  # A finished run does not read them.
+    (run / 'metrics.json').unlink()
   (run / file).write_text(content)
   config = json.loads((places['vae_run'] / 'config.json').read_text())
   done = command(
@@ -819,7 +849,7 @@ def test_damaged_run_folder(file, content, command, places):
 )
 def test_damaged_document_of_a_dataset(file, content, command, places):
   [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('1.*')
-  folder = shutil.copytree(source, places['tmp'] / 'damaged')
+  folder = copy_of(source, file, places['tmp'] / 'damaged')
   (folder / file).write_text(content)
   done = command('tools.verify', f'--dataset={folder}')
   assert_one_line(done, f'damaged/{file}')
@@ -878,8 +908,8 @@ def test_edited_document_of_a_dataset(file, path, value, command, places):
   from carracing_data import metadata
 
   [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('1.*')
-  folder = shutil.copytree(source, places['tmp'] / 'edited')
-  content = json.loads((folder / file).read_text())
+  folder = copy_of(source, file, places['tmp'] / 'edited')
+  content = json.loads((source / file).read_text())
   set_path(content, path, value)
   if file == 'metadata.json':
     # As a third-party builder might write it.
@@ -900,7 +930,7 @@ def test_edited_document_of_a_dataset(file, path, value, command, places):
 @pytest.mark.parametrize('content', JUNK, ids=repr)
 @pytest.mark.parametrize('file', ['config.json', 'model.safetensors'])
 def test_damaged_weights(file, content, command, places):
-  folder = shutil.copytree(places['vae'], places['tmp'] / 'damaged')
+  folder = copy_of(places['vae'], file, places['tmp'] / 'damaged')
   (folder / file).write_text(content)
   line = (DREAM + '--vae={tmp}/damaged').format(**places)
   module, *arguments = line.split()

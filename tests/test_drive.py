@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 from carracing_rollouts import environment
 from carracing_rollouts import tracks
 import imageio.v3 as imageio
@@ -126,21 +123,20 @@ def test_video_shows_every_step(driven, panels, tmp_path):
   assert sorted(tmp_path.iterdir()) == [video, strip]
 
 
-def test_binary_drives_the_same_way_each_time(agent_folder, tmp_path):
-  said = set()
-  for name in 'first', 'second':
-    done = subprocess.run(
-      [
-        *(sys.executable, '-m', 'tools.drive', f'--agent={agent_folder}'),
-        *('--track=1', f'--output_dir={tmp_path / name}'),
-      ],
-      capture_output=True,
-      text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    said.add(done.stdout)
-    assert (tmp_path / name / 'drive.mp4').exists()
-    assert (tmp_path / name / 'drive.png').exists()
-  [line] = said
-  assert line.startswith('Test track 1: return ')
-  assert ' steps, lap not completed' in line
+def test_an_agent_drives_the_same_way_each_time(driver, driven):
+  again = filming.drive(driver, tracks.TEST[1], STEPS)
+  for x, y in zip(driven, again):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_binary(agent_folder, command, tmp_path):
+  done = command(
+    'tools.drive',
+    f'--agent={agent_folder}',
+    *('--track=1', f'--output_dir={tmp_path}'),
+  )
+  assert done.status == 0, done.stderr
+  assert (tmp_path / 'drive.mp4').exists()
+  assert (tmp_path / 'drive.png').exists()
+  assert done.stdout.startswith('Test track 1: return ')
+  assert ' steps, lap not completed' in done.stdout

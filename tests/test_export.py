@@ -16,14 +16,6 @@ import tensorflow_datasets as tfds
 NAME = 'carracing_rollouts/tiny'
 
 
-def run_export(*flags):
-  return subprocess.run(
-    [sys.executable, '-m', 'tools.export', *flags],
-    capture_output=True,
-    text=True,
-  )
-
-
 def assert_steps_equal(steps, episode):
   assert len(steps) == len(episode)
   for name, values in vars(episode).items():
@@ -39,13 +31,13 @@ def test_rlds_view_has_the_steps_of_the_episodes(data_dir):
     assert_steps_equal(nested['steps'], episode)
 
 
-def test_rlds_export_is_read_by_plain_tfds(data_dir, tmp_path):
+def test_rlds_export_is_read_by_plain_tfds(data_dir, command, tmp_path):
   flags = (
     '--format=rlds', f'--dataset={NAME}', f'--data_dir={data_dir}',
     f'--output_dir={tmp_path}',
   )  # fmt: skip
-  done = run_export(*flags)
-  assert done.returncode == 0, done.stderr
+  done = command('tools.export', *flags)
+  assert done.status == 0, done.stderr
   reader = f"""
 import numpy as np
 import tensorflow_datasets as tfds
@@ -66,18 +58,19 @@ for index, episode in enumerate(dataset):
   source = prepared_dataset.find(NAME, data_dir)
   assert dict(exported.info.metadata) == dict(source.info.metadata)
 
-  again = run_export(*flags)
-  assert again.returncode == 1
+  again = command('tools.export', *flags)
+  assert again.status == 1
   assert 'choose another --output_dir' in again.stderr
 
 
 @pytest.mark.parametrize('name', [NAME, 'carracing_latents/tiny'])
-def test_croissant_description_is_valid(name, world, tmp_path):
-  done = run_export(
+def test_croissant_description_is_valid(name, world, command, tmp_path):
+  done = command(
+    'tools.export',
     '--format=croissant', f'--dataset={name}', f'--data_dir={world.data_dir}',
     f'--output_dir={tmp_path}',
   )  # fmt: skip
-  assert done.returncode == 0, done.stderr
+  assert done.status == 0, done.stderr
   dataset = mlcroissant.Dataset(str(tmp_path / 'croissant.json'))
   assert not dataset.metadata.issues.errors
   recorded = prepared_dataset.find(name, world.data_dir).info.metadata['splits']

@@ -52,6 +52,8 @@ def test_flags_are_sentences_that_tell_the_default(module, command):
       assert re.fullmatch(r'[A-Z].*\.', meaning, re.DOTALL), meaning
       if not flag.findtext('default'):
         assert re.search(r'default|required', meaning), meaning
+      if flag.findtext('type') == 'int':  # Refuses what makes no sense.
+        assert flag.findtext('lower_bound'), flag.findtext('name')
 
 
 # Runs a program, and says so when it begins to import JAX.

@@ -96,26 +96,6 @@ def test_metadata_says_what_was_encoded_with_what(world):
   }
 
 
-def test_missing_rollouts_name_the_command(world):
-  with pytest.raises(errors.DatasetError, match='tfds build carracing_rollout'):
-    build(world, rollouts='carracing_rollouts/none')
-
-
-def test_missing_vae_names_the_command(world, tmp_path):
-  with pytest.raises(weights.WeightsError, match=r'trainers\.train_vae'):
-    build(world, vae=str(tmp_path))
-
-
-def test_weights_of_another_model_are_refused(world):
-  with pytest.raises(weights.WeightsError, match='mdn_rnn, not of a vae'):
-    build(world, vae=str(world.mdn_rnn))
-
-
-def test_other_latent_size_names_the_key(world):
-  with pytest.raises(errors.DatasetError, match='"latent_size": 32'):
-    build(world, latent_size=16)
-
-
 def test_latents_of_another_vae_are_not_taken_for_these(world, tmp_path):
   loaded = weights.load(world.vae, 'vae')
   params = loaded.variables['params']

@@ -1,9 +1,5 @@
 """A person's keys, posted to a window that no display shows."""
 
-import os
-import subprocess
-import sys
-
 from carracing_data import errors
 from carracing_rollouts import environment
 from carracing_rollouts import tracks
@@ -354,20 +350,18 @@ def test_dream_ends_when_m_takes_the_episode_for_over(
   assert opened.view.step == 1 and opened.seed == 1
 
 
-def test_binary(agent_folder):
+def test_binary(agent_folder, command):
   for flags, said in (
     (['--where=dream', '--seed=3'], 'Dreamt return '),
     (['--driver=agent', '--track=3'], 'Return '),
   ):
-    done = subprocess.run(
-      [
-        *(sys.executable, '-m', 'tools.play', f'--agent={agent_folder}'),
-        *('--max_frames=3', *flags),
-      ],
-      capture_output=True,
-      text=True,
-      env={**os.environ, 'SDL_VIDEODRIVER': 'dummy'},
+    done = command(
+      'tools.play',
+      f'--agent={agent_folder}',
+      '--max_frames=3',
+      *flags,
+      environment={'SDL_VIDEODRIVER': 'dummy'},
     )
-    assert done.returncode == 0, done.stderr
+    assert done.status == 0, done.stderr
     assert done.stdout.startswith(said)
     assert done.stdout.endswith(' after 3 steps\n')

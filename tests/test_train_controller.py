@@ -2,11 +2,10 @@
 
 import contextlib
 import signal
-import subprocess
-import sys
+import time
 
 from conftest import interrupt
-from conftest import PROJECT
+from conftest import made_once
 from conftest import tiny_controller_config
 from conftest import tiny_dream_config
 from conftest import tiny_evolution_config
@@ -38,10 +37,13 @@ FILES = {
 @pytest.fixture(scope='module', params=CONFIGS)
 def run(request, world, tmp_path_factory):
   """Method, and the folder of a finished run."""
-  workdir = tmp_path_factory.mktemp('run') / request.param
-  config = CONFIGS[request.param]()
-  train_controller.train(config, workdir, world.vae, world.mdn_rnn)
-  return request.param, workdir
+
+  def make(workdir):
+    config = CONFIGS[request.param]()
+    train_controller.train(config, workdir, world.vae, world.mdn_rnn)
+
+  name = f'run_of_{request.param}'
+  return request.param, made_once(tmp_path_factory, name, make)
 
 
 def test_a_run_leaves_an_agent_and_its_scores(run, world):
@@ -77,20 +79,13 @@ def test_c_and_its_critics_may_see_z_alone(world, tmp_path):
   assert weights.verify(file.parent) == weights.verify(world.mdn_rnn)
 
 
-def start(method, world, workdir):
-  """Starts the trainer as a user would."""
-  config = CONFIGS[method]()
-  return subprocess.Popen(
-    [
-      sys.executable,
-      *('-m', 'trainers.train_controller', f'--workdir={workdir}'),
-      f'--config=trainers/configs/{FILES[method]}.py',
-      *(f'--vae={world.vae}', f'--mdn_rnn={world.mdn_rnn}'),
-      *(f'--config.{key}={value}' for key, value in config.items()),
-    ],
-    cwd=PROJECT,
-    stderr=subprocess.PIPE,
-    text=True,
+def start(command, method, world, workdir):
+  return command.start(
+    'trainers.train_controller',
+    f'--workdir={workdir}',
+    f'--config=trainers/configs/{FILES[method]}.py',
+    *(f'--vae={world.vae}', f'--mdn_rnn={world.mdn_rnn}'),
+    *(f'--config.{key}={value}' for key, value in CONFIGS[method]().items()),
   )
 
 
@@ -107,9 +102,9 @@ def metrics_of(workdir):
   }
 
 
-def test_killed_run_continues_bit_for_bit(run, world, tmp_path):
+def test_killed_run_continues_bit_for_bit(run, command, world, tmp_path):
   method, expected = run
-  process = start(method, world, tmp_path)
+  process = start(command, method, world, tmp_path)
   # After an evaluation, so that the best parameters are restored, too.
   status, said = interrupt(process, signal.SIGKILL, tmp_path, step=6)
   assert status == -signal.SIGKILL, said
@@ -141,13 +136,14 @@ def cars_of(process):
   ],
 )
 def test_a_signal_stops_the_run_and_its_cars(
-  number, status, message, world, tmp_path
+  number, status, message, command, world, tmp_path
 ):
-  process = start('actor_critic', world, tmp_path)
+  process = start(command, 'actor_critic', world, tmp_path)
   record = tmp_path / 'checkpoints' / '3' / 'record.json'
   cars = []
   while not record.exists() or not cars:
     assert process.poll() is None
+    time.sleep(0.01)
     cars = cars_of(process)
   process.send_signal(number)
   _, said = process.communicate()
@@ -159,11 +155,12 @@ def test_a_signal_stops_the_run_and_its_cars(
   assert not alive
 
 
-def test_a_dying_car_is_reported(world, tmp_path):
-  process = start('actor_critic', world, tmp_path)
+def test_a_dying_car_is_reported(command, world, tmp_path):
+  process = start(command, 'actor_critic', world, tmp_path)
   record = tmp_path / 'checkpoints' / '3' / 'record.json'
   while not record.exists():
     assert process.poll() is None
+    time.sleep(0.01)
   cars_of(process)[0].kill()
   _, said = process.communicate()
   assert process.returncode == 1
