@@ -171,18 +171,25 @@ def _load(folder: str | os.PathLike[str]) -> Agent:
     raise weights.WeightsError(
       f'{folder} holds no agent; did you mean {inside}?'
     )
-  c = weights.load(paths['controller'], 'controller')
-  model = world_model.load(paths['vae'], paths['mdn_rnn'])
-  for name in PARTS[:2]:
-    trained_with = c.training.get(f'{name}_sha256')
-    if trained_with != weights.verify(paths[name]):
+  c, v, m = (
+    weights.load(paths[name], name) for name in ('controller', 'vae', 'mdn_rnn')
+  )
+  model = world_model.combined(v, m)
+  for name, part in ('vae', v), ('mdn_rnn', m):
+    if c.training.get(f'{name}_sha256') != part.sha256:
       raise weights.WeightsError(
-        f'{paths["controller"]} was trained with another {name} than'
-        f' {paths[name]}; copy the whole folder of the agent again, or train a'
-        ' controller with: python -m trainers.train_controller --workdir=RUN'
-        f' --vae={paths["vae"]} --mdn_rnn={paths["mdn_rnn"]}'
+        f'{c.folder} was trained with another {name} than {part.folder}; copy'
+        ' the whole folder of the agent again, or train a controller with:'
+        ' python -m trainers.train_controller --workdir=RUN'
+        f' --vae={v.folder} --mdn_rnn={m.folder}'
       )
-  _check_sizes(c.model, model, paths['controller'])
+  sizes = (c.model.latent_size, c.model.hidden_size)
+  fitting = [(v.model.latent_size, x) for x in (m.model.hidden_size, 0)]
+  if sizes not in fitting:
+    raise weights.WeightsError(
+      f'{c.folder} has latent_size and hidden_size {sizes}; those that fit its'
+      f' world model are {fitting[0]} and {fitting[1]}'
+    )
   return Agent(model, c.model, jax.device_put(c.variables))
 
 
@@ -192,17 +199,7 @@ def digests(folder: str | os.PathLike[str]) -> dict[str, str]:
   Raises:
     weights.WeightsError: a part is missing or damaged.
   """
-  return {name: weights.verify(os.path.join(folder, name)) for name in PARTS}
-
-
-def _check_sizes(
-  c: controller.Controller, model: world_model.WorldModel, source: str
-) -> None:
-  assert model.m is not None
-  sizes = (c.latent_size, c.hidden_size)
-  fitting = [(model.v.latent_size, x) for x in (model.m.hidden_size, 0)]
-  if sizes not in fitting:
-    raise weights.WeightsError(
-      f'{source} has latent_size and hidden_size {sizes}; those that fit its'
-      f' world model are {fitting[0]} and {fitting[1]}'
-    )
+  return {
+    name: weights.describe(os.path.join(folder, name)).weights_sha256
+    for name in PARTS
+  }

@@ -12,8 +12,8 @@ things make it faster on CPU:
   gradient of the matrix is then a single product over all steps, instead of one
   product and one sum of matrices per step.
 
-Unlike the convolutions of `strided`, it has one form for all platforms: scans
-and matrix products, which are plain XLA everywhere.
+Unlike the convolutions of `strided_convolution`, it has one form for all
+platforms: scans and matrix products, which are plain XLA everywhere.
 
 Because σ(a) = ½ + ½·tanh(½·a), one `tanh` computes all gates, and the backward
 scan needs only its output.

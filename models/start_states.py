@@ -1,13 +1,16 @@
 """Start states of dreams: real latent vectors, and M's carry at them.
 
-They are stored beside M's weights, so that a dream needs no dataset.
+Episodes of latents → a file beside M's weights, so that a dream needs no
+dataset → the first states of dreams.
 """
 
+from collections.abc import Mapping, Sequence
 import os
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from models import mdn_rnn
 from models import weights
 from models import world_model
 import numpy as np
@@ -15,6 +18,12 @@ import safetensors
 import safetensors.numpy
 
 MAX_LATENT = 100.0  # Far beyond what V returns.
+# All dreams start from these, and with few of them C overfits. 1.2 kB each.
+_NUM_STATES = 16_384
+_EPISODES_AT_ONCE = 32
+_SEED = 0  # Fixed, so that all M of a dataset start from the same steps.
+# A car that goes on for longer without a new tile is lost.
+_MAX_STEPS_WITHOUT_TILE = 60
 
 
 class StartStates(NamedTuple):
@@ -32,6 +41,79 @@ class StartStates(NamedTuple):
   logvar: Any
   cell: Any
   hidden: Any
+
+
+def collect(
+  model: mdn_rnn.MDNRNN, params: Any, episodes: Sequence[Mapping[str, Any]]
+) -> bytes:
+  """Draws start states: steps soon after a new tile, none of them terminal.
+
+  Args:
+    model: M.
+    params: its parameters.
+    episodes: episodes of latents, see the card of `carracing_latents`. Each is
+      read once for its rewards, and those with a drawn step once more, so they
+      may be read on access.
+
+  Returns:
+    Content of the file of start states.
+  """
+  found = [(len(x['reward']), len(_on_their_way(x))) for x in episodes]
+  lengths, counts = np.array(found).T
+  nowhere = not counts.any()
+  ends = np.arange(1, len(counts) + 1) if nowhere else np.cumsum(counts)
+  rng = np.random.default_rng(_SEED)
+  size = min(_NUM_STATES, ends[-1])
+  chosen = np.sort(rng.choice(ends[-1], size, replace=False))
+  of_episode = np.searchsorted(ends, chosen, side='right')
+  model = model.clone(dtype=np.float32)  # As M is used.
+  params = jax.device_get(params)  # One of several hosts computes alone.
+
+  @jax.jit
+  def watch(params, z, action):
+    def step(carry, x):
+      _, after = model.apply({'params': params}, *x, carry)
+      return after, carry
+
+    steps = (x.swapaxes(0, 1)[:, :, None] for x in (z, action))  # [T, B, 1, ..]
+    carry = model.initial_carry(_EPISODES_AT_ONCE)
+    return jax.lax.scan(step, carry, tuple(steps))[1]
+
+  def padded(batch, name):
+    shape = _EPISODES_AT_ONCE, max(lengths), batch[0][name].shape[-1]
+    whole = np.zeros(shape, np.float32)
+    for row, episode in zip(whole, batch):
+      row[: len(episode[name])] = episode[name]
+    return whole
+
+  parts = []
+  watched = np.unique(of_episode)
+  for first in range(0, len(watched), _EPISODES_AT_ONCE):
+    indices = watched[first : first + _EPISODES_AT_ONCE].tolist()
+    batch = [episodes[index] for index in indices]
+    cell, hidden = jax.device_get(
+      watch(params, padded(batch, 'mean'), padded(batch, 'action'))
+    )
+    for row, (index, episode) in enumerate(zip(indices, batch)):
+      steps = np.zeros(1, int) if nowhere else _on_their_way(episode)
+      steps = steps[chosen[of_episode == index] - ends[index] + len(steps)]
+      mean, logvar = episode['mean'], episode['logvar']
+      parts.append(
+        StartStates(
+          *(x[steps] for x in (mean, logvar, cell[:, row], hidden[:, row]))
+        )
+      )
+  return to_bytes(StartStates(*map(np.concatenate, zip(*parts))))
+
+
+def _on_their_way(episode: Mapping[str, Any]) -> np.ndarray:
+  """Returns the steps of an episode soon after the last new tile, int [N]."""
+  # Nothing follows a terminal step.
+  steps = np.arange(len(episode['reward']) - episode['is_terminal'][-1])
+  reward = episode['reward'][: len(steps)]
+  tiles = np.where(reward > 0, steps + 1, -np.inf)
+  last_tile = np.maximum.accumulate(tiles)[:-1]
+  return steps[1:][steps[1:] - last_tile <= _MAX_STEPS_WITHOUT_TILE]
 
 
 def to_bytes(states: StartStates) -> bytes:
@@ -64,19 +146,18 @@ def load(folder: str | os.PathLike[str]) -> StartStates:
     weights.WeightsError: the weights are missing or damaged, or have no start
       states.
   """
-  data = weights.start_states(folder)
-  if data is None:
+  m = weights.load(folder, 'mdn_rnn')
+  if m.start_states is None:
     raise weights.WeightsError(
       f'{folder} has no {weights.START_STATES}, from which dreams start,'
       ' because an earlier version of this project exported it. Delete the'
       ' folder weights/ in the run of M and run its command again, then that of'
       ' C, if there is one: they export M with start states'
     )
-  config = weights.describe(folder).config
-  sizes = {x: config['latent_size'] for x in ('mean', 'logvar')}
-  sizes |= {x: config['hidden_size'] for x in ('cell', 'hidden')}
+  sizes = {x: m.model.latent_size for x in ('mean', 'logvar')}
+  sizes |= {x: m.model.hidden_size for x in ('cell', 'hidden')}
   try:
-    arrays = safetensors.numpy.load(data)
+    arrays = safetensors.numpy.load(m.start_states)
     states = StartStates(**{k: np.float32(x) for k, x in arrays.items()})
     assert all(
       x.shape == (len(states.mean), sizes[name]) and np.isfinite(x).all()

@@ -87,8 +87,8 @@ class VAE(nn.Module):
     latent_size: Z, size of a latent vector.
     dtype: dtype of the convolutions; bfloat16 is faster on GPUs and TPUs.
       Parameters, posteriors and frames are always float32.
-    convolution: form of the convolutions, see `strided`; 'auto' is the faster
-      one on each platform. All forms have the same parameters.
+    convolution: form of the convolutions, see `strided_convolution`; 'auto' is
+      the faster one on each platform. All forms have the same parameters.
   """
 
   latent_size: int = 32

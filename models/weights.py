@@ -5,8 +5,6 @@ The only module of `models` that reads or writes files.
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import errno
-import functools
 import hashlib
 import os
 from pathlib import Path
@@ -18,7 +16,6 @@ from carracing_data import files
 from carracing_data import json_documents
 from flax import traverse_util
 import jax
-import jax.numpy as jnp
 from models import controller
 from models import mdn_rnn
 from models import vae
@@ -45,13 +42,6 @@ _Size = Annotated[int, pydantic.Field(ge=1, le=16_384)]
 class _VAEConfig(json_documents.Document):
   latent_size: _Size
 
-  def model(self) -> vae.VAE:
-    return vae.VAE(**self.model_dump())
-
-  def init(self, key: jax.Array) -> Any:
-    frames = jnp.zeros((1, 64, 64, 3), jnp.uint8)
-    return self.model().init(key, frames, key)
-
 
 class _MDNRNNConfig(json_documents.Document):
   latent_size: _Size
@@ -60,28 +50,10 @@ class _MDNRNNConfig(json_documents.Document):
   per_dimension: bool
   predict_outcomes: bool
 
-  def model(self) -> mdn_rnn.MDNRNN:
-    return mdn_rnn.MDNRNN(**self.model_dump())
-
-  def init(self, key: jax.Array) -> Any:
-    model = self.model()
-    z, action = jnp.zeros((1, 1, self.latent_size)), jnp.zeros((1, 1, 3))
-    return model.init(key, z, action, model.initial_carry(1))
-
 
 class _ControllerConfig(json_documents.Document):
   latent_size: _Size
   hidden_size: Annotated[int, pydantic.Field(ge=0, le=16_384)]
-
-  def model(self) -> controller.Controller:
-    return controller.Controller(**self.model_dump())
-
-  def init(self, key: jax.Array) -> Any:
-    z, hidden = (
-      jnp.zeros((1, self.latent_size)),
-      jnp.zeros((1, self.hidden_size)),
-    )
-    return self.model().init(key, z, hidden)
 
 
 _CONFIGS = {
@@ -122,12 +94,19 @@ class Weights(NamedTuple):
     variables: `{'params': ...}`, NumPy arrays, float32.
     training: provenance of the weights: dataset, steps, ...
     sha256: SHA-256 of the weights file, hexadecimal.
+    config: arguments of the model's constructor.
+    start_states: content of the file of start states, see
+      `models.start_states`; None: there is none.
+    folder: their folder, for messages.
   """
 
   model: Any
   variables: Mapping[str, Any]
   training: Mapping[str, Any]
   sha256: str
+  config: Mapping[str, Any]
+  start_states: bytes | None
+  folder: Path
 
 
 def save(
@@ -157,39 +136,26 @@ def save(
     WeightsError: the parameters are not finite or do not fit the model.
     errors.PlaceError: the folder cannot be written.
   """
-  folder = Path(folder)
   flat = _flatten(params)
-  _check_params(_CONFIGS[name](**config), flat, f'the {name} to export')
-  data = safetensors.numpy.save(flat)
-  sha256 = hashlib.sha256(data).hexdigest()
+  _checked_model(name, config, flat, f'the {name} to export')
+  contents = {FILE: safetensors.numpy.save(flat)}
   description = {
     'format': _FORMAT,
     'model': name,
     'config': dict(config),
     'training': dict(training),
-    'weights_sha256': sha256,
+    'weights_sha256': _sha256(contents[FILE]),
   }
-  files = {FILE: data}
   if start_states is not None:
-    files[START_STATES] = start_states
-    description['start_states_sha256'] = hashlib.sha256(
-      start_states
-    ).hexdigest()
-  with _replacing(folder) as unfinished:
-    for file, content in files.items():
-      _write(unfinished / file, content)
+    contents[START_STATES] = start_states
+    description['start_states_sha256'] = _sha256(start_states)
+  with _replacing(Path(folder)) as unfinished:
+    for file, content in contents.items():
+      (unfinished / file).write_bytes(content)
     json_documents.write(
       unfinished / _CONFIG, json_documents.sealed(description, _SEAL)
     )
-  return sha256
-
-
-def remedy(folder: str | os.PathLike[str]) -> str:
-  """Returns what mends a damaged folder of weights, for error messages."""
-  return (
-    f'copy it again from its source, or, if a run made it, delete {folder} and'
-    ' run the command of that run again'
-  )
+  return description['weights_sha256']
 
 
 def gather(
@@ -207,24 +173,18 @@ def gather(
     errors.PlaceError: the folder cannot be written.
   """
   folder = Path(folder)
-  # Of M also the start states, which its weights do not determine.
-  wanted = {name: _digests(path) for name, path in parts.items()}
+  wanted = {name: describe(path) for name, path in parts.items()}
   try:
-    if wanted == {name: _digests(folder / name) for name in parts}:
+    if wanted == {name: describe(folder / name) for name in parts}:
       return
   except errors.UserError:
     pass  # Missing or damaged: written again.
   with _replacing(folder) as unfinished:
     for name, path in parts.items():
-      path = files.expand(path)
       (unfinished / name).mkdir()
       for file in FILES:
-        if file != START_STATES or describe(path).start_states_sha256:
-          _write(unfinished / name / file, files.read_bytes(path / file))
-
-
-def _write(path: Path, content: bytes) -> None:
-  files.replace(path, functools.partial(Path.write_bytes, data=content))
+        if file != START_STATES or wanted[name].start_states_sha256:
+          shutil.copyfile(files.expand(path) / file, unfinished / name / file)
 
 
 @contextlib.contextmanager
@@ -233,26 +193,20 @@ def _replacing(folder: Path) -> Iterator[Path]:
   unfinished = folder.with_name(folder.name + '.unfinished')
   replaced = folder.with_name(folder.name + '.replaced')
   with files.write_errors(folder):
-    if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
-      raise NotADirectoryError(errno.ENOTDIR, 'it is not a folder')
     for leftover in unfinished, replaced:
-      if leftover.is_symlink() or leftover.is_file():
-        leftover.unlink()
-      elif leftover.exists():
+      if leftover.exists():
         shutil.rmtree(leftover)
     unfinished.mkdir(parents=True)
     yield unfinished
-    if folder.exists():
-      folder.rename(replaced)
+    for written in (*unfinished.rglob('*'), unfinished):
+      files.sync(written)
+    if os.path.lexists(folder):
+      # The slash lets it fail if that is a file or a link.
+      os.rename(f'{folder}/', replaced)
     unfinished.rename(folder)
     files.sync(folder.parent)
     if replaced.exists():
       shutil.rmtree(replaced)
-
-
-def digest(params: Mapping[str, Any]) -> str:
-  """Returns the SHA-256 of the file that `save` would write."""
-  return hashlib.sha256(safetensors.numpy.save(_flatten(params))).hexdigest()
 
 
 def load(folder: str | os.PathLike[str], name: str) -> Weights:
@@ -270,40 +224,28 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
     errors.UnreadableError: the operating system cannot read them.
   """
   folder = files.expand(folder)
-  description, data = _read(folder, name)
+  description, contents = _read(folder, name)
   if description.model != name:
     raise WeightsError(
       f'{folder} holds the weights of a {description.model}, not of a {name};'
       f' {_hint(name)}'
     )
-  config = _CONFIGS[name](**description.config)
+  path = folder / FILE
   try:
-    params = safetensors.numpy.load(data)
+    params = safetensors.numpy.load(contents[FILE])
   except safetensors.SafetensorError as error:
-    raise WeightsError(f'{folder / FILE} is damaged ({error})') from None
-  _check_params(config, params, str(folder / FILE))
+    raise WeightsError(f'{path} is damaged ({error})') from None
+  model = _checked_model(name, description.config, params, str(path))
   flat = {path: x.astype(np.float32) for path, x in params.items()}
   return Weights(
-    model=config.model(),
+    model=model,
     variables={'params': traverse_util.unflatten_dict(flat, sep='/')},
     training=description.training,
     sha256=description.weights_sha256,
+    config=description.config,
+    start_states=contents.get(START_STATES),
+    folder=folder,
   )
-
-
-def verify(folder: str | os.PathLike[str]) -> str:
-  """Checks the digests of exported weights and returns their SHA-256.
-
-  Raises:
-    WeightsError: the weights are missing or damaged.
-    errors.UnreadableError: the operating system cannot read them.
-  """
-  return describe(folder).weights_sha256
-
-
-def _digests(folder: str | os.PathLike[str]) -> tuple[str, str | None]:
-  description = describe(folder)
-  return description.weights_sha256, description.start_states_sha256
 
 
 def describe(folder: str | os.PathLike[str]) -> Description:
@@ -313,37 +255,22 @@ def describe(folder: str | os.PathLike[str]) -> Description:
     WeightsError: the weights are missing or damaged.
     errors.UnreadableError: the operating system cannot read them.
   """
-  description, _ = _read(files.expand(folder))
-  return description
+  return _read(files.expand(folder))[0]
 
 
-def start_states(folder: str | os.PathLike[str]) -> bytes | None:
-  """Returns the start states of exported weights; None if they have none.
-
-  Raises:
-    WeightsError: the weights are missing or damaged.
-    errors.UnreadableError: the operating system cannot read them.
-  """
-  folder = files.expand(folder)
-  if describe(folder).start_states_sha256 is None:
-    return None
-  return files.read_bytes(folder / START_STATES)
-
-
-def _hint(name: str) -> str:
-  return (
-    f'train one with: python -m trainers.train_{name}'
-    f' --config=trainers/configs/{name}.py --workdir=RUN'
-  )
-
-
-def _read(folder: Path, name: str | None = None) -> tuple[Description, bytes]:
-  """Reads both files and checks their digests.
+def _read(
+  folder: Path, name: str | None = None
+) -> tuple[Description, dict[str, bytes]]:
+  """Reads all files and checks their digests.
 
   Args:
     folder: folder written by `save`.
     name: expected model, for the error message; None if any will do.
+
+  Returns:
+    The description, and the contents of the other files, by name.
   """
+  damaged = f'{folder / _CONFIG} is damaged: '
   try:
     contents = {FILE: files.read_bytes(folder / FILE)}
     description = json_documents.read(folder / _CONFIG, Description)
@@ -358,60 +285,91 @@ def _read(folder: Path, name: str | None = None) -> tuple[Description, bytes]:
       message += f'; did you mean {folder / "weights"}?'
     raise WeightsError(message) from None
   except pydantic.ValidationError as error:
-    raise _damaged(folder, f'config: {json_documents.explain(error)}') from None
+    problem = f'{damaged}config: {json_documents.explain(error)}'
+    raise WeightsError(f'{problem}; {remedy(folder)}') from None
   except errors.DocumentError as error:
-    raise _damaged(folder, str(error)) from None
+    raise WeightsError(f'{error}; {remedy(folder)}') from None
   if description.format != _FORMAT:
     raise WeightsError(
       f'{folder} was written by another version of this project, in format'
       f' {description.format}; this version reads format {_FORMAT}'
     )
+  mismatch = 'does not match its digest'
   content = description.model_dump(exclude_unset=True)
   if not json_documents.is_sealed(content, _SEAL):
-    raise _damaged(folder, 'its content does not match its digest')
+    raise WeightsError(f'{damaged}its content {mismatch}; {remedy(folder)}')
   digests = {FILE: description.weights_sha256}
   if description.start_states_sha256 is not None:
     digests[START_STATES] = description.start_states_sha256
     with contextlib.suppress(FileNotFoundError):
       contents[START_STATES] = files.read_bytes(folder / START_STATES)
   for file, sha256 in digests.items():
-    if hashlib.sha256(contents.get(file, b'')).hexdigest() != sha256:
-      problem = 'damaged: it does not match its digest'
-      raise WeightsError(
-        f'{folder / file} is {problem if file in contents else "missing"};'
-        f' {remedy(folder)}'
-      )
-  return description, contents[FILE]
+    if _sha256(contents.get(file, b'')) != sha256:
+      problem = f'damaged: it {mismatch}' if file in contents else 'missing'
+      raise WeightsError(f'{folder / file} is {problem}; {remedy(folder)}')
+  return description, contents
 
 
-def _damaged(folder: Path, reason: str) -> WeightsError:
-  path = f'{folder / _CONFIG} is damaged: '
-  return WeightsError(f'{path}{reason.removeprefix(path)}; {remedy(folder)}')
+def remedy(folder: str | os.PathLike[str]) -> str:
+  """Returns what mends a damaged folder of weights, for error messages."""
+  return (
+    f'copy it again from its source, or, if a run made it, delete {folder} and'
+    ' run the command of that run again'
+  )
+
+
+def _hint(name: str) -> str:
+  return (
+    f'train one with: python -m trainers.train_{name}'
+    f' --config=trainers/configs/{name}.py --workdir=RUN'
+  )
+
+
+def _sha256(content: bytes) -> str:
+  return hashlib.sha256(content).hexdigest()
 
 
 def _flatten(params: Mapping[str, Any]) -> Any:
   return traverse_util.flatten_dict(jax.device_get(params), sep='/')
 
 
-def _check_params(
-  config: _VAEConfig | _MDNRNNConfig | _ControllerConfig,
-  params: Mapping[str, Any],
-  source: str,
-) -> None:
-  """Raises WeightsError if parameters do not fit a model or are not finite."""
-  shapes = jax.eval_shape(config.init, jax.random.key(0))['params']
+def _checked_model(
+  name: str, config: Mapping[str, Any], params: Mapping[str, Any], source: str
+) -> Any:
+  """Returns a model after checking that parameters fit it and are finite.
+
+  Args:
+    name: `vae`, `mdn_rnn` or `controller`.
+    config: arguments of the model's constructor.
+    params: parameters by path, `layer/kernel`.
+    source: origin of the parameters, for the error message.
+
+  Raises:
+    WeightsError: they do not fit or are not finite.
+  """
+  config = _CONFIGS[name](**config).model_dump()
+  z = np.zeros((1, config['latent_size']), np.float32)
+  hidden = np.zeros((1, config.get('hidden_size', 0)), np.float32)
+  action = np.zeros((1, 1, 3), np.float32)
+  key = jax.random.key(0)
+  model, inputs = {
+    'vae': (vae.VAE, (np.zeros((1, 64, 64, 3), np.uint8), key)),
+    'mdn_rnn': (mdn_rnn.MDNRNN, (z[None], action, (hidden, hidden))),
+    'controller': (controller.Controller, (z, hidden)),
+  }[name]
+  model = model(**config)
+  shapes = jax.eval_shape(model.init, key, *inputs)['params']
   expected: Any = traverse_util.flatten_dict(shapes, sep='/')
-  if params and all(x.dtype == np.float16 for x in params.values()):
-    expected = {
-      path: jax.ShapeDtypeStruct(x.shape, np.float16)
-      for path, x in expected.items()
-    }
+  rounded = params and all(x.dtype == np.float16 for x in params.values())
+  dtype = np.dtype(np.float16 if rounded else np.float32)
   for path in sorted({*params, *expected}):
-    found, wanted = (
-      f'{x[path].dtype}{list(x[path].shape)}' if path in x else 'absent'
-      for x in (params, expected)
-    )
+    found, wanted = 'absent', 'absent'
+    if path in params:
+      found = f'{params[path].dtype}{list(params[path].shape)}'
+    if path in expected:
+      wanted = f'{dtype}{list(expected[path].shape)}'
     if found != wanted:
       raise WeightsError(f'{source}: {path} is {found}, not {wanted}')
     if not np.isfinite(params[path]).all():
       raise WeightsError(f'{source}: {path} has NaN or infinite numbers')
+  return model

@@ -86,16 +86,24 @@ def load(
     mdn_rnn_folder: folder of the exported weights of M.
 
   Raises:
-    weights.WeightsError: see `weights.load`; or M was trained on the latents of
-      another VAE.
+    weights.WeightsError: see `weights.load` and `combined`.
   """
-  v = weights.load(vae_folder, 'vae')
-  m = weights.load(mdn_rnn_folder, 'mdn_rnn')
+  return combined(
+    weights.load(vae_folder, 'vae'), weights.load(mdn_rnn_folder, 'mdn_rnn')
+  )
+
+
+def combined(v: weights.Weights, m: weights.Weights) -> WorldModel:
+  """Combines a VAE and an MDN-RNN that was trained on its latents.
+
+  Raises:
+    weights.WeightsError: M was trained on the latents of another VAE.
+  """
   if m.training.get('vae_sha256') != v.sha256:
     raise weights.WeightsError(
-      f'{mdn_rnn_folder} was trained on the latents of another VAE than'
-      f' {vae_folder}; pass the folder of that VAE, or build carracing_latents'
-      ' with this one and train an MDN-RNN on it'
+      f'{m.folder} was trained on the latents of another VAE than {v.folder};'
+      ' pass the folder of that VAE, or build carracing_latents with this one'
+      ' and train an MDN-RNN on it'
     )
   variables = jax.device_put((v.variables, m.variables))
   return WorldModel(v.model, variables[0], m.model, variables[1])

@@ -143,7 +143,7 @@ def save_agent(folder: Path, world: World, hidden_size: int) -> None:
   sha256 = {}
   for name in 'vae', 'mdn_rnn':
     shutil.copytree(getattr(world, name), folder / name)
-    sha256[f'{name}_sha256'] = weights.verify(folder / name)
+    sha256[f'{name}_sha256'] = weights.describe(folder / name).weights_sha256
   kernel = np.random.default_rng(0).normal(0, 0.5, (32 + hidden_size, 3))
   bias = np.array([0, 0, -1], np.float32)
   weights.save(

@@ -137,7 +137,7 @@ def altered(folder, source, change):
     weights.describe(source).config,
     change(loaded.variables['params']),
     loaded.training,
-    weights.start_states(source),
+    loaded.start_states,
   )
   return folder
 

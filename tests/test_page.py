@@ -311,7 +311,7 @@ def test_agents_of_other_kinds(per_dimension, command, show, tmp_path):
     *(np.tanh(rng.normal(size=(2, size))) for size in (32, 32, 24, 24))
   )
   shutil.copytree(agent.PRETRAINED / 'vae', folder / 'vae')
-  sha256 = {'vae_sha256': weights.verify(folder / 'vae')}
+  sha256 = {'vae_sha256': weights.describe(folder / 'vae').weights_sha256}
   sha256['mdn_rnn_sha256'] = weights.save(
     folder / 'mdn_rnn',
     'mdn_rnn',

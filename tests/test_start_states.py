@@ -11,7 +11,6 @@ from models import world_model
 import numpy as np
 import pytest
 import safetensors.numpy
-from trainers import start_states as collection
 
 
 def test_the_carry_has_watched_the_episode(world):
@@ -61,7 +60,7 @@ def test_damage_is_found(world, tmp_path, damage):
   path.unlink()
   if damage == 'flipped':
     path.write_bytes(content)
-  for read in start_states.load, weights.verify:
+  for read in start_states.load, weights.describe:
     with pytest.raises(weights.WeightsError, match='start_states.*again'):
       read(folder)
 
@@ -71,7 +70,7 @@ def test_weights_without_start_states_name_the_way_to_get_them(world, tmp_path):
   config = weights.describe(world.mdn_rnn).config
   save = (tmp_path, 'mdn_rnn', config, m.variables['params'], m.training)
   weights.save(*save)
-  assert weights.verify(tmp_path) == m.sha256
+  assert weights.describe(tmp_path).weights_sha256 == m.sha256
   with pytest.raises(weights.WeightsError, match='Delete .* they export M'):
     start_states.load(tmp_path)
   weights.save(*save, b'no states')
@@ -119,8 +118,8 @@ def test_of_many_steps_some_are_drawn(world, monkeypatch):
   # Episodes are watched in parts, the last of which is incomplete.
   for name, number in (None, 0), ('_EPISODES_AT_ONCE', 3), ('_NUM_STATES', 7):
     if name:
-      monkeypatch.setattr(collection, name, number)
-    data = collection.collect(model, m.variables['params'], episodes)
+      monkeypatch.setattr(start_states, name, number)
+    data = start_states.collect(model, m.variables['params'], episodes)
     found.append(safetensors.numpy.load(data))
   whole, in_parts, some = found
   for name, x in whole.items():
@@ -152,7 +151,7 @@ def test_dreams_start_soon_after_a_tile_and_never_at_the_end():
         'is_terminal': is_terminal,
       }
     )
-  data = collection.collect(m, params, episodes)
+  data = start_states.collect(m, params, episodes)
   means = safetensors.numpy.load(data)['mean'].astype(np.float32)
   expected = [(i / 100, t) for t in (0, 1) for i in range(6, 67)]
   expected.insert(61, (2.99, 0))
@@ -165,7 +164,7 @@ def test_dreams_start_soon_after_a_tile_and_never_at_the_end():
 )
 def test_impossible_start_states_are_refused(world, tmp_path, name, number):
   m = weights.load(world.mdn_rnn, 'mdn_rnn')
-  arrays = safetensors.numpy.load(weights.start_states(world.mdn_rnn))
+  arrays = safetensors.numpy.load(m.start_states)
   arrays[name][3, 1] = number
   weights.save(
     tmp_path,

@@ -256,7 +256,8 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
     assert name in tree
   assert str(tmp_path / 'controller_0') in tree  # Who drove.
   digests = [
-    weights.verify(tmp_path / x / 'weights') for x in ('mdn_rnn', 'mdn_rnn_1')
+    weights.describe(tmp_path / x / 'weights').weights_sha256
+    for x in ('mdn_rnn', 'mdn_rnn_1')
   ]
   assert all(digest in tree for digest in digests)
 
@@ -265,9 +266,8 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(tmp_path, execute):
   trained_on = path.read_text()
   content = json.loads(trained_on)
   initial = content['sources'].pop('initial_weights')
-  assert initial['sha256']['weights'] == weights.verify(
-    tmp_path / 'controller_0' / 'weights'
-  )
+  before = weights.describe(tmp_path / 'controller_0' / 'weights')
+  assert initial['sha256']['weights'] == before.weights_sha256
   path.write_text(json.dumps(content))
   with pytest.raises(AssertionError, match='initial_weights .*absent there'):
     rounds_of_dreams.make(tmp_path, settings, execute)

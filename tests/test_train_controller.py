@@ -54,10 +54,15 @@ def test_a_run_leaves_an_agent_and_its_scores(run, world):
   assert metrics.validation['score'] < 1000
   if method != 'evolution':  # Their learning rates have fallen.
     assert metrics.step == metrics.num_steps
-  assert metrics.weights_sha256 == weights.verify(workdir / 'weights')
+  assert (
+    metrics.weights_sha256
+    == weights.describe(workdir / 'weights').weights_sha256
+  )
   run = run_documents.read_run(workdir)
   assert run is not None
-  assert run.sources['vae'].sha256 == {'weights': weights.verify(world.vae)}
+  assert run.sources['vae'].sha256 == {
+    'weights': weights.describe(world.vae).weights_sha256
+  }
   events = event_accumulator.EventAccumulator(str(workdir)).Reload()
   tags = set(events.Tags()['tensors'])
   measured = 'dreamt_return' if method == 'dream' else 'environment_steps'
@@ -76,7 +81,10 @@ def test_c_and_its_critics_may_see_z_alone(world, tmp_path):
   file = tmp_path / 'agent' / 'mdn_rnn' / weights.FILE
   file.write_bytes(file.read_bytes()[:-1])
   train_controller.train(config, tmp_path, world.vae, world.mdn_rnn)
-  assert weights.verify(file.parent) == weights.verify(world.mdn_rnn)
+  assert (
+    weights.describe(file.parent).weights_sha256
+    == weights.describe(world.mdn_rnn).weights_sha256
+  )
 
 
 def start(command, method, world, workdir):
@@ -112,7 +120,10 @@ def test_killed_run_continues_bit_for_bit(run, command, world, tmp_path):
   train_controller.train(CONFIGS[method](), tmp_path, world.vae, world.mdn_rnn)
   assert metrics_of(tmp_path) == metrics_of(expected)
   for name in 'weights', 'agent/controller':
-    assert weights.verify(tmp_path / name) == weights.verify(expected / name)
+    assert (
+      weights.describe(tmp_path / name).weights_sha256
+      == weights.describe(expected / name).weights_sha256
+    )
   assert run_documents.finished_metrics(
     tmp_path
   ) == run_documents.finished_metrics(expected)
@@ -206,7 +217,7 @@ def test_dreams_from_other_start_states_are_another_run(world, tmp_path):
   config.num_steps = 2
   run = tmp_path / 'run'
   train_controller.train(config, run, world.vae, world.mdn_rnn)
-  data = weights.start_states(world.mdn_rnn)
+  data = weights.load(world.mdn_rnn, 'mdn_rnn').start_states
   assert data is not None
   states = start_states.load(world.mdn_rnn)
   other = altered_m(

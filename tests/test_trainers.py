@@ -285,8 +285,10 @@ def test_m_trains_on_from_exported_weights(world, tmp_path):
   config.update(num_steps=2, eval_every_steps=2, learning_rate=0.0)
   data = str(world.data_dir)
   train_mdn_rnn.train(config, tmp_path / 'same', data, str(world.mdn_rnn))
-  sha256 = weights.verify(world.mdn_rnn)
-  assert weights.verify(tmp_path / 'same' / 'weights') == sha256
+  sha256 = weights.describe(world.mdn_rnn).weights_sha256
+  assert (
+    weights.describe(tmp_path / 'same' / 'weights').weights_sha256 == sha256
+  )
   run = run_documents.read_run(tmp_path / 'same')
   assert run is not None
   assert run.sources['initial_weights'].sha256 == {'weights': sha256}
@@ -294,7 +296,7 @@ def test_m_trains_on_from_exported_weights(world, tmp_path):
   config.learning_rate = 1e-3
   train_mdn_rnn.train(config, tmp_path / 'on', data, str(world.mdn_rnn))
   on = str(tmp_path / 'on' / 'weights')
-  assert weights.verify(on) != sha256
+  assert weights.describe(on).weights_sha256 != sha256
   # Weights of another run are other weights.
   with pytest.raises(run_documents.RunError, match='initial_weights'):
     train_mdn_rnn.train(config, tmp_path / 'same', data, on)

@@ -62,7 +62,7 @@ def find(folder: Path, data_dir: str | None, search: Sequence[Path]) -> Line:
   for inside in subject, subject / 'agent':
     for part in agent.PARTS:
       if (inside / part / weights.FILE).exists():
-        weights.verify(inside / part)
+        weights.describe(inside / part)  # Fails if it is damaged.
   if subject == folder:
     parents = folder.absolute().parents
     near = [folder, *parents[:1]]

@@ -100,8 +100,8 @@ def _rounded(
     )
   params = jax.tree.map(lambda x: x.astype(np.float16), params)
   training.setdefault('rounded_from', loaded.sha256)
-  starts = weights.start_states(folder)
-  if starts is not None:
+  starts = None
+  if loaded.start_states is not None:
     states = start_states.load(folder)
     starts = start_states.to_bytes(
       start_states.thinned(states, _NUM_START_STATES)

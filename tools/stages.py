@@ -134,7 +134,7 @@ class Pipeline:
     if (rollouts := identity.pop('rollouts', None)) is not None:
       identity['rollouts_content_sha256'] = self._content(rollouts)
     if (vae := identity.pop('vae', None)) is not None:
-      identity['vae_sha256'] = weights.verify(vae)
+      identity['vae_sha256'] = weights.describe(vae).weights_sha256
     return identity
 
   def _content(self, dataset: str) -> dict[str, str]:
@@ -173,10 +173,13 @@ class Pipeline:
         if (sha256 := source.sha256.get('weights')) is None:
           same = source.sha256 == self._content(source.name)
         else:
-          same = role in inputs and sha256 == weights.verify(inputs[role])
+          same = (
+            role in inputs
+            and sha256 == weights.describe(inputs[role]).weights_sha256
+          )
         if not same:
           raise errors.UserError(f'{workdir} was made with another {role}')
-      if weights.verify(workdir / 'weights') != wanted:
+      if weights.describe(workdir / 'weights').weights_sha256 != wanted:
         raise errors.UserError(f'{workdir} holds other weights')
       if model == 'controller':
         agent.digests(workdir / 'agent')

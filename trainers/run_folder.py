@@ -312,7 +312,7 @@ def _is_finished(workdir: Path, config: base.RunConfig) -> bool:
     return False
   problem = f'{folder} does not hold the weights that metrics.json describes'
   try:
-    if weights.verify(folder) == metrics.weights_sha256:
+    if weights.describe(folder).weights_sha256 == metrics.weights_sha256:
       return True
   except weights.WeightsError as error:
     problem = str(error).partition(';')[0]  # Without its remedy.

@@ -79,7 +79,10 @@ def train(
   config = base.validated(config, _METHODS)
   model = world_model.load(vae, mdn_rnn)
   assert model.m is not None
-  digests = {'vae': weights.verify(vae), 'mdn_rnn': weights.verify(mdn_rnn)}
+  digests = {
+    'vae': weights.describe(vae).weights_sha256,
+    'mdn_rnn': weights.describe(mdn_rnn).weights_sha256,
+  }
   sources = {
     name: run_documents.Source(name=name, sha256={'weights': sha256})
     for name, sha256 in digests.items()
@@ -143,7 +146,7 @@ def _initial(
       f'{folder} was trained with another V; pass that one with --vae, or train'
       ' without --initial_weights'
     )
-  for name, found in weights.describe(folder).config.items():
+  for name, found in initial.config.items():
     if found != (wanted := getattr(c, name)):
       raise run_documents.RunError(
         f'{folder} has {name}={found}, not {wanted}; pass the'

@@ -32,6 +32,7 @@ with epy.lazy_imports():
   from clu import metrics
   import jax
   import jax.numpy as jnp
+  from models import start_states
   from models import weights
   import tensorflow_datasets as tfds
   from trainers import devices
@@ -39,7 +40,6 @@ with epy.lazy_imports():
   from trainers import mdn_rnn_evaluation
   from trainers import optimizer
   from trainers import run_folder
-  from trainers import start_states
   from trainers import supervised_learner
   from trainers import training_log
   from trainers.configs import base
@@ -252,7 +252,7 @@ def _initial(
       ' weights, without --initial_weights'
     )
   wanted = mdn_rnn_evaluation.model_config(config, initial.model.latent_size)
-  for name, found in weights.describe(folder).config.items():
+  for name, found in initial.config.items():
     if found != wanted[name]:
       raise run_documents.RunError(
         f'{folder} has {name}={found}, not {wanted[name]}; set'
@@ -278,8 +278,11 @@ def _latent_size(latents: Sequence[tfds.core.DatasetBuilder]) -> int:
   return features['mean'].shape[-1]
 
 
-def _episodes(folders: Sequence[str], split: str) -> list[Any]:
-  return [x for folder in folders for x in loader.episodes(folder, split=split)]
+def _episodes(folders: Sequence[str], split: str) -> Sequence[Any]:
+  """Returns the episodes of all datasets, each read on access."""
+  return prepared_dataset.Concatenated(
+    [loader.episodes(folder, split=split) for folder in folders]
+  )
 
 
 def _input_flags() -> list[flags.FlagHolder]:
