@@ -12,21 +12,255 @@ episode terminates when M's probability of it exceeds 0.5.
 
 from collections.abc import Sequence
 import operator
-from typing import Any
+import os
+from typing import Any, Literal
 import warnings
 
+from carracing_data import rlds_steps
 import gymnasium
 from gymnasium import error
+from gymnasium import spaces
 from gymnasium import vector
 from gymnasium.utils import seeding
+import jax
+import jax.numpy as jnp
 from models import agent
-from models import dreams
+from models import start_states
+from models import world_model
 import numpy as np
 
 ID = 'CarRacingDream-v0'
 _FPS = 50  # As in the game.
 _MAX_STEPS = 1000
 _WINDOW_SIZE = 512  # Pixels.
+
+
+class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+  """Many dreams at once, in one batch.
+
+  Each of them is what `CarRacingDream` dreams with the same seed, up to
+  rounding. The step after the last one of an episode starts the next one.
+  """
+
+  metadata = {
+    'render_modes': ['rgb_array'],
+    'render_fps': _FPS,
+    'autoreset_mode': vector.AutoresetMode.NEXT_STEP,
+  }
+
+  def __init__(
+    self,
+    num_envs: int = 1,
+    observation: Literal['latent', 'pixels'] = 'latent',
+    render_mode: str | None = None,
+    max_steps: int = _MAX_STEPS,
+    temperature: float = 1.0,
+    vae: str | os.PathLike[str] = agent.PRETRAINED / 'vae',
+    mdn_rnn: str | os.PathLike[str] = agent.PRETRAINED / 'mdn_rnn',
+    max_episode_steps: int | None = None,
+  ):
+    """Loads a world model.
+
+    Args:
+      num_envs: number of dreams, B.
+      observation: what an agent sees: `latent`, z and h, float32 [B, Z + H], by
+        default [B, 288]; or `pixels`, frames, uint8 [B, 64, 64, 3], 0..255.
+      render_mode: `rgb_array`, frames like these, or None.
+      max_steps: steps after which an episode is truncated.
+      temperature: of what is imagined, positive; see `mdn_rnn.Mixture.sample`.
+      vae: folder of the exported weights of V; by default those that come with
+        this project.
+      mdn_rnn: folder of the exported weights of M and its start states.
+      max_episode_steps: Gymnasium's name of `max_steps`, if that is given.
+
+    Raises:
+      error.Error: an argument is invalid.
+      weights.WeightsError: weights are missing or damaged, do not belong
+        together, or have no start states.
+    """
+    if max_episode_steps is not None:
+      max_steps = max_episode_steps
+    _check('num_envs', num_envs, _is_count(num_envs), 'a positive integer')
+    known = observation in ('latent', 'pixels')
+    _check('observation', observation, known, "'latent' or 'pixels'")
+    known = render_mode in (None, 'rgb_array')
+    _check('render_mode', render_mode, known, "'rgb_array' or None")
+    _check('max_steps', max_steps, _is_count(max_steps), 'a positive integer')
+    fits = _is_number(temperature) and 0 < temperature <= 100
+    _check('temperature', temperature, fits, 'positive and at most 100')
+    for name, folder in ('vae', vae), ('mdn_rnn', mdn_rnn):
+      _check(name, folder, isinstance(folder, str | os.PathLike), 'a folder')
+    self._model = world_model.load(vae, mdn_rnn)
+    world_model.check_dreams(self._model, mdn_rnn)
+    assert self._model.m is not None
+    self._starts = jax.device_put(start_states.load(mdn_rnn))
+    self._temperature, self._max_steps = temperature, max_steps
+    self.num_envs, self.render_mode = int(num_envs), render_mode
+    self._pixels = observation == 'pixels'
+    sizes = self._model.v.latent_size, self._model.m.hidden_size
+    bound = np.repeat([start_states.MAX_LATENT, 1], sizes).astype(np.float32)
+    self.single_observation_space = spaces.Box(-bound, bound)
+    if self._pixels:
+      self.single_observation_space = spaces.Box(
+        0, 255, rlds_steps.OBSERVATION_SHAPE, np.uint8
+      )
+    self.single_action_space = spaces.Box(
+      rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
+    )
+    self.observation_space, self.action_space = (
+      vector.utils.batch_space(space, self.num_envs)
+      for space in (self.single_observation_space, self.single_action_space)
+    )
+    self._generators: list[np.random.Generator] = []
+    self._seeds = np.zeros(self.num_envs, np.uint32)
+    self._num_steps = np.zeros(self.num_envs, np.int32)
+    self._ended = np.zeros(self.num_envs, bool)
+    self._state: world_model.State | None = None
+    self._frames: np.ndarray | None = None
+
+  def reset(
+    self,
+    *,
+    seed: int | Sequence[int | None] | None = None,
+    options: dict[str, Any] | None = None,
+  ) -> tuple[np.ndarray, dict[str, Any]]:
+    """Starts all dreams; see `gymnasium.vector.VectorEnv.reset`.
+
+    Args:
+      seed: seed of the first dream, those of the others follow it; or one for
+        each of them.
+      options: not used.
+    """
+    if isinstance(seed, Sequence | np.ndarray):
+      seeds = [None if x is None else operator.index(x) for x in seed]
+    elif seed is None:
+      seeds = [None] * self.num_envs
+    else:
+      seeds = [operator.index(seed) + i for i in range(self.num_envs)]
+    if len(seeds) != self.num_envs:
+      raise error.Error(
+        f'there are {len(seeds)} seeds for {self.num_envs} dreams'
+      )
+    self._start(
+      [
+        seeding.np_random(seed)[0] if seed is not None or old is None else old
+        for seed, old in zip(seeds, self._generators or [None] * self.num_envs)
+      ]
+    )
+    return self._observe(), {}
+
+  def step(
+    self, actions: np.ndarray
+  ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    """Imagines a step of all dreams; see `gymnasium.vector.VectorEnv.step`.
+
+    Args:
+      actions: [B, 3]; clipped to the action space.
+
+    Raises:
+      error.ResetNeeded: there was no `reset` before.
+      error.InvalidAction: the actions have another shape, or one of them is NaN
+        or infinite.
+    """
+    outcome = self._imagine(actions)
+    if self._ended.any():
+      self._restart(self._ended)
+      outcome = (np.where(self._ended, np.zeros_like(x), x) for x in outcome)
+    reward, terminated, truncated = outcome
+    self._ended = terminated | truncated
+    return self._observe(), reward, terminated, truncated, {}
+
+  def render(self) -> tuple[np.ndarray, ...] | None:
+    """Returns a frame of each dream; see `gymnasium.vector.VectorEnv.render`.
+
+    Returns:
+      B frames, uint8 [64, 64, 3], 0..255.
+    """
+    return None if _is_blind(self) else tuple(self._decoded())
+
+  def _start(self, generators: list[np.random.Generator]) -> None:
+    """Starts all dreams, each with its own source of random draws."""
+    self._generators = generators
+    self._ended = np.zeros(self.num_envs, bool)
+    self._restart(~self._ended)
+
+  def _restart(self, new: np.ndarray) -> None:
+    """Starts the dreams where `new`, bool [B], is true."""
+    for index in map(int, np.flatnonzero(new)):
+      generator = self._generators[index]
+      self._seeds[index] = generator.integers(2**32, dtype=np.uint32)
+    self._num_steps = np.where(new, 0, self._num_steps)
+    started = _draw(self._starts, self._seeds)
+    if self._state is not None:
+      started = jax.tree.map(
+        lambda x, y: jnp.where(new[:, None], x, y), started, self._state
+      )
+    self._state, self._frames = started, None
+
+  def _imagine(self, actions: Any) -> Sequence[np.ndarray]:
+    """Imagines a step of every dream.
+
+    Args:
+      actions: [B, 3].
+
+    Returns:
+      Expected rewards, float32 [B]; and whether episodes terminated, and
+      whether they were truncated, bool [B] each.
+    """
+    state, actions = self._running(), self._checked(actions)
+    self._num_steps = self._num_steps + 1
+    self._state, reward, termination = _imagine(
+      self._model,
+      state,
+      actions,
+      self._seeds,
+      self._num_steps,
+      self._temperature,
+    )
+    self._frames = None
+    reward, termination = jax.device_get((reward, termination))
+    terminated = termination > world_model.LIKELY_TERMINATION
+    return reward, terminated, self._num_steps >= self._max_steps
+
+  def _observe(self) -> np.ndarray:
+    """Returns what agents see, [B, ...]."""
+    if self._pixels:
+      return self._decoded()
+    z, (_, hidden) = jax.device_get(self._running())
+    z = np.clip(z, -start_states.MAX_LATENT, start_states.MAX_LATENT)
+    return np.concatenate([z, hidden], axis=1)
+
+  def _decoded(self) -> np.ndarray:
+    """Returns frames, uint8 [B, 64, 64, 3], 0..255."""
+    if self._frames is None:
+      self._frames = np.array(_decode(self._model, self._running().z))
+    return self._frames.copy()
+
+  def _running(self) -> world_model.State:
+    if self._state is None:
+      raise error.ResetNeeded('call reset before step and render')
+    return self._state
+
+  def _checked(self, actions: Any) -> np.ndarray:
+    """Returns actions within the action space, float32 [B, 3]."""
+    try:
+      x = np.asarray(actions, np.float32)
+    except (TypeError, ValueError):
+      raise error.InvalidAction(
+        f'an action is {str(actions)[:50]!r}, not three numbers'
+      ) from None
+    if (count := len(np.atleast_1d(x))) != self.num_envs:
+      raise error.InvalidAction(
+        f'there are {count} actions for {self.num_envs} dreams'
+      )
+    if x.shape[1:] != (rlds_steps.ACTION_SIZE,):
+      raise error.InvalidAction(
+        f'an action has the shape {list(x.shape[1:])}, not'
+        f' {[rlds_steps.ACTION_SIZE]}'
+      )
+    if not np.isfinite(x).all():
+      raise error.InvalidAction('an action is NaN or infinite')
+    return np.clip(x, rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH)
 
 
 class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -36,40 +270,27 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
 
   def __init__(
     self,
-    observation: dreams.Observation = 'latent',
+    observation: Literal['latent', 'pixels'] = 'latent',
     render_mode: str | None = None,
-    max_steps: int = _MAX_STEPS,
-    temperature: float = 1.0,
-    vae: dreams.Folder = agent.PRETRAINED / 'vae',
-    mdn_rnn: dreams.Folder = agent.PRETRAINED / 'mdn_rnn',
+    **arguments: Any,
   ):
     """Loads a world model.
 
     Args:
-      observation: what an agent sees: `latent`, z and h, float32 [Z + H], by
-        default [288]; or `pixels`, frames, uint8 [64, 64, 3], 0..255.
-      render_mode: `rgb_array`, frames like these; `human`, a window; or None.
-      max_steps: steps after which an episode is truncated.
-      temperature: of what is imagined, positive; see `mdn_rnn.Mixture.sample`.
-      vae: folder of the exported weights of V; by default those that come with
-        this project.
-      mdn_rnn: folder of the exported weights of M and its start states.
+      observation: what an agent sees, see `CarRacingDreams`, without its [B].
+      render_mode: `rgb_array`, frames; `human`, a window; or None.
+      **arguments: `max_steps`, `temperature`, `vae` and `mdn_rnn`, see there.
 
     Raises:
       error.Error: an argument is invalid.
-      weights.WeightsError: weights are missing or damaged, do not belong
-        together, or have no start states.
+      weights.WeightsError: see there.
     """
-    if render_mode not in (None, *self.metadata['render_modes']):
-      raise error.UnsupportedMode(
-        f"render_mode is {render_mode!r}, not 'rgb_array', 'human' or None"
-      )
-    self._dreams = dreams.Dreams(
-      1, observation, max_steps, temperature, vae, mdn_rnn
-    )
+    known = render_mode in (None, 'rgb_array', 'human')
+    _check('render_mode', render_mode, known, "'rgb_array', 'human' or None")
+    self._dreams = CarRacingDreams(1, observation, **arguments)
     self.render_mode = render_mode
-    self.observation_space = self._dreams.observation_space
-    self.action_space = self._dreams.action_space
+    self.observation_space = self._dreams.single_observation_space
+    self.action_space = self._dreams.single_action_space
     self._window: Any = None
 
   def reset(
@@ -82,10 +303,10 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
       options: not used.
     """
     super().reset(seed=seed)
-    self._dreams.start([self.np_random], np.ones(1, bool))
+    self._dreams._start([self.np_random])
     if self.render_mode == 'human':
       self.render()
-    return self._dreams.observe()[0], {}
+    return self._dreams._observe()[0], {}
 
   def step(
     self, action: np.ndarray
@@ -99,19 +320,17 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
       error.ResetNeeded: there was no `reset` before.
       error.InvalidAction: the action has another shape, is NaN or infinite.
     """
-    [reward], [terminated], [truncated] = self._dreams.step([action])
+    [reward], [terminated], [truncated] = self._dreams._imagine([action])
     if self.render_mode == 'human':
       self.render()
-    observation = self._dreams.observe()[0]
+    observation = self._dreams._observe()[0]
     return observation, float(reward), bool(terminated), bool(truncated), {}
 
   def render(self) -> Any:
     """Shows the dream; see `gymnasium.Env.render`."""
-    if self.render_mode is None:
-      # Not Gymnasium's logger, which colours its warnings in log files, too.
-      warnings.warn('render does nothing without a render_mode', stacklevel=2)
+    if _is_blind(self):
       return None
-    [frame] = self._dreams.frames()
+    [frame] = self._dreams._decoded()
     if self.render_mode == 'rgb_array':
       return frame
     if self._window is None:
@@ -149,135 +368,68 @@ class _Window:
     self._pygame.display.quit()
 
 
-class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-  """Many dreams at once, in one batch.
+def _check(name: str, value: Any, fits: bool, wanted: str) -> None:
+  if not fits:
+    raise error.Error(f'{name} is {value!r}, not {wanted}')
 
-  Each of them is what `CarRacingDream` dreams with the same seed, up to
-  rounding. The step after the last one of an episode starts the next one.
-  """
 
-  metadata = {
-    'render_modes': ['rgb_array'],
-    'render_fps': _FPS,
-    'autoreset_mode': vector.AutoresetMode.NEXT_STEP,
-  }
+def _is_blind(env: CarRacingDream | CarRacingDreams) -> bool:
+  """Returns whether an environment has no render mode, with a warning."""
+  if env.render_mode is None:
+    # Not Gymnasium's logger, which colours its warnings in log files, too.
+    warnings.warn('render does nothing without a render_mode', stacklevel=3)
+  return env.render_mode is None
 
-  def __init__(
-    self,
-    num_envs: int = 1,
-    observation: dreams.Observation = 'latent',
-    render_mode: str | None = None,
-    max_steps: int = _MAX_STEPS,
-    temperature: float = 1.0,
-    vae: dreams.Folder = agent.PRETRAINED / 'vae',
-    mdn_rnn: dreams.Folder = agent.PRETRAINED / 'mdn_rnn',
-    max_episode_steps: int | None = None,
-  ):
-    """Loads a world model; see `CarRacingDream`.
 
-    Args:
-      num_envs: number of dreams, B.
-      observation: as there, with a leading [B].
-      render_mode: `rgb_array` or None.
-      max_steps: as there.
-      temperature: as there.
-      vae: as there.
-      mdn_rnn: as there.
-      max_episode_steps: Gymnasium's name of `max_steps`, if that is given.
+def _is_number(x: Any) -> bool:
+  return isinstance(x, int | float | np.number) and not isinstance(x, bool)
 
-    Raises:
-      error.Error: an argument is invalid.
-      weights.WeightsError: see there.
-    """
-    if render_mode not in (None, 'rgb_array'):
-      raise error.UnsupportedMode(
-        f"render_mode is {render_mode!r}, not 'rgb_array' or None"
-      )
-    if not isinstance(num_envs, int | np.integer) or num_envs < 1:
-      raise error.Error(f'num_envs is {num_envs!r}, not a positive integer')
-    num_envs = int(num_envs)
-    if max_episode_steps is not None:
-      max_steps = max_episode_steps
-    self._dreams = dreams.Dreams(
-      num_envs, observation, max_steps, temperature, vae, mdn_rnn
+
+def _is_count(x: Any) -> bool:
+  return _is_number(x) and x >= 1 and not x % 1
+
+
+@jax.jit
+def _draw(
+  starts: start_states.StartStates, seeds: jax.Array
+) -> world_model.State:
+  """Draws a start state for each seed, [B, ...]."""
+
+  def one(seed):
+    return _first(start_states.draw(starts, 1, _key(seed, 0)))
+
+  return jax.vmap(one)(seeds)
+
+
+@jax.jit
+def _imagine(
+  model: world_model.WorldModel,
+  state: world_model.State,
+  action: jax.Array,
+  seeds: jax.Array,
+  num_steps: jax.Array,
+  temperature: float,
+) -> Any:
+  """Calls `world_model.imagine` with a key for each dream."""
+
+  def one(state, action, seed, step):
+    state, action = jax.tree.map(lambda x: x[None], (state, action))
+    return _first(
+      world_model.imagine(model, state, action, _key(seed, step), temperature)
     )
-    self.num_envs, self.render_mode = num_envs, render_mode
-    self.single_observation_space = self._dreams.observation_space
-    self.single_action_space = self._dreams.action_space
-    self.observation_space = vector.utils.batch_space(
-      self.single_observation_space, num_envs
-    )
-    self.action_space = vector.utils.batch_space(
-      self.single_action_space, num_envs
-    )
-    self._generators: list[np.random.Generator] = []
-    self._ended = np.zeros(num_envs, bool)
 
-  def reset(
-    self,
-    *,
-    seed: int | Sequence[int | None] | None = None,
-    options: dict[str, Any] | None = None,
-  ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Starts all dreams; see `gymnasium.vector.VectorEnv.reset`.
+  return jax.vmap(one)(state, action, seeds, num_steps)
 
-    Args:
-      seed: seed of the first dream, those of the others follow it; or one for
-        each of them.
-      options: not used.
-    """
-    if isinstance(seed, Sequence | np.ndarray):
-      first = [None if x is None else operator.index(x) for x in seed]
-    elif seed is None:
-      first = [None] * self.num_envs
-    else:
-      first = [operator.index(seed) + i for i in range(self.num_envs)]
-    if len(first) != self.num_envs:
-      raise error.Error(
-        f'there are {len(first)} seeds for {self.num_envs} dreams'
-      )
-    generators = self._generators or [None] * self.num_envs
-    self._generators = [
-      seeding.np_random(seed)[0] if seed is not None or old is None else old
-      for seed, old in zip(first, generators)
-    ]
-    self._ended = np.zeros(self.num_envs, bool)
-    self._dreams.start(self._generators, ~self._ended)
-    return self._dreams.observe(), {}
 
-  def step(
-    self, actions: np.ndarray
-  ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-    """Imagines a step of all dreams; see `gymnasium.vector.VectorEnv.step`.
+_decode = jax.jit(world_model.decode_uint8)
 
-    Args:
-      actions: [B, 3]; clipped to the action space.
 
-    Raises:
-      error.ResetNeeded: there was no `reset` before.
-      error.InvalidAction: the actions have another shape, or one of them is NaN
-        or infinite.
-    """
-    reward, terminated, truncated = self._dreams.step(actions)
-    if self._ended.any():
-      self._dreams.start(self._generators, self._ended)
-      reward, terminated, truncated = (
-        np.where(self._ended, np.zeros_like(x), x)
-        for x in (reward, terminated, truncated)
-      )
-    self._ended = terminated | truncated
-    return self._dreams.observe(), reward, terminated, truncated, {}
+def _key(seed: jax.Array, step: int | jax.Array) -> jax.Array:
+  return jax.random.fold_in(jax.random.key(seed), step)
 
-  def render(self) -> tuple[np.ndarray, ...] | None:
-    """Returns a frame of each dream; see `gymnasium.vector.VectorEnv.render`.
 
-    Returns:
-      B frames, uint8 [64, 64, 3], 0..255.
-    """
-    if self.render_mode is None:
-      warnings.warn('render does nothing without a render_mode', stacklevel=2)
-      return None
-    return tuple(self._dreams.frames())
+def _first(tree: Any) -> Any:
+  return jax.tree.map(lambda x: x[0], tree)
 
 
 gymnasium.register(

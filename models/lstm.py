@@ -153,11 +153,8 @@ def _backward(residuals, gradients):
   )
   x = jnp.concatenate([inputs, hidden_before.astype(inputs.dtype)], axis=-1)
   # Contracts both axes; merging them would reshard a batch on several devices.
-  dkernel = lax.dot_general(
-    x,
-    dgates,
-    (((0, 1), (0, 1)), ((), ())),
-    preferred_element_type=jnp.float32,
+  dkernel = jnp.tensordot(
+    x, dgates, ((0, 1), (0, 1)), preferred_element_type=jnp.float32
   )
   return (
     _dot(dgates, kernel[:size].T).astype(inputs.dtype),

@@ -183,21 +183,17 @@ class MDNRNN(nn.Module):
 
   def setup(self):
     self.lstm = self.recurrence(self.hidden_size, self.dtype)
+    values = self.num_mixtures * self.latent_size
+    logits = values if self.per_dimension else self.num_mixtures
     self.mixture = nn.Dense(
-      sum(self._output_sizes()),
+      logits + 2 * values,
       dtype=self.dtype,
       dot_general_cls=lambda: functools.partial(
         jax.lax.dot_general, preferred_element_type=jnp.float32
       ),
     )
-
     if self.predict_outcomes:
       self.outcomes = nn.Dense(_REWARD_BINS + 1)
-
-  def _output_sizes(self) -> tuple[int, int, int]:
-    values = self.num_mixtures * self.latent_size
-    logits = values if self.per_dimension else self.num_mixtures
-    return logits, values, values
 
   def initial_carry(self, batch_size: int) -> lstm.Carry:
     """Returns the carry before the first step: zeros."""
@@ -226,20 +222,17 @@ class MDNRNN(nn.Module):
       raise ValueError(f'z has {z.shape[-1]} numbers, not {self.latent_size}')
     inputs = jnp.concatenate([z, action], axis=-1)
     carry, hidden = self.lstm(inputs, carry)
-    logits_size, values_size, _ = self._output_sizes()
-    logits, mean, log_std = jnp.split(
-      self.mixture(hidden), [logits_size, logits_size + values_size], axis=-1
+    outputs = self.mixture(hidden)
+    values = self.num_mixtures * self.latent_size
+    first = outputs.shape[-1] - 2 * values
+    logits, mean, log_std = (
+      x.reshape(*x.shape[:-1], self.num_mixtures, -1)
+      for x in jnp.split(outputs, [first, first + values], axis=-1)
     )
-
-    def by_component(x: jax.Array) -> jax.Array:
-      size = x.shape[-1] // self.num_mixtures
-      return x.reshape(*x.shape[:-1], self.num_mixtures, size)
-
-    bounded = _MAX_ABS_LOG_STD * jnp.tanh(log_std / _MAX_ABS_LOG_STD)
     mixture = Mixture(
-      logits=jax.nn.log_softmax(by_component(logits), axis=-2),
-      mean=by_component(mean),
-      log_std=by_component(bounded),
+      logits=jax.nn.log_softmax(logits, axis=-2),
+      mean=mean,
+      log_std=_MAX_ABS_LOG_STD * jnp.tanh(log_std / _MAX_ABS_LOG_STD),
     )
     if not self.predict_outcomes:
       return Prediction(mixture), carry

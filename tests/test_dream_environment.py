@@ -116,7 +116,7 @@ def test_dreams_that_go_on_are_left_alone():
   envs.reset(seed=7)
   alone = dream_environment.CarRacingDream(max_steps=4)
   expected, _ = roll(alone, 9, 4)
-  envs._dreams._num_steps[0] = 1  # It began a step before the others.
+  envs._num_steps[0] = 1  # It began a step before the others.
   actions = np.tile(ACTION, (3, 1))
   ends, found = [], []
   for _ in range(4):

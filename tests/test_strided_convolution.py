@@ -3,6 +3,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from models import strided_convolution
+from models import vae
 import numpy as np
 import pytest
 
@@ -79,6 +80,18 @@ def test_conv_transpose_is_the_transpose_of_conv():
     jnp.vdot(x, strided_convolution.conv_transpose(y, kernel)),
     rtol=1e-4,
   )
+
+
+def test_each_layer_is_computed_once():
+  """Counts the divisions of `_computed_once`, one for each layer, for CPU.
+
+  There are fewer if XLA has removed them, more if it computes them repeatedly.
+  """
+  encoder = vae.Encoder(32, convolution='matmul')
+  frames = jax.ShapeDtypeStruct((16, 64, 64, 3), np.float32)
+  variables = jax.eval_shape(encoder.init, jax.random.key(0), frames)
+  program = jax.jit(encoder.apply).lower(variables, frames).compile().as_text()
+  assert program.count(' divide(') == 4
 
 
 def test_unknown_form_and_other_strides_are_refused():
