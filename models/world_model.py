@@ -6,12 +6,12 @@
   state, reward, termination = world_model.imagine(model, state, action, key)
   frames = world_model.decode(model, state.z)
 
-All functions except `load` and `encode_episode` are pure and work under `jit`,
+All functions of a model except `encode_episode` are pure and work under `jit`,
 `vmap`, `grad` and `scan`. The model is an argument, so a compiled program runs
 with all weights of the same shapes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import os
 from typing import Any, NamedTuple
 
@@ -130,7 +130,7 @@ def check_dreams(
 
 def encode(model: WorldModel, observation: jax.Array) -> vae.Posterior:
   """Encodes uint8 frames [B, 64, 64, 3], 0..255, to posteriors [B, Z]."""
-  return _apply_v(model, observation, vae.VAE.encode)
+  return model.v.apply(model.v_variables, observation, method=vae.VAE.encode)
 
 
 _encode = jax.jit(encode)
@@ -158,7 +158,8 @@ def encode_episode(model: WorldModel, observation: np.ndarray) -> vae.Posterior:
 
 def decode(model: WorldModel, z: jax.Array) -> jax.Array:
   """Decodes float32 [..., Z] to float32 frames [..., 64, 64, 3] in 0..1."""
-  frames = _apply_v(model, z.reshape(-1, z.shape[-1]), vae.VAE.decode)
+  rows = z.reshape(-1, z.shape[-1])
+  frames = model.v.apply(model.v_variables, rows, method=vae.VAE.decode)
   return frames.reshape(*z.shape[:-1], *frames.shape[1:])
 
 
@@ -297,10 +298,6 @@ def dream(
   keys = jax.random.split(key, action.shape[1])
   _, dreamt = jax.lax.scan(step, state, (jnp.swapaxes(action, 0, 1), keys))
   return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), dreamt)
-
-
-def _apply_v(model: WorldModel, x: jax.Array, method: Callable) -> Any:
-  return model.v.apply(model.v_variables, x, method=method)
 
 
 def _apply_m(
