@@ -225,8 +225,9 @@ class MDNRNN(nn.Module):
     outputs = self.mixture(hidden)
     values = self.num_mixtures * self.latent_size
     first = outputs.shape[-1] - 2 * values
+    shape = *hidden.shape[:-1], self.num_mixtures
     logits, mean, log_std = (
-      x.reshape(*x.shape[:-1], self.num_mixtures, -1)
+      x.reshape(*shape, x.shape[-1] // self.num_mixtures)
       for x in jnp.split(outputs, [first, first + values], axis=-1)
     )
     mixture = Mixture(
