@@ -17,7 +17,7 @@ from trainers.configs import controller as controller_config
 from trainers.control import actor_critic
 from trainers.control import actor_critic_learner
 from trainers.control import privileged
-from trainers.control import replay
+from trainers.control import replay_buffer
 
 _C = controller.Controller()
 _NUM_FEATURES = _C.latent_size + _C.hidden_size
@@ -134,7 +134,7 @@ def stable_baselines3_update(config: ml_collections.ConfigDict) -> contest.Work:
   return stable_baselines3_sac.updates(config, _NUM_FEATURES)
 
 
-def batches(config: ml_collections.ConfigDict) -> replay.Batch:
+def batches(config: ml_collections.ConfigDict) -> replay_buffer.Batch:
   """Returns random batches for a step of the trainer, [U, B, ...]."""
   rng = np.random.default_rng(0)
   shape: Any = config.updates_per_step, config.batch_size
@@ -143,7 +143,7 @@ def batches(config: ml_collections.ConfigDict) -> replay.Batch:
   def normal(*size: int) -> np.ndarray:
     return rng.standard_normal((*shape, *size), np.float32)
 
-  batch = replay.Batch(
+  batch = replay_buffer.Batch(
     features=normal(_NUM_FEATURES),
     privileged=normal(privileged.SIZE),
     action=np.tanh(normal(controller.ACTION_SIZE)),
