@@ -10,10 +10,10 @@ import pytest
 from scipy import stats
 from trainers.control import actor_critic
 from trainers.control import driving
-from trainers.control import exploration
 from trainers.control import networks
 from trainers.control import practice
-from trainers.control import replay
+from trainers.control import replay_buffer
+from trainers.control import standardisation
 
 RUNNING, FAILED, TRUNCATED, COMPLETED = practice.Outcome
 
@@ -49,7 +49,7 @@ def test_density_is_finite_for_extreme_actions():
 @pytest.fixture
 def buffer():
   """Row 3 ends the episodes of all cars but the third one."""
-  buffer = replay.empty(6, 4, 1, 1)
+  buffer = replay_buffer.empty(6, 4, 1, 1)
   buffer.features[:, :, 0] = np.arange(6)[:, None]
   buffer.reward[:] = 2.0 ** np.arange(6)[:, None]
   buffer.outcome[3] = FAILED, TRUNCATED, RUNNING, COMPLETED
@@ -71,7 +71,7 @@ def buffer():
   ],
 )
 def test_transitions(buffer, car, first, reward, discount, next_row, weight):
-  batch = replay.transitions(
+  batch = replay_buffer.transitions(
     buffer,
     np.array([first]),
     np.array([car]),
@@ -88,13 +88,13 @@ def test_transitions(buffer, car, first, reward, discount, next_row, weight):
 
 
 def test_sampled_transitions_are_of_written_rows(buffer):
-  batch = replay.sample(
+  batch = replay_buffer.sample(
     buffer, 5, (40, 10), np.random.default_rng(0), 2, 0.5, 0
   )
   assert batch.features.shape == (40, 10, 1)
   assert set(batch.features.ravel()) == {0, 1, 2}
   # Rows 3 to 8 are left of nine, and the last two lack a next state.
-  batch = replay.sample(
+  batch = replay_buffer.sample(
     buffer, 9, (40, 10), np.random.default_rng(0), 2, 0.5, 0
   )
   assert set(batch.features.ravel()) == {3, 4, 5, 0}
@@ -105,10 +105,10 @@ def test_updates_compile_once():
   state = actor_critic.create(config, 4, 51)
   state = jax.device_put(state, jax.devices()[0])
   state = actor_critic.standardise(state, np.ones((3, 4)))
-  buffer = replay.empty(20, 2, 4, 51)
+  buffer = replay_buffer.empty(20, 2, 4, 51)
   before = actor_critic.update._cache_size()
   for _ in range(3):
-    batches = replay.sample(
+    batches = replay_buffer.sample(
       buffer, 20, (2, 8), np.random.default_rng(0), 3, 0.9, 0
     )
     state, _ = actor_critic.update(config, state, batches)
@@ -119,7 +119,7 @@ def test_exploration_noise_is_standard_normal_with_memory():
   rng = np.random.default_rng(0)
   noise = [np.zeros(1000)]
   for _ in range(300):
-    noise.append(exploration.continue_noise(noise[-1], 0.8, rng))
+    noise.append(driving.continue_noise(noise[-1], 0.8, rng))
   last, one_before = noise[-1], noise[-2]
   assert last.std() == pytest.approx(1, abs=0.1)
   assert np.corrcoef(last, one_before)[0, 1] == pytest.approx(0.8, abs=0.05)
@@ -140,7 +140,7 @@ def test_target_of_the_critics(privileged):
   )
   rng = np.random.default_rng(0)
   draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-  batch = replay.Batch(
+  batch = replay_buffer.Batch(
     draw(2, 4), draw(2, 6), draw(2, 3), draw(2), np.array([0.9, 0.0]),
     draw(2, 4), draw(2, 6), np.ones(2),
   )  # fmt: skip
@@ -166,7 +166,9 @@ def test_folding_the_standardisation_changes_no_action():
   mean, std = rng.normal(size=288), rng.uniform(0.2, 2, 288)
   kernel, bias = 0.05 * rng.normal(size=(288, 3)), rng.normal(size=3)
   features = (mean + std * rng.normal(size=(100, 288))).astype(np.float32)
-  params = driving.folded(kernel, bias, mean, std)
+  params = standardisation.folded(
+    {'kernel': kernel, 'bias': bias}, standardisation.Moments(mean, std)
+  )
   c = controller.Controller()
   found = c.apply({'params': params}, features[:, :32], features[:, 32:])
   standardised = (features - mean) / std
@@ -187,7 +189,7 @@ def test_it_learns_the_best_action_of_a_toy_problem():
     target_entropy=-6.0,
   )
   rng = np.random.default_rng(0)
-  buffer = replay.empty(500, 8, 4, 1)
+  buffer = replay_buffer.empty(500, 8, 4, 1)
   buffer.features[:] = rng.normal(size=buffer.features.shape)
   weights = rng.normal(size=(4, 3)) / 2
   best = lambda features: np.tanh(features @ weights)  # noqa: E731
@@ -199,13 +201,10 @@ def test_it_learns_the_best_action_of_a_toy_problem():
   state = actor_critic.create(config, 4, 1)
   state = actor_critic.standardise(state, buffer.features)
   for _ in range(10):
-    batches = replay.sample(buffer, 500, (100, 128), rng, 1, 0.5, 0)
+    batches = replay_buffer.sample(buffer, 500, (100, 128), rng, 1, 0.5, 0)
     state, _ = actor_critic.update(config, state, batches)
   features = rng.normal(size=(200, 4)).astype(np.float32)
-  layer = jax.device_get(state.average['mean'])
-  params = driving.folded(
-    layer['kernel'], layer['bias'], state.feature_mean, state.feature_std
-  )
+  params = standardisation.folded(state.average['mean'], state.moments)
   found = driving.linear(params, features, jnp.zeros(()))
   error = np.square(found - best(features)).mean()
   assert error < 0.02  # 0.4 for a controller that always says 0.

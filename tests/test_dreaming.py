@@ -12,15 +12,14 @@ from models import start_states
 from models import world_model
 import numpy as np
 import pytest
-from trainers.control import dream_updates
-from trainers.control import dreaming
-from trainers.control import driving
-from trainers.control import grass
+from trainers.control import dream_actor_critic
+from trainers.control import grass_probe
 from trainers.control import networks
+from trainers.control import standardisation
 
 C = controller.Controller()
-IMAGINE = jax.jit(dreaming.imagine, static_argnums=(0, 1))
-UPDATE_ONCE = jax.jit(dream_updates.update_once, static_argnums=(0, 1))
+IMAGINE = jax.jit(dream_actor_critic.imagine, static_argnums=(0, 1))
+UPDATE_ONCE = jax.jit(dream_actor_critic.update_once, static_argnums=(0, 1))
 
 
 def config_with(**changes):
@@ -34,15 +33,16 @@ def dreams(world):
   """What updates dream with, and the states from which dreams start."""
   model = world_model.load(world.vae, world.mdn_rnn)
   states = start_states.load(world.mdn_rnn)
-  measured = dreaming.measure(states), grass.fit(model, states, 0)
-  return dreaming.DreamWorld(model, *measured), states
+  moments = dream_actor_critic.measured(states)
+  grass_params = grass_probe.fit(model, states, 0)
+  return dream_actor_critic.DreamWorld(model, moments, grass_params), states
 
 
 def test_lambda_returns_mix_returns_of_all_lengths():
   rng = np.random.default_rng(0)
   reward, value = rng.normal(size=(2, 4, 3)).astype(np.float32)
   discount, decay = 0.9, 0.7
-  found = dreaming.lambda_returns(
+  found = dream_actor_critic.lambda_returns(
     jnp.asarray(reward), jnp.asarray(value), discount, decay
   )
   for start in range(4):
@@ -61,7 +61,7 @@ def test_lambda_returns_mix_returns_of_all_lengths():
 def test_rollouts_are_what_the_world_model_imagines(dreams):
   dream_world, states = dreams
   config = config_with(dream_temperature=1e-6)
-  state = dream_updates.create(config, 288, 544)
+  state = dream_actor_critic.create(config, 288, 544)
   start = start_states.draw(states, 4, jax.random.key(1))
   rng = np.random.default_rng(0)
   # So that noise hardly matters, and actions depend on what is seen.
@@ -73,10 +73,7 @@ def test_rollouts_are_what_the_world_model_imagines(dreams):
     actor['log_std'],
   )
   found = IMAGINE(config, C, dream_world, actor, start, jax.random.key(2))
-  params = driving.folded(
-    *jax.device_get((actor['mean']['kernel'], actor['mean']['bias'])),
-    *jax.device_get(tuple(x[:288] for x in dream_world.moments)),
-  )
+  params = standardisation.folded(actor['mean'], dream_world.moments)
   current = start
   for step in range(config.dream_steps):
     action = C.apply({'params': params}, current.z, current.carry[1])
@@ -94,7 +91,7 @@ def test_the_gradient_of_a_return_flows_through_m(dreams):
   """The gradient agrees with the slope of the return itself."""
   dream_world, states = dreams
   config = config_with()
-  state = dream_updates.create(config, 288, 544)
+  state = dream_actor_critic.create(config, 288, 544)
   start = start_states.draw(states, 4, jax.random.key(1))
 
   def value(bias):
@@ -139,15 +136,11 @@ def test_updates_raise_what_is_dreamt(dreams):
   start = start_states.draw(states, 64, jax.random.key(5))
 
   def dreamt(state):
-    params = driving.folded(
-      *jax.device_get(
-        (state.average['mean']['kernel'], state.average['mean']['bias'])
-      ),
-      *jax.device_get(tuple(x[:288] for x in dream_world.moments)),
+    params = standardisation.folded(state.average['mean'], dream_world.moments)
+    reward = dream_actor_critic.dreamt_reward(
+      C, 20, model, params, start, jax.random.key(3)
     )
-    return float(
-      dreaming.dreamt_reward(C, 20, model, params, start, jax.random.key(3))
-    )
+    return float(reward)
 
   outcomes = model.m_variables['params']['outcomes']
   kernel = np.zeros(outcomes['kernel'].shape, np.float32)
@@ -164,10 +157,10 @@ def test_updates_raise_what_is_dreamt(dreams):
     'outcomes': {'kernel': jnp.asarray(kernel), 'bias': outcomes['bias']},
   }
   model = model.replace(m_variables={'params': params})
-  state = dream_updates.create(config, 288, 544)
+  state = dream_actor_critic.create(config, 288, 544)
   before = dreamt(state)
   for _ in range(config.num_steps):
-    state, collected = dream_updates.update(
+    state, collected = dream_actor_critic.update(
       config, C, state, dream_world._replace(model=model), states
     )
   assert int(state.updates) == 120
@@ -186,7 +179,7 @@ def test_an_update_follows_its_formulas(dreams):
     ema_decay=0.9,
     target_ema_decay=0.6,
   )
-  before = dream_updates.create(config, 288, 544)
+  before = dream_actor_critic.create(config, 288, 544)
   # Values that differ between states, and a target that differs from them.
   rng = np.random.default_rng(0)
   critic = jax.tree.map(
@@ -209,7 +202,7 @@ def test_an_update_follows_its_formulas(dreams):
     module = networks.Critic(config.critic_size, nn.silu)
     return module.apply({'params': critic}, x).reshape(state.z.shape[:-1])
 
-  returns = dreaming.lambda_returns(
+  returns = dream_actor_critic.lambda_returns(
     0.1 * dreamt.shaped_reward,
     values(before.target, dreamt.state),
     config.discount,
@@ -256,7 +249,7 @@ def test_an_update_follows_its_formulas(dreams):
 
 def test_gas_costs_its_square_and_grass_its_share(dreams):
   dream_world, states = dreams
-  state = dream_updates.create(config_with(), 288, 544)
+  state = dream_actor_critic.create(config_with(), 288, 544)
   start = start_states.draw(states, 4, jax.random.key(1))
   bias = state.actor['mean']['bias'].at[1].set(30.0)  # Full gas.
   actor = {**state.actor, 'mean': {**state.actor['mean'], 'bias': bias}}
@@ -269,7 +262,7 @@ def test_gas_costs_its_square_and_grass_its_share(dreams):
       start,
       jax.random.key(2),
     )
-    on_grass = grass.share(dream_world.grass_params, dreamt.state.z)
+    on_grass = grass_probe.share(dream_world.grass_params, dreamt.state.z)
     assert on_grass.std() > 0.01
     np.testing.assert_allclose(
       dreamt.reward - dreamt.shaped_reward,
@@ -283,7 +276,7 @@ def test_grass_beside_the_car_is_seen_in_the_game():
   frames, found = env.reset(), {}
   for step in range(140):
     observation = environment.resize(frames).astype(np.float32) / 255
-    found[step] = float(grass.beside_car(jnp.asarray(observation))[0])
+    found[step] = float(grass_probe.beside_car(jnp.asarray(observation))[0])
     # It stays on the road, then turns off it.
     action = [0, 0.05, 0] if step < 60 else [1, 0.6, 0]
     frames = env.step(np.array([0]), np.float32([action])).frame
@@ -300,10 +293,10 @@ def test_grass_is_predicted_from_z():
   known, others = (
     start_states.StartStates(*(x[i::2] for x in states)) for i in range(2)
   )
-  params = grass.fit(model, known, 0)
+  params = grass_probe.fit(model, known, 0)
   z = start_states.draw(others, 256, jax.random.key(7)).z
-  shown = np.asarray(grass.beside_car(world_model.decode(model, z)))
-  predicted = np.asarray(grass.share(params, z))
+  shown = np.asarray(grass_probe.beside_car(world_model.decode(model, z)))
+  predicted = np.asarray(grass_probe.share(params, z))
   assert shown.std() > 0.05
   assert np.square(predicted - shown).mean() < 0.5 * shown.var()
 
@@ -319,8 +312,8 @@ def test_a_heavy_entropy_keeps_actions_random(dreams):
       num_steps=1,
       target_entropy=-3.0,
     )
-    state = dream_updates.create(config, 288, 544)
-    state, _ = dream_updates.update(config, C, state, dream_world, states)
+    state = dream_actor_critic.create(config, 288, 544)
+    state, _ = dream_actor_critic.update(config, C, state, dream_world, states)
     _, last = UPDATE_ONCE(config, C, state, dream_world, states)
     entropies.append(float(last.compute()['entropy']))
   assert entropies[1] > entropies[0] + 0.2

@@ -8,11 +8,12 @@ from tools import drives
 from trainers.control import driving
 from trainers.control import fleet as fleet_lib
 from trainers.control import practice
+from trainers.control import standardisation
 
 
 def test_scores_equal_those_of_the_agent(agent_folder):
   driver = agent.load(agent_folder)
-  fleet = fleet_lib.Fleet(3, practice.Settings('gymnasium'))
+  fleet = fleet_lib.Fleet(3, practice.Rules('gymnasium'))
   # The first three cars and then three others, in the same places.
   seeds = tracks.TEST[:6]
   found = driving.score(
@@ -35,20 +36,20 @@ def test_folded_parameters_are_those_of_the_controller(agent_folder):
   driver = agent.load(agent_folder)
   layer = driver.c_variables['params']['linear']
   size = len(layer['kernel'])
-  mean, std = np.zeros(size), np.ones(size)
-  params = driving.folded(layer['kernel'], layer['bias'], mean, std)
+  moments = standardisation.Moments(np.zeros(size), np.ones(size))
+  params = standardisation.folded(layer, moments)
   for name, value in params['linear'].items():
     np.testing.assert_array_equal(value, layer[name])
 
 
 def test_unfolded_parameters_are_for_standardised_features():
   rng = np.random.default_rng(0)
-  mean, std = rng.normal(3, 1, 7), rng.uniform(0.1, 2, 7)
+  moments = standardisation.Moments(rng.normal(3, 1, 7), rng.uniform(0.1, 2, 7))
   layer = {'kernel': rng.normal(size=(7, 3)), 'bias': rng.normal(size=3)}
   x = rng.normal(3, 2, (5, 7))
-  found = driving.unfolded({'linear': layer}, mean, std)
+  found = standardisation.unfolded({'linear': layer}, moments)
   np.testing.assert_allclose(
-    (x - mean) / std @ found['kernel'] + found['bias'],
+    (x - moments.mean) / moments.std @ found['kernel'] + found['bias'],
     x @ layer['kernel'] + layer['bias'],
     rtol=1e-4,
     atol=1e-5,

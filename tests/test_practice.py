@@ -9,14 +9,14 @@ from trainers.control import fleet as fleet_lib
 from trainers.control import practice
 from trainers.control import privileged
 
-SETTINGS = practice.Settings(
+RULES = practice.Rules(
   'sketched', stuck_steps=30, start_share=0.3, start_offset=3.0, start_angle=0.2
 )
 
 
 @pytest.fixture
 def car():
-  car = practice.Car(SETTINGS)
+  car = practice.Car(RULES)
   yield car
   car.close()
 
@@ -51,9 +51,9 @@ def test_a_car_that_is_stuck_begins_again_elsewhere_on_the_track(car):
   track = car._game.track
   starts = set()
   for episode in range(4):
-    results = [car.step(brake) for _ in range(SETTINGS.stuck_steps)]
+    results = [car.step(brake) for _ in range(RULES.stuck_steps)]
     outcomes = [result.outcome for result in results]
-    running = [practice.Outcome.RUNNING] * (SETTINGS.stuck_steps - 1)
+    running = [practice.Outcome.RUNNING] * (RULES.stuck_steps - 1)
     assert outcomes == [*running, practice.Outcome.FAILED], episode
     assert car._game.track is track
     starts.add(tuple(car._game.car.hull.position))
@@ -83,8 +83,8 @@ def test_a_completed_lap_has_its_own_outcome(car):
 
 
 def test_penalties_for_grass_and_speed():
-  settings = SETTINGS._replace(grass_penalty=2.0, speed_penalty=1.2)
-  car = practice.Car(settings)
+  rules = RULES._replace(grass_penalty=2.0, speed_penalty=1.2)
+  car = practice.Car(rules)
   car.drive(3)
   still = np.zeros(3, np.float32)
   result = car.step(still)
@@ -159,7 +159,7 @@ def test_tiles_left_behind_are_missed_once(car):
 def test_the_number_of_workers_changes_nothing(mode):
   seen = []
   for num_workers in 1, 2:
-    fleet = fleet_lib.Fleet(3, SETTINGS, num_workers)
+    fleet = fleet_lib.Fleet(3, RULES, num_workers)
     if mode == 'practise':
       fleet.practise([1, 2])
     else:
@@ -177,7 +177,7 @@ def test_the_number_of_workers_changes_nothing(mode):
 
 
 def test_a_finished_car_waits():
-  fleet = fleet_lib.Fleet(2, SETTINGS, 1)
+  fleet = fleet_lib.Fleet(2, RULES, 1)
   fleet.drive(tracks.TEST[:2], stuck_steps=20)
   fleet.views.action[:] = [[0, 0.5, 0], [0, 0, 1]]
   for _ in range(30):

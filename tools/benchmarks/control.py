@@ -15,7 +15,7 @@ from trainers.configs import controller as controller_config
 from trainers.control import actor_critic
 from trainers.control import actor_critic_learner
 from trainers.control import privileged
-from trainers.control import replay
+from trainers.control import replay_buffer
 
 _C = controller.Controller()
 _NUM_FEATURES = _C.latent_size + _C.hidden_size
@@ -130,7 +130,7 @@ def stable_baselines3_update(config: controller_config.Config) -> contest.Work:
   return stable_baselines3_sac.updates(config, _NUM_FEATURES)
 
 
-def batches(config: controller_config.Config) -> replay.Batch:
+def batches(config: controller_config.Config) -> replay_buffer.Batch:
   """Returns random batches for a step of the trainer, [U, B, ...]."""
   rng = np.random.default_rng(0)
   shape = config.updates_per_step, config.batch_size
@@ -139,7 +139,7 @@ def batches(config: controller_config.Config) -> replay.Batch:
   def normal(*size: int) -> np.ndarray:
     return rng.standard_normal((*shape, *size), np.float32)
 
-  batch = replay.Batch(
+  batch = replay_buffer.Batch(
     features=normal(_NUM_FEATURES),
     privileged=normal(privileged.SIZE),
     action=np.tanh(normal(controller.ACTION_SIZE)),

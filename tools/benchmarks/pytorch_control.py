@@ -20,7 +20,8 @@ from tools.benchmarks import pytorch
 import torch
 from torch import nn
 from torch.nn import functional
-from trainers.control import exploration
+from trainers.control import driving
+from trainers.control import networks
 from trainers.control import privileged
 
 _NUM_FEATURES = 32 + 256
@@ -84,10 +85,8 @@ def _drive(pipe, simulator, seed):
       z, _ = vae.encode(pytorch.to_float(observation, torch.channels_last))
       mean, log_std = actor(torch.cat([z, carry[1][0]], -1))
       # As wild as in the trainer before learning starts.
-      noise = exploration.continue_noise(
-        noise, exploration.WARMUP_CORRELATION, rng
-      )
-      scale = exploration.WARMUP_SCALE * math.exp(-exploration.INITIAL_LOG_STD)
+      noise = driving.continue_noise(noise, driving.WARMUP_CORRELATION, rng)
+      scale = driving.WARMUP_SCALE * math.exp(-networks.INITIAL_LOG_STD)
       scaled = torch.from_numpy(scale * noise).float()
       x = torch.tanh(mean + torch.exp(log_std) * scaled)
       action = torch.stack([x[:, 0], (x[:, 1] + 1) / 2, x[:, 2].relu()], -1)
@@ -106,7 +105,7 @@ class Actor(nn.Module):
     self.log_std = nn.Linear(num_features, controller.ACTION_SIZE)
     with torch.no_grad():
       self.mean.weight.zero_()
-      self.mean.bias.copy_(torch.tensor(exploration.INITIAL_BIAS))
+      self.mean.bias.copy_(torch.tensor(networks.INITIAL_BIAS))
       self.log_std.weight.zero_()
       self.log_std.bias.fill_(-0.5)
 
@@ -165,7 +164,7 @@ class Learner:
     """Takes one update.
 
     Args:
-      batch: tensors of a `replay.Batch`, [B, ...].
+      batch: tensors of a `replay_buffer.Batch`, [B, ...].
       noise: standard normal, float32 [2, B, 3].
     """
     batch = type(batch)(*(x.float() for x in batch))

@@ -1,37 +1,33 @@
 """Soft actor-critic with a linear actor and critics that see more than it.
 
 Haarnoja et al., "Soft Actor-Critic Algorithms and Applications" (2018): two
-critics, their moving averages as targets, and a temperature that is tuned to a
-target entropy. The actor is the controller with a standard deviation that is
+critics, their moving averages as targets, and a weight of the entropy that is
+tuned to a target. The actor is the controller with a standard deviation that is
 linear in the same features. Critics are needed in training alone, so they may
 see the simulator's state (asymmetric actor-critic, Pinto et al. 2017).
-
-Features are standardised for learning; `driving.folded` folds that into the
-weights of the exported controller.
 """
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from clu import metrics
 import flax.struct
 import jax
 import jax.numpy as jnp
-import ml_collections
 from models import controller
 import numpy as np
 import optax
-from trainers.control import entropy
-from trainers.control import exploration
+from trainers.configs import controller as controller_config
 from trainers.control import networks
-from trainers.control import replay
+from trainers.control import replay_buffer
+from trainers.control import standardisation
 
-_TEMPERATURE_LEARNING_RATE_FACTOR = 3.0
+_ENTROPY_WEIGHT_LEARNING_RATE_FACTOR = 3.0
 
 
 @flax.struct.dataclass
-class State:
+class TrainState:
   """Everything that an update changes.
 
   Attributes:
@@ -41,8 +37,9 @@ class State:
     average: moving average of `actor`, which is deployed.
     critics: parameters of the two critics.
     targets: moving averages of `critics`.
-    log_temperature: float32 [].
-    optimizers: states of the optimizers of actor, critics and temperature.
+    log_temperature: logarithm of the entropy's weight, float32 []; checkpoints
+      call it so.
+    optimizers: states of the optimizers of actor, critics and entropy weight.
     feature_mean: mean of the features, float32 [F].
     feature_std: their standard deviation, float32 [F].
   """
@@ -58,29 +55,29 @@ class State:
   feature_mean: jax.Array
   feature_std: jax.Array
 
+  @property
+  def moments(self) -> standardisation.Moments:
+    return standardisation.Moments(self.feature_mean, self.feature_std)
 
-@flax.struct.dataclass
-class Metrics(metrics.Collection):
-  """Means over updates.
 
-  Attributes:
-    loss: squared error of both critics.
-    value: value of the actions that were taken, in scaled rewards.
-    entropy: of the squashed actions, nats.
-    temperature: weight of the entropy.
-    learning_rate: of the networks.
-  """
-
-  loss: metrics.Average.from_output('loss')  # pyright: ignore
-  value: metrics.Average.from_output('value')  # pyright: ignore
-  entropy: metrics.Average.from_output('entropy')  # pyright: ignore
-  temperature: metrics.Average.from_output('temperature')  # pyright: ignore
-  learning_rate: metrics.Average.from_output('learning_rate')  # pyright: ignore
+# Means over updates.
+Metrics = metrics.Collection.create(
+  **{
+    name: metrics.Average.from_output(name)
+    for name in (
+      'loss',  # Squared error of both critics.
+      'value',  # Of the actions that were taken, in scaled rewards.
+      'entropy',  # Of the squashed actions, nats.
+      'temperature',  # Weight of the entropy.
+      'learning_rate',  # Of the networks.
+    )
+  }
+)
 
 
 def create(
-  config: ml_collections.ConfigDict, num_features: int, num_privileged: int
-) -> State:
+  config: controller_config.Config, num_features: int, num_privileged: int
+) -> TrainState:
   """Returns the state before the first update.
 
   Args:
@@ -97,19 +94,17 @@ def create(
     )['params']
     for key in keys[1:3]
   )
-  log_temperature = jnp.asarray(
-    math.log(config.initial_temperature), jnp.float32
-  )
-  state = State(
+  log_weight = jnp.asarray(math.log(config.initial_temperature), jnp.float32)
+  state = TrainState(
     updates=jnp.zeros((), jnp.int32),
     key=jax.random.key_data(keys[3]),
     actor=actor,
     average=actor,
     critics=critics,
     targets=critics,
-    log_temperature=log_temperature,
+    log_temperature=log_weight,
     optimizers=tuple(
-      _optimizer(config).init(x) for x in (actor, critics, log_temperature)
+      _optimizer(config).init(x) for x in (actor, critics, log_weight)
     ),
     feature_mean=jnp.zeros(num_features),
     feature_std=jnp.ones(num_features),
@@ -118,51 +113,42 @@ def create(
   return jax.tree.map(jnp.copy, state)
 
 
-def standardise(state: State, features: np.ndarray) -> State:
-  """Takes mean and deviation of the features from examples, [..., F]."""
+def standardise(state: TrainState, features: np.ndarray) -> TrainState:
+  """Takes the moments of the features from examples, [..., F]."""
   mean, std = jax.device_put(
-    exploration.moments(features), state.feature_mean.sharding
+    standardisation.measured(features), state.feature_mean.sharding
   )
   return state.replace(feature_mean=mean, feature_std=std)
 
 
-class Policy(NamedTuple):
-  """The part of a state that acts.
-
-  Attributes:
-    actor: parameters of the actor.
-    feature_mean: float32 [F].
-    feature_std: float32 [F].
-  """
-
-  actor: Any
-  feature_mean: jax.Array
-  feature_std: jax.Array
+def acting(state: TrainState) -> tuple[Any, standardisation.Moments]:
+  """Returns a copy of what `act` takes, which survives the next update."""
+  return jax.tree.map(jnp.copy, (state.actor, state.moments))
 
 
-def policy(state: State) -> Policy:
-  """Returns a copy of what acts, which survives the next update."""
-  parts = Policy(state.actor, state.feature_mean, state.feature_std)
-  return jax.tree.map(jnp.copy, parts)
-
-
-def act(policy: Policy, features: jax.Array, noise: jax.Array) -> jax.Array:
+def act(
+  acting: tuple[Any, standardisation.Moments],
+  features: jax.Array,
+  noise: jax.Array,
+) -> jax.Array:
   """Draws actions, float32 [B, 3] in −1..1.
 
   Args:
-    policy: the actor.
+    acting: parameters of the actor, and the moments of its features.
     features: not standardised, float32 [B, F].
     noise: standard normal, float32 [B, 3].
   """
-  gaussian = _gaussian(policy.actor, _standardised(policy, features))
-  action, _ = gaussian.sample(noise)
-  return action
+  actor, moments = acting
+  features = standardisation.standardised(moments, features)
+  return _gaussian(actor, features).sample(noise)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def update(
-  config: ml_collections.FrozenConfigDict, state: State, batches: replay.Batch
-) -> tuple[State, Metrics]:
+  config: controller_config.Config,
+  state: TrainState,
+  batches: replay_buffer.Batch,
+) -> tuple[TrainState, metrics.Collection]:
   """Takes one update of all parameters with each of U batches.
 
   Args:
@@ -181,15 +167,17 @@ def update(
 
 
 def update_once(
-  config: ml_collections.FrozenConfigDict, state: State, batch: replay.Batch
-) -> tuple[State, Metrics]:
+  config: controller_config.Config,
+  state: TrainState,
+  batch: replay_buffer.Batch,
+) -> tuple[TrainState, metrics.Collection]:
   """Takes one update of all parameters."""
   key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.updates)
   noise = jax.random.normal(key, (2, *batch.action.shape))
   batch = jax.tree.map(lambda x: x.astype(jnp.float32), batch)
-  features = _standardised(state, batch.features)
+  features = standardisation.standardised(state.moments, batch.features)
   inputs = batch.privileged if config.privileged_critics else features
-  temperature = jnp.exp(state.log_temperature)
+  entropy_weight = jnp.exp(state.log_temperature)
   target = critic_target(config, state, batch, noise[0])
 
   def critic_loss(critics):
@@ -200,10 +188,10 @@ def update_once(
   def actor_loss(actor, critics):
     action, log_prob = _gaussian(actor, features).sample(noise[1])
     value = _values(config, critics, inputs, action).min(0)
-    return jnp.mean(temperature * log_prob - value), log_prob.mean()
+    return jnp.mean(entropy_weight * log_prob - value), log_prob.mean()
 
   optimizer = _optimizer(config)
-  of_actor, of_critics, of_temperature = state.optimizers
+  of_actor, of_critics, of_weight = state.optimizers
   (loss, value), gradients = jax.value_and_grad(critic_loss, has_aux=True)(
     state.critics
   )
@@ -212,19 +200,17 @@ def update_once(
   gradients, log_prob = jax.grad(actor_loss, has_aux=True)(state.actor, critics)
   updates, of_actor = optimizer.update(gradients, of_actor)
   actor = optax.apply_updates(state.actor, updates)
-  gradient = entropy.gradient(
-    state.log_temperature, log_prob, config.target_entropy
-  )
-  update, of_temperature = optimizer.update(gradient, of_temperature)
-  log_temperature = entropy.bounded(
-    state.log_temperature + _TEMPERATURE_LEARNING_RATE_FACTOR * update
+  gradient = networks.entropy_weight_gradient(log_prob, config.target_entropy)
+  update, of_weight = optimizer.update(gradient, of_weight)
+  log_weight = networks.bounded_entropy_weight(
+    state.log_temperature + _ENTROPY_WEIGHT_LEARNING_RATE_FACTOR * update
   )
   of_update = Metrics.single_from_model_output(
     loss=loss,
     value=value,
     entropy=-log_prob,
-    temperature=temperature,
-    learning_rate=jnp.asarray(learning_rate(config)(state.updates)),
+    temperature=entropy_weight,
+    learning_rate=jnp.asarray(_learning_rate(config)(state.updates)),
   )
   state = state.replace(
     updates=state.updates + 1,
@@ -236,30 +222,32 @@ def update_once(
     targets=optax.incremental_update(
       critics, state.targets, 1 - config.target_ema_decay
     ),
-    log_temperature=log_temperature,
-    optimizers=(of_actor, of_critics, of_temperature),
+    log_temperature=log_weight,
+    optimizers=(of_actor, of_critics, of_weight),
   )
   return state, of_update
 
 
 def critic_target(
-  config: ml_collections.FrozenConfigDict,
-  state: State,
-  batch: replay.Batch,
+  config: controller_config.Config,
+  state: TrainState,
+  batch: replay_buffer.Batch,
   noise: jax.Array,
 ) -> jax.Array:
   """Returns the regression targets of the critics: rewards plus later values.
 
   Args:
     config: see `trainers/configs/controller.py`.
-    state: state with actor, targets and temperature.
+    state: state with actor, targets and entropy weight.
     batch: transitions, float32 [B, ...].
     noise: standard normal for the next action, float32 [B, 3].
 
   Returns:
     float32 [B], in scaled rewards.
   """
-  features = _standardised(state, batch.next_features)
+  features = standardisation.standardised(
+    state.moments, jnp.asarray(batch.next_features)
+  )
   inputs = batch.next_privileged if config.privileged_critics else features
   action, log_prob = _gaussian(state.actor, features).sample(noise)
   value = _values(config, state.targets, inputs, action).min(0)
@@ -268,7 +256,7 @@ def critic_target(
   return reward + jnp.asarray(batch.discount) * value
 
 
-def learning_rate(config: ml_collections.FrozenConfigDict) -> optax.Schedule:
+def _learning_rate(config: controller_config.Config) -> optax.Schedule:
   """Returns the learning rate by number of updates."""
   if not config.cosine_decay:
     return optax.constant_schedule(config.learning_rate)
@@ -277,21 +265,21 @@ def learning_rate(config: ml_collections.FrozenConfigDict) -> optax.Schedule:
   return optax.cosine_decay_schedule(config.learning_rate, updates)
 
 
-def _optimizer(config: Any) -> optax.GradientTransformation:
-  return optax.adam(learning_rate(config))
+def _optimizer(
+  config: controller_config.Config,
+) -> optax.GradientTransformation:
+  return optax.adam(_learning_rate(config))
 
 
 def _gaussian(actor: Any, features: jax.Array) -> networks.Gaussian:
   return networks.Actor().apply({'params': actor}, features)  # pyright: ignore
 
 
-def _standardised(state: State | Policy, features: jax.Array) -> jax.Array:
-  centered = features - state.feature_mean[None]
-  return centered / state.feature_std[None]
-
-
 def _values(
-  config: Any, critics: Any, inputs: jax.Array, action: jax.Array
+  config: controller_config.Config,
+  critics: Any,
+  inputs: jax.Array,
+  action: jax.Array,
 ) -> jax.Array:
   """Returns the values of both critics, float32 [2, B]."""
   critic = networks.Critic(config.critic_size)

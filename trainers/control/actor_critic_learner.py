@@ -1,6 +1,7 @@
 """The learner of soft actor-critic: cars practise while the networks learn."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import time
 from typing import Any
 
@@ -12,10 +13,11 @@ from trainers.configs import controller as controller_config
 from trainers.control import actor_critic
 from trainers.control import controller_learner
 from trainers.control import driving
-from trainers.control import exploration
+from trainers.control import networks
 from trainers.control import practice
 from trainers.control import privileged
-from trainers.control import replay
+from trainers.control import replay_buffer
+from trainers.control import standardisation
 
 # Streams of random draws: [seed, stream, step], and the index of a car.
 _TRACKS, _NOISE, _REPLAY = 1, 2, 3
@@ -38,10 +40,8 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
     c: controller.Controller,
   ):
     """Starts the simulators."""
-    of_practice = {
-      name: getattr(config, name) for name in practice.Settings._fields
-    }
-    super().__init__(config, model, c, practice.Settings(**of_practice))
+    rules = {name: getattr(config, name) for name in practice.Rules._fields}
+    super().__init__(config, model, c, practice.Rules(**rules))
     self._config = config
     # A few tracks say less than a learning rate that has fallen to 0.
     self.exports_last: bool = config.cosine_decay
@@ -52,7 +52,7 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
       actor_critic.create(config, num_features, privileged.SIZE)
     )
     self._collected = _to_learning_device(actor_critic.Metrics.empty())
-    self._buffer = replay.empty(
+    self._buffer = replay_buffer.empty(
       config.replay_steps // config.num_cars,
       config.num_cars,
       num_features,
@@ -78,11 +78,8 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
 
   @property
   def params(self) -> Mapping[str, Any]:
-    state = jax.device_get(self._state)
-    layer = state.average['mean']
-    return driving.folded(
-      layer['kernel'], layer['bias'], state.feature_mean, state.feature_std
-    )
+    state = self._state
+    return standardisation.folded(state.average['mean'], state.moments)
 
   def begin(self, step: int) -> None:
     config = self._config
@@ -96,25 +93,24 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
   def take_step(self, step: int) -> None:
     config = self._config
     rows = (step - 1) * config.drive_steps
-    policy = jax.device_put(actor_critic.policy(self._state), jax.devices()[0])
+    acting = jax.device_put(actor_critic.acting(self._state), jax.devices()[0])
     if step > config.warmup_steps:
-      batches = self._sample(step, rows)
+      with self._timed('sampling'):
+        batches = self._sample(step, rows)
       self._state, collected = actor_critic.update(config, self._state, batches)
       self._collected = self._collected.merge(collected)
-    self._drive(step, rows, policy)
+    self._drive(step, rows, acting)
     self._environment_steps += self.examples_per_step
-    started = time.perf_counter()
-    jax.block_until_ready(self._state)
-    self._seconds['waiting_for_updates'] += time.perf_counter() - started
+    with self._timed('waiting_for_updates'):
+      jax.block_until_ready(self._state)
     if step == config.warmup_steps:
       features = self._buffer.features[: rows + config.drive_steps]
       self._state = actor_critic.standardise(self._state, features)
     controller_learner.check_finite(self._collected.loss.total, step)
 
-  def _sample(self, step: int, rows: int) -> replay.Batch:
+  def _sample(self, step: int, rows: int) -> replay_buffer.Batch:
     config = self._config
-    started = time.perf_counter()
-    batches = replay.sample(
+    return replay_buffer.sample(
       self._buffer,
       rows,
       (config.updates_per_step, config.batch_size),
@@ -124,29 +120,25 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
       # The return of standing still for ever.
       -0.1 / (1 - config.discount),
     )
-    self._seconds['sampling'] += time.perf_counter() - started
-    return batches
 
-  def _drive(self, step: int, rows: int, policy: actor_critic.Policy) -> None:
+  def _drive(self, step: int, rows: int, acting: Any) -> None:
     """Drives `drive_steps` steps and writes them to the buffer."""
     config, views, buffer = self._config, self.fleet.views, self._buffer
     rng = np.random.default_rng([config.seed, _NOISE, step])
     correlation, scale = config.noise_correlation, 1.0
     if step <= config.warmup_steps:
-      correlation = exploration.WARMUP_CORRELATION
+      correlation = driving.WARMUP_CORRELATION
       # The standard deviation is multiplied by that of the initial actor.
-      scale = exploration.WARMUP_SCALE / np.exp(exploration.INITIAL_LOG_STD)
+      scale = driving.WARMUP_SCALE / np.exp(networks.INITIAL_LOG_STD)
     for row in range(rows, rows + config.drive_steps):
       row %= len(buffer.outcome)
-      started = time.perf_counter()
-      decision = self._drivers.explore(
-        actor_critic.act, policy, correlation, scale, rng
-      )
-      buffer.privileged[row] = views.privileged
-      decided = time.perf_counter()
-      ended = self._drivers.step()
-      self._seconds['deciding'] += decided - started
-      self._seconds['simulating'] += time.perf_counter() - decided
+      with self._timed('deciding'):
+        decision = self._drivers.explore(
+          actor_critic.act, acting, correlation, scale, rng
+        )
+        buffer.privileged[row] = views.privileged
+      with self._timed('simulating'):
+        ended = self._drivers.step()
       buffer.features[row] = decision.features
       buffer.action[row] = decision.squashed
       buffer.reward[row] = views.reward
@@ -179,6 +171,12 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
     # Episodes that ended: their number, sum of returns, and sum of steps.
     self._episodes = np.zeros(3)
     self._seconds = dict.fromkeys(_PARTS, 0.0)
+
+  @contextlib.contextmanager
+  def _timed(self, part: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    self._seconds[part] += time.perf_counter() - started
 
 
 def _to_learning_device(tree: Any) -> Any:

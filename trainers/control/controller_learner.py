@@ -35,7 +35,7 @@ class ControllerLearner:
     config: controller_config.ControllerConfig,
     model: world_model.WorldModel,
     c: controller.Controller,
-    practice_settings: practice.Settings | None = None,
+    rules: practice.Rules | None = None,
   ):
     """Keeps what the cars need, which start when they are first driven.
 
@@ -43,12 +43,10 @@ class ControllerLearner:
       config: hyperparameters.
       model: V and M.
       c: the controller to find.
-      practice_settings: how the cars practise; None: they only drive tracks.
+      rules: how the cars practise; None: they only drive tracks.
     """
     self._num_cars = config.num_cars
-    self._practice = practice_settings or practice.Settings(
-      simulator=config.simulator
-    )
+    self._practice = rules or practice.Rules(simulator=config.simulator)
     self._selection_tracks = tracks.SELECTION[: config.selection_tracks]
     self._model, self._c = model, c
 

@@ -7,13 +7,11 @@ import jax
 from models import controller
 from models import start_states
 from models import world_model
-import numpy as np
 from trainers.configs import controller_dream
 from trainers.control import controller_learner
-from trainers.control import dream_updates
-from trainers.control import dreaming
-from trainers.control import driving
-from trainers.control import grass
+from trainers.control import dream_actor_critic
+from trainers.control import grass_probe
+from trainers.control import standardisation
 
 # Of the dreams whose return is compared with the score.
 _NUM_DREAMS, _DREAM_STEPS = 64, 400
@@ -46,19 +44,17 @@ class DreamLearner(controller_learner.ControllerLearner):
     super().__init__(config, model, c)
     self._config = config
     self._starts = jax.device_put(starts)
-    self._world = dreaming.DreamWorld(
-      model,
-      dreaming.measure(starts),
-      grass.create(c.latent_size, config.seed),
+    moments = dream_actor_critic.measured(starts)
+    self._world = dream_actor_critic.DreamWorld(
+      model, moments, grass_probe.create(c.latent_size, config.seed)
     )
-    self._num_features = c.latent_size + c.hidden_size
-    mean_layer = None
-    if initial is not None:
-      mean_layer = driving.unfolded(initial, *self._feature_moments())
-    self._state = dream_updates.create(
-      config, self._num_features, len(self._world.moments.mean), mean_layer
+    self._state = dream_actor_critic.create(
+      config,
+      c.latent_size + c.hidden_size,
+      len(moments.mean),
+      initial and standardisation.unfolded(initial, moments),
     )
-    self._collected = dream_updates.Metrics.empty()
+    self._collected = dream_actor_critic.Metrics.empty()
     self.examples_per_step: int = (
       config.updates_per_step * config.num_dreams * config.dream_steps
     )
@@ -80,30 +76,28 @@ class DreamLearner(controller_learner.ControllerLearner):
 
   @property
   def params(self) -> Mapping[str, Any]:
-    layer = jax.device_get(self._state.average)['mean']
-    return driving.folded(
-      layer['kernel'], layer['bias'], *self._feature_moments()
+    return standardisation.folded(
+      self._state.average['mean'], self._world.moments
     )
 
-  def _feature_moments(self) -> tuple[np.ndarray, np.ndarray]:
-    mean, std = jax.device_get(self._world.moments)
-    return mean[: self._num_features], std[: self._num_features]
-
   def begin(self, step: int) -> None:
-    """Fits the network of `grass` once; every update begins with new dreams."""
+    """Fits the grass network once; every update begins with new dreams."""
     if self._config.grass_penalty and step == 0:
-      fitted = grass.fit(self._world.model, self._starts, self._config.seed)
+      fitted = grass_probe.fit(
+        self._world.model, self._starts, self._config.seed
+      )
       self._world = self._world._replace(grass_params=fitted)
 
   def take_step(self, step: int) -> None:
-    self._state, collected = dream_updates.update(
+    self._state, collected = dream_actor_critic.update(
       self._config, self._c, self._state, self._world, self._starts
     )
     self._collected = self._collected.merge(collected)
     controller_learner.check_finite(self._collected.loss.total, step)
 
   def collect(self) -> tuple[Any, Mapping[str, float]]:
-    collected, self._collected = self._collected, dream_updates.Metrics.empty()
+    collected = self._collected
+    self._collected = dream_actor_critic.Metrics.empty()
     return collected, self.scalars
 
   @property
@@ -114,7 +108,7 @@ class DreamLearner(controller_learner.ControllerLearner):
     terminate: what an episode would give if all of it were like that.
     """
     start_key, dream_key = jax.random.split(jax.random.key(0))
-    reward = dreaming.dreamt_reward(
+    reward = dream_actor_critic.dreamt_reward(
       self._c,
       _DREAM_STEPS,
       self._world.model,

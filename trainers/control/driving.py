@@ -1,6 +1,6 @@
 """Drives a fleet: observations → features → actions, compiled as one call."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from models import controller
 from models import world_model
 import numpy as np
-from trainers.control import exploration
 from trainers.control import fleet as fleet_lib
 from trainers.control import practice
+
+# Before learning starts, noise changes slowly, and is wide before `tanh`.
+WARMUP_CORRELATION, WARMUP_SCALE = 0.95, 1.0
 
 # (parameters, features [B, F], noise [B, 3]) → actions [B, 3] in −1..1.
 Choose = Callable[[Any, jax.Array, jax.Array], jax.Array]
@@ -100,7 +102,7 @@ class Drivers:
     scale: float,
     rng: np.random.Generator,
   ) -> Decision:
-    """Chooses actions with noise, see `exploration.continue_noise`.
+    """Chooses actions with noise, see `continue_noise`.
 
     Args:
       choose: function that chooses actions.
@@ -109,7 +111,7 @@ class Drivers:
       scale: standard deviation of the noise.
       rng: source of the random draws.
     """
-    self._noise = exploration.continue_noise(self._noise, correlation, rng)
+    self._noise = continue_noise(self._noise, correlation, rng)
     return self.decide(choose, params, scale * self._noise)
 
   def decide(
@@ -137,6 +139,23 @@ class Drivers:
     self._fleet.step()
     self._is_first = self._fleet.views.outcome != practice.Outcome.RUNNING
     return self._is_first
+
+
+def continue_noise(
+  noise: np.ndarray, correlation: float, rng: np.random.Generator
+) -> np.ndarray:
+  """Draws the next noise of an autoregressive process, float64.
+
+  Args:
+    noise: the last noise.
+    correlation: of the last noise with the next one, 0..1.
+    rng: source of the random draws.
+
+  Returns:
+    Standard normal in the long run, of the same shape.
+  """
+  fresh = rng.standard_normal(noise.shape)
+  return correlation * noise + np.sqrt(1 - correlation**2) * fresh
 
 
 class Scores(NamedTuple):
@@ -194,45 +213,3 @@ def linear(params: Any, features: jax.Array, noise: jax.Array) -> jax.Array:
   del noise
   of_layer = params['linear']
   return jnp.tanh(features @ of_layer['kernel'] + of_layer['bias'][None])
-
-
-def folded(
-  kernel: np.ndarray, bias: np.ndarray, mean: np.ndarray, std: np.ndarray
-) -> dict[str, Any]:
-  """Folds the standardisation of features into a linear layer.
-
-  Args:
-    kernel: for standardised features, [F, 3].
-    bias: likewise, [3].
-    mean: mean of the features, [F].
-    std: their standard deviation, [F].
-
-  Returns:
-    Parameters of `controller.Controller`, float32.
-  """
-  # In float64, because the sum of many products is subtracted.
-  folded_kernel = kernel.astype(np.float64) / std[:, None]
-  folded_bias = bias - mean.astype(np.float64) @ folded_kernel
-  layer = {'kernel': folded_kernel, 'bias': folded_bias}
-  return {'linear': {k: np.float32(x) for k, x in layer.items()}}
-
-
-def unfolded(
-  params: Mapping[str, Any], mean: np.ndarray, std: np.ndarray
-) -> dict[str, Any]:
-  """Returns the layer for standardised features; the inverse of `folded`.
-
-  Args:
-    params: parameters of `controller.Controller`.
-    mean: mean of the features, [F].
-    std: their standard deviation, [F].
-
-  Returns:
-    `kernel` [F, 3] and `bias` [3], float32.
-  """
-  kernel, bias = (params['linear'][x] for x in ('kernel', 'bias'))
-  bias = bias + mean.astype(np.float64) @ kernel.astype(np.float64)
-  return {
-    'kernel': np.float32(kernel * std[:, None]),
-    'bias': np.float32(bias),
-  }

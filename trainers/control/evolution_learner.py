@@ -11,7 +11,6 @@ from carracing_rollouts import environment
 from carracing_rollouts import tracks
 from clu import metrics
 import cma
-import flax.struct
 import jax
 import jax.numpy as jnp
 from models import controller
@@ -20,27 +19,26 @@ import numpy as np
 from trainers.configs import controller_evolution
 from trainers.control import controller_learner
 from trainers.control import driving
-from trainers.control import exploration
+from trainers.control import networks
 from trainers.control import practice
+from trainers.control import standardisation
 
 _WARMUP_STEPS = 160  # Of every car, to standardise the features.
 # Streams of random draws: [seed, stream, step], and the index of a car.
 _WARMUP_TRACKS, _WARMUP_NOISE, _TRACKS, _CANDIDATES = 1, 2, 3, 4
 
 
-@flax.struct.dataclass
-class Metrics(metrics.Collection):
-  """Means over generations.
-
-  Attributes:
-    fitness: mean fitness of the candidates.
-    best_fitness: fitness of the best candidate.
-    deviation: step size of the search.
-  """
-
-  fitness: metrics.Average.from_output('fitness')  # pyright: ignore
-  best_fitness: metrics.Average.from_output('best_fitness')  # pyright: ignore
-  deviation: metrics.Average.from_output('deviation')  # pyright: ignore
+# Means over generations.
+_Metrics = metrics.Collection.create(
+  **{
+    name: metrics.Average.from_output(name)
+    for name in (
+      'fitness',  # Mean fitness of the candidates.
+      'best_fitness',  # Fitness of the best candidate.
+      'deviation',  # Step size of the search.
+    )
+  }
+)
 
 
 class EvolutionLearner(controller_learner.ControllerLearner):
@@ -64,32 +62,35 @@ class EvolutionLearner(controller_learner.ControllerLearner):
     self._config = config
     self.examples_per_step: int = config.num_cars * config.tracks_per_step
     self._num_features = c.latent_size + c.hidden_size
-    self._mean = np.zeros(self._num_features, np.float32)
-    self._std = np.ones(self._num_features, np.float32)
+    self._moments = standardisation.Moments(
+      np.zeros(self._num_features, np.float32),
+      np.ones(self._num_features, np.float32),
+    )
     # As large as for the longest run, so that any run can be extended.
     self._fitness = np.zeros(
       (controller_evolution.MAX_GENERATIONS, config.num_cars)
     )
     self._environment_steps = np.zeros((), np.int64)
     self._search = self._new_search()
-    self._collected = Metrics.empty()
+    self._collected = _Metrics.empty()
 
   @property
   def arrays(self) -> Mapping[str, Any]:
     return {
       'fitness': self._fitness,
-      'mean': self._mean,
-      'std': self._std,
+      'mean': self._moments.mean,
+      'std': self._moments.std,
       'environment_steps': self._environment_steps,
       'collected': self._collected,
     }
 
   def restore(self, saved: Mapping[str, Any], step: int) -> None:
     saved = saved['learner']
-    self._fitness, self._mean, self._std, self._environment_steps = (
+    self._fitness, mean, std, self._environment_steps = (
       np.array(saved[name])
       for name in ('fitness', 'mean', 'std', 'environment_steps')
     )
+    self._moments = standardisation.Moments(mean, std)
     self._collected = saved['collected']
     self._search = self._new_search()
     for fitness in self._fitness[1:step]:
@@ -113,7 +114,7 @@ class EvolutionLearner(controller_learner.ControllerLearner):
     self._fitness[step - 1] = fitness
     self._search.tell(candidates, (-fitness).tolist())
     self._collected = self._collected.merge(
-      Metrics.single_from_model_output(
+      _Metrics.single_from_model_output(
         fitness=jnp.asarray(fitness.mean()),
         best_fitness=jnp.asarray(fitness.max()),
         deviation=jnp.asarray(self._search.sigma),
@@ -124,7 +125,7 @@ class EvolutionLearner(controller_learner.ControllerLearner):
   def collect(self) -> tuple[Any, Mapping[str, float]]:
     collected = None
     if self._collected.fitness.count:
-      collected, self._collected = self._collected, Metrics.empty()
+      collected, self._collected = self._collected, _Metrics.empty()
     return collected, self.scalars
 
   @property
@@ -151,19 +152,22 @@ class EvolutionLearner(controller_learner.ControllerLearner):
       )
       self._environment_steps += scores.steps.sum()
       failed = scores.outcome == practice.Outcome.FAILED
-      # The −0.1 per step that would have followed.
+      # The −0.1 per step that would have followed; a car that left the field
+      # pays it, too, although its game ended there.
       rest = 0.1 * (environment.MAX_STEPS - scores.steps)
       fitness += np.where(failed, scores.returns - rest, scores.returns)
     return fitness / config.tracks_per_step
 
   def _params_of(self, candidate: np.ndarray) -> Mapping[str, Any]:
     layer = np.reshape(candidate, (-1, controller.ACTION_SIZE))
-    return driving.folded(layer[:-1], layer[-1], self._mean, self._std)
+    return standardisation.folded(
+      {'kernel': layer[:-1], 'bias': layer[-1]}, self._moments
+    )
 
   def _new_search(self) -> cma.CMAEvolutionStrategy:
     config = self._config
     start = np.zeros((self._num_features + 1, controller.ACTION_SIZE))
-    start[-1] = exploration.INITIAL_BIAS
+    start[-1] = networks.INITIAL_BIAS
     rng = np.random.default_rng([config.seed, _CANDIDATES])
     return cma.CMAEvolutionStrategy(
       start.ravel(),
@@ -183,20 +187,16 @@ class EvolutionLearner(controller_learner.ControllerLearner):
     rng = np.random.default_rng([seed, _WARMUP_NOISE, 0])
     self.fleet.practise([seed, _WARMUP_TRACKS, 0])
     drivers = driving.Drivers(self.fleet, self._c, self._model)
-    bias = np.array(exploration.INITIAL_BIAS, np.float32)
+    bias = np.array(networks.INITIAL_BIAS, np.float32)
     features = []
     for _ in range(_WARMUP_STEPS):
       decision = drivers.explore(
-        _explore,
-        bias,
-        exploration.WARMUP_CORRELATION,
-        exploration.WARMUP_SCALE,
-        rng,
+        _explore, bias, driving.WARMUP_CORRELATION, driving.WARMUP_SCALE, rng
       )
       features.append(np.asarray(decision.features))
       drivers.step()
     self._environment_steps += _WARMUP_STEPS * self._config.num_cars
-    self._mean, self._std = exploration.moments(np.stack(features))
+    self._moments = standardisation.measured(np.stack(features))
 
 
 def _choose(params: Any, features: jax.Array, noise: jax.Array) -> jax.Array:

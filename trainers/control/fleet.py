@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Sequence
 import contextlib
 import ctypes
+import math
 import multiprocessing
 from multiprocessing import connection
-import multiprocessing.util
+from multiprocessing import util
 import signal
 from typing import Any, NamedTuple
 
@@ -42,6 +43,7 @@ class Views(NamedTuple):
   episode_steps: np.ndarray
 
 
+# Shape and dtype for one car.
 _FIELDS = Views(
   action=((rlds_steps.ACTION_SIZE,), np.float32),
   observation=(rlds_steps.OBSERVATION_SHAPE, np.uint8),
@@ -50,7 +52,7 @@ _FIELDS = Views(
   outcome=((), np.int32),
   episode_return=((), np.float32),
   episode_steps=((), np.int32),
-)  # Shape and dtype for one car.
+)
 
 
 class Fleet:
@@ -66,20 +68,25 @@ class Fleet:
   def __init__(
     self,
     num_cars: int,
-    settings: practice.Settings,
+    rules: practice.Rules,
     num_workers: int | None = None,
   ):
     """Starts the workers, by default one for each core."""
     context = multiprocessing.get_context('spawn')
-    memory = context.RawArray(ctypes.c_uint8, _num_bytes(num_cars))
-    self.views = _view(memory, num_cars)
+    memory = [
+      context.RawArray(
+        ctypes.c_uint8, num_cars * math.prod(shape) * np.dtype(dtype).itemsize
+      )
+      for shape, dtype in _FIELDS
+    ]
+    self.views = _views(memory)
     self._workers: list[Any] = []
     self._pipes: list[connection.Connection] = []
     parts = np.array_split(
       np.arange(num_cars), min(num_workers or processes.num_cores(), num_cars)
     )
     # At exit, multiprocessing would wait for workers that ignore its signal.
-    self._stop = multiprocessing.util.Finalize(
+    self._stop = util.Finalize(
       self, _stop, (self._workers, self._pipes), exitpriority=100
     )
     with processes.bare_main(), _blocked_signals():
@@ -87,7 +94,7 @@ class Fleet:
         ours, theirs = context.Pipe()
         worker = context.Process(
           target=_work,
-          args=(theirs, memory, num_cars, cars.tolist(), settings),
+          args=(theirs, memory, cars.tolist(), rules),
           daemon=True,
         )
         worker.start()
@@ -114,7 +121,7 @@ class Fleet:
 
     Args:
       tracks: seeds of the tracks.
-      stuck_steps: as in `practice.Settings`.
+      stuck_steps: as in `practice.Rules`.
     """
     self._all('drive', [(track, stuck_steps) for track in tracks])
 
@@ -137,15 +144,14 @@ class Fleet:
 
 def _work(
   pipe: connection.Connection,
-  memory: Any,
-  num_cars: int,
+  memory: Sequence[Any],
   ids: Sequence[int],
-  settings: practice.Settings,
+  rules: practice.Rules,
 ) -> None:
   """Runs the cars of one worker until the pipe is closed."""
   cv2.setNumThreads(1)
-  views = _view(memory, num_cars)
-  cars = {i: practice.Car(settings) for i in ids}
+  views = _views(memory)
+  cars = {i: practice.Car(rules) for i in ids}
   running = dict.fromkeys(ids, True)
   single = False
 
@@ -210,19 +216,11 @@ def _stop(
     worker.join()
 
 
-def _num_bytes(num_cars: int) -> int:
-  return num_cars * sum(
-    int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in _FIELDS
+def _views(memory: Sequence[Any]) -> Views:
+  """Returns shared memory, one buffer a field, as arrays."""
+  return Views(
+    *(
+      np.frombuffer(buffer, dtype).reshape(-1, *shape)
+      for buffer, (shape, dtype) in zip(memory, _FIELDS)
+    )
   )
-
-
-def _view(memory: Any, num_cars: int) -> Views:
-  """Divides shared memory into arrays; `_FIELDS` has an order that aligns."""
-  views, offset = [], 0
-  for shape, dtype in _FIELDS:
-    shape = num_cars, *shape
-    count = int(np.prod(shape))
-    view = np.frombuffer(memory, dtype, count, offset).reshape(shape)
-    views.append(view)
-    offset += view.nbytes
-  return Views(*views)

@@ -1,4 +1,4 @@
-"""Networks of actor-critic methods: a linear Gaussian actor, and a critic."""
+"""Networks of actor-critic methods, and the weight of the entropy."""
 
 from collections.abc import Callable
 import math
@@ -8,9 +8,12 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 from models import controller
-from trainers.control import exploration
 
+# Steering, gas and brake before `tanh`: straight on, 60 % gas, no brake.
+INITIAL_BIAS = (0.0, 0.2, -0.5)
+INITIAL_LOG_STD = -0.5  # Logarithm of its standard deviation before `tanh`.
 _MIN_LOG_STD, _MAX_LOG_STD = -4.0, 0.5
+_MIN_ENTROPY_WEIGHT, _MAX_ENTROPY_WEIGHT = 1e-4, 1.0
 
 
 class Actor(nn.Module):
@@ -23,13 +26,13 @@ class Actor(nn.Module):
     mean = nn.Dense(
       controller.ACTION_SIZE,
       kernel_init=zeros,
-      bias_init=lambda *_: jnp.array(exploration.INITIAL_BIAS),
+      bias_init=lambda *_: jnp.array(INITIAL_BIAS),
       name='mean',
     )(features)
     log_std = nn.Dense(
       controller.ACTION_SIZE,
       kernel_init=zeros,
-      bias_init=nn.initializers.constant(exploration.INITIAL_LOG_STD),
+      bias_init=nn.initializers.constant(INITIAL_LOG_STD),
       name='log_std',
     )(features)
     return Gaussian(mean, jnp.clip(log_std, _MIN_LOG_STD, _MAX_LOG_STD))
@@ -87,3 +90,27 @@ class Critic(nn.Module):
       x = nn.LayerNorm(epsilon=1e-5, use_scale=False, use_bias=False)(x)
       x = self.activation(x)
     return nn.Dense(1, kernel_init=nn.initializers.normal(0.01))(x)[..., 0]
+
+
+def entropy_weight_gradient(
+  log_prob: jax.Array, target_entropy: float
+) -> jax.Array:
+  """Returns the gradient that raises the entropy's weight if some is missing.
+
+  Haarnoja et al., "Soft Actor-Critic Algorithms and Applications" (2018).
+
+  Args:
+    log_prob: mean log density of the actions, float32 [], nats.
+    target_entropy: nats.
+
+  Returns:
+    Gradient of the loss by the logarithm of the weight, float32 [].
+  """
+  return -(log_prob + target_entropy)
+
+
+def bounded_entropy_weight(log_weight: jax.Array) -> jax.Array:
+  """Keeps the weight in 1e-4..1; takes and returns its logarithm."""
+  return jnp.clip(
+    log_weight, math.log(_MIN_ENTROPY_WEIGHT), math.log(_MAX_ENTROPY_WEIGHT)
+  )

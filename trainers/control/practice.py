@@ -29,8 +29,8 @@ class Outcome(enum.IntEnum):
   COMPLETED = 3  # A lap; in training as if driving went on.
 
 
-class Settings(NamedTuple):
-  """Settings of practice.
+class Rules(NamedTuple):
+  """The rules of practice.
 
   Attributes:
     simulator: a key of `environment.SIMULATORS`.
@@ -81,9 +81,9 @@ class Result(NamedTuple):
 class Car:
   """One car, in one game after the other."""
 
-  def __init__(self, settings: Settings):
-    self._settings = settings
-    self._make_game = environment.SIMULATORS[settings.simulator].GAME
+  def __init__(self, rules: Rules):
+    self._rules = rules
+    self._make_game = environment.SIMULATORS[rules.simulator].GAME
     self._game: Any = None
 
   def practise(self, rng: np.random.Generator) -> np.ndarray:
@@ -93,7 +93,7 @@ class Car:
       rng: source of tracks and starts.
     """
     self._rng: np.random.Generator | None = rng
-    self._stuck_steps = self._settings.stuck_steps
+    self._stuck_steps = self._rules.stuck_steps
     return self._enter(tracks.training(rng))
 
   def drive(self, track: int, stuck_steps: int = 0) -> np.ndarray:
@@ -101,7 +101,7 @@ class Car:
 
     Args:
       track: seed of the track.
-      stuck_steps: as in `Settings`.
+      stuck_steps: as in `Rules`.
     """
     self._rng = None
     self._stuck_steps = stuck_steps
@@ -122,17 +122,11 @@ class Car:
       self._without_tile += 1
     missed = self._observer.advance()
     outcome = self._outcome(terminated, info)
-    result = Result(
-      frame,
-      reward,
-      self._shaped(reward, missed),
-      outcome,
-      self._return,
-      self._steps,
-    )
+    shaped_reward = self._shaped(reward, missed)
+    totals = self._return, self._steps
     if outcome != Outcome.RUNNING and self._rng is not None:
-      result = result._replace(frame=self._begin_again(outcome))
-    return result
+      frame = self._begin_again(self._rng, outcome)
+    return Result(frame, reward, shaped_reward, outcome, *totals)
 
   def privileged(self) -> np.ndarray:
     """Returns the state for critics; see `privileged.Observer.describe`."""
@@ -145,10 +139,7 @@ class Car:
       self._game = None
 
   def respawn(
-    self,
-    tile: int,
-    offset: float = 0.0,
-    angle: float = 0.0,
+    self, tile: int, offset: float = 0.0, angle: float = 0.0
   ) -> np.ndarray:
     """Starts another episode on the same track; returns its first frame.
 
@@ -206,26 +197,24 @@ class Car:
   def _shaped(self, reward: float, missed: int) -> float:
     if reward == environment.LEFT_FIELD_REWARD:
       reward = -0.1
-    reward -= missed * self._settings.missed_penalty
+    reward -= missed * self._rules.missed_penalty
     car = self._game.car
     if not any(wheel.tiles for wheel in car.wheels):
-      reward -= self._settings.grass_penalty
+      reward -= self._rules.grass_penalty
     speed = car.hull.linearVelocity.length / 100
-    return reward - self._settings.speed_penalty * speed**2
+    return reward - self._rules.speed_penalty * speed**2
 
-  def _begin_again(self, outcome: Outcome) -> np.ndarray:
+  def _begin_again(
+    self, rng: np.random.Generator, outcome: Outcome
+  ) -> np.ndarray:
     """Begins the episode after one that ended; returns its first frame."""
-    assert self._rng is not None
-    if (
-      outcome == Outcome.COMPLETED
-      or self._track_steps + self._steps > _MAX_TRACK_STEPS
-    ):
-      return self._enter(tracks.training(self._rng))
-    rng, settings = self._rng, self._settings
-    if rng.random() < settings.start_share:
+    num_steps = self._track_steps + self._steps
+    if outcome == Outcome.COMPLETED or num_steps > _MAX_TRACK_STEPS:
+      return self._enter(tracks.training(rng))
+    if rng.random() < self._rules.start_share:
       return self.respawn(0)
     return self.respawn(
       int(rng.integers(1, len(self._game.track))),
-      rng.normal() * settings.start_offset,
-      rng.normal() * settings.start_angle,
+      rng.normal() * self._rules.start_offset,
+      rng.normal() * self._rules.start_angle,
     )

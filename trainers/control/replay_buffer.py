@@ -118,9 +118,9 @@ def transitions(
     buffer: the buffer.
     first: number of the first row, int [N].
     car: index of the car, int [N].
-    num_steps: see `sample`.
-    discount: see `sample`.
-    failure_value: see `sample`.
+    num_steps: as for `sample`, like the other two.
+    discount: likewise.
+    failure_value: likewise.
   """
   num_rows = len(buffer.outcome)
   reward = np.zeros(len(first), np.float32)
