@@ -1,10 +1,8 @@
 """Interrupted runs continue as if they had never been interrupted."""
 
 import json
-import os
 from pathlib import Path
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -13,6 +11,7 @@ import sys
 
 from carracing_data import files
 from conftest import interrupt
+from conftest import made_once
 from conftest import tiny_vae_config
 import numpy as np
 import pytest
@@ -55,11 +54,11 @@ def arguments_of(trainer, data_dir, workdir):
   ]
 
 
-def start(trainer, data_dir, workdir, *flags, **environment):
+def start(trainer, data_dir, workdir, *flags):
+  """Starts a trainer as a user would."""
   module, arguments = arguments_of(trainer, data_dir, workdir)
   return subprocess.Popen(
     [sys.executable, '-m', module, *arguments, *flags],
-    env={**os.environ, **environment},
     stderr=subprocess.PIPE,
     text=True,
   )
@@ -119,13 +118,16 @@ def assert_close(found, expected):
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(world, tmp_path_factory):
-  runs = {}
-  for trainer in FLAGS:
-    workdir = tmp_path_factory.mktemp('uninterrupted') / trainer
-    finish(start(trainer, world.data_dir, workdir))
-    runs[trainer] = workdir
-  return runs
+def uninterrupted(command, world, tmp_path_factory):
+  def make(folder):
+    for trainer in FLAGS:
+      workdir = folder / trainer
+      module, arguments = arguments_of(trainer, world.data_dir, workdir)
+      done = command(module, *arguments)
+      assert done.status == 0, done.stderr
+
+  folder = made_once(tmp_path_factory, 'uninterrupted', make)
+  return {trainer: folder / trainer for trainer in FLAGS}
 
 
 @pytest.mark.parametrize(
@@ -137,15 +139,20 @@ def uninterrupted(world, tmp_path_factory):
   ],
 )
 def test_stopped_run_equals_uninterrupted_run(
-  trainer, number, status, world, uninterrupted, tmp_path
+  trainer, number, status, command, world, uninterrupted, tmp_path
 ):
   workdir = tmp_path / trainer
-  process = start(trainer, world.data_dir, workdir)
+  module, arguments = arguments_of(trainer, world.data_dir, workdir)
+  if number == signal.SIGKILL:
+    process = start(trainer, world.data_dir, workdir)
+  else:
+    process = command.start(module, *arguments)
   step = STEPS[trainer] // 2
   returncode, said = interrupt(process, number, workdir, step)
   assert returncode == status, said
-  said = finish(start(trainer, world.data_dir, workdir))
-  assert 'Continuing from step' in said
+  done = command(module, *arguments)
+  assert done.status == 0, done.stderr
+  assert 'Continuing from step' in done.stderr
   assert_equal_runs(workdir, uninterrupted[trainer])
 
 
@@ -159,9 +166,9 @@ def interrupted(uninterrupted, tmp_path):
   return workdir
 
 
-def run(command, world, workdir, *flags):
+def run(command, world, workdir, *flags, **how):
   module, arguments = arguments_of('train_mdn_rnn', world.data_dir, workdir)
-  return command(module, *arguments, *flags)
+  return command(module, *arguments, *flags, **how)
 
 
 def largest_file(checkpoint):
@@ -411,19 +418,10 @@ def test_two_processes_do_not_share_a_folder(command, world, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['.lock']
 
 
-def test_full_disk_is_told_in_a_line(world, tmp_path):
-  def limit():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
-
+def test_full_disk_is_told_in_a_line(command, world, tmp_path):
   workdir = tmp_path / 'train_mdn_rnn'
-  module, arguments = arguments_of('train_mdn_rnn', world.data_dir, workdir)
-  done = subprocess.run(
-    [sys.executable, '-m', module, *arguments],
-    preexec_fn=limit,
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 1
+  done = run(command, world, workdir, file_bytes=10**6)
+  assert done.status == 1
   assert 'Traceback' not in done.stderr
   [error] = [x for x in done.stderr.splitlines() if x.startswith('Error: ')]
   assert f'cannot write a checkpoint to {workdir}/checkpoints: File' in error
@@ -443,24 +441,28 @@ def test_profile_of_an_early_end_is_written(command, world, tmp_path):
 
 
 def test_resumes_on_another_number_of_devices(
-  world, uninterrupted, interrupted, tmp_path
+  command, world, uninterrupted, interrupted, tmp_path
 ):
   shutil.rmtree(interrupted / 'checkpoints' / str(LAST))
   two = '--xla_force_host_platform_device_count=2'
   one = '--xla_force_host_platform_device_count=1'
   [start_of_run] = json.loads((interrupted / 'run.json').read_text())['starts']
   flags = one if start_of_run['devices'] == 2 else two
-  process = start('train_mdn_rnn', world.data_dir, interrupted, XLA_FLAGS=flags)
-  assert f'Continuing from step {BEFORE_LAST}' in finish(process)
+  done = run(command, world, interrupted, environment={'XLA_FLAGS': flags})
+  assert done.status == 0, done.stderr
+  assert f'Continuing from step {BEFORE_LAST}' in done.stderr
   starts = json.loads((interrupted / 'run.json').read_text())['starts']
   assert {s['devices'] for s in starts} == {1, 2}
   assert_close(interrupted, uninterrupted['train_mdn_rnn'])
 
 
-def test_eight_devices_give_the_losses_of_one(world, uninterrupted, tmp_path):
+def test_eight_devices_give_the_losses_of_one(
+  command, world, uninterrupted, tmp_path
+):
   workdir = tmp_path / 'train_vae'
   eight = '--xla_force_host_platform_device_count=8'
-  process = start('train_vae', world.data_dir, workdir, XLA_FLAGS=eight)
+  module, arguments = arguments_of('train_vae', world.data_dir, workdir)
+  process = command.start(module, *arguments, environment={'XLA_FLAGS': eight})
   returncode, said = interrupt(
     process, signal.SIGTERM, workdir, STEPS['train_vae'] // 4
   )

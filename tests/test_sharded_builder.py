@@ -6,14 +6,11 @@ import functools
 import json
 import multiprocessing
 import operator
-import os
 from pathlib import Path
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 
 from carracing_data import errors
 from carracing_data import prepared_dataset
@@ -23,6 +20,7 @@ from carracing_data import shards
 from carracing_rollouts import action_log
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import environment
+from conftest import made_once
 from conftest import VERSION
 import psutil
 import pytest
@@ -33,26 +31,33 @@ CONFIG = {
   'name': 'faults',
   'num_episodes': 8,
   'max_steps': 90,
-  'actions': str(Path(tempfile.gettempdir(), f'faults-{os.getpid()}.npz')),
+  'simulator': 'sketched',
+  'actions': '',  # The log of the fixture below.
 }
+STOCK = {'simulator': 'gymnasium'}  # Slow enough for a signal to come in time.
 DATASETS = Path(__file__).parents[1] / 'datasets'
+TFDS = Path(sys.executable).parent / 'tfds'
 
 
-def start_build(data_dir, **kwargs):
+def arguments_of_build(data_dir, **config):
+  return [
+    *('build', 'carracing_rollouts', f'--data_dir={data_dir}'),
+    f'--config={json.dumps(CONFIG | config)}',
+  ]
+
+
+def start_build(data_dir, **config):
+  """Starts a build as a user would."""
   return subprocess.Popen(
-    [
-      Path(sys.executable).parent / 'tfds', 'build', 'carracing_rollouts',
-      f'--data_dir={data_dir}', f'--config={json.dumps(CONFIG)}',
-    ],
+    [TFDS, *arguments_of_build(data_dir, **config)],
     cwd=DATASETS,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-    **kwargs,
-  )  # fmt: skip
+  )
 
 
-def make_builder(data_dir, num_workers=None, **config):
+def make_builder(data_dir, num_workers=1, **config):
   return builder_lib.Builder(
     data_dir=data_dir,
     config=builder_lib.RolloutsConfig(**CONFIG | config),
@@ -85,25 +90,41 @@ def assert_same_bytes(one, other):
 
 
 @pytest.fixture(scope='module', autouse=True)
-def _log():
-  drivers = (action_log.Driver(name='brownian'),)
-  plan = recording.Plan(drivers, None, 0, 'sketched', CONFIG['max_steps'])
-  path = Path(CONFIG['actions'])
-  recording.record(plan, 4, path, lambda jobs: [job() for job in jobs])
-  yield
-  path.unlink()
+def _log(tmp_path_factory):
+  def make(folder):
+    folder.mkdir()
+    drivers = (action_log.Driver(name='brownian'),)
+    plan = recording.Plan(drivers, None, 0, 'sketched', CONFIG['max_steps'])
+    recording.record(
+      plan, 4, folder / 'log.npz', lambda jobs: [job() for job in jobs]
+    )
+
+  folder = made_once(tmp_path_factory, 'log_of_faults', make)
+  CONFIG['actions'] = str(folder / 'log.npz')
+
+
+def uninterrupted(tmp_path_factory, **config):
+  """Returns the data directory of an uninterrupted build on all cores."""
+  simulator = (CONFIG | config)['simulator']
+  return made_once(
+    tmp_path_factory,
+    f'uninterrupted_build_{simulator}',
+    lambda folder: build(folder, num_workers=None, **config),
+  )
 
 
 @pytest.fixture(scope='module')
 def expected(tmp_path_factory):
-  """An uninterrupted build on all cores."""
-  data_dir = tmp_path_factory.mktemp('expected')
-  build(data_dir)
-  return data_dir
+  return uninterrupted(tmp_path_factory)
+
+
+@pytest.fixture(scope='module')
+def expected_stock(tmp_path_factory):
+  return uninterrupted(tmp_path_factory, **STOCK)
 
 
 def test_one_worker_writes_the_same_bytes(expected, tmp_path):
-  build(tmp_path, num_workers=1)
+  build(tmp_path)
   assert_same_bytes(tmp_path, expected)
 
 
@@ -130,7 +151,7 @@ def test_error_of_a_beam_worker_is_that_of_the_build():
 
 
 def test_dask_cluster_writes_the_same_bytes(expected, tmp_path):
-  dask = [Path(sys.executable).parent / 'dask']
+  dask = [TFDS.with_name('dask')]
   file = tmp_path / 'scheduler.json'
   local = ['--scheduler-file', str(file), '--no-dashboard']
   scheduler = subprocess.Popen(
@@ -158,15 +179,10 @@ def test_dask_cluster_writes_the_same_bytes(expected, tmp_path):
 
 
 def tfds_build(data_dir, beam_pipeline_options):
+  options = f'--beam_pipeline_options={beam_pipeline_options}'
   subprocess.run(
-    [
-      Path(sys.executable).parent / 'tfds', 'build', 'carracing_rollouts',
-      f'--data_dir={data_dir}', f'--config={json.dumps(CONFIG)}',
-      f'--beam_pipeline_options={beam_pipeline_options}',
-    ],
-    cwd=DATASETS,
-    check=True,
-  )  # fmt: skip
+    [TFDS, *arguments_of_build(data_dir), options], cwd=DATASETS, check=True
+  )
 
 
 def wait_until(condition, process):
@@ -187,9 +203,13 @@ def wait_until(condition, process):
   ],
 )
 def test_killed_build_continues_to_the_same_bytes(
-  victim, number, expected, tmp_path
+  victim, number, command, expected_stock, tmp_path
 ):
-  process = start_build(tmp_path)
+  if number == signal.SIGINT:
+    process = start_build(tmp_path, **STOCK)
+  else:
+    arguments = arguments_of_build(tmp_path, **STOCK)
+    process = command.start('tfds', *arguments, cwd=DATASETS)
   wait_until(lambda: records_of_finished_shards(tmp_path), process)
   family = psutil.Process(process.pid).children(recursive=True)
   if victim == 'main':
@@ -211,9 +231,9 @@ def test_killed_build_continues_to_the_same_bytes(
   }
   assert finished
 
-  build(tmp_path)
+  build(tmp_path, **STOCK)
 
-  assert_same_bytes(tmp_path, expected)
+  assert_same_bytes(tmp_path, expected_stock)
   assert not list(folder(tmp_path).glob('.staging-*'))
   assert not list(folder(tmp_path).glob('incomplete.*'))
   kept = {path.stat().st_ino for path in (folder(tmp_path) / VERSION).iterdir()}
@@ -246,16 +266,11 @@ def test_shards_of_other_configs_or_code_are_not_continued(change, tmp_path):
   assert_same_bytes(tmp_path, tmp_path / 'fresh')
 
 
-def test_overwrite_builds_again(expected, tmp_path):
+def test_overwrite_builds_again(command, expected, tmp_path):
   build(tmp_path, seed=5)
-  done = subprocess.run(
-    [
-      Path(sys.executable).parent / 'tfds', 'build', 'carracing_rollouts',
-      f'--data_dir={tmp_path}', f'--config={json.dumps(CONFIG)}', '--overwrite',
-    ],
-    cwd=DATASETS,
-  )  # fmt: skip
-  assert done.returncode == 0
+  arguments = arguments_of_build(tmp_path)
+  done = command('tfds', *arguments, '--overwrite', cwd=DATASETS)
+  assert done.status == 0, done.stderr
   assert_same_bytes(tmp_path, expected)
 
 
@@ -281,23 +296,20 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
     build(tmp_path)
 
 
-def test_full_disk_is_one_clear_error_and_leaves_nothing(tmp_path):
+def test_full_disk_is_one_clear_error_and_leaves_nothing(command, tmp_path):
+  arguments = arguments_of_build(tmp_path, **STOCK)
   # Less than the size of a shard of 91 steps.
-  def limit():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-
-  process = start_build(tmp_path, preexec_fn=limit)
-  _, stderr = process.communicate()
-  assert process.returncode == 1
-  assert stderr.splitlines()[-1].startswith('Error: cannot write ')
-  assert 'File too large' in stderr.splitlines()[-1]
-  assert 'Traceback' not in stderr
+  done = command('tfds', *arguments, cwd=DATASETS, file_bytes=50_000)
+  assert done.status == 1
+  assert done.stderr.splitlines()[-1].startswith('Error: cannot write ')
+  assert 'File too large' in done.stderr.splitlines()[-1]
+  assert 'Traceback' not in done.stderr
   left = [path for path in folder(tmp_path).rglob('*') if path.is_file()]
   assert sorted(path.name for path in left) == ['.lock', 'depends_on.json']
 
 
 @pytest.mark.parametrize('missing', ['everything', 'a shard'])
-def test_incomplete_folder_is_built_again(missing, expected, tmp_path):
+def test_incomplete_folder_is_built_again(missing, command, expected, tmp_path):
   target = folder(tmp_path) / VERSION
   if missing == 'everything':
     target.mkdir(parents=True)
@@ -305,13 +317,12 @@ def test_incomplete_folder_is_built_again(missing, expected, tmp_path):
     shutil.copytree(folder(expected) / VERSION, target)
     [*_, shard] = sorted(target.glob('*.array_record-*'))
     shard.unlink()
-  process = start_build(tmp_path)
-  stdout, stderr = process.communicate()
-  assert process.returncode == 0, stderr
+  done = command('tfds', *arguments_of_build(tmp_path), cwd=DATASETS)
+  assert done.status == 0, done.stderr
   assert_same_bytes(tmp_path, expected)
   aside = folder(tmp_path) / f'incomplete_{VERSION}'
   assert aside.exists() == (missing != 'everything')
-  assert (str(aside) in stdout) == (missing != 'everything')
+  assert (str(aside) in done.stdout) == (missing != 'everything')
 
 
 def test_shards_of_an_earlier_build_are_told_of_and_kept_until_the_end(
