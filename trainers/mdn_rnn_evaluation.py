@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any
 
+from carracing_data import prepared_dataset
 from carracing_latents import loader
 from clu import metrics
 import jax
 import ml_collections
 from models import mdn_rnn
 import numpy as np
-import tensorflow_datasets as tfds
 from trainers import training_log
 
 _EVAL_BATCH = 32
@@ -83,18 +83,15 @@ def measured(
 
 
 def whole_episodes(
-  latents: Sequence[tfds.core.DatasetBuilder],
+  latents: Sequence[prepared_dataset.Dataset],
 ) -> list[loader.Windows]:
   """Returns the uncut validation episodes, on which M is evaluated.
 
   Their latents are posterior samples, the same for every run.
   """
-  metadata: list[Any] = [x.info.metadata for x in latents]
-  steps = [
-    n for x in metadata for n in x['splits']['validation']['episode_steps']
-  ]
+  steps = [n for x in latents for n in x.splits['validation'].episode_steps]
   windows = loader.windows(
-    [str(x.data_dir) for x in latents],
+    [str(x.folder) for x in latents],
     split='validation',
     batch_size=_EVAL_BATCH,
     window_steps=max(steps) - 1,

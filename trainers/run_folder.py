@@ -30,7 +30,6 @@ import imageio.v3 as imageio
 import jax
 import ml_collections
 from models import weights
-import tensorflow_datasets as tfds
 from trainers import devices
 from trainers import run_documents
 from trainers import run_start
@@ -82,12 +81,12 @@ class Export(NamedTuple):
 
 
 def dataset_source(
-  dataset: tfds.core.DatasetBuilder,
+  dataset: prepared_dataset.Dataset,
 ) -> run_documents.Source:
   """Returns a prepared dataset as a source of a run."""
   return run_documents.Source(
-    name=prepared_dataset.full_name(dataset),
-    sha256=prepared_dataset.content_digests(dataset),
+    name=dataset.full_name,
+    sha256=dataset.content_digests,
   )
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from carracing_data import json_documents
+from carracing_data import prepared_dataset
 import jax
 import ml_collections
 import pydantic
-import tensorflow_datasets as tfds
 from trainers import run_documents
 
 # Larger numbers are typos: no machine has the memory or the time for them.
@@ -89,7 +89,7 @@ def check(config: ml_collections.ConfigDict, schema: type[Settings]) -> None:
 
 def check_window(
   config: ml_collections.ConfigDict,
-  latents: Sequence[tfds.core.DatasetBuilder],
+  latents: Sequence[prepared_dataset.Dataset],
 ) -> None:
   """Checks that windows fit into the longest episode.
 
@@ -97,9 +97,9 @@ def check_window(
     run_documents.RunError: the window is longer than every episode.
   """
   longest = max(
-    max(split['episode_steps'])
+    max(split.episode_steps)
     for dataset in latents
-    for split in dataset.info.metadata['splits'].values()
+    for split in dataset.splits.values()
   )
   if config.window_steps > longest - 1:
     raise run_documents.RunError(

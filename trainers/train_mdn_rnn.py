@@ -33,7 +33,6 @@ with epy.lazy_imports():
   import jax
   import jax.numpy as jnp
   from models import weights
-  import tensorflow_datasets as tfds
   from trainers import baselines
   from trainers import devices
   from trainers import loop
@@ -104,32 +103,31 @@ def _names(dataset: str) -> list[str]:
   return names
 
 
-def _check_vae(latents: Sequence[tfds.core.DatasetBuilder]) -> None:
+def _check_vae(latents: Sequence[prepared_dataset.Dataset]) -> None:
   for other in latents[1:]:
     if _vae_sha256(other) != _vae_sha256(latents[0]):
       raise run_documents.RunError(
-        f'{prepared_dataset.full_name(other)} was encoded by another VAE than'
-        f' {prepared_dataset.full_name(latents[0])}; encode its rollouts'
+        f'{other.full_name} was encoded by another VAE than'
+        f' {latents[0].full_name}; encode its rollouts'
         ' with the same VAE'
       )
 
 
-def _vae_sha256(latents: tfds.core.DatasetBuilder) -> str:
-  metadata: Any = latents.info.metadata
-  return metadata['config']['vae_sha256']
+def _vae_sha256(latents: prepared_dataset.Dataset) -> str:
+  return latents.config['vae_sha256']
 
 
 def _initial(
   folder: str,
   config: ml_collections.ConfigDict,
-  latents: tfds.core.DatasetBuilder,
+  latents: prepared_dataset.Dataset,
 ) -> weights.Weights:
   """Loads the weights from which to train on."""
   initial = weights.load(folder, 'mdn_rnn')
   if initial.training.get('vae_sha256') != _vae_sha256(latents):
     raise run_documents.RunError(
       f'{folder} was trained on the latents of another VAE than'
-      f' {prepared_dataset.full_name(latents)}; train from random'
+      f' {latents.full_name}; train from random'
       ' weights, without --initial_weights'
     )
   wanted = mdn_rnn_evaluation.model_config(config, initial.model.latent_size)
@@ -144,7 +142,7 @@ def _initial(
 
 def task(
   config: ml_collections.ConfigDict,
-  latents: Sequence[tfds.core.DatasetBuilder],
+  latents: Sequence[prepared_dataset.Dataset],
   params: Any = None,
 ) -> session.Task:
   """Returns the task of training M on latents; see `train`.
@@ -154,11 +152,10 @@ def task(
     latents: one or several datasets, encoded by the same VAE.
     params: initial parameters; None: they are drawn at random.
   """
-  folders = [str(x.data_dir) for x in latents]
-  metadata: list[Any] = [x.info.metadata for x in latents]
-  names = ' + '.join(map(prepared_dataset.full_name, latents))
-  if config.predict_outcomes and not any(
-    x['splits']['train']['num_terminated'] for x in metadata
+  folders = [str(x.folder) for x in latents]
+  names = ' + '.join(x.full_name for x in latents)
+  if config.predict_outcomes and all(
+    x.splits['train'].num_terminated == 0 for x in latents
   ):
     logging.warning(
       'No episode of %s terminates, so the model cannot learn termination.',
@@ -291,9 +288,7 @@ def _inputs(
 ) -> str:
   """Returns what a run reads, for people."""
   latents = [
-    prepared_dataset.citation(
-      prepared_dataset.find(name, data_dir, schema.KIND)
-    )
+    prepared_dataset.find(name, data_dir, schema.KIND).citation
     for name in _names(str(config.get('dataset')))
   ]
   begun = '' if initial_weights is None else f', from {initial_weights}'

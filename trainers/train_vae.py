@@ -30,7 +30,6 @@ with epy.lazy_imports():
   import jax.numpy as jnp
   from models import vae
   import numpy as np
-  import tensorflow_datasets as tfds
   from trainers import devices
   from trainers import loop
   from trainers import run_folder
@@ -84,10 +83,10 @@ def train(
 
 
 def task(
-  config: ml_collections.ConfigDict, rollouts: tfds.core.DatasetBuilder
+  config: ml_collections.ConfigDict, rollouts: prepared_dataset.Dataset
 ) -> session.Task:
   """Returns the task of training V on rollouts; see `train`."""
-  folder = str(rollouts.data_dir)
+  folder = str(rollouts.folder)
   return session.Task(
     state=create_state(config),
     dataset=loader.frames(
@@ -106,7 +105,7 @@ def task(
     export=run_folder.Export(
       'vae',
       {'latent_size': config.latent_size},
-      {'dataset': prepared_dataset.full_name(rollouts)},
+      {'dataset': rollouts.full_name},
     ),
   )
 
@@ -280,7 +279,7 @@ def _inputs(config: ml_collections.ConfigDict, data_dir: str | None) -> str:
   rollouts = prepared_dataset.find(
     str(config.get('dataset')), data_dir, schema.KIND
   )
-  return prepared_dataset.citation(rollouts)
+  return rollouts.citation
 
 
 if __name__ == '__main__':
