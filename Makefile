@@ -22,7 +22,7 @@ agent: $(INSTALLED)  ## Makes the agent from nothing, into two_rounds/.
 	python -m tools.two_rounds --output_dir=two_rounds
 
 test: $(INSTALLED)  ## Runs all tests.
-	python -m pytest -n auto --dist loadfile
+	python -m pytest -n auto --dist worksteal --durations=20
 
 lint: $(INSTALLED)  ## Checks formatting, lint and types.
 	ruff format --check .

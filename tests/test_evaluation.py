@@ -1,9 +1,7 @@
-import contextlib
 import functools
 import re
 import signal
-import subprocess
-import sys
+import time
 
 from carracing_data import errors
 from carracing_data import json_documents
@@ -157,31 +155,26 @@ def test_only_intact_results_are_reused(damage, tmp_path):
   )
 
 
-def test_killed_evaluation_continues_to_the_same_results(tmp_path):
-  def command(output_dir):
+def test_killed_evaluation_continues_to_the_same_results(command, tmp_path):
+  def arguments(output_dir):
     # In 1,000 steps of the stock game, as a user runs it.
     return [
-      *(sys.executable, '-m', 'tools.evaluate', '--policy=straight_ahead'),
-      *('--episodes=9', '--num_workers=2', f'--output_dir={output_dir}'),
+      *('tools.evaluate', '--policy=straight_ahead', '--episodes=9'),
+      *('--num_workers=2', f'--output_dir={output_dir}'),
     ]
 
   staged = tmp_path / 'killed' / '.unfinished'
-  process = subprocess.Popen(
-    command(tmp_path / 'killed'), stderr=subprocess.DEVNULL
-  )
+  process = command.start(*arguments(tmp_path / 'killed'))
   while not (staged / 'test-000008.json').exists():  # The shorter job.
-    with contextlib.suppress(subprocess.TimeoutExpired):
-      process.wait(0.01)
     assert process.poll() is None
+    time.sleep(0.01)
   process.send_signal(signal.SIGKILL)
   assert process.wait() == -signal.SIGKILL
   assert not (tmp_path / 'killed' / evaluation.FILE).exists()
 
   for name in 'killed', 'whole':
-    done = subprocess.run(
-      command(tmp_path / name), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    done = command(*arguments(tmp_path / name))
+    assert done.status == 0, done.stderr
     summary = (
       r'-?[\d.]+ ± [\d.]+ over 9 tracks \(standard error [\d.]+\) · .*\n'
     )
