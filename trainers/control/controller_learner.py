@@ -46,14 +46,14 @@ class ControllerLearner:
       rules: how the cars practise; None: they only drive tracks.
     """
     self._num_cars = config.num_cars
-    self._practice = rules or practice.Rules(simulator=config.simulator)
+    self._rules = rules or practice.Rules(simulator=config.simulator)
     self._selection_tracks = tracks.SELECTION[: config.selection_tracks]
     self._model, self._c = model, c
 
   @functools.cached_property
   def fleet(self) -> fleet_lib.Fleet:
     """The cars."""
-    return fleet_lib.Fleet(self._num_cars, self._practice)
+    return fleet_lib.Fleet(self._num_cars, self._rules)
 
   def close(self) -> None:
     if 'fleet' in vars(self):

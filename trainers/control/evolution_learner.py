@@ -27,7 +27,6 @@ _WARMUP_STEPS = 160  # Of every car, to standardise the features.
 # Streams of random draws: [seed, stream, step], and the index of a car.
 _WARMUP_TRACKS, _WARMUP_NOISE, _TRACKS, _CANDIDATES = 1, 2, 3, 4
 
-
 # Means over generations.
 _Metrics = metrics.Collection.create(
   **{
