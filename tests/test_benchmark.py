@@ -75,7 +75,7 @@ def test_pytorch_encodes_all_frames(world):
   from tools.benchmarks import pytorch
 
   rollouts = prepared_dataset.find('carracing_rollouts/tiny', world.data_dir)
-  work = pytorch.latents(str(rollouts.data_dir), 100)
+  work = pytorch.latents(str(rollouts.folder), 100)
   assert work() == work() == 4 * 71
 
 

@@ -7,12 +7,12 @@ from carracing_data import errors
 from carracing_data import prepared_dataset
 from carracing_rollouts import action_log
 from carracing_rollouts import loader
-from carracing_rollouts import origins
 import imageio.v3 as imageio
 import numpy as np
 import pytest
 from tools import browsing
 from tools import cards
+from tools import origins
 
 
 @pytest.fixture(scope='module')

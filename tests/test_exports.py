@@ -9,7 +9,6 @@ from carracing_data import errors
 from carracing_data import prepared_dataset
 from carracing_rollouts import environment
 from carracing_rollouts import loader
-from carracing_rollouts import origins
 from carracing_rollouts import schema
 from conftest import PROJECT
 import datasets
@@ -22,6 +21,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tools import drives
 from tools import evaluation
+from tools import origins
 from tools.exports import hub_datasets
 from tools.exports import hub_models
 from tools.exports import minari_datasets
@@ -63,7 +63,7 @@ def test_minari_reads_the_same_episodes(name, data_dir, tmp_path, monkeypatch):
     dataset = minari.load_dataset(dataset_id)
     metadata = dataset.storage.metadata
     source = prepared_dataset.find(name, data_dir)
-    digest = prepared_dataset.content_digests(source)[split]
+    digest = source.content_digests[split]
     assert metadata['source_content_sha256'] == digest
     assert dataset.total_steps == sum(len(x) - 1 for x in episodes)
     known = dataset.storage.get_episode_metadata(range(len(dataset)))
@@ -159,8 +159,8 @@ def test_the_card_describes_the_dataset(hub_dataset, data_dir):
   check_card(card, hub_dataset, data_dir, hub_dataset)
   assert card.data.size_categories == ['n<1K']
   source = prepared_dataset.find(TINY, data_dir)
-  assert prepared_dataset.citation(source) in card.text
-  for digest in prepared_dataset.content_digests(source).values():
+  assert source.citation in card.text
+  for digest in source.content_digests.values():
     assert digest in card.text
   assert '| random_policy | 3 | 1 |' in card.text
   builder = datasets.load_dataset_builder(str(hub_dataset))
@@ -273,7 +273,7 @@ def test_exports_of_the_same_inputs_are_the_same_bytes(
 
 
 def test_a_damaged_dataset_leaves_no_export(data_dir, tmp_path):
-  source = Path(prepared_dataset.find(TINY, data_dir).data_dir)
+  source = prepared_dataset.find(TINY, data_dir).folder
   damaged = tmp_path / 'data' / 'carracing_rollouts' / 'tiny' / source.name
   shutil.copytree(source, damaged)
   [shard] = damaged.glob('*validation*')

@@ -83,13 +83,13 @@ def test_latents_are_the_encoded_frames(world):
 
 def test_metadata_says_what_was_encoded_with_what(world):
   metadata, rollouts = (
-    prepared_dataset.find(name, world.data_dir).info.metadata
+    prepared_dataset.find(name, world.data_dir).metadata
     for name in (NAME, 'carracing_rollouts/tiny')
   )
-  assert metadata['config'] == {
+  assert metadata.config == {
     'rollouts': f'carracing_rollouts/tiny:{VERSION}',
     'rollouts_content_sha256': {
-      split: rollouts['splits'][split]['content_sha256']
+      split: rollouts.splits[split].content_sha256
       for split in ('train', 'validation')
     },
     'vae_sha256': weights.load(world.vae, 'vae').sha256,
@@ -276,7 +276,7 @@ def test_shards_of_other_platforms_are_not_mixed(world, tmp_path, monkeypatch):
 
 
 def test_metadata_names_the_platform(world):
-  found = prepared_dataset.find(NAME, world.data_dir).info.metadata['platform']
+  found = prepared_dataset.find(NAME, world.data_dir).metadata.platform
   assert found['device'] == 'cpu cpu'
   assert found['instruction_sets']
   assert found['xla_flags'] == ''

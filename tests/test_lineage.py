@@ -22,7 +22,7 @@ from tools import recording
 
 def digest_of(name, data_dir):
   return json_documents.digest(
-    prepared_dataset.content_digests(prepared_dataset.find(name, data_dir))
+    prepared_dataset.find(name, data_dir).content_digests
   )
 
 

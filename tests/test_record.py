@@ -19,7 +19,6 @@ from carracing_rollouts import action_log
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import environment
 from carracing_rollouts import loader
-from carracing_rollouts import origins
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 from conftest import made_once
@@ -27,6 +26,7 @@ from models import agent
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tools import origins
 from tools import recording
 from tools import replay
 
@@ -70,7 +70,7 @@ def build(data_dir, log_file, num_workers=1, **config):
     num_workers=num_workers,
   )
   builder.download_and_prepare()
-  return builder
+  return prepared_dataset.find(builder.data_dir, None, schema.KIND)
 
 
 def test_log_says_who_drove_what(log_file, agent_folder):
@@ -159,13 +159,13 @@ def test_interrupted_recording_goes_on(damage, tmp_path):
 
 
 def test_log_inside_the_dataset_survives_building_again(log_file, tmp_path):
-  builder = build(tmp_path, log_file)
-  attached = Path(builder.data_dir) / schema.ACTION_LOG
-  before = prepared_dataset.content_digests(builder)
+  dataset = build(tmp_path, log_file)
+  attached = dataset.folder / schema.ACTION_LOG
+  before = dataset.content_digests
   # An incomplete folder is moved aside, with the log in it.
-  [*_, shard] = sorted(Path(builder.data_dir).glob('*.array_record-*'))
+  [*_, shard] = sorted(dataset.folder.glob('*.array_record-*'))
   shard.unlink()
-  assert prepared_dataset.content_digests(build(tmp_path, attached)) == before
+  assert build(tmp_path, attached).content_digests == before
   config = builder_lib.RolloutsConfig(
     name='recorded', policy='recorded', actions=str(attached), max_steps=STEPS
   )
@@ -175,15 +175,13 @@ def test_log_inside_the_dataset_survives_building_again(log_file, tmp_path):
       download_mode=tfds.download.GenerateMode.REUSE_CACHE_IF_EXISTS
     )
   )
-  assert prepared_dataset.content_digests(again) == before
+  assert prepared_dataset.find(again.data_dir).content_digests == before
   assert attached.read_bytes() == log_file.read_bytes()
 
 
 def test_dataset_holds_what_was_driven(log_file, tmp_path):
-  builder = build(tmp_path, log_file)
-  verification.verify(
-    prepared_dataset.find('carracing_rollouts/recorded', tmp_path), schema.KIND
-  )
+  dataset = build(tmp_path, log_file)
+  verification.verify(dataset)
   log = action_log.read(log_file)
   for split in schema.SPLITS:
     episodes = loader.episodes(
@@ -194,15 +192,15 @@ def test_dataset_holds_what_was_driven(log_file, tmp_path):
     for episode, (described, actions) in zip(episodes, logged):
       np.testing.assert_array_equal(episode.action[:-1], actions)
       assert action_log.total(episode.reward) == described.return_
-  copied = Path(builder.data_dir) / schema.ACTION_LOG
+  copied = dataset.folder / schema.ACTION_LOG
   assert copied.read_bytes() == log_file.read_bytes()
   # Identity is the content, not the path.
   moved = shutil.copy(log_file, tmp_path / 'moved.npz')
-  assert build(tmp_path, moved).data_dir == builder.data_dir
+  assert build(tmp_path, moved).folder == dataset.folder
 
 
 def test_mixture_appends_the_log_to_episodes_of_a_policy(log_file, tmp_path):
-  builder = build(
+  dataset = build(
     tmp_path, log_file, num_workers=2, policy='uniform', num_episodes=3
   )
   for split, count in ('train', 2), ('validation', 1):
@@ -221,13 +219,13 @@ def test_mixture_appends_the_log_to_episodes_of_a_policy(log_file, tmp_path):
     [(logged, actions), *_] = action_log.read(log_file).of_split(split)
     np.testing.assert_array_equal(episodes[count].action[:-1], actions)
     # Both kinds can be replayed from the dataset alone.
-    origin = origins.Origins(builder, split)
+    origin = origins.Origins(dataset, split)
     assert len(origin) == len(episodes)
     assert origin[0].driver.title == 'uniform'
     assert origin[count] == (logged.track_seed, logged.driver)
     for i in 0, count:
       seed = origin[i].track_seed
-      frames = replay.replay(builder.info.metadata, seed, episodes[i])
+      frames = replay.replay(dataset, seed, episodes[i])
       assert frames is not None
 
 
@@ -285,15 +283,14 @@ def test_other_ends_are_refused(log_file, tmp_path):
 
 
 def test_attached_log_is_verified(log_file, tmp_path):
-  builder = build(tmp_path, log_file)
-  attached = Path(builder.data_dir) / schema.ACTION_LOG
+  dataset = build(tmp_path, log_file)
+  attached = dataset.folder / schema.ACTION_LOG
   content = bytearray(attached.read_bytes())
   content[100] ^= 1
   attached.write_bytes(content)
-  found = prepared_dataset.find('carracing_rollouts/recorded', tmp_path)
   with pytest.raises(errors.DatasetError, match='actions.npz is not the file'):
-    verification.verify(found, schema.KIND)
-  config = builder.info.metadata['config']
+    verification.verify(dataset)
+  config = dataset.config
   with pytest.raises(action_log.LogError, match='is not the log that was rep'):
     action_log.of_dataset(attached.parent, config)
   attached.unlink()
@@ -470,14 +467,16 @@ def test_an_archive_that_lies_about_its_size_takes_no_memory(log_file):
 
 
 def test_a_log_of_other_episodes_than_the_dataset_is_named(log_file, tmp_path):
-  builder = build(tmp_path, log_file)
-  metadata = builder.info.metadata
-  metadata['splits']['train']['num_episodes'] += 1
+  dataset = build(tmp_path, log_file)
+  train = dataset.splits['train']
+  dataset.splits['train'] = train.model_copy(
+    update={'num_episodes': train.num_episodes + 1}
+  )
   with pytest.raises(errors.DatasetError, match='has 4 train .* tell of 3'):
-    origins.Origins(builder, 'train')
-  metadata['config']['policy'] = 'a b'
+    origins.Origins(dataset, 'train')
+  dataset.config['policy'] = 'a b'
   with pytest.raises(errors.DatasetError, match="a policy 'a b', which no"):
-    origins.Origins(builder, 'train')
+    origins.Origins(dataset, 'train')
   with pytest.raises(IndexError):
     origins.Origins(
       prepared_dataset.find('carracing_rollouts/recorded', tmp_path), 'train'

@@ -1,5 +1,4 @@
 import itertools
-from pathlib import Path
 import shutil
 import subprocess
 import sys
@@ -7,6 +6,7 @@ import sys
 from carracing_data import errors
 from carracing_data import prepared_dataset
 from carracing_rollouts import loader
+from carracing_rollouts import schema
 from conftest import VERSION
 import numpy as np
 import pytest
@@ -92,6 +92,7 @@ def test_reading_needs_neither_tensorflow_nor_the_simulator(data_dir):
   code = f"""
 import sys
 from carracing_rollouts import loader
+from carracing_rollouts import schema
 batch = next(iter(loader.frames({NAME!r}, batch_size=8,
                                 data_dir={str(data_dir)!r})))
 assert len(batch) == 8
@@ -115,8 +116,8 @@ def test_spread_frames_are_the_same_as_of_the_episodes(data_dir):
 
 
 def test_records_are_a_sequence(data_dir):
-  records = prepared_dataset.records(
-    prepared_dataset.find(NAME, data_dir), 'train', ['length']
+  records = prepared_dataset.find(NAME, data_dir, schema.KIND).records(
+    'train', ['length']
   )
   lengths = [int(record['length']) for record in records]
   assert lengths == [32, 32, 7] * 3
@@ -129,12 +130,10 @@ def test_records_are_a_sequence(data_dir):
 
 def test_newest_version_is_found(data_dir, tmp_path):
   folder = tmp_path / 'carracing_rollouts' / 'tiny'
-  source = Path(prepared_dataset.find(NAME, data_dir).data_dir)
+  source = prepared_dataset.find(NAME, data_dir).folder
   for name in VERSION, '0.9.10', 'incomplete_9.9.9':
     shutil.copytree(source, folder / name)
-  assert (
-    Path(prepared_dataset.find(NAME, tmp_path).data_dir) == folder / VERSION
-  )
+  assert prepared_dataset.find(NAME, tmp_path).folder == folder / VERSION
   # The version of the folder differs from that of its documents.
   with pytest.raises(errors.DatasetError, match=r'0\.9\.10.* is not'):
     prepared_dataset.find(f'{NAME}:0.9.10', tmp_path)

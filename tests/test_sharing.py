@@ -18,7 +18,6 @@ from carracing_latents import (
 )
 from carracing_latents import loader as latents_loader
 from carracing_rollouts import loader
-from carracing_rollouts import rlds
 from carracing_rollouts import schema
 from conftest import PROJECT
 from conftest import ROLLOUTS
@@ -29,6 +28,7 @@ from models import agent
 from models import weights
 import pytest
 from tools import ancestry
+from tools.exports import rlds_datasets
 from trainers import run_folder
 from trainers import train_mdn_rnn
 from trainers import train_vae
@@ -40,25 +40,25 @@ OTHER = '0' * 12
 @pytest.fixture
 def cited(data_dir):
   """The citation of carracing_rollouts/tiny, `NAME:VERSION@DIGEST`."""
-  return prepared_dataset.citation(prepared_dataset.find(NAME, data_dir))
+  return prepared_dataset.find(NAME, data_dir).citation
 
 
 @pytest.fixture
 def copy(data_dir, tmp_path):
   """A copy of carracing_rollouts/tiny."""
-  source = prepared_dataset.find(NAME, data_dir).data_dir
+  source = prepared_dataset.find(NAME, data_dir).folder
   return Path(shutil.copytree(source, tmp_path / 'copy'))
 
 
 def test_anyone_can_compute_the_digest_from_the_metadata(data_dir, cited):
   # The formula that docs/SHARING.md gives to readers without this project.
   builder = prepared_dataset.find(NAME, data_dir)
-  splits = json.loads((Path(builder.data_dir) / 'metadata.json').read_text())
+  splits = json.loads((builder.folder / 'metadata.json').read_text())
   content = {k: v['content_sha256'] for k, v in splits['splits'].items()}
   text = json.dumps(content, sort_keys=True)
   digest = hashlib.sha256(text.encode()).hexdigest()
-  assert prepared_dataset.digest(builder) == digest
-  assert cited == f'{prepared_dataset.full_name(builder)}@{digest[:12]}'
+  assert builder.digest == digest
+  assert cited == f'{builder.full_name}@{digest[:12]}'
 
 
 def test_documents_cite_one_digest_of_each_config_of_this_version():
@@ -106,15 +106,15 @@ def test_every_reader_takes_a_citation_and_refuses_other_data(world, cited):
     (cited, lambda name: loader.frames(name, batch_size=2, data_dir=root)),
     (cited, lambda name: loader.spread_frames(name, count=2, data_dir=root)),
     (cited, lambda name: loader.episodes(name, data_dir=root)),
-    (cited, lambda name: next(rlds.episodes(name, data_dir=root))),
+    (cited, lambda name: next(rlds_datasets.episodes(name, data_dir=root))),
     (
-      prepared_dataset.citation(latents),
+      latents.citation,
       lambda name: latents_loader.windows(
         name, batch_size=2, window_steps=9, data_dir=root
       ),
     ),
     (
-      prepared_dataset.citation(latents),
+      latents.citation,
       lambda name: latents_loader.episodes(name, data_dir=root),
     ),
   ]
@@ -128,11 +128,11 @@ def test_every_reader_takes_a_citation_and_refuses_other_data(world, cited):
 
 
 def test_citation_may_leave_out_what_a_name_may(data_dir, cited):
-  wanted = prepared_dataset.find(NAME, data_dir).data_dir
-  digest = prepared_dataset.digest(prepared_dataset.find(NAME, data_dir))
+  wanted = prepared_dataset.find(NAME, data_dir).folder
+  digest = prepared_dataset.find(NAME, data_dir).digest
   folder = f'{wanted}@{digest}'
   for name in f'{NAME}@{digest[:8]}', f'{NAME}@{digest}', cited, folder:
-    assert prepared_dataset.find(name, data_dir).data_dir == wanted
+    assert prepared_dataset.find(name, data_dir).folder == wanted
 
 
 def test_folder_may_have_an_at_sign_but_no_other_digest(copy, cited):
@@ -146,9 +146,7 @@ def test_folder_may_have_an_at_sign_but_no_other_digest(copy, cited):
     f'me@host@{digest}',
     f'x@{OTHER}/inside',
   ):
-    assert prepared_dataset.full_name(
-      prepared_dataset.find(str(copy.parent / name))
-    )
+    assert prepared_dataset.find(str(copy.parent / name)).full_name
   # Whoever named it meant another dataset than the one it holds.
   with pytest.raises(errors.DatasetError, match=f'{cited}, not @{OTHER}'):
     prepared_dataset.find(str(copy.parent / f'x@{OTHER}'))
@@ -180,17 +178,19 @@ def test_forged_metadata_do_not_pass_as_the_cited_dataset(
   """`find` compares what is recorded; `tools.verify` reads the records."""
   other = prepared_dataset.find('carracing_rollouts/straight_ahead', data_dir)
   shutil.rmtree(copy)
-  shutil.copytree(other.data_dir, copy)
+  shutil.copytree(other.folder, copy)
   path = copy / 'metadata.json'
   content = json.loads(path.read_text())
-  for split, sha256 in prepared_dataset.content_digests(
-    prepared_dataset.find(NAME, data_dir)
-  ).items():
+  for split, sha256 in prepared_dataset.find(
+    NAME, data_dir
+  ).content_digests.items():
     content['splits'][split]['content_sha256'] = sha256
   json_documents.write(path, json_documents.sealed(content, metadata.SEAL))
-  forged = prepared_dataset.find(f'{copy}@{cited.partition("@")[2]}')
+  forged = prepared_dataset.find(
+    f'{copy}@{cited.partition("@")[2]}', None, schema.KIND
+  )
   with pytest.raises(errors.DatasetError, match='content_sha256 of train does'):
-    verification.verify(forged, schema.KIND)
+    verification.verify(forged)
 
 
 def state_of(folder):
@@ -217,13 +217,13 @@ def test_nothing_writes_to_a_data_directory_that_is_read(
   rollouts = prepared_dataset.find(NAME, shared)
   encode = {
     'name': 'tiny',
-    'rollouts': f'{rollouts.data_dir}@{prepared_dataset.digest(rollouts)}',
+    'rollouts': f'{rollouts.folder}@{rollouts.digest}',
     'vae': str(world.vae),
   }
   for line in (
     f'tools.verify --dataset={NAME}',
     f'tools.verify --dataset={latents}',
-    f'tools.verify --dataset={NAME} --compare={rollouts.data_dir}',
+    f'tools.verify --dataset={NAME} --compare={rollouts.folder}',
     f'tools.view_rollouts --dataset={NAME} --output_dir={out}',
     f'tools.describe_rollouts --dataset={NAME} --output_dir={out}',
     f'tools.export --format=croissant --dataset={NAME} --output_dir={out}',
@@ -256,6 +256,6 @@ def test_nothing_writes_to_a_data_directory_that_is_read(
   theirs, ours = (
     prepared_dataset.find(latents, x) for x in (shared, tmp_path / 'mine')
   )
-  assert prepared_dataset.citation(ours) == prepared_dataset.citation(theirs)
-  assert ours.info.metadata == theirs.info.metadata
+  assert ours.citation == theirs.citation
+  assert ours.metadata == theirs.metadata
   assert state_of(shared) == before

@@ -9,7 +9,6 @@ import sys
 from carracing_data import prepared_dataset
 from carracing_rollouts import action_log
 from carracing_rollouts import loader
-from carracing_rollouts import origins
 from carracing_rollouts import rollout
 import imageio.v3 as imageio
 from models import agent
@@ -18,6 +17,7 @@ import pytest
 from tools import ancestry
 from tools import demonstration
 from tools import line_of_work
+from tools import origins
 from tools import replay
 from tools import rounds
 from tools import rounds_of_dreams
@@ -59,12 +59,11 @@ def test_view_leaves_other_frames_out(simulator, message, data_dir, caplog):
   builder = prepared_dataset.find(name, data_dir)
   episode = loader.episodes(name, data_dir=data_dir)[1]
   seed = origins.Origins(builder, 'train')[1].track_seed
-  assert replay.replay(builder.info.metadata, seed, episode).shape
+  assert replay.replay(builder, seed, episode).shape
 
   episode.observation[3, 0, 0, 0] ^= 1
-  metadata = dict(builder.info.metadata)
-  metadata['config'] = {**metadata['config'], 'simulator': simulator}
-  assert replay.replay(metadata, seed, episode) is None
+  builder.config['simulator'] = simulator
+  assert replay.replay(builder, seed, episode) is None
   assert re.search(message, caplog.text)
 
 

@@ -333,7 +333,7 @@ def test_m_trains_on_several_datasets(world, tmp_path):
 def test_a_folder_may_have_a_plus_in_its_name(world, tmp_path):
   latents = prepared_dataset.find(
     'carracing_latents/tiny', world.data_dir
-  ).data_dir
+  ).folder
   folder = shutil.copytree(latents, tmp_path / 'a+b' / 'latents')
   config = tiny_mdn_rnn_config()
   config.update(dataset=str(folder), num_steps=1)
@@ -352,11 +352,11 @@ def test_latents_of_different_vaes_do_not_mix(world, tmp_path):
     data_dir=tmp_path,
     config=latents_builder.LatentsConfig(
       name='other',
-      rollouts=str(rollouts.data_dir),
+      rollouts=str(rollouts.folder),
       vae=str(tmp_path / 'vae' / 'weights'),
     ),
   ).download_and_prepare()
-  other = prepared_dataset.find('carracing_latents/other', tmp_path).data_dir
+  other = prepared_dataset.find('carracing_latents/other', tmp_path).folder
   config = tiny_mdn_rnn_config()
   config.dataset = f'carracing_latents/tiny+{other}'
   with pytest.raises(run_documents.RunError, match='by another VAE'):

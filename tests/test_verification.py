@@ -8,16 +8,18 @@ from carracing_data import errors
 from carracing_data import json_documents
 from carracing_data import metadata
 from carracing_data import prepared_dataset
+from carracing_data import rlds_steps
 from carracing_data import verification
-from carracing_latents import provenance
 from carracing_latents import schema as latents_schema
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import loader
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 from conftest import ROLLOUTS
+from conftest import VERSION
 import numpy as np
 import pytest
+from tools import latents_comparison
 
 MODULES = {
   'carracing_latents': latents_schema,
@@ -29,18 +31,17 @@ SHARD = 'carracing_rollouts-train.array_record-00001-of-00003'
 
 def verify(folder):
   kinds = [module.KIND for module in MODULES.values()]
-  builder = prepared_dataset.find(str(folder), None, *kinds)
-  verification.verify(builder, MODULES[builder.name].KIND)
+  verification.verify(prepared_dataset.find(str(folder), None, *kinds))
 
 
 def problems(module, records):
-  return list(module.broken_promises(records, []))
+  return list(module.broken_promises(records, rlds_steps.Totals()))
 
 
 @pytest.fixture
 def copy(data_dir, tmp_path):
   """A copy of carracing_rollouts/tiny to damage; 3 records per shard."""
-  source = Path(prepared_dataset.find(NAME, data_dir).data_dir)
+  source = prepared_dataset.find(NAME, data_dir).folder
   return Path(shutil.copytree(source, tmp_path / '1.0.0'))
 
 
@@ -52,7 +53,7 @@ def flip(path, position):
 
 def test_intact_datasets_verify(world):
   for name in NAME, 'carracing_latents/tiny':
-    verify(prepared_dataset.find(name, world.data_dir).data_dir)
+    verify(prepared_dataset.find(name, world.data_dir).folder)
 
 
 def test_verify_works_with_closed_streams(data_dir):
@@ -102,9 +103,45 @@ def test_shard_of_another_version_is_found(copy, tmp_path):
   with pytest.raises(errors.DatasetError, match='not the one that was written'):
     verify(copy)
   difference = verification.compare(
-    prepared_dataset.find(str(copy)), prepared_dataset.find(other.data_dir)
+    prepared_dataset.find(str(copy), None, schema.KIND),
+    prepared_dataset.find(other.data_dir, None, schema.KIND),
   )
   assert difference == 'train record 0 differs in action, observation, reward'
+
+
+def seal(content):
+  content.update(json_documents.sealed(content, metadata.SEAL))
+
+
+def test_version_without_a_feature_is_read_and_lacks_it(data_dir):
+  speed = metadata.Feature('float32', (schema.SEGMENT_STEPS,), since='1.2.0')
+  kind = schema.KIND._replace(features={**schema.KIND.features, 'speed': speed})
+  dataset = prepared_dataset.find(NAME, data_dir, kind)
+  verification.verify(dataset)
+  assert dataset.records('train')[0].keys() == schema.KIND.features.keys()
+  with pytest.raises(
+    errors.DatasetError, match=f'^{NAME}:{VERSION} has no speed; build it again'
+  ):
+    dataset.records('train', ['reward', 'speed'])
+
+
+def test_first_version_is_read(copy, tmp_path):
+  """It counted no terminated episodes, and its folder alone had its name."""
+
+  def change(content):
+    del content['name']
+    for split in content['splits'].values():
+      del split['num_terminated'], split['shard_lengths']
+    seal(content)
+
+  edit(copy / 'metadata.json', change)
+  edit(copy / 'dataset_info.json', lambda c: c.update(version='1.0.0'))
+  shutil.move(copy, tmp_path / 'data' / NAME / '1.0.0')
+  dataset = prepared_dataset.find(NAME, tmp_path / 'data', schema.KIND)
+  assert dataset.full_name == f'{NAME}:1.0.0'
+  assert dataset.splits['train'].num_terminated is None
+  verification.verify(dataset)
+  assert len(loader.episodes(NAME, data_dir=tmp_path / 'data')) == 3
 
 
 def edit(path, change):
@@ -117,7 +154,7 @@ def edit(path, change):
 def test_statistics_are_those_of_the_records(key, copy):
   def change(content):
     content['splits']['train'][key] += 1
-    content.update(json_documents.sealed(content, metadata.SEAL))
+    seal(content)
 
   edit(copy / 'metadata.json', change)
   with pytest.raises(
@@ -145,7 +182,7 @@ def test_edited_shard_lengths_are_found(copy):
 def test_counts_that_cannot_be_are_found_without_reading(copy):
   def change(content):
     content['splits']['train']['episode_steps'] = [500, 71, 71]
-    content.update(json_documents.sealed(content, metadata.SEAL))
+    seal(content)
 
   edit(copy / 'metadata.json', change)
   with pytest.raises(errors.DatasetError, match='counts of train contradict'):
@@ -164,13 +201,15 @@ def test_latents_are_those_of_their_rollouts(world, tmp_path):
     prepared_dataset.find(name, world.data_dir, module.KIND)
     for name, module in names
   )
-  assert not list(provenance.differences(latents, rollouts))
+  assert not list(latents_comparison.differences(latents, rollouts))
   other = builder_lib.Builder(
     data_dir=tmp_path,
     config=builder_lib.RolloutsConfig(name='tiny', **{**ROLLOUTS, 'seed': 2}),
   )
   other.download_and_prepare()
-  differences = provenance.differences(latents, other)
+  differences = latents_comparison.differences(
+    latents, prepared_dataset.find(other.data_dir)
+  )
   assert next(differences) == 'action of train episode 0 differs'
 
 
@@ -185,14 +224,14 @@ def test_code_that_foreign_metadata_name_is_not_run(
     features['action']['pythonClassName'] = 'malice.Feature'
 
   edit(copy / 'features.json', change)
-  with pytest.raises(errors.DatasetError, match='action.pythonClassName'):
+  with pytest.raises(errors.DatasetError, match='features.json was edited'):
     verify(copy)
 
 
 def test_compare_finds_no_difference_between_equal_datasets(copy, data_dir):
   first, second = (
-    prepared_dataset.find(str(copy)),
-    prepared_dataset.find(NAME, data_dir),
+    prepared_dataset.find(str(copy), None, schema.KIND),
+    prepared_dataset.find(NAME, data_dir, schema.KIND),
   )
   assert verification.compare(first, second) is None
 
@@ -238,8 +277,10 @@ def test_unfinished_episode_is_named(records):
 
 
 def test_latents_promise_the_same(world):
-  source = prepared_dataset.find('carracing_latents/tiny', world.data_dir)
-  [record] = prepared_dataset.records(source, 'validation')
+  source = prepared_dataset.find(
+    'carracing_latents/tiny', world.data_dir, latents_schema.KIND
+  )
+  [record] = source.records('validation')
   assert not problems(latents_schema, [record])
   logvar = record['logvar'].copy()
   logvar[3] = np.inf

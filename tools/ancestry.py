@@ -19,6 +19,7 @@ from carracing_data import errors
 from carracing_data import files
 from carracing_data import json_documents
 from carracing_data import prepared_dataset
+from carracing_latents import schema as latents_schema
 from carracing_rollouts import action_log
 from carracing_rollouts import schema
 from models import agent
@@ -205,9 +206,11 @@ class Family:
   def _new_dataset(self, name: str, wanted: Mapping[str, str] | None) -> Node:
     facts = []
     try:
-      builder = prepared_dataset.find(name, self._data_dir)
-      if wanted is None or prepared_dataset.content_digests(builder) == wanted:
-        return self._found_dataset(builder)
+      prepared = prepared_dataset.find(
+        name, self._data_dir, schema.KIND, latents_schema.KIND
+      )
+      if wanted is None or prepared.content_digests == wanted:
+        return self._found_dataset(prepared)
       facts.append('another one of this name is here')
     except errors.UserError:
       if wanted is None:
@@ -219,20 +222,18 @@ class Family:
       facts=facts,
     )
 
-  def _found_dataset(self, builder: Any) -> Node:
-    metadata = builder.info.metadata
-    config = metadata['config']
-    splits = metadata['splits'].values()
-    folder = Path(builder.data_dir)
-    keys: dict[str, Any] | None = {'name': builder.info.config_name}
-    if builder.name == 'carracing_latents':
+  def _found_dataset(self, prepared: prepared_dataset.Dataset) -> Node:
+    config, splits = prepared.config, prepared.splits.values()
+    folder = prepared.folder
+    keys: dict[str, Any] | None = {'name': prepared.config_name}
+    if prepared.name == 'carracing_latents':
       v = self._weights_with('vae', config['vae_sha256'])
       rollouts = self._of_dataset(
         config['rollouts'], config['rollouts_content_sha256']
       )
       sources = [v, rollouts]
       keys |= {'rollouts': config['rollouts'], 'vae': v.path}
-      keys['latent_size'] = builder.info.features['mean'].shape[-1]
+      keys['latent_size'] = prepared.feature_sizes['latent_size']
       if v.path is None or v.digest != config['vae_sha256']:
         keys = None  # Rounded weights encode differently.
       else:
@@ -245,15 +246,15 @@ class Family:
       if config['policy'] == schema.RECORDED:
         del keys['num_episodes']
     return Node(
-      kind=builder.name,
-      name=prepared_dataset.full_name(builder),
-      digest=prepared_dataset.digest(builder),
+      kind=prepared.name,
+      name=prepared.full_name,
+      digest=prepared.digest,
       path=os.fspath(folder),
       facts=[
-        f'{sum(x["num_episodes"] for x in splits):,} episodes,'
-        f' {sum(x["num_steps"] for x in splits):,} steps'
+        f'{sum(x.num_episodes for x in splits):,} episodes,'
+        f' {sum(x.num_steps for x in splits):,} steps'
       ],
-      command=None if keys is None else _build(builder, keys),
+      command=None if keys is None else _build(prepared, keys),
       sources=sources,
     )
 
@@ -348,10 +349,10 @@ def _lines(node: Node, first: str, rest: str, shown: set[str]) -> Iterator[str]:
     )
 
 
-def _build(builder: Any, keys: Mapping[str, Any]) -> str:
+def _build(prepared: prepared_dataset.Dataset, keys: Mapping[str, Any]) -> str:
   """Returns the command that builds a dataset into the same data directory."""
-  command = ['tfds', 'build', builder.name]
-  command.append(f'--data_dir={Path(builder.data_dir).parents[2]}')
+  command = ['tfds', 'build', prepared.name]
+  command.append(f'--data_dir={prepared.folder.parents[2]}')
   if keys['name'] != 'default':
     command.append(f'--config={json.dumps(keys)}')
   return f'cd datasets && {shlex.join(command)}'

@@ -19,11 +19,11 @@ from carracing_data import progress
 from carracing_data import runners
 from carracing_data import staging
 from carracing_rollouts import loader
-from carracing_rollouts import origins
 from carracing_rollouts import schema
 import markupsafe
 import numpy as np
 from tools import cards
+from tools import origins
 from tools import pictures
 from tools import webpages
 
@@ -103,29 +103,29 @@ def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
     errors.DocumentError: `dataset.json` in the output directory is damaged.
     BrowserError: the output directory holds the pages of another dataset.
   """
-  builder = prepared_dataset.find(dataset, data_dir, schema.KIND)
+  prepared = prepared_dataset.find(dataset, data_dir, schema.KIND)
   # Opened first: much of what may be wrong shows before an hour of work.
   episodes = {
-    split: loader.episodes(str(builder.data_dir), split=split)
+    split: loader.episodes(str(prepared.folder), split=split)
     for split in schema.SPLITS
   }
-  found = {split: origins.Origins(builder, split) for split in schema.SPLITS}
+  found = {split: origins.Origins(prepared, split) for split in schema.SPLITS}
   files.claim_folder(output_dir / VIDEOS)
   with files.locked(output_dir), files.write_errors(output_dir):
-    _claim(output_dir, builder)
+    _claim(output_dir, prepared)
     for folder in output_dir, output_dir / VIDEOS:
       staging.remove_temporary(folder)
-    _make_videos(builder, output_dir)
-    _write_pages(builder, episodes, found, output_dir)
+    _make_videos(prepared, output_dir)
+    _write_pages(prepared, episodes, found, output_dir)
   return output_dir / INDEX
 
 
-def _claim(output_dir: Path, builder: Any) -> None:
+def _claim(output_dir: Path, prepared: prepared_dataset.Dataset) -> None:
   """Raises BrowserError if a folder belongs to the pages of other data."""
   path = output_dir / _SUBJECT
   wanted = _Subject(
-    dataset=prepared_dataset.full_name(builder),
-    metadata_sha256=builder.info.metadata['metadata_sha256'],
+    dataset=prepared.full_name,
+    metadata_sha256=prepared.metadata.metadata_sha256,
   )
   try:
     found = json_documents.read(path, _Subject)
@@ -163,12 +163,12 @@ def _page(index: int) -> str:
   return INDEX if number == 1 else f'page_{number}.html'
 
 
-def _make_videos(builder: Any, output_dir: Path) -> None:
+def _make_videos(prepared: prepared_dataset.Dataset, output_dir: Path) -> None:
   """Makes the missing videos; one that exists is complete."""
   folder = output_dir / VIDEOS
   jobs, total, missing_steps = [], 0, 0
   for split in schema.SPLITS:
-    num_steps = builder.info.metadata['splits'][split]['episode_steps']
+    num_steps = prepared.splits[split].episode_steps
     missing = [
       i
       for i in range(len(num_steps))
@@ -178,7 +178,7 @@ def _make_videos(builder: Any, output_dir: Path) -> None:
     missing_steps += sum(num_steps[i] for i in missing)
     jobs += [
       _VideosJob(
-        str(builder.data_dir),
+        str(prepared.folder),
         split,
         missing[start : start + _VIDEOS_PER_JOB],
         output_dir,
@@ -195,7 +195,7 @@ def _make_videos(builder: Any, output_dir: Path) -> None:
 
 
 def _write_pages(
-  builder: Any,
+  prepared: prepared_dataset.Dataset,
   episodes: Mapping[str, Sequence[schema.Episode]],
   found: Mapping[str, origins.Origins],
   output_dir: Path,
@@ -203,7 +203,7 @@ def _write_pages(
   """Writes the pages in reverse, so that all returns are known for the first.
 
   Args:
-    builder: a builder returned by `prepared_dataset.find`.
+    prepared: a dataset, see `prepared_dataset.find`.
     episodes: episodes by split.
     found: origins of the episodes, by split.
     output_dir: output directory.
@@ -213,7 +213,7 @@ def _write_pages(
   pages = [_page(start) for start in starts]
   drivers = {
     key: title
-    for title, driven in origins.by_driver(builder, *schema.SPLITS).items()
+    for title, driven in origins.by_driver(prepared, *schema.SPLITS).items()
     for key in driven
   }
   facts: list[cards.Facts] = []  # Of all episodes, in reverse.
@@ -237,15 +237,17 @@ def _write_pages(
       webpages.save(
         output_dir / _page(start),
         'episodes.html',
-        dataset=prepared_dataset.full_name(builder),
+        dataset=prepared.full_name,
         pages=pages,
         number=start // _PAGE_EPISODES + 1,
         cards=shown,
-        summary=None if start else _summary(builder, facts[::-1]),
+        summary=None if start else _summary(prepared, facts[::-1]),
       )
 
 
-def _summary(builder: Any, facts: Sequence[cards.Facts]) -> dict[str, Any]:
+def _summary(
+  prepared: prepared_dataset.Dataset, facts: Sequence[cards.Facts]
+) -> dict[str, Any]:
   """Returns what the first page tells of the dataset, given all episodes."""
   links = [
     Link(x.title, f'{_page(i)}#{x.identifier}', x.return_)
@@ -254,14 +256,14 @@ def _summary(builder: Any, facts: Sequence[cards.Facts]) -> dict[str, Any]:
   ranked = sorted(links, key=lambda link: -link.return_)
   splits, first = [], 0
   for split in schema.SPLITS:
-    recorded = builder.info.metadata['splits'][split]
+    recorded = prepared.splits[split]
     splits.append((split, links[first].address, recorded))
-    first += recorded['num_episodes']
+    first += recorded.num_episodes
   returns: dict[str, list[float]] = {}
   for x in facts:
     returns.setdefault(x.driver, []).append(x.return_)
   return {
-    'citation': prepared_dataset.citation(builder),
+    'citation': prepared.citation,
     'splits': splits,
     'drivers': [(name, np.array(x)) for name, x in returns.items()],
     'highest': ranked[:_NUM_EXTREMES],

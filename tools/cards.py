@@ -5,11 +5,11 @@ from typing import NamedTuple
 from carracing_data import errors
 from carracing_data import rlds_steps
 from carracing_rollouts import environment
-from carracing_rollouts import origins
 from carracing_rollouts import schema
 from carracing_rollouts import scores
 import markupsafe
 import numpy as np
+from tools import origins
 from tools import webpages
 
 _FRAMES = 8  # Of an episode on its card.

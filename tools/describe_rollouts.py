@@ -39,12 +39,12 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
     errors.DatasetError: there is no such dataset.
     errors.PlaceError: the output cannot be written.
   """
-  builder = prepared_dataset.find(dataset, data_dir, schema.KIND)
+  prepared = prepared_dataset.find(dataset, data_dir, schema.KIND)
   files.claim_folder(output_dir)
-  found = rollout_statistics.read(builder)
+  found = rollout_statistics.read(prepared)
   text = '\n\n'.join(
     [
-      f'Computed from `{prepared_dataset.citation(builder)}` by'
+      f'Computed from `{prepared.citation}` by'
       ' `python -m tools.describe_rollouts`.',
       *(markdown.table(*table) for table in found.tables),
     ]

@@ -4,11 +4,11 @@ from absl import logging
 from carracing_data import errors
 from carracing_data import prepared_dataset
 from carracing_rollouts import loader
-from carracing_rollouts import origins
 from carracing_rollouts import schema
 import jax
 from models import world_model
 from tools import accuracy
+from tools import origins
 
 _SPLIT = 'validation'
 ALL = 'all of them'
@@ -38,9 +38,9 @@ def measure(
     errors.DatasetError: there is no such dataset, its log is damaged, or all
       episodes are too short.
   """
-  builder = prepared_dataset.find(dataset, data_dir, schema.KIND)
-  episodes = loader.episodes(str(builder.data_dir), split=_SPLIT)
-  of_driver = origins.by_driver(builder, _SPLIT)
+  prepared = prepared_dataset.find(dataset, data_dir, schema.KIND)
+  episodes = loader.episodes(str(prepared.folder), split=_SPLIT)
+  of_driver = origins.by_driver(prepared, _SPLIT)
   compared = {
     title: accuracy.compare(model, (episodes[i] for _, i in ids[:most]), key)
     for title, ids in of_driver.items()
@@ -53,7 +53,7 @@ def measure(
   if not compared:
     needed = accuracy.SEEN_STEPS + max(accuracy.HORIZONS)
     raise errors.DatasetError(
-      f'no validation episode of {prepared_dataset.full_name(builder)} has'
+      f'no validation episode of {prepared.full_name} has'
       f' {needed} transitions or more'
     )
   return {title: accuracy.summarise(x) for title, x in compared.items()}

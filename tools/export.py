@@ -31,16 +31,16 @@ from carracing_data import files
 from etils import epy
 
 with epy.lazy_imports():
-  from carracing_data import croissant
   from carracing_data import json_documents
   from carracing_data import prepared_dataset
   from carracing_latents import schema as latents_schema
-  from carracing_rollouts import rlds
   from carracing_rollouts import schema as rollouts_schema
   from models import agent
+  from tools.exports import croissant
   from tools.exports import hub_datasets
   from tools.exports import hub_models
   from tools.exports import minari_datasets
+  from tools.exports import rlds_datasets
 
 # Packages of the extra `export` that a format needs.
 _PACKAGES = {
@@ -80,17 +80,17 @@ def main(argv: Sequence[str]) -> None:
   source = _DATASET.value, output_dir, _DATA_DIR.value
   match _FORMAT.value:
     case 'croissant':
-      builder = prepared_dataset.find(
+      prepared = prepared_dataset.find(
         _DATASET.value,
         _DATA_DIR.value,
         latents_schema.KIND,
         rollouts_schema.KIND,
       )
       path = files.claim_file(output_dir / 'croissant.json')
-      json_documents.write(path, croissant.describe(builder))
+      json_documents.write(path, croissant.describe(prepared))
       logging.info('Saved %s', path)
     case 'rlds':
-      logging.info('Saved %s', rlds.export(*source).data_dir)
+      logging.info('Saved %s', rlds_datasets.export(*source).data_dir)
     case 'minari':
       # A folder of its own: Minari takes all that is beside it for datasets.
       folder = output_dir / 'minari'

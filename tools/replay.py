@@ -1,8 +1,7 @@
 """A recorded episode → the frames of its simulator."""
 
-from typing import Any
-
 from absl import logging
+from carracing_data import prepared_dataset
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
@@ -11,14 +10,14 @@ import numpy as np
 
 
 def replay(
-  metadata: Any,
+  dataset: prepared_dataset.Dataset,
   track_seed: int,
   episode: schema.Episode,
 ) -> np.ndarray | None:
   """Replays the recorded actions in the simulator.
 
   Args:
-    metadata: metadata of the dataset.
+    dataset: dataset of the episode.
     track_seed: seed of the episode's track.
     episode: recorded episode.
 
@@ -26,8 +25,7 @@ def replay(
     The simulator's frames, uint8 [N+1, 96, 96, 3]; None, after a warning, if
     they differ from the recording.
   """
-  config = metadata['config']
-  simulator = config['simulator']
+  simulator = dataset.config['simulator']
   if simulator not in environment.SIMULATORS:
     logging.warning(
       'This version has no simulator %s, so its frames are left out.', simulator
@@ -53,7 +51,7 @@ def replay(
       'The replay differs from the recording from step %d on, so its frames are'
       ' left out. Recorded with %s; installed: %s.',
       same.index(False),
-      metadata['packages'],
+      dataset.metadata.packages,
       rollout.versions(simulator),
     )
     return None

@@ -27,11 +27,11 @@ def blocks(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
     if node.path is None:
       yield missing(node)
       continue
-    builder = prepared_dataset.find(node.path, None, schema.KIND)
+    prepared = prepared_dataset.find(node.path, None, schema.KIND)
     rows += [
       [
         node.name.partition('/')[2],
-        *rollout_statistics.split_row(builder, split),
+        *rollout_statistics.split_row(prepared, split),
       ]
       for split in schema.SPLITS
     ]
@@ -61,8 +61,8 @@ def missing(node: ancestry.Node) -> report_blocks.Text:
 
 
 def _closer(path: str) -> Iterator[report_blocks.Block]:
-  builder = prepared_dataset.find(path, None, schema.KIND)
-  found = rollout_statistics.read(builder, MAX_EPISODES)
+  prepared = prepared_dataset.find(path, None, schema.KIND)
+  found = rollout_statistics.read(prepared, MAX_EPISODES)
   yield report_blocks.Heading(found.name)
   columns = np.linspace(0, len(found.sheet_titles) - 1, _COLUMNS).astype(int)
   yield report_blocks.Text('Episodes from start to end, with who drove them:')
@@ -72,10 +72,7 @@ def _closer(path: str) -> Iterator[report_blocks.Block]:
       for title, frames in found.sheet.items()
     ]
   )
-  sizes = [
-    builder.info.metadata['splits'][split]['num_episodes']
-    for split in schema.SPLITS
-  ]
+  sizes = [prepared.splits[split].num_episodes for split in schema.SPLITS]
   of = ''
   if max(sizes) > MAX_EPISODES:
     of = f', in the first {MAX_EPISODES} episodes of each split'

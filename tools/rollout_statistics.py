@@ -7,12 +7,11 @@ from carracing_data import prepared_dataset
 from carracing_data import progress
 from carracing_data import rlds_steps
 from carracing_rollouts import loader
-from carracing_rollouts import origins
 from carracing_rollouts import schema
 from matplotlib import axes as axes_lib
 from matplotlib import figure
 import numpy as np
-import tensorflow_datasets as tfds
+from tools import origins
 
 _SHEET_ROWS = 6
 _SHEET_COLUMNS = 10
@@ -62,12 +61,12 @@ class Statistics(NamedTuple):
 
 
 def read(
-  builder: tfds.core.DatasetBuilder, most: int | None = None
+  prepared: prepared_dataset.Dataset, most: int | None = None
 ) -> Statistics:
   """Reads a dataset once.
 
   Args:
-    builder: a builder of rollouts returned by `prepared_dataset.find`.
+    prepared: a dataset of rollouts, see `prepared_dataset.find`.
     most: largest number of episodes of a split that are read, the first ones;
       None: all of them.
 
@@ -76,21 +75,21 @@ def read(
   """
   driven = {
     title: read
-    for title, ids in origins.by_driver(builder, *schema.SPLITS).items()
+    for title, ids in origins.by_driver(prepared, *schema.SPLITS).items()
     if (read := [x for x in ids if most is None or x[1] < most])
   }
   lengths, actions, rows = [], [], []
   returns: dict[tuple[str, int], float] = {}
   frame_sum = np.zeros((64, 64, 3))
   for split in schema.SPLITS:
-    episodes = loader.episodes(str(builder.data_dir), split=split)
+    episodes = loader.episodes(str(prepared.folder), split=split)
     read = progress.each(episodes[:most], split, 'episodes')
     for index, episode in enumerate(read):
       lengths.append(len(episode))
       returns[split, index] = float(episode.reward.sum(dtype=np.float64))
       actions.append(episode.action[:-1])
       frame_sum += episode.observation.sum(axis=0, dtype=np.float64)
-    rows.append(split_row(builder, split))
+    rows.append(split_row(prepared, split))
 
   all_actions = np.concatenate(actions)
   quantiles = np.quantile(all_actions, (0.05, 0.5, 0.95), axis=0).T
@@ -107,7 +106,7 @@ def read(
     )
   ]
   return Statistics(
-    name=prepared_dataset.full_name(builder),
+    name=prepared.full_name,
     tables=[
       (SPLIT_HEAD, rows),
       (_DRIVER_HEAD, of_drivers),
@@ -119,19 +118,19 @@ def read(
       **dict(zip(rlds_steps.ACTION_NAMES, all_actions.T)),
     },
     mean_frame=frame_sum / sum(lengths),
-    sheet=sheet(builder, driven),
+    sheet=sheet(prepared, driven),
     sheet_titles=SHEET_TITLES,
   )
 
 
 def sheet(
-  builder: tfds.core.DatasetBuilder,
+  prepared: prepared_dataset.Dataset,
   driven: Mapping[str, Sequence[tuple[str, int]]],
 ) -> dict[str, np.ndarray]:
   """Returns frames of a few episodes, as many of each driver.
 
   Args:
-    builder: a builder of rollouts returned by `prepared_dataset.find`.
+    prepared: a dataset of rollouts, see `prepared_dataset.find`.
     driven: episodes of each driver, see `origins.by_driver`.
 
   Returns:
@@ -144,23 +143,25 @@ def sheet(
   chosen = [(x, title) for title, ids in driven.items() for x in ids[:count]]
   shown = {}
   for (split, index), title in sorted(chosen[:_SHEET_ROWS]):
-    episode = loader.episodes(str(builder.data_dir), split=split)[index]
+    episode = loader.episodes(str(prepared.folder), split=split)[index]
     columns = np.linspace(0, len(episode) - 1, _SHEET_COLUMNS).astype(int)
     shown[f'{title} {split} {index}'] = episode.observation[columns]
   return shown
 
 
-def split_row(builder: tfds.core.DatasetBuilder, split: str) -> list[str]:
+def split_row(prepared: prepared_dataset.Dataset, split: str) -> list[str]:
   """Returns what the metadata say of a split: a row below `SPLIT_HEAD`."""
-  recorded = builder.info.metadata['splits'][split]
+  recorded = prepared.splits[split]
   return [
     split,
-    f'{recorded["num_episodes"]:,}',
-    f'{recorded["num_terminated"]:,}',
-    f'{recorded["num_steps"]:,}',
-    f'{recorded["return_mean"]:.1f} ± {recorded["return_std"]:.1f}',
-    f'{recorded["return_min"]:.1f}',
-    f'{recorded["return_max"]:.1f}',
+    f'{recorded.num_episodes:,}',
+    'unknown'
+    if recorded.num_terminated is None
+    else f'{recorded.num_terminated:,}',
+    f'{recorded.num_steps:,}',
+    f'{recorded.return_mean:.1f} ± {recorded.return_std:.1f}',
+    f'{recorded.return_min:.1f}',
+    f'{recorded.return_max:.1f}',
   ]
 
 

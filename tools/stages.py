@@ -116,10 +116,10 @@ class Pipeline:
       built = prepared_dataset.find(
         f'{dataset}/{config["name"]}', self.data_dir
       )
-      found = built.info.metadata['config']
+      found = built.config
       for key, value in self._identity(config).items():
         if found.get(key) != value:
-          raise errors.UserError(f'{built.data_path} has another {key}')
+          raise errors.UserError(f'{built.folder} has another {key}')
 
     arguments = [f'datasets/{dataset}', f'--data_dir={self.data_dir}']
     arguments.append(f'--config={json.dumps(config)}')
@@ -138,9 +138,7 @@ class Pipeline:
     return identity
 
   def _content(self, dataset: str) -> dict[str, str]:
-    return prepared_dataset.content_digests(
-      prepared_dataset.find(dataset, self.data_dir)
-    )
+    return prepared_dataset.find(dataset, self.data_dir).content_digests
 
   def train(
     self,

@@ -24,9 +24,9 @@ with epy.lazy_imports():
   from carracing_data import prepared_dataset
   from carracing_data import progress
   from carracing_data import verification
-  from carracing_latents import provenance
   from carracing_latents import schema as latents_schema
   from carracing_rollouts import schema as rollouts_schema
+  from tools import latents_comparison
 
 _DATASET = command_line.dataset_flag()
 _COMPARE = flags.DEFINE_string(
@@ -59,30 +59,29 @@ def verify(
     errors.DatasetError: there is no such dataset, it has another digest, or a
       check fails.
   """
-  kinds = _kinds()
-  builder = prepared_dataset.find(dataset, data_dir, *kinds.values())
+  prepared = prepared_dataset.find(dataset, data_dir, *_kinds())
   if expect is not None:  # First: what is recorded takes no time to compare.
-    prepared_dataset.check_digest(builder, expect)
-  num_shards = sum(split.num_shards for split in builder.info.splits.values())
-  with progress.Progress(builder.name, 'shards', num_shards) as shown:
+    prepared.check_digest(expect)
+  num_shards = sum(len(prepared.metadata.shards(x)) for x in prepared.splits)
+  with progress.Progress(prepared.name, 'shards', num_shards) as shown:
     shown.start()
-    verification.verify(builder, kinds[builder.name], shown.count_one)
-  if builder.name == latents_schema.KIND.name:
-    provenance.check(builder)
-  for split, recorded in builder.info.metadata['splits'].items():
+    verification.verify(prepared, shown.count_one)
+  if prepared.name == latents_schema.KIND.name:
+    latents_comparison.check(prepared)
+  for split, recorded in prepared.splits.items():
     logging.info(
       '%s, %s: %d episodes (%d terminated), %d steps, content %s',
-      prepared_dataset.full_name(builder),
+      prepared.full_name,
       split,
-      recorded['num_episodes'],
-      recorded['num_terminated'],
-      recorded['num_steps'],
-      recorded['content_sha256'],
+      recorded.num_episodes,
+      recorded.num_terminated,
+      recorded.num_steps,
+      recorded.content_sha256,
     )
   logging.info(
     'All records are intact%s: %s',
     '' if expect is None else ' and as expected',
-    prepared_dataset.citation(builder),
+    prepared.citation,
   )
 
 
@@ -97,22 +96,21 @@ def compare(first: str, second: str, data_dir: str | None) -> None:
   Raises:
     errors.DatasetError: a dataset is missing, or the datasets differ.
   """
-  kinds = _kinds().values()
-  builders = [
-    prepared_dataset.find(x, data_dir, *kinds) for x in (first, second)
+  datasets = [
+    prepared_dataset.find(x, data_dir, *_kinds()) for x in (first, second)
   ]
-  if difference := verification.compare(*builders):
+  if difference := verification.compare(*datasets):
     raise errors.DatasetError(
-      f'{builders[0].data_dir} and {builders[1].data_dir} differ: {difference}'
+      f'{datasets[0].folder} and {datasets[1].folder} differ: {difference}'
     )
   logging.info(
-    '%s and %s hold the same content.', *(b.data_dir for b in builders)
+    '%s and %s hold the same content.', *(x.folder for x in datasets)
   )
 
 
-def _kinds() -> 'dict[str, metadata.Kind]':
-  """Returns the kinds of dataset by name; imports their schemas."""
-  return {k.name: k for k in (latents_schema.KIND, rollouts_schema.KIND)}
+def _kinds() -> 'tuple[metadata.Kind, ...]':
+  """Returns the kinds of dataset; imports their schemas."""
+  return latents_schema.KIND, rollouts_schema.KIND
 
 
 def main(argv: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 with epy.lazy_imports():
   from carracing_data import prepared_dataset
   from carracing_rollouts import loader
-  from carracing_rollouts import origins
+  from tools import origins
   from tools import pictures
   from tools import replay
 
@@ -65,9 +65,9 @@ def view(
     errors.DatasetError: there is no such dataset or episode.
     errors.PlaceError: the output cannot be written.
   """
-  builder = prepared_dataset.find(dataset, data_dir, schema.KIND)
-  name = prepared_dataset.full_name(builder)
-  episodes = loader.episodes(str(builder.data_dir), split=split)
+  prepared = prepared_dataset.find(dataset, data_dir, schema.KIND)
+  name = prepared.full_name
+  episodes = loader.episodes(str(prepared.folder), split=split)
   if not 0 <= episode_id < len(episodes):
     raise errors.DatasetError(
       f'{name} has {len(episodes)} {split} episodes, numbered from 0; there'
@@ -76,8 +76,8 @@ def view(
   files.claim_folder(output_dir)
   episode = episodes[episode_id]
   panels = {'observation 64x64': episode.observation}
-  origin = origins.Origins(builder, split)[episode_id]
-  originals = replay.replay(builder.info.metadata, origin.track_seed, episode)
+  origin = origins.Origins(prepared, split)[episode_id]
+  originals = replay.replay(prepared, origin.track_seed, episode)
   if originals is not None:
     panels = {'simulator 96x96': originals, **panels}
 

@@ -5,13 +5,13 @@ import functools
 import math
 from typing import Any
 
+from carracing_data import prepared_dataset
 from carracing_latents import loader
 from clu import metrics
 import jax
 import jax.numpy as jnp
 from models import mdn_rnn
 import numpy as np
-import tensorflow_datasets as tfds
 from trainers import optimizer
 from trainers import training_log
 from trainers.configs import mdn_rnn as mdn_rnn_config
@@ -87,14 +87,14 @@ def measured(
 
 
 def whole_episodes(
-  latents: Sequence[tfds.core.DatasetBuilder],
+  latents: Sequence[prepared_dataset.Dataset],
 ) -> list[loader.Windows]:
   """Returns the uncut validation episodes, on which M is evaluated.
 
   Their latents are posterior samples, the same for every run.
   """
   windows = loader.windows(
-    [str(x.data_dir) for x in latents],
+    [str(x.folder) for x in latents],
     split='validation',
     batch_size=_EVAL_BATCH,
     window_steps=longest(latents, 'validation') - 1,
@@ -104,13 +104,10 @@ def whole_episodes(
   return list(windows)
 
 
-def longest(latents: Sequence[tfds.core.DatasetBuilder], *splits: str) -> int:
+def longest(latents: Sequence[prepared_dataset.Dataset], *splits: str) -> int:
   """Returns the number of steps of the longest episode."""
-  metadata: list[Any] = [x.info.metadata for x in latents]
   return max(
-    max(x['splits'][split]['episode_steps'])
-    for x in metadata
-    for split in splits
+    max(x.splits[split].episode_steps) for x in latents for split in splits
   )
 
 

@@ -34,7 +34,6 @@ import imageio.v3 as imageio
 import jax
 from models import weights
 import numpy as np
-import tensorflow_datasets as tfds
 from trainers import devices
 from trainers import run_documents
 from trainers.configs import base
@@ -70,12 +69,12 @@ class Export(NamedTuple):
 
 
 def dataset_source(
-  dataset: tfds.core.DatasetBuilder,
+  dataset: prepared_dataset.Dataset,
 ) -> run_documents.Source:
   """Returns a prepared dataset as a source of a run."""
   return run_documents.Source(
-    name=prepared_dataset.full_name(dataset),
-    sha256=prepared_dataset.content_digests(dataset),
+    name=dataset.full_name,
+    sha256=dataset.content_digests,
   )
 
 

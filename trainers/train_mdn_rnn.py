@@ -34,7 +34,6 @@ with epy.lazy_imports():
   import jax.numpy as jnp
   from models import start_states
   from models import weights
-  import tensorflow_datasets as tfds
   from trainers import devices
   from trainers import loop
   from trainers import mdn_rnn_evaluation
@@ -88,12 +87,12 @@ def train(
     )
   _check_window(config, latents)
   model = mdn_rnn_evaluation.model(config, _latent_size(latents))
-  folders = [str(x.data_dir) for x in latents]
+  folders = [str(x.folder) for x in latents]
   export = run_folder.Export(
     'mdn_rnn',
     mdn_rnn_evaluation.model_config(config, model.latent_size),
     {
-      'dataset': ' + '.join(map(prepared_dataset.full_name, latents)),
+      'dataset': ' + '.join(x.full_name for x in latents),
       'vae_sha256': _vae_sha256(latents[0]),
     },
     lambda params: start_states.collect(
@@ -112,7 +111,7 @@ def train(
 
 def make_learner(
   config: mdn_rnn_config.Config,
-  latents: Sequence[tfds.core.DatasetBuilder],
+  latents: Sequence[prepared_dataset.Dataset],
   workdir: Path,
   params: Any = None,
 ) -> supervised_learner.SupervisedLearner:
@@ -124,10 +123,9 @@ def make_learner(
     workdir: folder of the run.
     params: initial parameters; None: they are drawn at random.
   """
-  folders = [str(x.data_dir) for x in latents]
-  metadata: list[Any] = [x.info.metadata for x in latents]
-  if config.predict_outcomes and not any(
-    x['splits']['train']['num_terminated'] for x in metadata
+  folders = [str(x.folder) for x in latents]
+  if config.predict_outcomes and all(
+    x.splits['train'].num_terminated == 0 for x in latents
   ):
     logging.warning(
       'No episode of %s terminates, so the model cannot learn termination.',
@@ -223,32 +221,31 @@ def _names(dataset: str) -> list[str]:
   return names
 
 
-def _check_vae(latents: Sequence[tfds.core.DatasetBuilder]) -> None:
+def _check_vae(latents: Sequence[prepared_dataset.Dataset]) -> None:
   for other in latents[1:]:
     if _vae_sha256(other) != _vae_sha256(latents[0]):
       raise run_documents.RunError(
-        f'{prepared_dataset.full_name(other)} was encoded by another VAE than'
-        f' {prepared_dataset.full_name(latents[0])}; encode its rollouts'
+        f'{other.full_name} was encoded by another VAE than'
+        f' {latents[0].full_name}; encode its rollouts'
         ' with the same VAE'
       )
 
 
-def _vae_sha256(latents: tfds.core.DatasetBuilder) -> str:
-  metadata: Any = latents.info.metadata
-  return metadata['config']['vae_sha256']
+def _vae_sha256(latents: prepared_dataset.Dataset) -> str:
+  return latents.config['vae_sha256']
 
 
 def _initial(
   folder: str,
   config: ml_collections.ConfigDict,
-  latents: tfds.core.DatasetBuilder,
+  latents: prepared_dataset.Dataset,
 ) -> weights.Weights:
   """Loads the weights from which to train on."""
   initial = weights.load(folder, 'mdn_rnn')
   if initial.training.get('vae_sha256') != _vae_sha256(latents):
     raise run_documents.RunError(
       f'{folder} was trained on the latents of another VAE than'
-      f' {prepared_dataset.full_name(latents)}; train from random'
+      f' {latents.full_name}; train from random'
       ' weights, without --initial_weights'
     )
   wanted = mdn_rnn_evaluation.model_config(config, initial.model.latent_size)
@@ -263,7 +260,7 @@ def _initial(
 
 def _check_window(
   config: mdn_rnn_config.Config,
-  latents: Sequence[tfds.core.DatasetBuilder],
+  latents: Sequence[prepared_dataset.Dataset],
 ) -> None:
   longest = mdn_rnn_evaluation.longest(latents, 'train', 'validation') - 1
   if config.window_steps > longest:
@@ -273,9 +270,8 @@ def _check_window(
     )
 
 
-def _latent_size(latents: Sequence[tfds.core.DatasetBuilder]) -> int:
-  features: Any = latents[0].info.features
-  return features['mean'].shape[-1]
+def _latent_size(latents: Sequence[prepared_dataset.Dataset]) -> int:
+  return latents[0].feature_sizes['latent_size']
 
 
 def _episodes(folders: Sequence[str], split: str) -> Sequence[Any]:
@@ -311,9 +307,7 @@ def _inputs(
 ) -> str:
   """Returns what a run reads, for people."""
   latents = [
-    prepared_dataset.citation(
-      prepared_dataset.find(name, data_dir, schema.KIND)
-    )
+    prepared_dataset.find(name, data_dir, schema.KIND).citation
     for name in _names(str(config.get('dataset')))
   ]
   begun = '' if initial_weights is None else f', from {initial_weights}'

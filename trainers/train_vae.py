@@ -30,7 +30,6 @@ with epy.lazy_imports():
   import jax.numpy as jnp
   from models import vae
   import numpy as np
-  import tensorflow_datasets as tfds
   from trainers import devices
   from trainers import loop
   from trainers import optimizer
@@ -85,7 +84,7 @@ def train(
     run_folder.Export(
       'vae',
       {'latent_size': config.latent_size},
-      {'dataset': prepared_dataset.full_name(rollouts)},
+      {'dataset': rollouts.full_name},
     ),
     lambda: make_learner(config, rollouts, workdir),
     options or training_log.DEFAULT,
@@ -94,11 +93,11 @@ def train(
 
 def make_learner(
   config: vae_config.Config,
-  rollouts: tfds.core.DatasetBuilder,
+  rollouts: prepared_dataset.Dataset,
   workdir: Path,
 ) -> supervised_learner.SupervisedLearner:
   """Returns the learner of V on rollouts, before the first step."""
-  folder = str(rollouts.data_dir)
+  folder = str(rollouts.folder)
   validation = loader.spread_frames(
     folder, split='validation', count=config.eval_frames
   )
@@ -284,7 +283,7 @@ def _inputs(config: ml_collections.ConfigDict, data_dir: str | None) -> str:
   rollouts = prepared_dataset.find(
     str(config.get('dataset')), data_dir, schema.KIND
   )
-  return prepared_dataset.citation(rollouts)
+  return rollouts.citation
 
 
 if __name__ == '__main__':

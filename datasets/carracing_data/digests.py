@@ -25,25 +25,24 @@ def of_record(record: Mapping[str, Any]) -> str:
 
 
 class SplitDigest:
-  """Digest of an ordered split, independent of its sharding."""
+  """Digest of an ordered split, independent of its sharding.
+
+  Attributes:
+    num_records: number of records so far.
+  """
 
   def __init__(self):
     self._digest = hashlib.sha256()
+    self.num_records = 0
 
   def update(self, record_digests: Iterable[str]) -> None:
     """Appends records, given by their digests."""
     for record_digest in record_digests:
       self._digest.update(bytes.fromhex(record_digest))
+      self.num_records += 1
 
   def hexdigest(self) -> str:
     return self._digest.hexdigest()
-
-
-def of_split(record_digests: Iterable[str]) -> str:
-  """Returns the digest of an ordered split; see `SplitDigest`."""
-  digest = SplitDigest()
-  digest.update(record_digests)
-  return digest.hexdigest()
 
 
 def of_dataset(split_digests: Mapping[str, str]) -> str:

@@ -1,22 +1,28 @@
 """Finds prepared datasets on disk and reads them, without their builders.
 
 Only the data directory is needed: neither TensorFlow nor the builder is
-imported.
+imported. Of a folder, `metadata.json` and the shards are read; what they hold
+is decoded as our own code says, so folders from untrusted sources are safe.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import json
 import os
 from pathlib import Path
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from carracing_data import digests
 from carracing_data import errors
 from carracing_data import files
 from carracing_data import json_documents
-from carracing_data import metadata
+from carracing_data import metadata as metadata_lib
 from etils import epath
 from google.protobuf import message
+import grain
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
@@ -30,6 +36,31 @@ _NO_DIGEST = (
 )
 
 
+def features_of(
+  features: Mapping[str, metadata_lib.Feature], **sizes: int
+) -> tfds.features.FeaturesDict:
+  """Returns features as TFDS stores them: arrays as bytes.
+
+  Args:
+    features: features, by name.
+    **sizes: sizes of the named dimensions.
+  """
+
+  def feature(dtype: str, shape: Sequence[int | str | None]) -> Any:
+    numpy_dtype = np.dtype(dtype).type
+    if not shape:
+      return numpy_dtype
+    return tfds.features.Tensor(
+      shape=[sizes[n] if isinstance(n, str) else n for n in shape],
+      dtype=numpy_dtype,
+      encoding='bytes',
+    )
+
+  return tfds.features.FeaturesDict(
+    {name: feature(x.dtype, x.shape) for name, x in features.items()}
+  )
+
+
 class Records(Sequence[Any]):
   """The records of a split; decodes only the requested features."""
 
@@ -37,7 +68,7 @@ class Records(Sequence[Any]):
     self,
     serialized: Sequence[bytes],
     features: tfds.features.FeaturesDict,
-    folder: str,
+    folder: Path,
     split: str,
   ):
     self._serialized = serialized
@@ -54,12 +85,25 @@ class Records(Sequence[Any]):
     index = range(len(self))[index]
     try:
       return self._features.deserialize_example_np(self._serialized[index])
-    except (RuntimeError, ValueError, message.DecodeError) as error:
+    except UNREADABLE as error:
       raise errors.DatasetError(
-        f'{self._split} record {index} of {self._folder} is damaged'
-        f' ({str(error)[:80]}); diagnose it with: python -m tools.verify'
+        f'{self._split} record {index} of {self._folder}'
+        f' {what_failed(error)}; diagnose it with: python -m tools.verify'
         f' --dataset={self._folder}'
       ) from error
+
+
+# What reading and decoding a record raises.
+UNREADABLE = (KeyError, RuntimeError, ValueError, message.DecodeError)
+# How ArrayRecord tells that the operating system refused, before any byte.
+_REFUSED = re.compile('(Permission denied|Too many open files)')
+
+
+def what_failed(error: Exception) -> str:
+  """Returns `is damaged (...)`, or `cannot be read: ...` if no byte was."""
+  if refused := _REFUSED.search(str(error)):
+    return f'cannot be read: {refused[1]}'
+  return f'is damaged ({str(error).splitlines()[0][:80]})'
 
 
 class Concatenated(Sequence[Any]):
@@ -81,46 +125,198 @@ class Concatenated(Sequence[Any]):
       index -= len(part)
 
 
+class _Shard(NamedTuple):
+  """What ArrayRecord needs of a shard, so that it opens it only to read."""
+
+  filename: str
+  skip: int
+  take: int
+  examples_in_shard: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """A prepared dataset, opened by `find`.
+
+  Attributes:
+    folder: folder of the dataset.
+    metadata: content of its `metadata.json`.
+    kind: kind of the dataset; None if any was accepted, and then its records
+      cannot be decoded.
+  """
+
+  folder: Path
+  metadata: metadata_lib.Metadata
+  kind: metadata_lib.Kind | None = None
+
+  @property
+  def full_name(self) -> str:
+    """`dataset/config:version`, which `find` accepts."""
+    return self.metadata.name
+
+  @property
+  def name(self) -> str:
+    """Name of the dataset, without config and version."""
+    return self.full_name.partition('/')[0]
+
+  @property
+  def config_name(self) -> str:
+    return self.full_name.partition('/')[2].partition(':')[0]
+
+  @property
+  def version(self) -> tfds.core.Version:
+    return tfds.core.Version(self.full_name.rpartition(':')[2])
+
+  @property
+  def config(self) -> dict[str, Any]:
+    """All choices of the user that affect the data; see the kind's schema."""
+    return self.metadata.config
+
+  @property
+  def splits(self) -> dict[str, metadata_lib.SplitMetadata]:
+    """Statistics and digest of each split, by name."""
+    return self.metadata.splits
+
+  @property
+  def content_digests(self) -> dict[str, str]:
+    """SHA-256 of the content of each split, as it is recorded."""
+    return {name: split.content_sha256 for name, split in self.splits.items()}
+
+  @property
+  def digest(self) -> str:
+    """SHA-256 of the content of all splits, as it is recorded.
+
+    `verification.verify` checks that the records have it.
+    """
+    return digests.of_dataset(self.content_digests)
+
+  @property
+  def citation(self) -> str:
+    """`dataset/config:version@DIGEST`, which `find` accepts."""
+    return f'{self.full_name}@{self.digest[: digests.SHORT]}'
+
+  @functools.cached_property
+  def features(self) -> tfds.features.FeaturesDict:
+    """The features of a record, as this version of the dataset has them."""
+    return features_of(self._features(), **self.feature_sizes)
+
+  def _features(self) -> dict[str, metadata_lib.Feature]:
+    assert self.kind is not None
+    return {
+      name: feature
+      for name, feature in self.kind.features.items()
+      if tfds.core.Version(feature.since) <= self.version
+    }
+
+  @functools.cached_property
+  def feature_sizes(self) -> dict[str, int]:
+    """Sizes of the dimensions with a name, which TFDS has written down."""
+    path = self.folder / metadata_lib.FEATURES_FILE
+    sizes = {}
+    for name, feature in self._features().items():
+      for axis, size in enumerate(feature.shape):
+        if isinstance(size, str):
+          try:
+            content = json.loads(path.read_text())
+            tensor = content['featuresDict']['features'][name]['tensor']
+            sizes[size] = int(tensor['shape']['dimensions'][axis])
+          except (IndexError, KeyError, RecursionError, TypeError, ValueError):
+            raise errors.DatasetError(
+              f'{path} is damaged: it has no {size}; copy the dataset again'
+            ) from None
+    return sizes
+
+  def records(
+    self, split: str, features: Sequence[str] | None = None
+  ) -> Records:
+    """Returns the decoded records of a split, for random access.
+
+    Args:
+      split: name of the split.
+      features: names of the features to decode; all if None.
+
+    Raises:
+      errors.DatasetError: the dataset has no such split or feature.
+    """
+    if split not in self.splits:
+      raise errors.DatasetError(
+        f'{self.full_name} has no split {split!r}, only'
+        f' {", ".join(self.splits)}'
+      )
+    for name in features or ():
+      if name not in self.features:
+        raise errors.DatasetError(
+          f'{self.full_name} has no {name}; build it again, in a later version'
+        )
+    serialized: Any = grain.sources.ArrayRecordDataSource(self._shards(split))
+    return Records(
+      serialized,
+      tfds.features.FeaturesDict(
+        {
+          name: feature
+          for name, feature in self.features.items()
+          if features is None or name in features
+        }
+      ),
+      folder=self.folder,
+      split=split,
+    )
+
+  def _shards(self, split: str) -> list[Any]:
+    paths = [
+      os.fspath(self.folder / name) for name in self.metadata.shards(split)
+    ]
+    lengths = self.splits[split].shard_lengths
+    if lengths is None:
+      return paths
+    return [_Shard(path, 0, n, n) for path, n in zip(paths, lengths)]
+
+  def check_digest(self, wanted: str) -> None:
+    """Compares the digest with a wanted one.
+
+    Args:
+      wanted: the first digits of the digest, 8 to 64.
+
+    Raises:
+      errors.DatasetError: the dataset is another one, or `wanted` is no digest.
+    """
+    if not _DIGEST.fullmatch(wanted):
+      raise errors.DatasetError(f'{wanted[:80]!r} {_NO_DIGEST}')
+    if not self.digest.startswith(wanted):
+      raise errors.DatasetError(
+        f'{self.folder} holds {self.citation}, not @{wanted}; get a copy of'
+        ' that one (docs/SHARING.md), or leave the digest out'
+      )
+
+
 def find(
   name: str,
   data_dir: epath.PathLike | None = None,
-  *kinds: metadata.Kind,
-) -> tfds.core.DatasetBuilder:
-  """Opens a prepared dataset.
-
-  Its JSON documents are checked first, so a folder from an untrusted source is
-  safe to open. Its records are not read.
+  *kinds: metadata_lib.Kind,
+) -> Dataset:
+  """Opens a prepared dataset; its records are not read.
 
   Args:
     name: `dataset`, `dataset/config` or `dataset/config:version` (by default
       the config `default` and the newest version), or the folder of a prepared
       dataset. With `@DIGEST` at its end, other data are refused: 8 to 64 digits
-      of what `digest` returns.
+      of its digest.
     data_dir: data directory; defaults to `$TFDS_DATA_DIR` or
       `~/tensorflow_datasets`.
     *kinds: accepted kinds of dataset; all if empty.
 
-  Returns:
-    A read-only builder; read records with `as_data_source`.
-
   Raises:
     errors.DatasetError: the dataset is not prepared, is of another kind, has
-      another digest, or has damaged documents.
+      another digest, or has damaged metadata.
   """
   try:
     name, wanted = _without_digest(name)
     folder = files.expand(name).absolute()
-    if _is_folder(name, folder):
-      metadata.check_folder(folder, kinds)
+    if is_folder := _is_folder(name, folder):
+      found = metadata_lib.check_folder(folder, kinds)
     else:
       folder = _folder_of(name, data_dir)
-      found = metadata.check_folder(folder, kinds)
-      dataset, config, version = folder.parts[-3:]
-      if found.name != f'{dataset}/{config}:{version}':
-        raise errors.DatasetError(
-          f'{folder} is not {dataset}/{config}:{version} but {found.name}; move'
-          ' it to the folder that matches its name'
-        )
+      found = metadata_lib.check_folder(folder, kinds)
   except (OSError, ValueError) as error:  # Too long, or contains a NUL.
     if isinstance(error, errors.UserError):
       raise
@@ -128,10 +324,17 @@ def find(
     raise errors.DatasetError(
       f'cannot read the dataset {name[:100]!r}: {reason}'
     ) from None
-  builder = tfds.builder_from_directory(folder)
+  dataset, config, version = folder.parts[-3:]
+  if not is_folder and found.name != f'{dataset}/{config}:{version}':
+    raise errors.DatasetError(
+      f'{folder} is not {dataset}/{config}:{version} but {found.name}; move'
+      ' it to the folder that matches its name'
+    )
+  kind = metadata_lib.kind_of(folder, found, kinds) if kinds else None
+  opened = Dataset(folder, found, kind)
   if wanted is not None:
-    check_digest(builder, wanted)
-  return builder
+    opened.check_digest(wanted)
+  return opened
 
 
 def _without_digest(name: str) -> tuple[str, str | None]:
@@ -157,7 +360,7 @@ def _is_folder(name: str, path: Path) -> bool:
   `carracing_rollouts` is also the name of a folder in `datasets`, so a relative
   path of one or two parts counts only if it contains a dataset.
   """
-  if (path / 'dataset_info.json').exists():
+  if (path / metadata_lib.INFO_FILE).exists():
     return True
   return name.startswith(('/', '~', '..')) or len(Path(name).parts) > 2
 
@@ -177,7 +380,7 @@ def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
   try:
     versions = {
       path.parent.name: path.parent
-      for path in folder.glob('*/dataset_info.json')
+      for path in folder.glob(f'*/{metadata_lib.INFO_FILE}')
       if tfds.core.Version.is_valid(path.parent.name)
     }
     newest = max(versions, key=tfds.core.Version, default=None)
@@ -185,7 +388,7 @@ def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
       return versions[wanted]
     others = sorted(
       path.parent.relative_to(root).as_posix()
-      for path in (root / dataset).glob('*/*/dataset_info.json')
+      for path in (root / dataset).glob(f'*/*/{metadata_lib.INFO_FILE}')
     )
   except OSError as error:
     raise errors.UnreadableError(
@@ -199,87 +402,3 @@ def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
     + (f' (available: {", ".join(others)})' if others else '')
     + f'. Build it with: {command}'
   )
-
-
-def records(
-  builder: tfds.core.DatasetBuilder,
-  split: str,
-  features: Sequence[str] | None = None,
-) -> Records:
-  """Returns the decoded records of a split, for random access.
-
-  Args:
-    builder: a builder returned by `find`.
-    split: name of the split.
-    features: names of the features to decode; all if None.
-
-  Raises:
-    errors.DatasetError: the dataset has no such split.
-  """
-  if split not in builder.info.splits:
-    raise errors.DatasetError(
-      f'{full_name(builder)} has no split {split!r}, only'
-      f' {", ".join(builder.info.splits)}'
-    )
-  available = builder.info.features
-  assert isinstance(available, tfds.features.FeaturesDict)
-  return Records(
-    builder.as_data_source(
-      split=split,  # pyright: ignore[reportCallIssue]
-      deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
-    ),
-    tfds.features.FeaturesDict(
-      {
-        name: feature
-        for name, feature in available.items()
-        if features is None or name in features
-      }
-    ),
-    folder=os.fspath(builder.data_dir),
-    split=split,
-  )
-
-
-def full_name(builder: tfds.core.DatasetBuilder) -> str:
-  """Returns `dataset/config:version`, which `find` accepts."""
-  return f'{builder.name}/{builder.info.config_name}:{builder.version}'
-
-
-def digest(builder: tfds.core.DatasetBuilder) -> str:
-  """Returns the SHA-256 of the content of all splits, as it is recorded.
-
-  `verification.verify` checks that the records have it.
-  """
-  return digests.of_dataset(content_digests(builder))
-
-
-def citation(builder: tfds.core.DatasetBuilder) -> str:
-  """Returns `dataset/config:version@DIGEST`, which `find` accepts."""
-  return f'{full_name(builder)}@{digest(builder)[: digests.SHORT]}'
-
-
-def check_digest(builder: tfds.core.DatasetBuilder, wanted: str) -> None:
-  """Compares the digest of a dataset with a wanted one.
-
-  Args:
-    builder: a builder returned by `find`.
-    wanted: the first digits of the digest, 8 to 64.
-
-  Raises:
-    errors.DatasetError: the dataset is another one, or `wanted` is no digest.
-  """
-  if not _DIGEST.fullmatch(wanted):
-    raise errors.DatasetError(f'{wanted[:80]!r} {_NO_DIGEST}')
-  if not digest(builder).startswith(wanted):
-    raise errors.DatasetError(
-      f'{builder.data_dir} holds {citation(builder)}, not @{wanted}; get a'
-      ' copy of that one (docs/SHARING.md), or leave the digest out'
-    )
-
-
-def content_digests(builder: tfds.core.DatasetBuilder) -> dict[str, str]:
-  """Returns the SHA-256 of the content of each split."""
-  splits = builder.info.metadata['splits']
-  return {
-    split: recorded['content_sha256'] for split, recorded in splits.items()
-  }

@@ -1,7 +1,7 @@
 """Definitions of observations, actions and episodes for all datasets."""
 
 import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,14 +65,6 @@ class Totals:
       'return_min': float(returns.min()),
       'return_max': float(returns.max()),
     }
-
-
-def statistics(summaries: Iterable[Summary]) -> dict[str, Any]:
-  """Returns the statistics of a split, see `metadata.SplitMetadata`."""
-  totals = Totals()
-  for summary in summaries:
-    totals.add(summary)
-  return totals.statistics()
 
 
 def broken_promises(steps: Mapping[str, np.ndarray]) -> Iterator[str]:

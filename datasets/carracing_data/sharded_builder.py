@@ -14,6 +14,7 @@ import functools
 import importlib.metadata
 import os
 from pathlib import Path
+import shlex
 import shutil
 import sys
 from types import ModuleType
@@ -21,24 +22,61 @@ from typing import Any
 
 from absl import logging
 from carracing_data import collecting
-from carracing_data import dataset_info
 from carracing_data import digests
 from carracing_data import errors
 from carracing_data import files
 from carracing_data import json_documents
 from carracing_data import metadata as metadata_lib
+from carracing_data import prepared_dataset
 from carracing_data import processes
 from carracing_data import progress
 from carracing_data import runners
 from carracing_data import shards
 from carracing_data import staging
 from carracing_data import tfds_command
+from etils import epath
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 
 _BEAM_POLL_SECONDS = 30.0
 
 tfds_command.adapt()
+
+
+class Info(tfds.core.DatasetInfo):
+  """Dataset info that reads only complete datasets and has a short `repr`.
+
+  `tfds build` prints it at the end.
+  """
+
+  def read_from_directory(self, dataset_info_dir: epath.PathLike) -> None:
+    if _problem(Path(dataset_info_dir)) is None:
+      super().read_from_directory(dataset_info_dir)
+
+  def __repr__(self) -> str:
+    config, _, version = self.full_name.rpartition('/')
+    splits = (self.metadata or {}).get('splits')
+    if splits is None:
+      return f'{self.full_name} is not built.'
+    digest = digests.of_dataset(
+      {split: x['content_sha256'] for split, x in splits.items()}
+    )[: digests.SHORT]
+    name = f'{config}:{version}@{digest}'
+    folder = f'{self.data_dir}@{digest}'
+    return '\n'.join(
+      [
+        f'{self.full_name} is in {self.data_dir} ({self.dataset_size}).',
+        *(
+          f'{split}: {recorded["num_episodes"]:,} episodes,'
+          f' {recorded["num_steps"]:,} steps'
+          for split, recorded in splits.items()
+        ),
+        f'Cite it as: {name}',
+        'Check it, or a copy, with: python -m tools.verify'
+        f' --dataset={shlex.quote(str(self.data_dir))} --expect={digest}',
+        f'Read it with: {self.name}.loader.episodes({folder!r})',
+      ]
+    )
 
 
 class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
@@ -137,7 +175,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   def dataset_info_from_configs(self, **kwargs: Any) -> tfds.core.DatasetInfo:
     metadata = self.get_metadata()
-    return dataset_info.Info(
+    return Info(
       builder=self,
       description=metadata.description,
       citation=metadata.citation,
@@ -205,7 +243,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     folder = Path(self.data_path)
     if not folder.exists():
       return
-    problem = dataset_info.problem(folder)
+    problem = _problem(folder)
     if not any(folder.iterdir()):
       folder.rmdir()
       return
@@ -285,7 +323,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   def _depends_on(self, num_shards: Mapping[str, int]) -> dict[str, Any]:
     """Returns everything that may affect the shards."""
     # This module determines the order of shards, `shards` their episodes.
-    code = [dataset_info, digests, shards, sys.modules[__name__]]
+    code = [prepared_dataset, digests, shards, sys.modules[__name__]]
     return {
       'version': str(self.version),
       'config': self._identity(),
@@ -380,3 +418,12 @@ def _shard_path(template: Any, num_shards: int, index: int) -> Path:
   return Path(
     template.sharded_filepath(shard_index=index, num_shards=num_shards)
   )
+
+
+def _problem(folder: Path) -> str | None:
+  """Returns why a folder is not a complete dataset, or None if it is one."""
+  try:
+    metadata_lib.check_folder(folder)
+  except errors.DatasetError as error:
+    return str(error)
+  return None

@@ -1,148 +1,201 @@
-"""Checks that a prepared dataset matches its metadata."""
+"""Checks that a prepared dataset matches its metadata, in constant memory."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+import json
 from typing import Any
 
 from array_record.python import array_record_module  # pyright: ignore
 from carracing_data import digests
 from carracing_data import errors
+from carracing_data import json_documents
 from carracing_data import metadata
 from carracing_data import prepared_dataset
 from carracing_data import rlds_steps
-from google.protobuf import message
-import tensorflow_datasets as tfds
+from google.protobuf import json_format
+import pydantic
 
 
 def verify(
-  builder: tfds.core.DatasetBuilder,
-  kind: metadata.Kind,
+  dataset: prepared_dataset.Dataset,
   on_shard: Callable[[], Any] = lambda: None,
 ) -> None:
   """Reads a whole prepared dataset and checks it against its metadata.
 
   Args:
-    builder: a builder returned by `prepared_dataset.find`, which checks the
-      documents.
-    kind: kind of the dataset.
+    dataset: a dataset whose kind is known.
     on_shard: callback, called after each shard.
 
   Raises:
     errors.DatasetError: a check failed; the message names the first bad record.
   """
-  info: Any = builder.info
-  in_shards = {
-    Path(path).name
-    for split_info in info.splits.values()
-    for path in split_info.filepaths
-  }
-  for name, sha256 in info.metadata['files_sha256'].items():
-    path = Path(builder.data_dir, name)
-    if name not in in_shards and digests.of_file(path) != sha256:
+  assert dataset.kind is not None
+  _check_tfds_documents(dataset)
+  for name in dataset.kind.attachments(dataset.config):
+    path = dataset.folder / name
+    if digests.of_file(path) != dataset.metadata.files_sha256[name]:
       raise errors.DatasetError(
         f'{path} is not the file that was written; restore it from another copy'
       )
-  for split, split_info in info.splits.items():
-    record_digests: list[str] = []
-    summaries: list[rlds_steps.Summary] = []
-
-    def records(
-      split: str = split,
-      paths: Sequence[str] = split_info.filepaths,
-      record_digests: list[str] = record_digests,
-    ) -> Iterator[Mapping[str, Any]]:
-      for index, path in enumerate(paths):
-        for record in _read_shard(builder, split, index, Path(path)):
-          record_digests.append(digests.of_record(record))
-          yield record
-        on_shard()
-
-    for problem in kind.broken_promises(records(), summaries):
+  for split, recorded in dataset.splits.items():
+    content, totals = digests.SplitDigest(), rlds_steps.Totals()
+    records = _records(dataset, split, content, on_shard)
+    for problem in dataset.kind.broken_promises(records, totals):
       raise errors.DatasetError(
-        f'{builder.data_dir}: {split} record {len(record_digests) - 1}:'
-        f' {problem}'
+        f'{dataset.folder}: {split} record {content.num_records - 1}: {problem}'
       )
-    recorded = info.metadata['splits'][split]
-    found = {
-      'content_sha256': digests.of_split(record_digests),
-      **rlds_steps.statistics(summaries),
-    }
-    for name, value in found.items():
-      if value != recorded[name]:
+    found = {'content_sha256': content.hexdigest(), **totals.statistics()}
+    for name, value in recorded.model_dump(exclude_unset=True).items():
+      if found.get(name, value) != value:
         raise errors.DatasetError(
-          f'{builder.data_dir}/metadata.json: {name} of {split} does not'
+          f'{dataset.folder}/metadata.json: {name} of {split} does not'
           ' match the records'
         )
 
 
+def _records(
+  dataset: prepared_dataset.Dataset,
+  split: str,
+  content: digests.SplitDigest,
+  on_shard: Callable[[], Any],
+) -> Iterator[Mapping[str, Any]]:
+  """Yields the records of a split, and adds them to its digest."""
+  names = dataset.metadata.shards(split)
+  for name, length in zip(
+    names, dataset.splits[split].shard_lengths or [None] * len(names)
+  ):
+    for record in _read_shard(
+      dataset, split, name, length, content.num_records
+    ):
+      content.update([digests.of_record(record)])
+      yield record
+    on_shard()
+
+
 def _read_shard(
-  builder: tfds.core.DatasetBuilder, split: str, index: int, path: Path
+  dataset: prepared_dataset.Dataset,
+  split: str,
+  name: str,
+  length: int | None,
+  first: int,
 ) -> Iterator[Mapping[str, Any]]:
   """Yields the decoded records of a shard.
 
   Args:
-    builder: builder of the dataset.
+    dataset: the dataset.
     split: split of the shard.
-    index: index of the shard within the split.
-    path: path of the shard.
+    name: name of the file.
+    length: number of its records; None if that is not recorded.
+    first: number of records of the split before this shard.
 
   Raises:
     errors.DatasetError: the file is damaged or not the one that was written.
   """
-  info: Any = builder.info
-  lengths = info.splits[split].shard_lengths
-  first, length = sum(lengths[:index]), lengths[index]
-  where = f'{path.name} ({split} records {first}..{first + length - 1})'
+  path = dataset.folder / name
+  last = '' if length is None else first + length - 1
+  where = f'{name} ({split} records {first}..{last})'
   try:
     reader = array_record_module.ArrayRecordReader(str(path))
   except RuntimeError as error:
     raise errors.DatasetError(
-      f'{builder.data_dir}: shard {where} cannot be read'
-      f' ({str(error).splitlines()[0][:80]})'
+      f'{dataset.folder}: shard {where} {prepared_dataset.what_failed(error)}'
     ) from error
-  if reader.num_records() == 0 and length:
-    raise errors.DatasetError(f'{builder.data_dir}: shard {where} is truncated')
-  if reader.num_records() != length:
-    raise errors.DatasetError(
-      f'{builder.data_dir}: shard {where} has {reader.num_records()} records:'
-      ' dataset_info.json was edited, or the shard is from another version'
-    )
-  intact = digests.of_file(path) == info.metadata['files_sha256'][path.name]
+  if reader.num_records() != (length or reader.num_records()):
+    what = 'is truncated'
+    if reader.num_records():
+      what = f'has {reader.num_records()} records: it is from another version'
+    raise errors.DatasetError(f'{dataset.folder}: shard {where} {what}')
+  intact = digests.of_file(path) == dataset.metadata.files_sha256[name]
   for position in range(reader.num_records()):
     try:
       [record] = reader.read([position])
-      yield info.features.deserialize_example_np(record)
-    except (RuntimeError, ValueError, message.DecodeError) as error:
+      decoded: Any = dataset.features.deserialize_example_np(record)
+    except prepared_dataset.UNREADABLE as error:
       raise errors.DatasetError(
-        f'{builder.data_dir}: {split} record {first + position}, in'
-        f' {path.name}, is damaged ({str(error).splitlines()[0][:80]})'
+        f'{dataset.folder}: {split} record {first + position}, in {name},'
+        f' {prepared_dataset.what_failed(error)}'
       ) from error
+    yield decoded
   if not intact:
     raise errors.DatasetError(
-      f'{builder.data_dir}: shard {where} is readable but not the one that was'
+      f'{dataset.folder}: shard {where} is readable but not the one that was'
       ' written (it is from another version, or a byte between records was'
       ' flipped)'
     )
 
 
+class _Split(pydantic.BaseModel):
+  name: str
+  filepathTemplate: str
+  shardLengths: list[int]
+  numBytes: int = 0
+
+
+class _Info(pydantic.BaseModel):
+  """What TFDS takes from `dataset_info.json` to read a dataset."""
+
+  name: str
+  version: str
+  configName: str
+  fileFormat: str
+  splits: list[_Split]
+
+
+def _check_tfds_documents(dataset: prepared_dataset.Dataset) -> None:
+  """Checks what readers that use TFDS alone rely on.
+
+  Raises:
+    errors.DatasetError: a document of TFDS is damaged, or contradicts the
+      metadata and the features of this kind of dataset.
+  """
+  path = dataset.folder / metadata.INFO_FILE
+  found = json_documents.read(path, _Info)
+  lengths = {split.name: split.shardLengths for split in found.splits}
+  expected = _Info(
+    name=dataset.name,
+    version=str(dataset.version),
+    configName=dataset.config_name,
+    fileFormat='array_record',
+    splits=[
+      _Split(
+        name=name,
+        filepathTemplate='{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
+        shardLengths=split.shard_lengths or lengths.get(name, []),
+        numBytes=split.num_bytes,
+      )
+      for name, split in dataset.splits.items()
+    ],
+  )
+  for name, value in found:
+    if value != getattr(expected, name):
+      raise errors.DatasetError(
+        f'{path} was edited: it differs from metadata.json in {name}'
+      )
+  path = dataset.folder / metadata.FEATURES_FILE
+  content = json_documents.read(path, pydantic.RootModel[dict[str, Any]]).root
+  expected = json_format.MessageToDict(dataset.features.to_proto())
+  if content != json.loads(json.dumps(expected)):
+    raise errors.DatasetError(
+      f'{path} was edited: these are not the features of {dataset.full_name}'
+    )
+
+
 def compare(
-  first: tfds.core.DatasetBuilder, second: tfds.core.DatasetBuilder
+  first: prepared_dataset.Dataset, second: prepared_dataset.Dataset
 ) -> str | None:
   """Finds the first difference in content between two prepared datasets.
 
   Args:
-    first: a builder returned by `prepared_dataset.find`.
+    first: a dataset whose kind is known.
     second: another one.
 
   Returns:
     A description of the difference; None if the content is equal.
   """
-  for split in {**first.info.splits, **second.info.splits}:
-    sources = []
-    for builder in first, second:
-      if split not in builder.info.splits:
+  for split in {**first.splits, **second.splits}:
+    for dataset in first, second:
+      if split not in dataset.splits:
         return f'only one of the datasets has the split {split}'
-      sources.append(prepared_dataset.records(builder, split))
+    sources = [dataset.records(split) for dataset in (first, second)]
     for index, (a, b) in enumerate(zip(*sources)):
       if digests.of_record(a) != digests.of_record(b):
         names = [

@@ -10,7 +10,6 @@ import os
 from typing import Annotated, Any
 
 from carracing_data import builder_config
-from carracing_data import dataset_info
 from carracing_data import errors
 from carracing_data import json_documents
 from carracing_data import prepared_dataset
@@ -93,15 +92,16 @@ class Builder(sharded_builder.ShardedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(
-      features=dataset_info.features_of(
-        latents_schema.KIND, latent_size=self.builder_config.latent_size
+      features=prepared_dataset.features_of(
+        latents_schema.KIND.features,
+        latent_size=self.builder_config.latent_size,
       ),
       disable_shuffling=True,
       metadata=tfds.core.MetadataDict(),
     )
 
   @functools.cached_property
-  def _rollouts(self) -> tfds.core.DatasetBuilder:
+  def _rollouts(self) -> prepared_dataset.Dataset:
     return prepared_dataset.find(
       self.builder_config.rollouts, self.data_dir_root, schema.KIND
     )
@@ -120,10 +120,8 @@ class Builder(sharded_builder.ShardedBuilder):
   def _identity(self) -> Mapping[str, Any]:
     # Not the folder of the weights, whose content may change.
     return {
-      'rollouts': prepared_dataset.full_name(self._rollouts),
-      'rollouts_content_sha256': prepared_dataset.content_digests(
-        self._rollouts
-      ),
+      'rollouts': self._rollouts.full_name,
+      'rollouts_content_sha256': self._rollouts.content_digests,
       'vae_sha256': self._vae.sha256,
     }
 
@@ -138,14 +136,13 @@ class Builder(sharded_builder.ShardedBuilder):
     super().__init__(num_workers=1, **kwargs)
 
   def _shards(self) -> Mapping[str, Sequence[shards.Shard]]:
-    rollouts = os.path.abspath(self._rollouts.data_dir)
+    rollouts = os.path.abspath(self._rollouts.folder)
     folder = os.path.abspath(os.path.expanduser(self.builder_config.vae))
     split_shards = {}
     platform = _platform()
-    metadata: Any = self._rollouts.info.metadata
     step_bytes = _step_bytes(self.builder_config.latent_size)
     for split in schema.SPLITS:
-      episode_steps = metadata['splits'][split]['episode_steps']
+      episode_steps = self._rollouts.splits[split].episode_steps
       size = len(episode_steps)
       split_shards[split] = [
         functools.partial(

@@ -96,17 +96,17 @@ def windows(
       finite (raised when a batch is read).
   """
   names = [name] if isinstance(name, str) else name
-  builders = [prepared_dataset.find(x, data_dir, schema.KIND) for x in names]
+  datasets = [prepared_dataset.find(x, data_dir, schema.KIND) for x in names]
   features = ['mean', 'logvar', 'action', 'reward', 'is_terminal']
   return batches.shuffled(
     prepared_dataset.Concatenated(
-      [prepared_dataset.records(x, split, features) for x in builders]
+      [x.records(split, features) for x in datasets]
     ),
     functools.partial(
       _cut,
       window_steps=window_steps,
       sample=sample,
-      dataset=' + '.join(map(prepared_dataset.full_name, builders)),
+      dataset=' + '.join(x.full_name for x in datasets),
     ),
     batch_size=batch_size,
     group_size=_GROUP_SIZE,
@@ -137,9 +137,7 @@ def episodes(
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  return prepared_dataset.records(
-    prepared_dataset.find(name, data_dir, schema.KIND), split
-  )
+  return prepared_dataset.find(name, data_dir, schema.KIND).records(split)
 
 
 def _cut(

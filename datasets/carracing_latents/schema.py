@@ -23,13 +23,13 @@ class Identity(json_documents.Document):
 
 
 def broken_promises(
-  records: Iterable[Mapping[str, Any]], summaries: list[rlds_steps.Summary]
+  records: Iterable[Mapping[str, Any]], totals: rlds_steps.Totals
 ) -> Iterator[str]:
   """Checks the records of a split, in order.
 
   Args:
     records: decoded records.
-    summaries: list to which the summary of each episode is appended.
+    totals: to which each episode is added.
 
   Yields:
     A description of each problem of the record read last.
@@ -43,7 +43,7 @@ def broken_promises(
     else:
       fields = {k: v for k, v in record.items() if k != 'episode_id'}
       yield from rlds_steps.broken_promises(fields)
-      summaries.append(rlds_steps.summarize(fields))
+      totals.add(rlds_steps.summarize(fields))
 
 
 # Features that are copied from the rollouts.
@@ -60,15 +60,15 @@ KIND = metadata.Kind(
   Identity,
   lambda episode_steps: 1,
   {
-    'episode_id': ('int64', ()),
-    'mean': ('float32', (None, 'latent_size')),
-    'logvar': ('float32', (None, 'latent_size')),
-    'action': ('float32', (None, rlds_steps.ACTION_SIZE)),
-    'reward': ('float32', (None,)),
-    'discount': ('float32', (None,)),
-    'is_first': ('bool', (None,)),
-    'is_last': ('bool', (None,)),
-    'is_terminal': ('bool', (None,)),
+    'episode_id': metadata.Feature('int64'),
+    'mean': metadata.Feature('float32', (None, 'latent_size')),
+    'logvar': metadata.Feature('float32', (None, 'latent_size')),
+    'action': metadata.Feature('float32', (None, rlds_steps.ACTION_SIZE)),
+    'reward': metadata.Feature('float32', (None,)),
+    'discount': metadata.Feature('float32', (None,)),
+    'is_first': metadata.Feature('bool', (None,)),
+    'is_last': metadata.Feature('bool', (None,)),
+    'is_terminal': metadata.Feature('bool', (None,)),
   },
   broken_promises,
 )

@@ -10,9 +10,9 @@ import os
 from typing import Any
 
 from carracing_data import builder_config
-from carracing_data import dataset_info
 from carracing_data import digests
 from carracing_data import errors
+from carracing_data import prepared_dataset
 from carracing_data import rlds_steps
 from carracing_data import sharded_builder
 from carracing_data import shards
@@ -152,7 +152,7 @@ class Builder(sharded_builder.ShardedBuilder):
 
   def _info(self) -> tfds.core.DatasetInfo:
     return self.dataset_info_from_configs(
-      features=dataset_info.features_of(schema.KIND),
+      features=prepared_dataset.features_of(schema.KIND.features),
       homepage='https://gymnasium.farama.org/environments/box2d/car_racing/',
       disable_shuffling=True,  # Segments of an episode stay together.
       metadata=tfds.core.MetadataDict(),

@@ -57,11 +57,8 @@ def frames(
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  source = prepared_dataset.records(
-    prepared_dataset.find(name, data_dir, schema.KIND),
-    split,
-    ['observation', 'length'],
-  )
+  dataset = prepared_dataset.find(name, data_dir, schema.KIND)
+  source = dataset.records(split, ['observation', 'length'])
   return batches.shuffled(
     source,
     _shuffled_frames,
@@ -96,9 +93,9 @@ def spread_frames(
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  builder = prepared_dataset.find(name, data_dir, schema.KIND)
-  source = prepared_dataset.records(builder, split, ['observation'])
-  ends = np.cumsum(builder.info.metadata['splits'][split]['episode_steps'])
+  dataset = prepared_dataset.find(name, data_dir, schema.KIND)
+  source = dataset.records(split, ['observation'])
+  ends = np.cumsum(dataset.splits[split].episode_steps)
   total = int(ends[-1])
   count = min(count, total)
   frame = np.linspace(0, total - 1, count).round().astype(int)
@@ -134,12 +131,11 @@ def episodes(
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  builder = prepared_dataset.find(name, data_dir, schema.KIND)
-  source = prepared_dataset.records(builder, split)
-  steps = builder.info.metadata['splits'][split]['episode_steps']
+  dataset = prepared_dataset.find(name, data_dir, schema.KIND)
+  source = dataset.records(split, list(schema.KIND.features))
+  steps = dataset.splits[split].episode_steps
   ends = np.cumsum([schema.count_segments(n) for n in steps])
-  folder = str(builder.data_dir)
-  read = _ReadEpisode(source, [0, *ends.tolist()], folder)
+  read = _ReadEpisode(source, [0, *ends.tolist()], str(dataset.folder))
   return grain.MapDataset.range(len(ends)).map(read)  # pyright: ignore
 
 

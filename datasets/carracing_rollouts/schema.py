@@ -138,13 +138,13 @@ def join(records: Sequence[Mapping[str, Any]]) -> Episode:
 
 
 def broken_promises(
-  records: Iterable[Mapping[str, Any]], summaries: list[rlds_steps.Summary]
+  records: Iterable[Mapping[str, Any]], totals: rlds_steps.Totals
 ) -> Iterator[str]:
   """Checks the records of a split, in order.
 
   Args:
     records: decoded records.
-    summaries: list to which the summary of each episode is appended.
+    totals: to which each episode is added.
 
   Yields:
     A description of each problem of the record read last.
@@ -169,7 +169,7 @@ def broken_promises(
     if record['is_last'][:length].any():
       fields = vars(join(pending))
       yield from rlds_steps.broken_promises(fields)
-      summaries.append(rlds_steps.summarize(fields))
+      totals.add(rlds_steps.summarize(fields))
       pending, episode_id = [], episode_id + 1
     elif length < SEGMENT_STEPS:
       yield 'it is short though the episode goes on'
@@ -187,16 +187,20 @@ KIND = metadata.Kind(
   Config,
   count_segments,
   {
-    'episode_id': ('int64', ()),
-    'first_step': ('int32', ()),
-    'length': ('int32', ()),
-    'observation': ('uint8', (SEGMENT_STEPS, *rlds_steps.OBSERVATION_SHAPE)),
-    'action': ('float32', (SEGMENT_STEPS, rlds_steps.ACTION_SIZE)),
-    'reward': ('float32', (SEGMENT_STEPS,)),
-    'discount': ('float32', (SEGMENT_STEPS,)),
-    'is_first': ('bool', (SEGMENT_STEPS,)),
-    'is_last': ('bool', (SEGMENT_STEPS,)),
-    'is_terminal': ('bool', (SEGMENT_STEPS,)),
+    'episode_id': metadata.Feature('int64'),
+    'first_step': metadata.Feature('int32'),
+    'length': metadata.Feature('int32'),
+    'observation': metadata.Feature(
+      'uint8', (SEGMENT_STEPS, *rlds_steps.OBSERVATION_SHAPE)
+    ),
+    'action': metadata.Feature(
+      'float32', (SEGMENT_STEPS, rlds_steps.ACTION_SIZE)
+    ),
+    'reward': metadata.Feature('float32', (SEGMENT_STEPS,)),
+    'discount': metadata.Feature('float32', (SEGMENT_STEPS,)),
+    'is_first': metadata.Feature('bool', (SEGMENT_STEPS,)),
+    'is_last': metadata.Feature('bool', (SEGMENT_STEPS,)),
+    'is_terminal': metadata.Feature('bool', (SEGMENT_STEPS,)),
   },
   broken_promises,
   _attachments,

@@ -157,7 +157,7 @@ def build_latents(data_dir: Path) -> contest.Work:
   rollouts = prepared_dataset.find('carracing_rollouts/benchmark', data_dir)
   config = latents_builder.LatentsConfig(
     name='benchmark',
-    rollouts=str(rollouts.data_dir),
+    rollouts=str(rollouts.folder),
     vae=str(data_dir / 'vae'),
   )
   return building.builds(
@@ -177,7 +177,7 @@ def pytorch_latents(data_dir: Path) -> contest.Work:
   from tools.benchmarks import pytorch  # In an extra.
 
   rollouts = prepared_dataset.find('carracing_rollouts/benchmark', data_dir)
-  return pytorch.latents(str(rollouts.data_dir), _BATCH)
+  return pytorch.latents(str(rollouts.folder), _BATCH)
 
 
 def _step(batch_size: int):

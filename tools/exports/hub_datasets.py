@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 import json
 from pathlib import Path
 import shutil
-from typing import Any
 
 from carracing_data import files
+from carracing_data import metadata
 from carracing_data import prepared_dataset
 from carracing_data import progress
 from carracing_data import rlds_steps
 from carracing_rollouts import loader
-from carracing_rollouts import origins
 from carracing_rollouts import schema
 import datasets
 from datasets import info as datasets_info
@@ -24,8 +23,10 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 from tools import markdown
+from tools import origins
 from tools import pictures
 from tools import rollout_statistics
+from tools.exports import dataset_texts
 
 _STEPS_PER_FILE = 250_000  # 500 MB.
 _PREVIEW = 'preview.png'
@@ -56,31 +57,29 @@ def export(
     errors.DatasetError: the dataset is missing, of another kind or damaged.
     errors.PlaceError: the new folder exists already, or cannot be written.
   """
-  builder: Any = prepared_dataset.find(name, data_dir, schema.KIND)
-  driven = origins.by_driver(builder, *schema.SPLITS)
-  title = f'{builder.name}-{builder.info.config_name}'
+  prepared = prepared_dataset.find(name, data_dir, schema.KIND)
+  driven = origins.by_driver(prepared, *schema.SPLITS)
+  title = f'{prepared.name}-{prepared.config_name}'
   with files.new_folder(output_dir / title) as folder:
     (folder / 'data').mkdir()
     splits = [
-      _write(builder, split, driven, folder / 'data', steps_per_file)
+      _write(prepared, split, driven, folder / 'data', steps_per_file)
       for split in schema.SPLITS
     ]
     pictures.save_strip(
       folder / _PREVIEW,
-      rollout_statistics.sheet(builder, driven),
+      rollout_statistics.sheet(prepared, driven),
       rollout_statistics.SHEET_TITLES,
-      f'{prepared_dataset.full_name(builder)}: episodes from start to end',
+      f'{prepared.full_name}: episodes from start to end',
     )
-    shutil.copyfile(
-      Path(builder.data_dir) / 'metadata.json', folder / 'metadata.json'
-    )
+    shutil.copyfile(prepared.folder / metadata.FILE, folder / metadata.FILE)
     info = datasets.DatasetInfo(
       features=_features(),
       splits=datasets.SplitDict({split.name: split for split in splits}),
       download_size=sum(x.stat().st_size for x in folder.glob('data/*')),
       dataset_size=sum(split.num_bytes for split in splits),
     )
-    _card(builder, driven, title, info).save(folder / 'README.md')
+    _card(prepared, driven, title, info).save(folder / 'README.md')
   return output_dir / title
 
 
@@ -104,17 +103,17 @@ def _features() -> datasets.Features:
 
 
 def _write(
-  builder: Any,
+  prepared: prepared_dataset.Dataset,
   split: str,
   driven: _Driven,
   folder: Path,
   steps_per_file: int,
 ) -> datasets.SplitInfo:
   """Writes the files of a split, one episode after another."""
-  episodes = loader.episodes(str(builder.data_dir), split=split)
-  of_split = origins.Origins(builder, split)
+  episodes = loader.episodes(str(prepared.folder), split=split)
+  of_split = origins.Origins(prepared, split)
   drivers = {key: title for title, keys in driven.items() for key in keys}
-  num_steps = builder.info.metadata['splits'][split]['num_steps']
+  num_steps = prepared.splits[split].num_steps
   num_files = min(len(episodes), -(-num_steps // steps_per_file))
   features = _features()
   num_bytes = 0
@@ -143,17 +142,16 @@ def _write(
 
 
 def _card(
-  builder: Any,
+  prepared: prepared_dataset.Dataset,
   driven: _Driven,
   title: str,
   info: datasets.DatasetInfo,
 ) -> huggingface_hub.DatasetCard:
-  metadata = builder.info.metadata
-  of_splits = metadata['splits']
-  num_steps = sum(x['num_steps'] for x in of_splits.values())
+  of_splits = prepared.splits
+  num_steps = sum(x.num_steps for x in of_splits.values())
   data = huggingface_hub.DatasetCardData(
     license='apache-2.0',
-    pretty_name=f'CarRacing rollouts: {builder.info.config_name}',
+    pretty_name=f'CarRacing rollouts: {prepared.config_name}',
     task_categories=['reinforcement-learning'],
     tags=['CarRacing-v3', 'gymnasium', 'offline-rl', 'rlds', 'world-models'],
     size_categories=[size_category(num_steps)],
@@ -171,16 +169,16 @@ def _card(
     data,
     str(_TEMPLATE),
     title=title,
-    citation=prepared_dataset.citation(builder),
+    citation=prepared.citation,
     num_steps=num_steps,
-    num_episodes=sum(x['num_episodes'] for x in of_splits.values()),
+    num_episodes=sum(x.num_episodes for x in of_splits.values()),
     preview=_PREVIEW,
     splits=markdown.table(
       (*rollout_statistics.SPLIT_HEAD, 'SHA-256'),
       [
         [
-          *rollout_statistics.split_row(builder, split),
-          f'`{x["content_sha256"]}`',
+          *rollout_statistics.split_row(prepared, split),
+          f'`{x.content_sha256}`',
         ]
         for split, x in of_splits.items()
       ],
@@ -192,8 +190,8 @@ def _card(
         for driver, keys in driven.items()
       ],
     ),
-    config=json.dumps(metadata['config'], indent=2),
-    bibtex=builder.info.citation,
+    config=json.dumps(prepared.config, indent=2),
+    bibtex=dataset_texts.read(prepared).citation,
   )
 
 

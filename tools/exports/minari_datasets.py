@@ -9,7 +9,6 @@ import copy
 import os
 from pathlib import Path
 import re
-from typing import Any
 
 from carracing_data import errors
 from carracing_data import files
@@ -17,13 +16,13 @@ from carracing_data import prepared_dataset
 from carracing_data import progress
 from carracing_data import rlds_steps
 from carracing_rollouts import loader
-from carracing_rollouts import origins
 from carracing_rollouts import schema
 import gymnasium
 import minari
 from minari.data_collector import episode_buffer
 from minari.dataset import minari_storage
 import numpy as np
+from tools import origins
 
 # A sixth of the size of HDF5, Minari's default, which stores raw frames.
 _FORMAT = 'parquet'
@@ -54,37 +53,36 @@ def export(
       has an episode that Minari cannot read.
     errors.PlaceError: the export exists already, or cannot be written.
   """
-  builder = prepared_dataset.find(name, data_dir, schema.KIND)
-  metadata: Any = builder.info.metadata
-  longest = max(
-    max(split['episode_steps']) for split in metadata['splits'].values()
-  )
+  prepared = prepared_dataset.find(name, data_dir, schema.KIND)
+  longest = max(max(x.episode_steps) for x in prepared.splits.values())
   if longest > _MAX_STEPS:
     raise errors.DatasetError(
-      f'{prepared_dataset.full_name(builder)} has an episode of {longest:,}'
+      f'{prepared.full_name} has an episode of {longest:,}'
       f' steps, but Minari reads at most {_MAX_STEPS:,}; export it with'
       ' --format=rlds'
     )
   # Minari's names have no dots.
-  config = re.sub(r'\W', '-', builder.info.config_name)
-  namespace = f'{builder.name}/{config}'
-  ids = [f'{namespace}/{x}-v{builder.version.major}' for x in schema.SPLITS]
+  config = re.sub(r'\W', '-', prepared.config_name)
+  namespace = f'{prepared.name}/{config}'
+  ids = [f'{namespace}/{x}-v{prepared.version.major}' for x in schema.SPLITS]
   with files.new_folder(output_dir / namespace) as folder:
     for split, dataset_id in zip(schema.SPLITS, ids):
       data = folder / os.path.basename(dataset_id) / 'data'
       data.mkdir(parents=True)
-      _write(builder, split, dataset_id, data)
+      _write(prepared, split, dataset_id, data)
   return ids
 
 
-def _write(builder: Any, split: str, dataset_id: str, folder: Path) -> None:
+def _write(
+  prepared: prepared_dataset.Dataset, split: str, dataset_id: str, folder: Path
+) -> None:
   """Writes the dataset of a split."""
-  metadata = builder.info.metadata
-  of_split = origins.Origins(builder, split)
+  packages = prepared.metadata.packages
+  of_split = origins.Origins(prepared, split)
   drivers = [of_split[i].driver for i in range(len(of_split))]
   # The game that was driven, whose frames are larger.
   spec = copy.deepcopy(gymnasium.spec('CarRacing-v3'))
-  spec.max_episode_steps = metadata['config']['max_steps']
+  spec.max_episode_steps = prepared.config['max_steps']
   storage = minari_storage.MinariStorage.new(
     folder,
     gymnasium.spaces.Box(0, 255, rlds_steps.OBSERVATION_SHAPE, np.uint8),
@@ -99,13 +97,13 @@ def _write(builder: Any, split: str, dataset_id: str, folder: Path) -> None:
       'minari_version': minari.__version__,
       'description': _DESCRIPTION,
       'algorithm_name': '; '.join(dict.fromkeys(x.title for x in drivers)),
-      'requirements': [f'{k}=={v}' for k, v in metadata['packages'].items()],
-      'source': prepared_dataset.citation(builder),
-      'source_content_sha256': prepared_dataset.content_digests(builder)[split],
-      'source_config': metadata['config'],
+      'requirements': [f'{k}=={v}' for k, v in packages.items()],
+      'source': prepared.citation,
+      'source_content_sha256': prepared.content_digests[split],
+      'source_config': prepared.config,
     }
   )
-  episodes = loader.episodes(str(builder.data_dir), split=split)
+  episodes = loader.episodes(str(prepared.folder), split=split)
   storage.update_episodes(_buffers(episodes, of_split, split))
   storage.update_episode_metadata({'driver': x.model_dump()} for x in drivers)
 

@@ -1,14 +1,13 @@
 """Episodes of a prepared dataset → their tracks, and who drove."""
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from carracing_data import errors
+from carracing_data import prepared_dataset
 from carracing_rollouts import action_log
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 import pydantic
-import tensorflow_datasets as tfds
 
 
 class Origin(NamedTuple):
@@ -26,19 +25,18 @@ class Origin(NamedTuple):
 class Origins:
   """The origins of the episodes of a split, by index."""
 
-  def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
+  def __init__(self, prepared: prepared_dataset.Dataset, split: str):
     """Reads the dataset's log, if it has one.
 
     Args:
-      builder: a builder returned by `prepared_dataset.find`.
+      prepared: a dataset, see `prepared_dataset.find`.
       split: `train` or `validation`.
 
     Raises:
       errors.DatasetError: the dataset's log is missing or damaged, or does not
         fit the dataset; or its policy has no proper name.
     """
-    metadata: Any = builder.info.metadata
-    config = metadata['config']
+    config = prepared.config
     self._seed, self._split = config['seed'], split
     # Those of the policy come first.
     self._from_policy = schema.split_sizes(config['num_episodes'])[split]
@@ -46,17 +44,17 @@ class Origins:
       self._policy = action_log.Driver(name=config['policy'])
     except pydantic.ValidationError:
       raise errors.DatasetError(
-        f'{builder.data_dir} names a policy {config["policy"]!r}, which no'
+        f'{prepared.folder} names a policy {config["policy"]!r}, which no'
         ' version of this project has'
       ) from None
     self._logged = []
     if 'actions_sha256' in config:
-      log = action_log.of_dataset(Path(builder.data_dir), config)
+      log = action_log.of_dataset(prepared.folder, config)
       self._logged = [episode for episode, _ in log.of_split(split)]
-    recorded = metadata['splits'][split]['num_episodes']
+    recorded = prepared.splits[split].num_episodes
     if len(self) != recorded:
       raise errors.DatasetError(
-        f'{builder.data_dir} has {recorded} {split} episodes, but its config'
+        f'{prepared.folder} has {recorded} {split} episodes, but its config'
         f' and log tell of {len(self)}; restore it from another copy'
       )
 
@@ -75,12 +73,12 @@ class Origins:
 
 
 def by_driver(
-  builder: tfds.core.DatasetBuilder, *splits: str
+  prepared: prepared_dataset.Dataset, *splits: str
 ) -> dict[str, list[tuple[str, int]]]:
   """Returns the episodes of each driver.
 
   Args:
-    builder: a builder returned by `prepared_dataset.find`.
+    prepared: a dataset, see `prepared_dataset.find`.
     *splits: names of splits.
 
   Returns:
@@ -92,7 +90,7 @@ def by_driver(
   """
   found: dict[action_log.Driver, list[tuple[str, int]]] = {}
   for split in splits:
-    origins = Origins(builder, split)
+    origins = Origins(prepared, split)
     for i in range(len(origins)):
       found.setdefault(origins[i].driver, []).append((split, i))
   titles = [driver.title for driver in found]

@@ -1,8 +1,6 @@
 """Compares latents with the rollouts that they encode."""
 
 from collections.abc import Iterator
-import os
-from pathlib import Path
 
 from absl import logging
 from carracing_data import errors
@@ -12,22 +10,21 @@ from carracing_latents import schema
 from carracing_rollouts import loader as rollouts_loader
 from carracing_rollouts import schema as rollouts_schema
 import numpy as np
-import tensorflow_datasets as tfds
 
 
-def check(latents: tfds.core.DatasetBuilder) -> None:
+def check(latents: prepared_dataset.Dataset) -> None:
   """Compares latents with their rollouts, if both share a data directory.
 
   If they cannot be compared, the reason is logged.
 
   Args:
-    latents: a builder returned by `prepared_dataset.find`.
+    latents: a dataset, see `prepared_dataset.find`.
 
   Raises:
     errors.DatasetError: they differ.
   """
-  config = latents.info.metadata['config']
-  data_dir = Path(latents.data_dir, *[os.pardir] * 3).resolve()
+  config = latents.config
+  data_dir = latents.folder.resolve().parents[2]
   try:
     rollouts = prepared_dataset.find(
       config['rollouts'], data_dir, rollouts_schema.KIND
@@ -39,36 +36,33 @@ def check(latents: tfds.core.DatasetBuilder) -> None:
       data_dir,
     )
     return
-  if (
-    prepared_dataset.content_digests(rollouts)
-    != config['rollouts_content_sha256']
-  ):
+  if rollouts.content_digests != config['rollouts_content_sha256']:
     logging.warning(
       'Not compared with the rollouts: %s differs from the encoded dataset.',
-      rollouts.data_dir,
+      rollouts.folder,
     )
     return
   for difference in differences(latents, rollouts):
     raise errors.DatasetError(
-      f'{latents.data_dir} was not made from {rollouts.data_dir}: {difference}'
+      f'{latents.folder} was not made from {rollouts.folder}: {difference}'
     )
 
 
 def differences(
-  latents: tfds.core.DatasetBuilder, rollouts: tfds.core.DatasetBuilder
+  latents: prepared_dataset.Dataset, rollouts: prepared_dataset.Dataset
 ) -> Iterator[str]:
   """Compares the features that latents copy from their rollouts.
 
   Args:
-    latents: a builder returned by `prepared_dataset.find`.
+    latents: a dataset, see `prepared_dataset.find`.
     rollouts: another one.
 
   Yields:
     A description of each difference.
   """
-  for split in latents.info.splits:
-    encoded = loader.episodes(str(latents.data_dir), split=split)
-    driven = rollouts_loader.episodes(str(rollouts.data_dir), split=split)
+  for split in latents.splits:
+    encoded = loader.episodes(str(latents.folder), split=split)
+    driven = rollouts_loader.episodes(str(rollouts.folder), split=split)
     if len(encoded) != len(driven):
       yield f'{split} has {len(encoded)} episodes, not {len(driven)}'
       continue

@@ -9,16 +9,16 @@ from carracing_data import errors
 from carracing_data import prepared_dataset
 import mlcroissant as mlc
 import numpy as np
-import tensorflow_datasets as tfds
+from tools.exports import dataset_texts
 
 _RECORDS = 'application/octet-stream'  # ArrayRecord has no media type.
-_STATISTICS = (
+_STATISTICS = {
   'num_episodes',
   'num_steps',
   'num_terminated',
   'return_mean',
   'content_sha256',
-)
+}
 _READING = (
   'Croissant loaders can read the record sets `splits` and `features`, but not'
   ' the records themselves, which are ArrayRecord files. Read those with'
@@ -27,13 +27,13 @@ _READING = (
 )
 
 
-def describe(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
+def describe(prepared: prepared_dataset.Dataset) -> dict[str, Any]:
   """Describes the files, digests, splits and features of a dataset.
 
   Croissant loaders read the splits and features, but not ArrayRecord files.
 
   Args:
-    builder: a builder returned by `prepared_dataset.find`.
+    prepared: a dataset, see `prepared_dataset.find`.
 
   Returns:
     JSON-LD; paths are relative to the dataset's folder.
@@ -41,7 +41,7 @@ def describe(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
   Raises:
     errors.DatasetError: the description is not valid Croissant.
   """
-  info: Any = builder.info
+  texts = dataset_texts.read(prepared)
   files: list[Any] = [
     mlc.FileObject(
       id=name,
@@ -50,29 +50,31 @@ def describe(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
       encoding_formats=[_RECORDS],
       sha256=sha256,
     )
-    for name, sha256 in info.metadata['files_sha256'].items()
+    for name, sha256 in prepared.metadata.files_sha256.items()
   ]
   splits = [
-    {'name': split, **{key: recorded[key] for key in _STATISTICS}}
-    for split, recorded in info.metadata['splits'].items()
+    {
+      'name': split,
+      **recorded.model_dump(include=_STATISTICS, exclude_none=True),
+    }
+    for split, recorded in prepared.splits.items()
   ]
+  of_records: Any = prepared.features
   features = [
     {
       'name': name,
       'dtype': np.dtype(feature.np_dtype).name,
       'shape': str(list(feature.shape)),
     }
-    for name, feature in info.features.items()
+    for name, feature in of_records.items()
   ]
   metadata = mlc.Metadata(
-    name=prepared_dataset.full_name(builder)
-    .replace('/', '-')
-    .replace(':', '-'),
-    description=f'{_READING}\n\n{info.description}',
-    url=info.homepage,
-    version=str(builder.version),
+    name=prepared.full_name.replace('/', '-').replace(':', '-'),
+    description=f'{_READING}\n\n{texts.description}',
+    url=texts.homepage,
+    version=str(prepared.version),
     license=['https://www.apache.org/licenses/LICENSE-2.0'],
-    cite_as=info.citation,
+    cite_as=texts.citation,
     distribution=files,
     record_sets=[
       _record_set('splits', 'The splits and their statistics.', splits),

@@ -15,7 +15,7 @@ from typing import Any
 
 from carracing_data import errors
 from carracing_data import files
-from carracing_data import json_documents
+from carracing_data import metadata
 from carracing_data import prepared_dataset
 from carracing_data import progress
 from carracing_rollouts import loader
@@ -23,6 +23,7 @@ from carracing_rollouts import schema
 from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
+from tools.exports import dataset_texts
 
 
 def episodes(
@@ -82,8 +83,8 @@ def export(
   """
   source = prepared_dataset.find(name, data_dir, schema.KIND)
   root = Path(output_dir)
-  version = str(source.version)
-  folder = root / 'carracing_rlds' / source.info.config_name / version
+  version, texts = str(source.version), dataset_texts.read(source)
+  folder = root / 'carracing_rlds' / source.config_name / version
   with (
     files.new_folder(folder) as unfinished,
     _name_unwritable(root),
@@ -91,26 +92,25 @@ def export(
   ):
     exported = tfds.dataset_builders.store_as_tfds_dataset(
       name='carracing_rlds',
-      config=source.info.config_name,
+      config=source.config_name,
       version=version,
-      release_notes=source.info.release_notes,
+      release_notes=texts.releaseNotes,
       features=_features(),
       split_datasets={  # pyright: ignore[reportArgumentType]
-        split: _shown(loader.episodes(str(source.data_dir), split=split), split)
+        split: _shown(loader.episodes(str(source.folder), split=split), split)
         for split in schema.SPLITS
       },
       data_dir=unfinished,
-      description=f'{prepared_dataset.full_name(source)} in the RLDS format.',
-      homepage=source.info.homepage,
-      citation=source.info.citation,
+      description=f'{source.full_name} in the RLDS format.',
+      homepage=texts.homepage,
+      citation=texts.citation,
       disable_shuffling=True,
     )
     for file in Path(exported.data_dir).iterdir():
       file.rename(unfinished / file.name)
     shutil.rmtree(unfinished / 'carracing_rlds')
     # Provenance: digests, config, packages and statistics of the source.
-    metadata: Any = source.info.metadata
-    json_documents.write(unfinished / 'metadata.json', dict(metadata))
+    shutil.copyfile(source.folder / metadata.FILE, unfinished / metadata.FILE)
   return tfds.builder_from_directory(folder)
 
 
