@@ -195,24 +195,6 @@ def move_aside(path: Path, aside: Path) -> Path:
   return free
 
 
-def check_space(folder: Path, num_bytes: int) -> None:
-  """Checks that a disk has enough free space.
-
-  Args:
-    folder: folder on that disk.
-    num_bytes: number of bytes that will be written.
-
-  Raises:
-    errors.PlaceError: the disk has too little free space.
-  """
-  free = shutil.disk_usage(folder).free
-  if free < num_bytes:
-    raise errors.PlaceError(
-      f'cannot write to {folder}: {num_bytes / 2**20:,.0f} MiB are needed,'
-      f' {free / 2**20:,.0f} MiB are free'
-    )
-
-
 def sync(path: Path) -> None:
   """Syncs a file, or the names in a folder, to disk."""
   descriptor = os.open(path, os.O_RDONLY)
