@@ -3,9 +3,10 @@ import re
 import signal
 import time
 
+from carracing_data import beam
 from carracing_data import errors
 from carracing_data import json_documents
-from carracing_data import runners
+from carracing_data import processes
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import scores
@@ -26,7 +27,7 @@ BEAM = (
   'runner=DirectRunner,direct_running_mode=multi_processing,'
   'direct_num_workers=2'
 )
-locally = functools.partial(runners.run_locally, num_workers=1)
+locally = functools.partial(processes.run_locally, num_workers=1)
 
 
 def evaluate(folder, output_dir, episodes=2, run=locally, max_steps=MAX_STEPS):
@@ -87,11 +88,9 @@ def expected(agent_folder, tmp_path_factory):
 @pytest.mark.parametrize('how', ['two workers', 'Beam'])
 def test_runners_give_the_same_results(how, expected, agent_folder, tmp_path):
   if how == 'Beam':
-    run = functools.partial(
-      runners.run_with_beam, config=runners.beam_config(BEAM)
-    )
+    run = functools.partial(beam.run, config=beam.config(BEAM))
   else:
-    run = functools.partial(runners.run_locally, num_workers=2)
+    run = functools.partial(processes.run_locally, num_workers=2)
   found = evaluate(agent_folder, tmp_path, 10, run, max_steps=30)
   assert found.drives == expected
 
@@ -124,7 +123,7 @@ def test_only_intact_results_are_reused(damage, tmp_path):
 
   def run(jobs, stop=False):
     ran.append([job.first for job in jobs])
-    runners.run_locally(jobs, num_workers=1)
+    processes.run_locally(jobs, num_workers=1)
     if stop:
       raise Stopped
 

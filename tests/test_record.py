@@ -13,7 +13,7 @@ import zipfile
 
 from carracing_data import errors
 from carracing_data import prepared_dataset
-from carracing_data import runners
+from carracing_data import processes
 from carracing_data import verification
 from carracing_rollouts import action_log
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
@@ -126,7 +126,7 @@ def make_plan(seed=3):
 def test_interrupted_recording_goes_on(damage, tmp_path):
   def run_all(jobs):
     counts.append(len(jobs))
-    runners.run_locally(jobs, num_workers=2)
+    processes.run_locally(jobs, num_workers=2)
 
   def run_one(jobs):
     jobs[0]()

@@ -5,7 +5,7 @@ import html
 import re
 import shutil
 
-from carracing_data import runners
+from carracing_data import processes
 from tools import ancestry
 from tools import drives
 from tools import evaluation
@@ -23,7 +23,7 @@ def test_report_of_an_agent_shows_its_whole_line_of_work(
   world, agent_folder, check_page, tmp_path
 ):
   folder = shutil.copytree(agent_folder, tmp_path / '<b>agent')
-  run = functools.partial(runners.run_locally, num_workers=1)
+  run = functools.partial(processes.run_locally, num_workers=1)
   found = evaluation.evaluate(
     drives.of_agent(folder), folder, 'test', 2, folder / 'score', run, 9
   )

@@ -357,7 +357,7 @@ def test_weights_without_any_checkpoint_are_not_made_up(
   shutil.rmtree(finished / 'checkpoints')
   done = run(command, world, finished)
   assert done.status == 1
-  assert 'no checkpoint holds the parameters of step' in done.stderr
+  assert 'but no checkpoint to continue from' in done.stderr
   assert not (finished / 'weights').exists()
 
 

@@ -121,14 +121,6 @@ def test_environments_are_closed_after_an_error(culprit):
   assert environments.closed == 1
 
 
-def test_returns_are_sums_in_float64():
-  environments = FakeEnvironments([200, 100])
-  returns = rollout.returns(environments, policies.UniformPolicy(), seeds(2))
-  assert returns.dtype == np.float64
-  rewards = np.float64(np.float32([0.1, 0.2]))
-  np.testing.assert_allclose(returns, [200, 100] * rewards, rtol=1e-12)
-
-
 def test_truncated_episode_has_rlds_steps():
   episode = rollout.generate('train', 0, **GENERATE)
   assert len(episode) == 41

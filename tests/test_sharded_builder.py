@@ -12,10 +12,10 @@ import signal
 import subprocess
 import sys
 
+from carracing_data import beam
 from carracing_data import errors
 from carracing_data import prepared_dataset
-from carracing_data import runners
-from carracing_data import sharded_builder
+from carracing_data import processes
 from carracing_data import shards
 from carracing_rollouts import action_log
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
@@ -138,16 +138,14 @@ def test_beam_writes_the_same_bytes(expected, tmp_path):
 
 
 def test_error_of_a_beam_worker_is_that_of_the_build():
-  config = runners.beam_config(
+  config = beam.config(
     'runner=DirectRunner,direct_running_mode=multi_processing'
     ',direct_num_workers=2'
   )
   with pytest.raises(
     errors.UserError, match='^.a b. is not a dataset name; use '
   ):
-    runners.run_with_beam(
-      [functools.partial(prepared_dataset.find, 'a b')], config
-    )
+    beam.run([functools.partial(prepared_dataset.find, 'a b')], config)
 
 
 def test_dask_cluster_writes_the_same_bytes(expected, tmp_path):
@@ -407,16 +405,8 @@ def test_failing_jobs_leave_other_children_alone():
   bystander.start()
   jobs = [functools.partial(operator.truediv, 1, 0)] * 2
   with pytest.raises(ZeroDivisionError):
-    runners.run_locally(jobs, num_workers=2)
+    processes.run_locally(jobs, num_workers=2)
   assert bystander.is_alive()
   end.set()
   bystander.join()
   assert bystander.exitcode == 0
-
-
-def test_error_of_a_job_is_not_taken_for_a_full_disk(tmp_path):
-  with (
-    pytest.raises(OSError, match='Input/output error'),
-    sharded_builder._name_unwritable(tmp_path),
-  ):
-    raise OSError(5, 'Input/output error')

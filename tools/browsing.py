@@ -16,8 +16,7 @@ from carracing_data import json_documents
 from carracing_data import prepared_dataset
 from carracing_data import processes
 from carracing_data import progress
-from carracing_data import runners
-from carracing_data import staging
+from carracing_data import shards
 from carracing_rollouts import loader
 from carracing_rollouts import schema
 import markupsafe
@@ -32,7 +31,6 @@ VIDEOS = 'videos'
 _SUBJECT = 'dataset.json'
 _PAGE_EPISODES = 50
 _VIDEOS_PER_JOB = 10
-_VIDEO_BYTES = 250  # Of a step; measured: 170 to 180.
 _NUM_EXTREMES = 5  # Episodes named for their high or low returns.
 
 
@@ -98,8 +96,8 @@ def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
 
   Raises:
     errors.DatasetError: there is no such dataset, or it is damaged.
-    errors.PlaceError: the output directory is not writable or its disk is too
-      small, or another process is writing to it.
+    errors.PlaceError: the output directory is not writable, or another process
+      is writing to it.
     errors.DocumentError: `dataset.json` in the output directory is damaged.
     BrowserError: the output directory holds the pages of another dataset.
   """
@@ -114,7 +112,7 @@ def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
   with files.locked(output_dir), files.write_errors(output_dir):
     _claim(output_dir, prepared)
     for folder in output_dir, output_dir / VIDEOS:
-      staging.remove_temporary(folder)
+      shards.remove_temporary(folder)
     _make_videos(prepared, output_dir)
     _write_pages(prepared, episodes, found, output_dir)
   return output_dir / INDEX
@@ -166,16 +164,15 @@ def _page(index: int) -> str:
 def _make_videos(prepared: prepared_dataset.Dataset, output_dir: Path) -> None:
   """Makes the missing videos; one that exists is complete."""
   folder = output_dir / VIDEOS
-  jobs, total, missing_steps = [], 0, 0
+  jobs, total = [], 0
   for split in schema.SPLITS:
-    num_steps = prepared.splits[split].episode_steps
+    num_episodes = prepared.splits[split].num_episodes
     missing = [
       i
-      for i in range(len(num_steps))
+      for i in range(num_episodes)
       if not _is_file(output_dir / _video(split, i))
     ]
-    total += len(num_steps)
-    missing_steps += sum(num_steps[i] for i in missing)
+    total += num_episodes
     jobs += [
       _VideosJob(
         str(prepared.folder),
@@ -185,13 +182,12 @@ def _make_videos(prepared: prepared_dataset.Dataset, output_dir: Path) -> None:
       )
       for start in range(0, len(missing), _VIDEOS_PER_JOB)
     ]
-  files.check_space(folder, missing_steps * _VIDEO_BYTES)
 
   def count() -> int:
     return len(list(folder.glob('*.mp4')))
 
   with progress.watching('videos', 'episodes', total, count):
-    runners.run_locally(jobs, min(processes.num_cores(), len(jobs)))
+    processes.run_locally(jobs, min(processes.num_cores(), len(jobs)))
 
 
 def _write_pages(

@@ -23,7 +23,6 @@ from carracing_data import rlds_steps
 from carracing_data import runtime
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
-from carracing_rollouts import game
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from models import agent
@@ -51,7 +50,6 @@ _CODE = (
   controller,
   culled_car_racing,
   environment,
-  game,
   mdn_rnn,
   policies,
   lstm,

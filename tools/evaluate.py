@@ -22,8 +22,8 @@ from carracing_rollouts import tracks
 from etils import epy
 
 with epy.lazy_imports():
+  from carracing_data import beam
   from carracing_data import processes
-  from carracing_data import runners
   from carracing_data import runtime
   from carracing_rollouts import scores
   from models import agent
@@ -74,10 +74,10 @@ def main(argv: Sequence[str]) -> None:
   )
   if _BEAM.value is None:
     workers = _NUM_WORKERS.value or processes.num_cores()
-    run = functools.partial(runners.run_locally, num_workers=workers)
+    run = functools.partial(processes.run_locally, num_workers=workers)
   else:
-    config = runners.beam_config(_BEAM.value)
-    run = functools.partial(runners.run_with_beam, config=config)
+    config = beam.config(_BEAM.value)
+    run = functools.partial(beam.run, config=config)
   runtime.use_cpu()
   folder = None
   if _POLICY.value is not None:

@@ -13,7 +13,7 @@ import shutil
 from carracing_data import errors
 from carracing_data import files
 from carracing_data import json_documents
-from carracing_data import staging
+from carracing_data import shards
 from carracing_rollouts import environment
 from carracing_rollouts import scores
 from carracing_rollouts import tracks as tracks_lib
@@ -250,7 +250,7 @@ def _jobs(
   except (FileNotFoundError, errors.DocumentError):
     # Each result repeats what it depends on, so none can be mistaken.
     json_documents.write(staged / _SUBJECT, subject.model_dump())
-  staging.remove_temporary(staged)
+  shards.remove_temporary(staged)
   seeds = tracks_lib.SETS[subject.tracks][:episodes]
   starts = range(first, episodes, drives.TRACKS_PER_JOB)
   return [

@@ -29,7 +29,6 @@ from etils import epy
 
 with epy.lazy_imports():
   from carracing_data import processes
-  from carracing_data import runners
   from carracing_data import runtime
   from carracing_rollouts import action_log
   from carracing_rollouts import environment
@@ -137,7 +136,7 @@ def main(argv: Sequence[str]) -> None:
   plan = recording.Plan(
     tuple(drivers), folder, _SEED.value, simulator, _MAX_STEPS.value
   )
-  run = functools.partial(runners.run_locally, num_workers=workers)
+  run = functools.partial(processes.run_locally, num_workers=workers)
   try:
     log = recording.record(plan, _EPISODES.value, output, run)
   except keyboard.Stopped:

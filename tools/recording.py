@@ -17,7 +17,7 @@ from carracing_data import files
 from carracing_data import json_documents
 from carracing_data import rlds_steps
 from carracing_data import runtime
-from carracing_data import staging
+from carracing_data import shards
 from carracing_rollouts import action_log
 from carracing_rollouts import environment
 from carracing_rollouts import policies
@@ -208,7 +208,7 @@ def record(
     staged = folder / plan.fingerprint()[:16]
     with files.write_errors(folder):
       staged.mkdir(exist_ok=True)
-      staging.remove_temporary(staged)
+      shards.remove_temporary(staged)
     jobs = _jobs(plan, schema.split_sizes(num_episodes), staged)
     # A person who stops early has episodes of both splits.
     ordered = sorted(jobs, key=lambda job: job.split == 'train')

@@ -307,7 +307,8 @@ def _is_finished(workdir: Path, config: base.RunConfig) -> bool:
   folder = workdir / 'weights'
   if metrics is None or metrics.num_steps != config.num_steps:
     return False
-  if not folder.exists():  # Exported again from the last checkpoint.
+  if not folder.exists():
+    logging.info('%s is missing; it is exported again.', folder)
     return False
   problem = f'{folder} does not hold the weights that metrics.json describes'
   try:

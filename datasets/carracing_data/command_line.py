@@ -26,6 +26,12 @@ _PROJECT = Path(__file__).parents[2]
 _ROOMS = ('datasets', 'models', 'tools', 'trainers')
 CLEAR = '\r\x1b[K'  # Erases the current line of a terminal.
 TIME = '%H:%M:%S'  # In front of a line in a log.
+_ADVICE = {
+  errno.EACCES: 'check its permissions',
+  errno.EMFILE: 'raise the limit of open files (ulimit -n)',
+  errno.ENOSPC: 'free space on its disk',
+  errno.EROFS: 'choose another folder',
+}
 
 
 def data_dir_flag() -> flags.FlagHolder[str | None]:
@@ -118,7 +124,7 @@ def check_package(package: str, extra: str, what: str) -> None:
 def run(
   main: Callable[[Sequence[str]], None], takes_arguments: bool = False
 ) -> None:
-  """Runs a binary and prints a `UserError` as a single line.
+  """Runs a binary and prints an error that a user can fix as a single line.
 
   Args:
     main: entry point; takes the program name and positional arguments.
@@ -137,10 +143,10 @@ def run(
       with _reader_may_leave():
         main(argv)
         sys.stdout.flush()  # Fails here rather than at the exit.
-    except errors.UserError as error:
-      sys.exit(f'Error: {" ".join(str(error).splitlines())}')
-    except MemoryError as error:
-      sys.exit(f'Error: there is too little memory: {error}')
+    except (errors.UserError, OSError, MemoryError) as error:
+      if line := line_of(error):
+        sys.exit(line)
+      raise
     except KeyboardInterrupt:
       sys.exit(130)
 
@@ -155,6 +161,22 @@ def run(
         sys.exit(0)
 
   app.run(guarded, flags_parser=parse)
+
+
+def line_of(error: BaseException) -> str | None:
+  """Returns the line for an error that a user can fix; None for any other.
+
+  An `OSError` without the name of a file is no such error.
+  """
+  if isinstance(error, errors.UserError):
+    return f'Error: {" ".join(str(error).splitlines())}'
+  if isinstance(error, MemoryError):
+    return f'Error: there is too little memory: {error}'
+  if isinstance(error, OSError) and error.filename is not None:
+    name, code = os.fsdecode(error.filename), error.errno or 0
+    advice = _ADVICE.get(code, 'check that it is there and accessible')
+    return f'Error: cannot use {name}: {error.strerror}; {advice}'
+  return None
 
 
 def stop_in_callbacks(message: str = '') -> None:

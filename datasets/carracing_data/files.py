@@ -6,6 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 import shutil
+import tempfile
 import uuid
 
 from carracing_data import errors
@@ -32,11 +33,9 @@ def claim_folder(path: str | os.PathLike[str]) -> Path:
     errors.PlaceError: it is not writable.
   """
   path = Path(path)
-  probe = path / f'.{uuid.uuid4().hex}.tmp'
   with write_errors(path):
     path.mkdir(parents=True, exist_ok=True)
-    probe.touch()
-    probe.unlink()
+    tempfile.TemporaryFile(dir=path).close()
   return path
 
 
@@ -52,14 +51,10 @@ def claim_file(path: str | os.PathLike[str]) -> Path:
   Raises:
     errors.PlaceError: it cannot be written, or is a folder or a device.
   """
-  path = Path(path)
+  path = Path(os.path.realpath(path))
   with write_errors(path):
-    if path.is_symlink():
-      path = Path(os.path.realpath(path))
-    exists, is_folder, is_file = path.exists(), path.is_dir(), path.is_file()
-  if is_folder:
-    raise errors.PlaceError(f'cannot write {path}: it is a folder, not a file')
-  if exists and not is_file:
+    unusable = path.exists() and not path.is_file()
+  if unusable:
     raise errors.PlaceError(f'cannot write {path}: it is not a regular file')
   claim_folder(path.parent)
   return path
@@ -198,24 +193,6 @@ def move_aside(path: Path, aside: Path) -> Path:
     free = aside.with_name(f'{aside.name}_{number}')
   path.rename(free)
   return free
-
-
-def check_space(folder: Path, num_bytes: int) -> None:
-  """Checks that a disk has enough free space.
-
-  Args:
-    folder: folder on that disk.
-    num_bytes: number of bytes that will be written.
-
-  Raises:
-    errors.PlaceError: the disk has too little free space.
-  """
-  free = shutil.disk_usage(folder).free
-  if free < num_bytes:
-    raise errors.PlaceError(
-      f'cannot write to {folder}: {num_bytes / 2**20:,.0f} MiB are needed,'
-      f' {free / 2**20:,.0f} MiB are free'
-    )
 
 
 def sync(path: Path) -> None:

@@ -1,10 +1,25 @@
-"""Cores, and the start of worker processes; imports nothing heavy."""
+"""Cores, and independent jobs in worker processes of this machine.
 
-from collections.abc import Iterator
+It imports nothing heavy.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import concurrent.futures
 import contextlib
+import multiprocessing
+import multiprocessing.context
 import os
+import signal
 import sys
+import threading
 import types
+from typing import Any
+
+from absl import logging
+from carracing_data import command_line
+from carracing_data import errors
+
+Job = Callable[[], None]
 
 
 def num_cores() -> int:
@@ -27,3 +42,103 @@ def bare_main() -> Iterator[None]:
     yield
   finally:
     sys.modules['__main__'] = main
+
+
+def run_locally(
+  jobs: Sequence[Job],
+  num_workers: int,
+  on_end: Callable[[], None] = lambda: None,
+) -> None:
+  """Runs jobs in several processes.
+
+  Workers exit with this process, even if it is killed.
+
+  Args:
+    jobs: jobs to run; picklable if `num_workers` > 1.
+    num_workers: number of processes; 1 means this one.
+    on_end: called in this process whenever a job has ended.
+
+  Raises:
+    errors.DatasetError: a worker was killed.
+  """
+  if num_workers == 1 or not jobs:
+    for job in jobs:
+      job()
+      on_end()
+    return
+  context = _SpawnContext()
+  executor = concurrent.futures.ProcessPoolExecutor(
+    min(num_workers, len(jobs)),
+    mp_context=context,
+    initializer=_start_worker,
+    initargs=(logging.get_verbosity(),),
+  )
+  try:
+    with bare_main(), _deaf_to_interrupts():
+      futures = [executor.submit(job) for job in jobs]
+    for future in concurrent.futures.as_completed(futures):
+      future.result()
+      on_end()
+  except concurrent.futures.process.BrokenProcessPool:
+    raise errors.DatasetError(
+      'a worker process was killed (out of memory?); run the same command'
+      ' again to continue'
+    ) from None
+  finally:
+    # On failure the remaining workers are useless; after success they are idle.
+    for worker in context.started:
+      worker.terminate()
+    executor.shutdown(cancel_futures=True)
+
+
+class _SpawnContext(multiprocessing.context.SpawnContext):
+  """A spawn context that keeps track of its processes.
+
+  Attributes:
+    started: processes that this context has started.
+  """
+
+  def __init__(self):
+    super().__init__()
+    self.started: list[Any] = []
+
+  def Process(self, *args, **kwargs):  # pyright: ignore
+    process = super().Process(*args, **kwargs)
+    self.started.append(process)
+    return process
+
+
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+  """Lets workers inherit that Ctrl-C is ignored, until they handle it.
+
+  While they import their libraries, it would print the stacks of all of them.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield  # Only the main thread may change signals.
+    return
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+def _start_worker(verbosity: int) -> None:
+  """Makes this worker log as its parent does, and end with it."""
+  if verbosity >= logging.INFO:
+    command_line.set_up_logging()
+  _end_with_parent()
+
+
+def _end_with_parent() -> None:
+  """Makes this worker exit silently on Ctrl-C and when its parent exits."""
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  parent = multiprocessing.parent_process()
+
+  def wait() -> None:
+    if parent is not None:
+      parent.join()
+      os._exit(1)
+
+  threading.Thread(target=wait, daemon=True).start()

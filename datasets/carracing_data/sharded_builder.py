@@ -7,8 +7,7 @@ dependencies. The dataset appears only when all shards are finished.
 """
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import importlib.metadata
@@ -18,10 +17,10 @@ import shlex
 import shutil
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from absl import logging
-from carracing_data import collecting
+from carracing_data import beam
 from carracing_data import digests
 from carracing_data import errors
 from carracing_data import files
@@ -30,17 +29,75 @@ from carracing_data import metadata as metadata_lib
 from carracing_data import prepared_dataset
 from carracing_data import processes
 from carracing_data import progress
-from carracing_data import runners
 from carracing_data import shards
-from carracing_data import staging
 from carracing_data import tfds_command
 from etils import epath
+import pydantic
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 
 _BEAM_POLL_SECONDS = 30.0
 
+_TFDS_FIELDS = {
+  field.name for field in dataclasses.fields(tfds.core.BuilderConfig)
+} - {'name', 'description'}
+
 tfds_command.adapt()
+
+
+@dataclasses.dataclass(eq=False)
+class Config(tfds.core.BuilderConfig):
+  """A builder config whose keys and values are validated.
+
+  Attributes:
+    SCHEMA: schema of the keys that TFDS does not define.
+
+  Raises:
+    errors.DatasetError: a key or a value is invalid; the message names it.
+  """
+
+  SCHEMA: ClassVar[type[json_documents.Document]]
+
+  def __new__(cls, *args: Any, **kwargs: Any):
+    # TFDS's other fields (versions, tags) are rejected, as they have no effect.
+    keys = cls._keys()
+    known = {*keys, 'description', *_TFDS_FIELDS}
+    if kwargs and not args and 'name' not in kwargs:
+      raise errors.DatasetError(
+        'a config needs a "name", e.g. {"name": "mine", ...}'
+      )
+    if unknown := sorted(
+      key
+      for key, value in kwargs.items()
+      if key not in known or (value and key in _TFDS_FIELDS)
+    ):
+      raise errors.DatasetError(
+        f'unknown config key {", ".join(map(repr, unknown))}; the keys are'
+        f' {", ".join(keys)}'
+      )
+    return super().__new__(cls)
+
+  def __post_init__(self):
+    schema = pydantic.create_model(
+      type(self).__name__, __base__=self.SCHEMA, name=json_documents.Name
+    )
+    if not isinstance(self.description, str | None):
+      raise errors.DatasetError(
+        'invalid config: description: Input should be a valid string'
+      )
+    try:
+      schema.model_validate(
+        {name: getattr(self, name) for name in self._keys()}
+      )
+    except pydantic.ValidationError as error:
+      raise errors.DatasetError(
+        f'invalid config: {json_documents.explain(error)}'
+      ) from None
+
+  @classmethod
+  def _keys(cls) -> list[str]:
+    own = {field.name for field in dataclasses.fields(cls)}
+    return ['name', *sorted(own - _TFDS_FIELDS - {'name', 'description'})]
 
 
 class Info(tfds.core.DatasetInfo):
@@ -205,7 +262,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
 
   def _build(self, overwrite: bool, **kwargs: Any) -> None:
     folder = files.claim_folder(Path(self.data_path).parent)
-    with files.locked(folder), _name_unwritable(folder):
+    with files.locked(folder):
       if not overwrite:
         if self._is_built():  # By another process in the meantime.
           return
@@ -216,7 +273,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       finally:
         for name in self._attachments():
           self._attachment_path(name).unlink(missing_ok=True)
-      staging.remove_all(folder)
+      shards.remove_staging(folder)
 
   def _is_built(self) -> bool:
     """Returns whether the dataset is complete.
@@ -268,30 +325,28 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         download_config.beam_runner or download_config.beam_options
       ):
         # Beam does not report finished jobs; listing a large folder is slow.
-        count = functools.partial(staging.num_finished, folder)
         with progress.watching(
-          self.name, 'shards', len(todo), count, _BEAM_POLL_SECONDS
+          self.name,
+          'shards',
+          len(todo),
+          lambda: shards.num_finished(folder),
+          _BEAM_POLL_SECONDS,
         ):
-          runners.run_with_beam(todo, download_config)
+          beam.run(todo, download_config)
       else:
         self._write_locally(todo)
     finally:
-      staging.remove_temporary(folder)
+      shards.remove_temporary(folder)
     self._collect(jobs)
 
   def _write_locally(self, jobs: Sequence[shards.Job]) -> None:
     """Runs the jobs whose shards are not written yet."""
     unwritten = [job for job in jobs if job.result() is None]
-    num_finished = len(jobs) - len(unwritten)
-
-    def count_one() -> None:
-      nonlocal num_finished
-      num_finished += 1
-
-    with progress.watching(
-      self.name, 'shards', len(jobs), lambda: num_finished
-    ):
-      runners.run_locally(unwritten, self._num_workers, count_one)
+    with progress.Progress(self.name, 'shards', len(jobs)) as shown:
+      shown.start(len(jobs) - len(unwritten))
+      if len(unwritten) < len(jobs):
+        shown.show()  # An interrupted build goes on.
+      processes.run_locally(unwritten, self._num_workers, shown.count_one)
 
   def _jobs(self) -> dict[str, list[shards.Job]]:
     """Enters the staging folder; returns the jobs that fill it, by split."""
@@ -304,7 +359,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     num_shards = {
       split: len(of_split) for split, of_split in split_shards.items()
     }
-    folder = staging.enter(
+    folder = shards.enter_staging(
       Path(self.data_path).parent, self._depends_on(num_shards)
     )
     return {
@@ -351,7 +406,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     for split, split_jobs in jobs.items():
       template = self._get_filename_template(split)
       path_of = functools.partial(_shard_path, template, len(split_jobs))
-      collected = collecting.collect(split_jobs, path_of)
+      collected = shards.collect(split_jobs, path_of)
       split_metadata[split] = collected.metadata
       sha256 |= collected.files_sha256
       split_infos.append(
@@ -393,19 +448,6 @@ def _check_options(config: tfds.download.DownloadConfig) -> None:
         f'{option} is not supported: shards depend on the config alone, so that'
         ' all builds are equal; set num_episodes in --config'
       )
-
-
-@contextlib.contextmanager
-def _name_unwritable(folder: Path) -> Iterator[None]:
-  """Names the path that TFDS could not write; other errors propagate."""
-  try:
-    yield
-  except OSError as error:
-    if error.filename and str(error.filename).startswith(os.fspath(folder)):
-      raise errors.PlaceError(
-        f'cannot write {error.filename}: {error.strerror}'
-      ) from error
-    raise
 
 
 def _remove_unfinished(folder: Path) -> None:

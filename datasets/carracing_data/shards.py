@@ -1,19 +1,27 @@
-"""Writes one shard: a pure function, safe to repeat and to run on any machine.
+"""The shards of a dataset: written into a staging folder, then linked.
 
-A shard is written under a temporary name, synced to disk and renamed. Then its
-record (counts, digests and episode summaries) is written next to it in the same
-way. A shard without a record counts as not written.
+A job writes one shard: a pure function, safe to repeat and to run on any
+machine. A shard is written under a temporary name, synced to disk and renamed.
+Then its record (counts, digests and episode summaries) is written next to it in
+the same way. A shard without a record counts as not written.
+
+Finished shards stay in the *staging* folder until all are written. Its name is
+a fingerprint of everything its shards depend on, so a build never continues one
+that other code or another config started.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
 from pathlib import Path
-from typing import Any
+import shutil
+from typing import Any, NamedTuple
 import uuid
 
+from absl import logging
 from array_record.python import array_record_module  # pyright: ignore
 from carracing_data import digests
 from carracing_data import errors
@@ -28,11 +36,12 @@ Shard = Callable[
   [Callable[[Mapping[str, Any]], None]], list[rlds_steps.Summary]
 ]
 
-
 # Shards of datasets that are small enough for it.
 _USUAL_SHARDS = 256
 _MAX_BYTES = 2**30  # Of a shard.
 RECORD = '.record.json'  # Suffix of the record of a shard.
+_STAGING = '.staging-'
+_DEPENDS_ON = 'depends_on.json'
 
 
 def episodes_of_shards(num_episodes: int, episode_bytes: int) -> list[range]:
@@ -200,3 +209,121 @@ def _name_unwritable(path: Path) -> Iterator[None]:
     raise errors.PlaceError(
       f'cannot write {path}: {str(error).splitlines()[0]}'
     ) from error
+
+
+def enter_staging(parent: Path, depends_on: Mapping[str, Any]) -> Path:
+  """Creates the staging folder for shards with the given dependencies.
+
+  Folders of other builds are kept until this one is complete.
+
+  Args:
+    parent: parent of the staging folder; must exist.
+    depends_on: everything that may affect the shards; JSON.
+
+  Returns:
+    The staging folder, without temporary files.
+  """
+  fingerprint = json_documents.digest(depends_on)[:16]
+  folder = parent / f'{_STAGING}{fingerprint}'
+  folder.mkdir(exist_ok=True)
+  json_documents.write(folder / _DEPENDS_ON, depends_on)
+  for other in sorted(parent.glob(f'{_STAGING}*')):
+    if other != folder:
+      _tell_of_other(other, depends_on)
+  remove_temporary(folder)
+  return folder
+
+
+def remove_staging(parent: Path) -> None:
+  """Removes the staging folders of all builds."""
+  for folder in parent.glob(f'{_STAGING}*'):
+    shutil.rmtree(folder)
+
+
+def remove_temporary(folder: Path) -> None:
+  """Removes the temporary files of killed workers."""
+  for path in folder.glob('*.tmp'):
+    path.unlink(missing_ok=True)
+
+
+def num_finished(folder: Path) -> int:
+  """Returns the number of finished shards in a staging folder."""
+  return len(list(folder.glob(f'*{RECORD}')))
+
+
+def _tell_of_other(other: Path, depends_on: Mapping[str, Any]) -> None:
+  """Warns of shards that an interrupted build of the same name has left."""
+  if not (num_left := num_finished(other)):
+    return
+  try:
+    found = dict(json.loads((other / _DEPENDS_ON).read_text()))
+  except (OSError, TypeError, ValueError):
+    found = {}
+  differing = [
+    key
+    for key in sorted({*depends_on, *found})
+    if found.get(key) != depends_on.get(key)
+  ]
+  logging.warning(
+    'An earlier build left %d finished shards in %s. They cannot be reused:'
+    ' this build differs in %s. They will be deleted when it is complete.',
+    num_left,
+    other,
+    ', '.join(differing),
+  )
+
+
+class Collected(NamedTuple):
+  """A split whose shards are linked into a dataset.
+
+  Attributes:
+    metadata: statistics and digest, see `metadata.SplitMetadata`.
+    files_sha256: digest of each shard, by file name.
+  """
+
+  metadata: dict[str, Any]
+  files_sha256: dict[str, str]
+
+
+def collect(jobs: Sequence[Job], path_of: Callable[[int], Path]) -> Collected:
+  """Links the shards of a split into a dataset.
+
+  Only one shard's record is in memory at a time: together they may have
+  gigabytes.
+
+  Args:
+    jobs: jobs that wrote the shards, in order.
+    path_of: index of a shard → its path in the dataset.
+
+  Raises:
+    errors.DatasetError: a shard is not written, or was damaged since.
+  """
+  content = digests.SplitDigest()
+  totals = rlds_steps.Totals()
+  sha256, lengths, num_bytes = {}, [], 0
+  for index, job in enumerate(jobs):
+    written = job.checked_result()
+    path = path_of(index)
+    # Linked, not moved: an interruption here must not lose a staged shard.
+    _link_or_copy(job.path, path)
+    sha256[path.name] = written.file_sha256
+    lengths.append(written.num_examples)
+    num_bytes += written.num_bytes
+    content.update(written.record_digests)
+    for episode in written.episodes:
+      totals.add(episode)
+  metadata = {
+    'content_sha256': content.hexdigest(),
+    'num_bytes': num_bytes,
+    'shard_lengths': lengths,
+    **totals.statistics(),
+  }
+  return Collected(metadata, sha256)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+  try:
+    os.link(source, target)
+  except OSError:  # This file system has no hard links.
+    shutil.copyfile(source, target)
+    files.sync(target)

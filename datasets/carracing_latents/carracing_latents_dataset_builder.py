@@ -9,7 +9,6 @@ import functools
 import os
 from typing import Annotated, Any
 
-from carracing_data import builder_config
 from carracing_data import errors
 from carracing_data import json_documents
 from carracing_data import prepared_dataset
@@ -48,7 +47,7 @@ class _Settings(json_documents.Document):
 
 
 @dataclasses.dataclass(eq=False)
-class LatentsConfig(builder_config.Config):
+class LatentsConfig(sharded_builder.Config):
   """Config of `tfds build carracing_latents --config '{...}'`.
 
   Attributes:

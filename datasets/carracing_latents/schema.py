@@ -8,8 +8,8 @@ from carracing_data import metadata
 from carracing_data import rlds_steps
 
 
-class Identity(json_documents.Document):
-  """Rollouts and VAE of a latents dataset.
+class Config(json_documents.Document):
+  """Config of a latents dataset: its rollouts and its VAE.
 
   Attributes:
     rollouts: full name of the encoded dataset.
@@ -57,7 +57,7 @@ COPIED = (
 )
 KIND = metadata.Kind(
   'carracing_latents',
-  Identity,
+  Config,
   lambda episode_steps: 1,
   {
     'episode_id': metadata.Feature('int64'),

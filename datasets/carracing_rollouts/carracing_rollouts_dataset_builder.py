@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import os
-from typing import Any
+from typing import Annotated, Any
 
-from carracing_data import builder_config
 from carracing_data import digests
 from carracing_data import errors
 from carracing_data import prepared_dataset
@@ -19,23 +18,26 @@ from carracing_data import shards
 from carracing_rollouts import action_log
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
-from carracing_rollouts import game
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 from carracing_rollouts import sketched_car_racing
 import numpy as np
+import pydantic
 import tensorflow_datasets as tfds
 
 _NUM_EPISODES = 30
 
 
 class _Settings(schema.Config):
+  # Datasets with larger ones stay readable. NumPy pads seeds with zeros, so
+  # 3 + 2**32 would draw the tracks that 3 draws for the other split.
+  seed: Annotated[int, pydantic.Field(ge=0, lt=2**32)]
   actions: str
 
 
 @dataclasses.dataclass(eq=False)
-class RolloutsConfig(builder_config.Config):
+class RolloutsConfig(sharded_builder.Config):
   """Config of `tfds build carracing_rollouts --config '{...}'`.
 
   See `schema.Config` for the keys; instead of the digest of an action log,
@@ -131,7 +133,6 @@ class Builder(sharded_builder.ShardedBuilder):
     action_log,
     culled_car_racing,
     environment,
-    game,
     policies,
     rollout,
     schema,

@@ -6,11 +6,18 @@ the same float64 operations, and the same calls draw those in view in the same
 order. `_render` describes further savings. Physics and rewards are Gymnasium's.
 """
 
-from carracing_rollouts import game
-from gymnasium.envs.box2d import car_racing
+import os
+
 import numpy as np
+
+# pygame prints a banner on import, which would corrupt a command's stdout.
+os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
+from gymnasium.envs.box2d import car_racing
 import pygame
 from pygame import gfxdraw
+
+# Corners of the playing field, float64 [4, 2], in metres.
+FIELD = car_racing.PLAYFIELD * np.array([(1, 1), (1, -1), (-1, -1), (-1, 1)])
 
 _WIDTH, _HEIGHT = car_racing.WINDOW_W, car_racing.WINDOW_H
 # The surface is drawn upside down; the dashboard hides its first rows.
@@ -20,6 +27,31 @@ _WORLD_ROWS = _HEIGHT - _DASHBOARD_ROWS
 _MARGIN = 2
 # Distance from the car to the farthest corner of the view, in pixels.
 _VIEW_RADIUS = np.hypot(_WIDTH / 2, _HEIGHT * 3 / 4)
+
+
+def grass_corners() -> np.ndarray:
+  """Returns the corners of the light squares, float64 [400, 4, 2], metres."""
+  side = car_racing.GRASS_DIM
+  return np.array(
+    [
+      [
+        # Not `side * (x + 1)`, which rounds differently from Gymnasium.
+        (side * x + side, side * y),
+        (side * x, side * y),
+        (side * x, side * y + side),
+        (side * x + side, side * y + side),
+      ]
+      for x in range(-20, 20, 2)
+      for y in range(-20, 20, 2)
+    ]
+  )
+
+
+def pixels_per_metre(seconds: float) -> float:
+  """Returns the zoom in pixels per metre, which grows in the first second."""
+  return 0.1 * car_racing.SCALE * max(
+    1 - seconds, 0
+  ) + car_racing.ZOOM * car_racing.SCALE * min(seconds, 1)
 
 
 class CulledCarRacing(car_racing.CarRacing):
@@ -35,7 +67,7 @@ class CulledCarRacing(car_racing.CarRacing):
   def _create_track(self) -> bool:
     success = super()._create_track()
     if success:
-      polygons = [(corners, self.grass_color) for corners in game.grass()]
+      polygons = [(corners, self.grass_color) for corners in grass_corners()]
       polygons += self.road_poly
       corners, self._colors = zip(*polygons)
       self._corners = np.array(corners).transpose(2, 1, 0).copy()  # [2, 4, P]
@@ -57,7 +89,7 @@ class CulledCarRacing(car_racing.CarRacing):
     assert mode == 'state_pixels' and self.car is not None
     self.surf = self._surface
     angle = -self.car.hull.angle
-    zoom = game.zoom(self.t)
+    zoom = pixels_per_metre(self.t)
     x, y = self.car.hull.position
     scroll = pygame.Vector2(-x * zoom, -y * zoom).rotate_rad(angle)
     translation = (_WIDTH / 2 + scroll[0], _HEIGHT / 4 + scroll[1])
@@ -114,13 +146,16 @@ class CulledCarRacing(car_racing.CarRacing):
     if max(abs(x), abs(y)) + _VIEW_RADIUS / zoom < car_racing.PLAYFIELD - 1:
       # `Surface.fill` bypasses the cache, so all later drawing would wait for
       # memory and a step would take 1.4 times as long.
-      pixels = pygame.surfarray.pixels2d(self._surface)
-      pixels[:] = self._surface.map_rgb(self.bg_color)
+      # The view locks the surface while it lives, so it gets no name: samplers
+      # of stacks, such as Dask's, would keep it alive.
+      pygame.surfarray.pixels2d(self._surface)[:] = self._surface.map_rgb(
+        self.bg_color
+      )
       return
     self._surface.fill(0)
     self._draw_colored_polygon(
       self._surface,
-      game.FIELD,
+      FIELD,
       self.bg_color,
       zoom,
       translation,

@@ -1,4 +1,4 @@
-"""Policy × environments → steps, which are collected into episodes or returns.
+"""Policy × environments → steps, which are collected into episodes.
 
 `play` is the single loop behind data generation, control, evaluation and
 videos. An episode of a dataset is a pure function of the seed, its split and
@@ -123,22 +123,6 @@ def episodes(
     ):
       rows[i].append(row)
   return [_episode(*zip(*episode)) for episode in rows]
-
-
-def returns(
-  environments: environment.Environments,
-  policy: policies.Policy,
-  seeds: Sequence[np.random.SeedSequence],
-) -> np.ndarray:
-  """Sums up the rewards of B episodes; see `play` for the arguments.
-
-  Returns:
-    float64 [B].
-  """
-  totals = np.zeros(len(seeds))
-  for step in play(environments, policy, seeds):
-    totals[step.ids] += step.reward
-  return totals
 
 
 def generate(

@@ -15,7 +15,7 @@ import math
 from typing import Any
 
 from carracing_data import rlds_steps
-from carracing_rollouts import game
+from carracing_rollouts import culled_car_racing
 import cv2
 from gymnasium.envs.box2d import car_dynamics
 from gymnasium.envs.box2d import car_racing
@@ -79,7 +79,7 @@ class SketchedCarRacing(car_racing.CarRacing):
     if success:
       assert self.road is not None
       corners, colors = zip(*self.road_poly)
-      grass = game.grass()
+      grass = culled_car_racing.grass_corners()
       self._corners = np.concatenate([grass, corners])  # [P, 4, 2], metres.
       centers = self._corners.mean(1, keepdims=True)
       arms = self._corners - centers
@@ -104,7 +104,7 @@ class SketchedCarRacing(car_racing.CarRacing):
       uint8 [96, 96, 3], 0..255; the rows from 84 on are black.
     """
     assert mode == 'state_pixels' and self.car is not None
-    zoom = game.zoom(self.t)
+    zoom = culled_car_racing.pixels_per_metre(self.t)
     angle = self.car.hull.angle
     x, y = self.car.hull.position
     canvas = self._draw_ground(zoom, angle, x, y)
@@ -137,7 +137,7 @@ class SketchedCarRacing(car_racing.CarRacing):
       canvas = _EMPTY_CANVAS.copy()
     else:
       canvas = np.zeros_like(_EMPTY_CANVAS)
-      _fill(canvas, project(game.FIELD[None]), _BACKGROUND)
+      _fill(canvas, project(culled_car_racing.FIELD[None]), _BACKGROUND)
 
     distance_x, distance_y = self._x - middle_x, self._y - middle_y
     reach = self._reach + radius

@@ -16,7 +16,6 @@ from typing import Any
 
 from absl import flags
 from absl import logging
-from carracing_data import collecting
 from carracing_data import command_line
 from carracing_data import digests
 from carracing_data import json_documents
@@ -74,9 +73,7 @@ def main(argv: Sequence[str]) -> None:
     before = _peak_megabytes()
     _write_records(jobs, _EPISODES.value)
     started = time.monotonic()
-    collected = collecting.collect(
-      jobs, lambda index: dataset / f'train-{index}'
-    )
+    collected = shards.collect(jobs, lambda index: dataset / f'train-{index}')
     seconds = time.monotonic() - started
     path = Path(folder, 'metadata.json')
     json_documents.write(path, collected._asdict())
