@@ -275,7 +275,18 @@ def pretend_another_model(checkpoints):
     and 'best' not in n
   )
   record['structure'][name] = 'float32[7]'
-  record['structure']['.collected.accuracy.total'] = 'float32[]'
+  record['structure']["['state']['collected'].accuracy.total"] = 'float32[]'
+  path.write_text(json.dumps(record))
+
+
+def pretend_older_code(checkpoints):
+  path = checkpoints / str(LAST) / 'record.json'
+  record = json.loads(path.read_text())
+  record['structure'] = {
+    name: shape
+    for name, shape in record['structure'].items()
+    if 'best_params' not in name
+  }
   path.write_text(json.dumps(record))
 
 
@@ -295,6 +306,7 @@ def make_unreadable(checkpoints):
       pretend_another_model,
       r'different model .*bias.* is float32\[7\] there and',
     ),
+    (pretend_older_code, 'an older version of this project; check that out'),
     (make_unreadable, 'cannot read .*record.json'),
     (make_file_unreadable, 'cannot read .*symbolic links'),
     (forget_both, 'no checkpoint .* is good .*written last'),
@@ -347,6 +359,7 @@ def test_missing_weights_are_exported_again(
   shutil.rmtree(finished / 'weights')
   done = run(command, world, finished)
   assert done.status == 0 and 'exported again' in done.stderr
+  assert f'Continuing from step {LAST}' in done.stderr
   assert_equal_runs(finished, uninterrupted['train_mdn_rnn'])
 
 

@@ -87,6 +87,15 @@ def test_c_and_its_critics_may_see_z_alone(world, tmp_path):
   )
 
 
+def test_another_average_of_the_actor_is_another_run(world, tmp_path):
+  config = tiny_controller_config()
+  config.update(num_steps=1, ema_decay=0.0)
+  train_controller.train(config, tmp_path, world.vae, world.mdn_rnn)
+  config.ema_decay = 0.999
+  with pytest.raises(run_documents.RunError, match='ema_decay is 0.0 there'):
+    train_controller.train(config, tmp_path, world.vae, world.mdn_rnn)
+
+
 def start(command, method, world, workdir):
   return command.start(
     'trainers.train_controller',

@@ -99,6 +99,21 @@ def test_another_config_in_the_same_workdir_is_refused(name, world):
     trainer.train(config, getattr(world, name).parent, str(world.data_dir))
 
 
+def test_finished_run_of_earlier_code_stays_finished(world, tmp_path):
+  workdir = shutil.copytree(world.vae.parent, tmp_path / 'run')
+  path = workdir / 'config.json'
+  config = json.loads(path.read_text())
+  # Hyperparameters that V and M had once.
+  config |= {'ema_decay': 0.0, 'early_stop_evaluations': 0}
+  path.write_text(json.dumps(config))
+  before = path.read_text()
+  train_vae.train(tiny_vae_config(), workdir, str(world.data_dir))
+  assert path.read_text() == before
+  path.write_text(json.dumps(config | {'ema_decay': 0.9}))
+  with pytest.raises(run_documents.RunError, match='ema_decay is 0.9 there'):
+    train_vae.train(tiny_vae_config(), workdir, str(world.data_dir))
+
+
 def test_metrics_say_how_much_was_learnt(world):
   vae = run_documents.finished_metrics(world.vae.parent)
   assert vae.step in (3, 6)
@@ -230,6 +245,28 @@ def test_a_kill_before_the_metrics_loses_nothing(world, tmp_path):
   assert max(steps) == last
   for key, value in expected.items():
     np.testing.assert_array_equal(weights_of(tmp_path)[key], value)
+
+
+def test_continued_run_is_the_same_run_at_weights_and_biases(
+  command, world, tmp_path
+):
+  pytest.importorskip('wandb')  # In an extra, which continuous integration has.
+  for num_steps in 1, 2:
+    done = command(
+      'trainers.train_vae',
+      f'--workdir={tmp_path}',
+      f'--data_dir={world.data_dir}',
+      '--wandb_project=carracing',
+      '--config.dataset=carracing_rollouts/tiny',
+      '--config.batch_size=16',
+      '--config.cosine_decay=False',
+      f'--config.num_steps={num_steps}',
+      environment={'WANDB_MODE': 'offline', 'WANDB_SILENT': 'true'},
+    )
+    assert done.status == 0, done.stderr
+  starts = [x.name for x in (tmp_path / 'wandb').glob('offline-run-*')]
+  assert len(starts) == 2
+  assert len({name.rpartition('-')[2] for name in starts}) == 1
 
 
 def test_run_folder_explains_itself(world):

@@ -3,7 +3,7 @@
 This is the only module that uses Orbax.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import concurrent.futures
 import contextlib
 import os
@@ -62,7 +62,8 @@ class Checkpoints:
     self._executor = concurrent.futures.ThreadPoolExecutor(1)
     self._saving: concurrent.futures.Future | None = None
     self._failed = False
-    sys.unraisablehook = _hide_closed_loop
+    self._hook = sys.unraisablehook
+    sys.unraisablehook = _hiding_closed_loops(self._hook)
 
   def restore(self, items: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
     """Restores the newest good checkpoint, if there are any checkpoints.
@@ -122,6 +123,7 @@ class Checkpoints:
       expected = (OSError, ValueError) if self._failed else ()
       with contextlib.suppress(*expected):
         self._checkpointer.close()
+      sys.unraisablehook = self._hook
 
   def _finish(self) -> None:
     if self._saving is None:
@@ -239,6 +241,11 @@ class Checkpoints:
         f' its own part of the data; it cannot be continued by'
         f' {jax.process_count()}'
       )
+    if not any(name.startswith("['best_params']") for name in record.structure):
+      raise run_documents.RunError(
+        f'{folder} was saved by an older version of this project; check that'
+        ' out to continue, or choose another --workdir'
+      )
     if differences := list(_differences(record.structure, structure)):
       more = len(differences) - _SHOWN
       raise run_documents.RunError(
@@ -261,10 +268,14 @@ def _reason(error: Exception) -> str | None:
   return os.strerror(int(number.group(1))) if number else None
 
 
-def _hide_closed_loop(unraisable: Any) -> None:
-  """Hides what TensorStore prints of its other writes after one has failed."""
-  if str(unraisable.exc_value) != 'Event loop is closed':
-    sys.__unraisablehook__(unraisable)
+def _hiding_closed_loops(previous: Callable) -> Callable:
+  """Hides what TensorStore prints of its other writes once one has failed."""
+
+  def hook(unraisable: Any) -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      previous(unraisable)
+
+  return hook
 
 
 def _structure(items: Mapping[str, Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ import contextlib
 import os
 from pathlib import Path
 import signal
+import socket
 import sys
 
 from absl import flags
@@ -151,16 +152,24 @@ def _distributed_flags() -> Callable[[], None]:
           '--coordinator, --num_processes and --process_id need --distributed'
         )
       return
-    # JAX would wait for minutes, or abort the process.
-    if any(x is None for x in given) and any(x is not None for x in given):
-      raise errors.UserError(
-        '--coordinator, --num_processes and --process_id must be set together'
-      )
-    if None not in given and process_id.value >= num_processes.value:
-      raise errors.UserError(
-        f'--process_id={process_id.value} must be below --num_processes='
-        f'{num_processes.value}'
-      )
+    if any(x is not None for x in given):
+      if None in given:
+        raise errors.UserError(
+          '--coordinator, --num_processes and --process_id must be set together'
+        )
+      if process_id.value >= num_processes.value:
+        raise errors.UserError(
+          f'--process_id={process_id.value} must be below --num_processes='
+          f'{num_processes.value}'
+        )
+      host, _, port = coordinator.value.rpartition(':')
+      try:
+        # JAX would wait for minutes and then abort the process.
+        socket.getaddrinfo(host.strip('[]'), int(port))
+      except (OSError, OverflowError, UnicodeError, ValueError) as error:
+        raise errors.UserError(
+          f'--coordinator={coordinator.value} is not HOST:PORT ({error})'
+        ) from None
     try:
       jax.distributed.initialize(*given)
     except (RuntimeError, ValueError) as error:

@@ -6,10 +6,17 @@ import difflib
 from pathlib import Path
 import runpy
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
 from carracing_data import errors
 import ml_collections
+
+
+class _Parser(argparse.ArgumentParser):
+  """Raises errors instead of printing them."""
+
+  def error(self, message: str) -> NoReturn:
+    raise errors.UserError(message)
 
 
 def load(
@@ -24,9 +31,11 @@ def load(
   Raises:
     errors.UserError: the file fails, or lacks a key of the command line.
   """
-  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-  parser.add_argument('--config', '-config', action='append', default=[])
-  known, others = parser.parse_known_args(list(argv))
+  # One dash is as good as two for absl.
+  argv = [f'-{x}' if x.startswith('-config') else x for x in argv]
+  parser = _Parser(add_help=False, allow_abbrev=False)
+  parser.add_argument('--config', action='append', default=[])
+  known, others = parser.parse_known_args(argv)
   if len(known.config) > 1:
     raise errors.UserError(f'--config is given {len(known.config)} times')
   [file] = known.config or [default_file]

@@ -10,11 +10,12 @@ import math
 from pathlib import Path
 import signal
 import sys
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn
 
 from absl import logging
 from clu import metrics
 from trainers import checkpoints
+from trainers import devices
 from trainers import interruption
 from trainers import run_documents
 from trainers import run_folder
@@ -22,7 +23,7 @@ from trainers import training_log
 from trainers.configs import base
 
 
-class Learner(Protocol):
+class Learner:
   """What is trained, and how it takes a step.
 
   Attributes:
@@ -32,36 +33,43 @@ class Learner(Protocol):
       only where new episodes begin.
     shown_metric: metric to show with the progress.
     examples_per_step: number of examples in a step, to measure the speed.
-    saved: trees of arrays, and Grain iterators, from which `restore` continues.
-    params: copy of the parameters as they would be exported.
   """
 
-  exports_last: bool
-  stops_anywhere: bool
-  shown_metric: str
+  exports_last: bool = False
+  stops_anywhere: bool = True
+  shown_metric: str = 'loss'
   examples_per_step: int
 
   @property
-  def saved(self) -> Mapping[str, Any]: ...
+  def saved(self) -> Mapping[str, Any]:
+    """Trees of arrays, and Grain iterators, from which `restore` continues."""
+    raise NotImplementedError
 
   @property
-  def params(self) -> Any: ...
+  def params(self) -> Any:
+    """A copy of the parameters as they would be exported."""
+    raise NotImplementedError
 
   def restore(self, saved: Mapping[str, Any], step: int) -> None:
     """Continues after a step from what was saved then."""
-    ...
+    raise NotImplementedError
 
   def begin(self, step: int) -> None:
-    """Starts anew after a step: at first, after an evaluation, after a save."""
-    ...
+    """Starts new episodes after a step, if there are any.
 
-  def take_step(self, step: int) -> None:
+    Called before the first step, and after every evaluation and save.
+    """
+
+  def take_step(self, step: int) -> float:
     """Runs a step, perhaps without waiting for the device.
+
+    Returns:
+      The seconds that it waited for input data.
 
     Raises:
       run_documents.RunError: this step or the one before was not finite.
     """
-    ...
+    raise NotImplementedError
 
   def check(self) -> None:
     """Waits for the last step.
@@ -69,22 +77,20 @@ class Learner(Protocol):
     Raises:
       run_documents.RunError: it was not finite.
     """
-    ...
 
   def collect(self) -> tuple[metrics.Collection | None, Mapping[str, float]]:
     """Returns the metrics since the last call: on the device, and others.
 
     The former are None if there was nothing to measure.
     """
-    ...
+    raise NotImplementedError
 
   def evaluate(self) -> training_log.Evaluation:
     """Evaluates `params`."""
-    ...
+    raise NotImplementedError
 
   def close(self) -> None:
     """Releases threads and processes."""
-    ...
 
 
 class Best(NamedTuple):
@@ -132,6 +138,7 @@ def train_and_evaluate(
     SystemExit: the process received SIGTERM or SIGINT; the exit status is 128
       plus the number of the signal.
   """
+  training_log.check(options)
   with run_folder.opened(workdir, config, sources) as run:
     if run.finished:
       logging.info('%s is finished; there is nothing left to do.', workdir)
@@ -150,14 +157,16 @@ def train_and_evaluate(
         best = Best(items['best_params'], **items['best'])
         logging.info('Continuing from step %d.', first_step)
       run.begin(first_step, best.params)
+      if (project := options.wandb_project) is not None:
+        devices.first_decides(
+          lambda: training_log.start_wandb(project, workdir, config, run.id)
+        )
       with (
         training_log.TrainingLog(
           workdir,
           learner.examples_per_step,
-          config,
+          config.num_steps,
           learner.shown_metric,
-          options,
-          run.id,
         ) as log,
         training_log.Profile(
           workdir, first_step + 1, options.profile_steps
@@ -172,9 +181,10 @@ def train_and_evaluate(
             _stop(number, step - 1, saved_step)
           if begins:
             learner.begin(step - 1)
-          profile.before_step(step, learner.check)
-          learner.take_step(step)
-          log.after_step(step)
+          profile.before_step(step)
+          waited = learner.take_step(step)
+          profile.after_step(step, learner.check)
+          log.after_step(step, waited)
           if step == first_step + 1:
             learner.check()
             log.leave_out_compilation(step)
@@ -219,8 +229,7 @@ def _evaluate(
     log.write(step, evaluation)
     if learner.exports_last or evaluation.loss < best.loss:
       run.write_pictures(evaluation.images)
-      scalars = {k: float(x) for k, x in evaluation.scalars.items()}
-      return Best(learner.params, step, float(evaluation.loss), scalars)
+      return Best(learner.params, step, evaluation.loss, evaluation.scalars)
   logging.info('The lowest validation loss was at step %d.', best.step)
   return best
 

@@ -20,20 +20,19 @@ METRICS = {
 
 
 def create_train_state(
-  config: base.SupervisedConfig, apply: Callable, params: Any
+  config: base.SupervisedConfig, params: Any
 ) -> TrainState:
   """Returns the train state before the first step.
 
   Args:
     config: see `take_step`.
-    apply: apply function of the model.
     params: initial parameters.
   """
   clip = optax.identity()
   if config.max_gradient_norm:
     clip = optax.clip_by_global_norm(config.max_gradient_norm)
   optimizer = optax.chain(clip, optax.adam(learning_rate(config)))
-  return TrainState.create(apply_fn=apply, params=params, tx=optimizer)
+  return TrainState.create(apply_fn=None, params=params, tx=optimizer)
 
 
 def take_step(

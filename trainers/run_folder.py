@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import contextlib
 import datetime
 import importlib.metadata
+import os
 from pathlib import Path
 import platform
 import shlex
@@ -109,6 +110,9 @@ def opened(
       nonlocal run
       files.claim_folder(workdir)
       stack.enter_context(files.locked(workdir))
+      for name in 'agent', 'checkpoints', 'pictures', 'weights':
+        if os.path.lexists(workdir / name):
+          files.claim_folder(workdir / name)
       for path in workdir.glob('.*.tmp'):  # Left by a killed process.
         path.unlink()
       run = _compared(workdir, config, run)
@@ -140,7 +144,7 @@ class RunFolder:
 
   @property
   def id(self) -> str:
-    """What tells this run from others, and stays when it is continued."""
+    """Identifies the run; unchanged when it is continued."""
     first = self._run.starts[0]
     return json_documents.digest(first.model_dump())[: digests.SHORT]
 
@@ -214,11 +218,13 @@ class RunFolder:
     logging.info('Exporting the parameters of step %d.', step)
     if jax.process_index() > 0:
       return
+    # A checkpoint does not keep the order.
+    validation = dict(sorted(scalars.items()))
     start = self._run.starts[-1]  # The last one: a run can be extended.
     training = {
       **export.training,
       'step': step,
-      'validation': dict(scalars),
+      'validation': validation,
       'sources': {
         role: source.model_dump() for role, source in self._run.sources.items()
       },
@@ -236,7 +242,7 @@ class RunFolder:
     metrics = run_documents.Metrics(
       num_steps=self._config.num_steps,
       step=step,
-      validation=dict(scalars),
+      validation=validation,
       weights_sha256=sha256,
     )
     json_documents.write(self.workdir / 'metrics.json', metrics.model_dump())
@@ -259,7 +265,11 @@ def _compared(
         )
   wanted = config.model_dump()
   found = wanted if documents[0] is None else documents[0].root
-  may_differ = {k for k, v in _REMOVED.items() if found.get(k) == v}
+  may_differ = {
+    key
+    for key, unused in _REMOVED.items()
+    if key not in wanted and found.get(key) == unused
+  }
   if not wanted.get('cosine_decay'):
     may_differ.add('num_steps')
   differences = list(_differences(found, wanted, may_differ))

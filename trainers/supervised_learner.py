@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from trainers import devices
+from trainers import loop
 from trainers import optimizer
 from trainers import run_documents
 from trainers import training_log
@@ -25,15 +26,8 @@ TrainStep = Callable[
 ]
 
 
-class SupervisedLearner:
-  """Trains a model on batches, each sharded across all devices of all hosts.
-
-  See `loop.Learner`.
-  """
-
-  stops_anywhere: bool = True
-  exports_last: bool = False
-  shown_metric: str = 'loss'
+class SupervisedLearner(loop.Learner):
+  """Trains a model on batches, each sharded across all devices of all hosts."""
 
   def __init__(
     self,
@@ -65,7 +59,6 @@ class SupervisedLearner:
     self._evaluate = evaluate
     self._workdir = workdir
     self._unchecked: tuple[int, Any, jax.Array] | None = None
-    self._begin_interval()
 
   @property
   def saved(self) -> Mapping[str, Any]:
@@ -82,21 +75,17 @@ class SupervisedLearner:
     self._state = saved['state']['train_state']
     self._collected = saved['state']['collected']
 
-  def begin(self, step: int) -> None:
-    """Does nothing: the next batch is the same in any case."""
-
-  def take_step(self, step: int) -> None:
+  def take_step(self, step: int) -> float:
     started = time.perf_counter()
     batch = next(self._iterator)
-    received = time.perf_counter()
+    waited = time.perf_counter() - started
     self._state, self._collected, finite = self._advance(
       self._state, self._collected, batch
     )
     # Waits for the previous step while the device computes this one.
     self.check()
     self._unchecked = step, batch, finite
-    self._waited += received - started
-    self._elapsed += time.perf_counter() - started
+    return waited
 
   def check(self) -> None:
     """Saves the batch and raises RunError if the last step was not finite."""
@@ -122,18 +111,13 @@ class SupervisedLearner:
   def collect(self) -> tuple[metrics.Collection, Mapping[str, float]]:
     collected = self._collected
     self._collected = devices.replicate(self._no_metrics)
-    share = self._waited / max(self._elapsed, 1e-9)
-    self._begin_interval()
-    return collected, {'input_wait_share': share}
+    return collected, {}
 
   def evaluate(self) -> training_log.Evaluation:
     return self._evaluate(self._state.params)
 
   def close(self) -> None:
     self._iterator.close()
-
-  def _begin_interval(self) -> None:
-    self._waited = self._elapsed = 0.0
 
 
 def _compiled(train_step: TrainStep) -> Callable:

@@ -11,14 +11,12 @@ the workdir. The same command continues an interrupted run.
 from __future__ import annotations  # Types of modules that load lazily.
 
 from pathlib import Path
-from typing import Annotated
 
 from absl import flags
 from carracing_data import command_line
 from carracing_data import files
 from etils import epy
 import ml_collections
-import pydantic
 from trainers import common_flags
 from trainers import run_documents
 from trainers.configs import controller as controller_config
@@ -44,12 +42,11 @@ _CONFIGS = {
   'controller_dream.py': controller_dream.Config,
   'controller_evolution.py': controller_evolution.Config,
 }
-_METHODS = Annotated[
-  controller_config.Config
-  | controller_dream.Config
-  | controller_evolution.Config,
-  pydantic.Field(discriminator='method'),
-]
+_METHODS = {
+  'actor_critic': controller_config.Config,
+  'dream': controller_dream.Config,
+  'evolution': controller_evolution.Config,
+}
 
 
 def train(
@@ -76,7 +73,7 @@ def train(
       is invalid, the folder holds a run with a different config or cannot be
       written, or the run cannot continue.
   """
-  config = base.validated(config, _METHODS)
+  config = _validated(config)
   model = world_model.load(vae, mdn_rnn)
   assert model.m is not None
   digests = {
@@ -134,6 +131,19 @@ def train(
   parts = {'vae': vae, 'mdn_rnn': mdn_rnn, 'controller': workdir / 'weights'}
   with files.locked(workdir):
     weights.gather(workdir / 'agent', parts)
+
+
+def _validated(
+  config: ml_collections.ConfigDict | controller_config.ControllerConfig,
+) -> controller_config.ControllerConfig:
+  """Validates a config by the class of its method."""
+  method = getattr(config, 'method', None)
+  if not isinstance(method, str) or method not in _METHODS:
+    raise run_documents.RunError(
+      f'invalid config: method: it is one of {", ".join(_METHODS)}, not'
+      f' {method!r}; is --config=FILE a config of this trainer?'
+    )
+  return base.validated(config, _METHODS[method])
 
 
 def _initial(

@@ -169,7 +169,7 @@ def create_train_state(
     z, action = jnp.zeros((1, 1, latent_size)), jnp.zeros((1, 1, 3))
     if params is None:
       params = model.init(key, z, action, model.initial_carry(1))['params']
-    return optimizer.create_train_state(config, model.apply, params)
+    return optimizer.create_train_state(config, params)
 
   return create(jax.random.key(config.seed), params)
 

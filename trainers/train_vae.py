@@ -120,9 +120,7 @@ def create_train_state(config: vae_config.Config) -> optimizer.TrainState:
   def create(key: jax.Array) -> optimizer.TrainState:
     observation = jnp.zeros((1, 64, 64, 3), jnp.uint8)
     variables = model.init(key, observation, key)
-    return optimizer.create_train_state(
-      config, model.apply, variables['params']
-    )
+    return optimizer.create_train_state(config, variables['params'])
 
   return create(jax.random.key(config.seed))
 

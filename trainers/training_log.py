@@ -71,31 +71,22 @@ class TrainingLog(contextlib.AbstractContextManager):
     self,
     workdir: Path,
     examples_per_step: int,
-    config: base.RunConfig,
-    shown_metric: str = 'loss',
-    options: Options = DEFAULT,
-    run_id: str = '',
+    num_steps: int,
+    shown_metric: str,
   ):
     """Opens the log.
 
     Args:
       workdir: directory of the TensorBoard files; only the first host writes.
       examples_per_step: number of examples per step.
-      config: hyperparameters of the run.
+      num_steps: number of steps of the run.
       shown_metric: metric to show with the progress, once it has a value.
-      options: profiling and logging options.
-      run_id: what tells the run from others at Weights & Biases.
-
-    Raises:
-      errors.UserError: Weights & Biases is wanted and not installed.
     """
     writers = []
     if jax.process_index() == 0:
-      if options.wandb_project:
-        _start_wandb(options.wandb_project, workdir, config, run_id)
       writers.append(metric_writers.SummaryWriter(str(workdir)))
     self._writer = metric_writers.AsyncMultiWriter(writers)
-    self._progress = progress.Progress('step', 'steps', config.num_steps)
+    self._progress = progress.Progress('step', 'steps', num_steps)
     self._examples_per_step = examples_per_step
     self._shown_metric = shown_metric
     self._pending: tuple[int, clu_metrics.Collection | None, dict] | None
@@ -109,7 +100,7 @@ class TrainingLog(contextlib.AbstractContextManager):
     self._writer.close()
 
   def _start_interval(self) -> None:
-    self._started, self._steps = time.perf_counter(), 0
+    self._started, self._waited, self._steps = time.perf_counter(), 0.0, 0
 
   def leave_out_compilation(self, step: int) -> None:
     """Starts measuring speed, after the step that was compiled."""
@@ -125,10 +116,16 @@ class TrainingLog(contextlib.AbstractContextManager):
     self._started += seconds
     self._progress.pause(seconds)
 
-  def after_step(self, step: int) -> None:
-    """Writes the metrics of the previous interval and shows the progress."""
+  def after_step(self, step: int, waited: float) -> None:
+    """Writes the metrics of the previous interval and shows the progress.
+
+    Args:
+      step: number of the step.
+      waited: seconds that it waited for input data.
+    """
     self.flush()
     self._steps += 1
+    self._waited += waited
     self._progress.update(step)
 
   def end_interval(
@@ -149,6 +146,8 @@ class TrainingLog(contextlib.AbstractContextManager):
     if self._steps:  # Zero if the only step was the one that compiles.
       examples = self._examples_per_step * self._steps
       speed = {'examples_per_second': examples / elapsed}
+      if self._waited:
+        speed['input_wait_share'] = self._waited / elapsed
     self._pending = step, collected, {**others, **speed}
     self._start_interval()
 
@@ -200,11 +199,14 @@ class Profile(contextlib.AbstractContextManager):
     self._steps = range(first_step + 1, first_step + 1 + num_steps)
     self._active = contextlib.ExitStack()
 
-  def before_step(self, step: int, wait: Callable[[], None]) -> None:
-    """Starts or ends the profile; `wait` waits for the steps before."""
-    if self._steps and step == self._steps.start:
+  def before_step(self, step: int) -> None:
+    """Starts the profile if it begins with this step."""
+    if self._steps and step == self._steps[0]:
       self._active.enter_context(jax.profiler.trace(self._folder))
-    elif step == self._steps.stop:
+
+  def after_step(self, step: int, wait: Callable[[], None]) -> None:
+    """Ends the profile after its last step, for which `wait` waits."""
+    if self._steps and step == self._steps[-1]:
       wait()
       self._active.close()
 
@@ -212,11 +214,27 @@ class Profile(contextlib.AbstractContextManager):
     self._active.close()
 
 
-def _start_wandb(
+def check(options: Options) -> None:
+  """Checks that Weights & Biases is installed if it is wanted.
+
+  Raises:
+    errors.UserError: it is not.
+  """
+  if options.wandb_project:
+    command_line.check_package('wandb', 'wandb', '--wandb_project')
+
+
+def start_wandb(
   project: str, workdir: Path, config: base.RunConfig, run_id: str
-) -> None:
-  """Opens a run at Weights & Biases, or continues it, before TensorBoard."""
-  command_line.check_package('wandb', 'wandb', '--wandb_project')
+) -> int:
+  """Opens a run at Weights & Biases, or continues it, for `first_decides`.
+
+  Args:
+    project: its project.
+    workdir: folder whose TensorBoard logs, opened later, are sent.
+    config: hyperparameters of the run.
+    run_id: identifies the run, also when it is continued.
+  """
   import wandb  # pyright: ignore[reportMissingImports]  An optional dependency.
 
   wandb.init(
@@ -228,6 +246,7 @@ def _start_wandb(
     config=config.model_dump(),
     sync_tensorboard=True,
   )
+  return 0
 
 
 def floats(scalars: Mapping[str, Any]) -> dict[str, float]:

@@ -101,7 +101,7 @@ def flax_step(batch_size: int, window_steps: int) -> contest.Work:
   variables = jax.jit(model.init)(
     jax.random.key(0), batch.z, batch.action, carry
   )
-  state = optimizer.create_train_state(config, model.apply, variables['params'])
+  state = optimizer.create_train_state(config, variables['params'])
 
   def step(state, batch):
     def mean_loss(params):

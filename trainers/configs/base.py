@@ -59,13 +59,13 @@ def config_dict(config: RunConfig) -> ml_collections.ConfigDict:
 
 
 def validated(
-  config: ml_collections.ConfigDict | _Config, schema: Any
+  config: ml_collections.ConfigDict | _Config, schema: type[_Config]
 ) -> _Config:
   """Validates a config, without the data.
 
   Args:
     config: hyperparameters; those that are left out have their defaults.
-    schema: class of the config, or a union of classes.
+    schema: class of the config.
 
   Raises:
     errors.UserError: a value is invalid; the message names it.
@@ -75,7 +75,7 @@ def validated(
   else:
     content = config.model_dump()
   try:
-    return pydantic.TypeAdapter(schema).validate_python(content)
+    return schema.model_validate(content)
   except pydantic.ValidationError as error:
     message = f'invalid config: {json_documents.explain(error)}'
     if 'extra_forbidden' in {found['type'] for found in error.errors()}:

@@ -25,7 +25,7 @@ _PARTS = ('sampling', 'waiting_for_updates', 'deciding', 'simulating')
 
 
 class ActorCriticLearner(controller_learner.ControllerLearner):
-  """Finds a controller by soft actor-critic; see `loop.Learner`.
+  """Finds a controller by soft actor-critic.
 
   If there is a second device, the networks learn on it what happened up to the
   last step, while the cars drive this one.
@@ -39,7 +39,6 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
     model: world_model.WorldModel,
     c: controller.Controller,
   ):
-    """Starts the simulators."""
     rules = {name: getattr(config, name) for name in practice.Rules._fields}
     super().__init__(config, model, c, practice.Rules(**rules))
     self._config = config
@@ -61,12 +60,14 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
     self._begin_interval()
 
   @property
-  def arrays(self) -> Mapping[str, Any]:
+  def saved(self) -> Mapping[str, Any]:
     return {
-      'state': self._state,
-      'collected': self._collected,
-      'episodes': self._episodes,
-      'buffer': self._buffer,
+      'learner': {
+        'state': self._state,
+        'collected': self._collected,
+        'episodes': self._episodes,
+        'buffer': self._buffer,
+      }
     }
 
   def restore(self, saved: Mapping[str, Any], step: int) -> None:
@@ -90,7 +91,7 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
       last = self._buffer.outcome[(rows - 1) % len(self._buffer.outcome)]
       last[last == practice.Outcome.RUNNING] = practice.Outcome.TRUNCATED
 
-  def take_step(self, step: int) -> None:
+  def take_step(self, step: int) -> float:
     config = self._config
     rows = (step - 1) * config.drive_steps
     acting = jax.device_put(actor_critic.acting(self._state), jax.devices()[0])
@@ -107,6 +108,7 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
       features = self._buffer.features[: rows + config.drive_steps]
       self._state = actor_critic.standardise(self._state, features)
     controller_learner.check_finite(self._collected.loss.total, step)
+    return 0.0
 
   def _sample(self, step: int, rows: int) -> replay_buffer.Batch:
     config = self._config
@@ -156,14 +158,13 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
       self._collected = _to_learning_device(actor_critic.Metrics.empty())
     total = max(sum(self._seconds.values()), 1e-9)
     others = {f'share_{name}': x / total for name, x in self._seconds.items()}
-    others |= self.scalars
+    others |= self.scalars()
     count, returns, steps = self._episodes
     if count:
       others |= {'return': returns / count, 'episode_steps': steps / count}
     self._begin_interval()
     return collected, others
 
-  @property
   def scalars(self) -> Mapping[str, float]:
     return {'environment_steps': float(self._environment_steps)}
 

@@ -9,6 +9,7 @@ from carracing_rollouts import tracks
 from models import controller
 from models import world_model
 import numpy as np
+from trainers import loop
 from trainers import run_documents
 from trainers import training_log
 from trainers.configs import controller as controller_config
@@ -17,15 +18,11 @@ from trainers.control import fleet as fleet_lib
 from trainers.control import practice
 
 
-class ControllerLearner:
-  """A method that finds a controller; see `loop.Learner`.
+class ControllerLearner(loop.Learner):
+  """A method that finds a controller.
 
   Cars start new episodes after every checkpoint and every evaluation, so that
   a run continues from a checkpoint as if it had not been stopped.
-
-  Attributes:
-    scalars: what an evaluation reports beside the scores.
-    arrays: tree of arrays from which `restore` continues.
   """
 
   stops_anywhere: bool = False
@@ -59,25 +56,9 @@ class ControllerLearner:
     if 'fleet' in vars(self):
       self.fleet.close()
 
-  @property
-  def params(self) -> Mapping[str, Any]:
-    """The controller as it would be deployed, parameters of `Controller`."""
-    raise NotImplementedError
-
-  @property
   def scalars(self) -> Mapping[str, float]:
+    """Returns what an evaluation reports beside the scores."""
     raise NotImplementedError
-
-  @property
-  def arrays(self) -> Mapping[str, Any]:
-    raise NotImplementedError
-
-  @property
-  def saved(self) -> Mapping[str, Any]:
-    return {'learner': self.arrays}
-
-  def check(self) -> None:
-    """Does nothing: every step has checked itself."""
 
   def evaluate(self) -> training_log.Evaluation:
     """Drives the selection tracks; the cars' own episodes end."""
@@ -99,7 +80,7 @@ class ControllerLearner:
         'score': score,
         **{name: float(value) for name, value in summary.items()},
         'episode_steps': float(steps.mean()),
-        **self.scalars,
+        **self.scalars(),
       },
       results=[
         training_log.Result('score over the selection tracks', score, beside),

@@ -19,7 +19,7 @@ _EPISODE_STEPS = 1000
 
 
 class DreamLearner(controller_learner.ControllerLearner):
-  """Finds a controller in dreams; see `loop.Learner`."""
+  """Finds a controller in dreams."""
 
   shown_metric: str = 'dreamt_return'
   exports_last: bool = True  # The learning rate has fallen.
@@ -60,12 +60,14 @@ class DreamLearner(controller_learner.ControllerLearner):
     )
 
   @property
-  def arrays(self) -> Mapping[str, Any]:
+  def saved(self) -> Mapping[str, Any]:
     # The grass network too: fitted again elsewhere, it would differ a little.
     return {
-      'state': self._state,
-      'collected': self._collected,
-      'grass_params': self._world.grass_params,
+      'learner': {
+        'state': self._state,
+        'collected': self._collected,
+        'grass_params': self._world.grass_params,
+      }
     }
 
   def restore(self, saved: Mapping[str, Any], step: int) -> None:
@@ -88,19 +90,19 @@ class DreamLearner(controller_learner.ControllerLearner):
       )
       self._world = self._world._replace(grass_params=fitted)
 
-  def take_step(self, step: int) -> None:
+  def take_step(self, step: int) -> float:
     self._state, collected = dream_actor_critic.update(
       self._config, self._c, self._state, self._world, self._starts
     )
     self._collected = self._collected.merge(collected)
     controller_learner.check_finite(self._collected.loss.total, step)
+    return 0.0
 
   def collect(self) -> tuple[Any, Mapping[str, float]]:
     collected = self._collected
     self._collected = dream_actor_critic.Metrics.empty()
-    return collected, self.scalars
+    return collected, self.scalars()
 
-  @property
   def scalars(self) -> Mapping[str, float]:
     """Returns 1,000 times the reward of a step that the controller dreams.
 

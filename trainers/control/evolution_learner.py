@@ -41,14 +41,13 @@ _Metrics = metrics.Collection.create(
 
 
 class EvolutionLearner(controller_learner.ControllerLearner):
-  """Finds a controller by evolution; see `loop.Learner`.
+  """Finds a controller by evolution.
 
   Whatever a generation draws follows from the seed and the fitness of earlier
   ones, so the history of the fitness is all that a checkpoint needs.
   """
 
   shown_metric: str = 'fitness'
-  exports_last: bool = False
 
   def __init__(
     self,
@@ -56,7 +55,6 @@ class EvolutionLearner(controller_learner.ControllerLearner):
     model: world_model.WorldModel,
     c: controller.Controller,
   ):
-    """Starts the simulators."""
     super().__init__(config, model, c)
     self._config = config
     self.examples_per_step: int = config.num_cars * config.tracks_per_step
@@ -74,13 +72,15 @@ class EvolutionLearner(controller_learner.ControllerLearner):
     self._collected = _Metrics.empty()
 
   @property
-  def arrays(self) -> Mapping[str, Any]:
+  def saved(self) -> Mapping[str, Any]:
     return {
-      'fitness': self._fitness,
-      'mean': self._moments.mean,
-      'std': self._moments.std,
-      'environment_steps': self._environment_steps,
-      'collected': self._collected,
+      'learner': {
+        'fitness': self._fitness,
+        'mean': self._moments.mean,
+        'std': self._moments.std,
+        'environment_steps': self._environment_steps,
+        'collected': self._collected,
+      }
     }
 
   def restore(self, saved: Mapping[str, Any], step: int) -> None:
@@ -100,14 +100,11 @@ class EvolutionLearner(controller_learner.ControllerLearner):
     """Parameters of the search's mean, never of the luckiest candidate."""
     return self._params_of(self._search.mean)
 
-  def begin(self, step: int) -> None:
-    """Does nothing: every generation begins with new episodes."""
-
-  def take_step(self, step: int) -> None:
+  def take_step(self, step: int) -> float:
     """Drives a generation; the first step only measures the features."""
     if step == 1:
       self._standardise()
-      return
+      return 0.0
     candidates = self._search.ask()
     fitness = self._drive(step, candidates)
     self._fitness[step - 1] = fitness
@@ -120,14 +117,14 @@ class EvolutionLearner(controller_learner.ControllerLearner):
       )
     )
     controller_learner.check_finite(fitness, step)
+    return 0.0
 
   def collect(self) -> tuple[Any, Mapping[str, float]]:
     collected = None
     if self._collected.fitness.count:
       collected, self._collected = self._collected, _Metrics.empty()
-    return collected, self.scalars
+    return collected, self.scalars()
 
-  @property
   def scalars(self) -> Mapping[str, float]:
     return {'environment_steps': float(self._environment_steps)}
 
