@@ -201,7 +201,7 @@ def test_evolution_follows_the_best_candidates(world):
   candidates = search.ask()
   learner.take_step(2)
   learner.close()
-  fitness = learner.arrays['fitness'][1]
+  fitness = learner.saved['learner']['fitness'][1]
   assert len({*fitness.tolist()}) == 4
   # How far does the mean move towards each candidate?
   along = (np.array(candidates) - before) @ (learner._search.mean - before)

@@ -8,7 +8,9 @@ from carracing_latents import (
   carracing_latents_dataset_builder as latents_builder,
 )
 from carracing_latents import loader as latents_loader
+from carracing_latents import schema as latents_schema
 from carracing_rollouts import loader as rollouts_loader
+from carracing_rollouts import schema as rollouts_schema
 from conftest import LATENTS_VERSION
 from conftest import tiny_mdn_rnn_config
 from conftest import tiny_vae_config
@@ -48,7 +50,9 @@ def weights_of(workdir):
 def test_interrupted_run_equals_uninterrupted_run(name, world, tmp_path):
   trainer, get_config, schema = TRAINERS[name]
   config = base.validated(get_config(), schema)
-  dataset = prepared_dataset.find(config.dataset, world.data_dir)
+  dataset = prepared_dataset.find(
+    config.dataset, world.data_dir, rollouts_schema.KIND, latents_schema.KIND
+  )
   sources = {'dataset': run_folder.dataset_source(dataset)}
   evaluations = []
 
