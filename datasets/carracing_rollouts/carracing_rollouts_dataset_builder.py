@@ -46,7 +46,7 @@ class RolloutsConfig(sharded_builder.Config):
 
   SCHEMA = _Settings
 
-  num_episodes: int = None  # 30, or 0 for the policy `recorded`.  # pyright: ignore
+  num_episodes: int | None = None  # 30, or 0 for the policy `recorded`.
   max_steps: int = 1000  # CarRacing's own limit, 20 s at 50 Hz.
   policy: str = 'random_policy'
   seed: int = 0
@@ -80,6 +80,7 @@ class RolloutsConfig(sharded_builder.Config):
       ) from None
 
   def _check_num_episodes(self) -> None:
+    assert self.num_episodes is not None
     if self.policy != schema.RECORDED:
       if self.num_episodes < 2:
         raise errors.DatasetError(
@@ -115,6 +116,7 @@ class RolloutsConfig(sharded_builder.Config):
 
   def split_sizes(self) -> dict[str, int]:
     """Returns the number of episodes of each split."""
+    assert self.num_episodes is not None
     return {
       split: size + (len(self.log.of_split(split)) if self.log else 0)
       for split, size in schema.split_sizes(self.num_episodes).items()
