@@ -282,7 +282,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       errors.DatasetError: it is complete, but has another config.
     """
     try:
-      built = metadata_lib.check_folder(Path(self.data_path))
+      built, _ = metadata_lib.check_folder(Path(self.data_path))
     except errors.DatasetError:
       return False
     if built.config != self._identity():

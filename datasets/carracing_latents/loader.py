@@ -99,7 +99,7 @@ def windows(
   datasets = [prepared_dataset.find(x, data_dir, schema.KIND) for x in names]
   features = ['mean', 'logvar', 'action', 'reward', 'is_terminal']
   return batches.shuffled(
-    prepared_dataset.Concatenated(
+    prepared_dataset.concatenated(
       [x.records(split, features) for x in datasets]
     ),
     functools.partial(
