@@ -79,15 +79,14 @@ class Config(tfds.core.BuilderConfig):
 
   def __post_init__(self):
     schema = pydantic.create_model(
-      type(self).__name__, __base__=self.SCHEMA, name=json_documents.Name
+      type(self).__name__,
+      __base__=self.SCHEMA,
+      name=json_documents.Name,
+      description=str | None,
     )
-    if not isinstance(self.description, str | None):
-      raise errors.DatasetError(
-        'invalid config: description: Input should be a valid string'
-      )
     try:
       schema.model_validate(
-        {name: getattr(self, name) for name in self._keys()}
+        {name: getattr(self, name) for name in (*self._keys(), 'description')}
       )
     except pydantic.ValidationError as error:
       raise errors.DatasetError(
@@ -111,24 +110,20 @@ class Info(tfds.core.DatasetInfo):
       super().read_from_directory(dataset_info_dir)
 
   def __repr__(self) -> str:
-    config, _, version = self.full_name.rpartition('/')
-    splits = (self.metadata or {}).get('splits')
-    if splits is None:
+    try:
+      built = prepared_dataset.find(str(self.data_dir))
+    except errors.DatasetError:
       return f'{self.full_name} is not built.'
-    digest = digests.of_dataset(
-      {split: x['content_sha256'] for split, x in splits.items()}
-    )[: digests.SHORT]
-    name = f'{config}:{version}@{digest}'
+    digest = built.citation.rpartition('@')[2]
     folder = f'{self.data_dir}@{digest}'
     return '\n'.join(
       [
         f'{self.full_name} is in {self.data_dir} ({self.dataset_size}).',
         *(
-          f'{split}: {recorded["num_episodes"]:,} episodes,'
-          f' {recorded["num_steps"]:,} steps'
-          for split, recorded in splits.items()
+          f'{name}: {split.num_episodes:,} episodes, {split.num_steps:,} steps'
+          for name, split in built.splits.items()
         ),
-        f'Cite it as: {name}',
+        f'Cite it as: {built.citation}',
         'Check it, or a copy, with: python -m tools.verify'
         f' --dataset={shlex.quote(str(self.data_dir))} --expect={digest}',
         f'Read it with: {self.name}.loader.episodes({folder!r})',
@@ -222,13 +217,9 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """
     return Path(self.data_path).parent / f'.{name}'
 
+  @abc.abstractmethod
   def _identity(self) -> Mapping[str, Any]:
     """Returns all choices of the user that affect the data."""
-    assert self.builder_config is not None
-    config = dataclasses.asdict(self.builder_config)
-    return {
-      name: config[name] for name in self.builder_config.SCHEMA.model_fields
-    }
 
   def dataset_info_from_configs(self, **kwargs: Any) -> tfds.core.DatasetInfo:
     metadata = self.get_metadata()
@@ -267,7 +258,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         if self._is_built():  # By another process in the meantime.
           return
         self._move_partial_aside()
-      _remove_unfinished(folder)
+      for path in folder.glob('incomplete.*'):  # Of a build that was killed.
+        shutil.rmtree(path)
       try:
         super().download_and_prepare(**kwargs)
       finally:
@@ -356,9 +348,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         functools.partial(Path.write_bytes, data=content),
       )
     split_shards = self._shards()
-    num_shards = {
-      split: len(of_split) for split, of_split in split_shards.items()
-    }
+    num_shards = {split: len(x) for split, x in split_shards.items()}
     folder = shards.enter_staging(
       Path(self.data_path).parent, self._depends_on(num_shards)
     )
@@ -405,8 +395,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     split_infos, split_metadata, sha256 = [], {}, {}
     for split, split_jobs in jobs.items():
       template = self._get_filename_template(split)
-      path_of = functools.partial(_shard_path, template, len(split_jobs))
-      collected = shards.collect(split_jobs, path_of)
+      paths = template.sharded_filepaths(num_shards=len(split_jobs))
+      collected = shards.collect(split_jobs, [Path(path) for path in paths])
       split_metadata[split] = collected.metadata
       sha256 |= collected.files_sha256
       split_infos.append(
@@ -448,18 +438,6 @@ def _check_options(config: tfds.download.DownloadConfig) -> None:
         f'{option} is not supported: shards depend on the config alone, so that'
         ' all builds are equal; set num_episodes in --config'
       )
-
-
-def _remove_unfinished(folder: Path) -> None:
-  """Removes the folders that TFDS leaves behind when it is killed."""
-  for path in folder.glob('incomplete.*'):
-    shutil.rmtree(path)
-
-
-def _shard_path(template: Any, num_shards: int, index: int) -> Path:
-  return Path(
-    template.sharded_filepath(shard_index=index, num_shards=num_shards)
-  )
 
 
 def _problem(folder: Path) -> str | None:
