@@ -42,15 +42,17 @@ def windows(world, **kwargs):
   )
 
 
+def inputs_of(batch):
+  """Returns z and action, concatenated: float32 [B, T, Z + 3]."""
+  return np.concat([batch.z, batch.action], axis=-1)
+
+
 def transitions(batches):
   """Returns (inputs, targets) of every valid transition, as bytes."""
   return [
     (x.tobytes(), y.tobytes())
     for batch in batches
-    for x, y in zip(
-      np.concat([batch.z, batch.action], axis=-1)[batch.mask],
-      batch.next_z[batch.mask],
-    )
+    for x, y in zip(inputs_of(batch)[batch.mask], batch.next_z[batch.mask])
   ]
 
 
@@ -155,7 +157,9 @@ def test_hosts_read_other_episodes_and_draw_other_noise(world):
 def test_windows_never_cross_an_episode(world):
   successors = dict(mean_transitions(world))
   for batch in windows(world, num_epochs=1, sample=False):
-    for inputs, targets, mask in zip(batch.inputs, batch.targets, batch.mask):
+    for inputs, targets, mask in zip(
+      inputs_of(batch), batch.next_z, batch.mask
+    ):
       length = mask.sum()
       assert length > 0 and mask[:length].all()
       assert not inputs[length:].any() and not targets[length:].any()

@@ -1,7 +1,6 @@
 """JSON documents: schemas, digests, reading and writing."""
 
 from collections.abc import Mapping
-import functools
 import hashlib
 import json
 from pathlib import Path
@@ -87,14 +86,12 @@ def explain(error: pydantic.ValidationError) -> str:
   message = finding['msg'].removeprefix('Value error, ')
   value = ''
   if finding['type'] not in ('missing', 'json_invalid', 'value_error'):
-    value = f', not {_shorten(finding["input"])}'
+    text = repr(finding['input'])
+    value = f', not {text if len(text) <= 60 else text[:57] + "..."}'
   more = error.error_count() - 1
-  return (
-    (f'{where}: ' if where else '')
-    + message
-    + value
-    + (f' (and {more} more)' if more else '')
-  )
+  before = f'{where}: ' if where else ''
+  after = f' (and {more} more)' if more else ''
+  return f'{before}{message}{value}{after}'
 
 
 def digest(content: Any) -> str:
@@ -141,11 +138,4 @@ def write(path: Path, content: Any) -> None:
     ValueError: the content contains NaN or infinity.
   """
   text = json.dumps(content, indent=2, allow_nan=False) + '\n'
-  files.replace(
-    path, functools.partial(Path.write_text, data=text, encoding='utf-8')
-  )
-
-
-def _shorten(value: Any) -> str:
-  text = repr(value)
-  return text if len(text) <= 60 else text[:57] + '...'
+  files.replace(path, lambda file: file.write_text(text, encoding='utf-8'))

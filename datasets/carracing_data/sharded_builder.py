@@ -343,10 +343,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   def _jobs(self) -> dict[str, list[shards.Job]]:
     """Enters the staging folder; returns the jobs that fill it, by split."""
     for name, content in self._attachments().items():
-      files.replace(
-        self._attachment_path(name),
-        functools.partial(Path.write_bytes, data=content),
-      )
+      path = self._attachment_path(name)
+      files.replace(path, functools.partial(Path.write_bytes, data=content))
     split_shards = self._shards()
     num_shards = {split: len(x) for split, x in split_shards.items()}
     folder = shards.enter_staging(
