@@ -49,7 +49,7 @@ def read(path: Path, schema: type[_Schema]) -> _Schema:
 
   Raises:
     FileNotFoundError: the file does not exist.
-    errors.UnreadableError: the operating system cannot read it.
+    errors.UserError: the operating system cannot read it.
     errors.DocumentError: it is not JSON or does not match the schema.
   """
   try:
@@ -134,7 +134,7 @@ def write(path: Path, content: Any) -> None:
     content: JSON-compatible content.
 
   Raises:
-    errors.PlaceError: the file cannot be written.
+    errors.UserError: the file cannot be written.
     ValueError: the content contains NaN or infinity.
   """
   text = json.dumps(content, indent=2, allow_nan=False) + '\n'

@@ -177,16 +177,15 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   ) -> tfds.core.BuilderConfig | None:
     known = {config.name: config for config in self.BUILDER_CONFIGS}
     if isinstance(builder_config, str):
-      name = builder_config
-      if name not in known:
+      if builder_config not in known:
         raise errors.DatasetError(
-          f'there is no config {name!r}, only {", ".join(known)}; give any'
-          """ other as JSON: --config '{"name": ..., ...}' or --config"""
-          ' "$(cat FILE)"'
+          f'there is no config {builder_config!r}, only {", ".join(known)};'
+          """ give any other as JSON: --config '{"name": ..., ...}' or"""
+          ' --config "$(cat FILE)"'
         )
-    elif builder_config is not None and builder_config.name in known:
+    elif builder_config is not None:
       name = builder_config.name
-      if builder_config is not known[name]:
+      if known.get(name, builder_config) is not builder_config:
         raise errors.DatasetError(
           f'the name {name!r} is taken by a config of {self.name}; choose'
           ' another "name" in --config'
@@ -210,11 +209,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     return {}
 
   def _attachment_path(self, name: str) -> Path:
-    """Returns where shards find an attachment, whatever becomes of its source.
-
-    Args:
-      name: a key of `_attachments`.
-    """
+    """Returns where shards find a copy of an attachment during the build."""
     return Path(self.data_path).parent / f'.{name}'
 
   @abc.abstractmethod
@@ -239,7 +234,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     Raises:
       errors.DatasetError: the name is taken by a dataset with another config,
         or a TFDS option is not supported.
-      errors.PlaceError: the dataset cannot be written, or another process is
+      errors.UserError: the dataset cannot be written, or another process is
         building it.
     """
     config = kwargs.get('download_config') or tfds.download.DownloadConfig()
@@ -292,10 +287,10 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     folder = Path(self.data_path)
     if not folder.exists():
       return
-    problem = _problem(folder)
     if not any(folder.iterdir()):
       folder.rmdir()
       return
+    problem = _problem(folder)
     aside = files.move_aside(
       folder, folder.with_name(f'incomplete_{folder.name}')
     )

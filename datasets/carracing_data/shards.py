@@ -194,7 +194,7 @@ def _name_unwritable(path: Path) -> Iterator[None]:
   try:
     yield
   except RuntimeError as error:
-    raise errors.PlaceError(
+    raise errors.UserError(
       f'cannot write {path}: {str(error).splitlines()[0]}'
     ) from error
 

@@ -156,7 +156,7 @@ def write(path: Path, log: ActionLog) -> None:
 
   Raises:
     LogError: an episode is invalid, e.g. an action is not finite.
-    errors.PlaceError: the file cannot be written.
+    errors.UserError: the file cannot be written.
   """
   _check_episodes(log, 'the log to write')
   header = json.dumps(log.header.model_dump(by_alias=True), allow_nan=False)
@@ -179,7 +179,7 @@ def read(path: str | os.PathLike[str]) -> ActionLog:
   Raises:
     LogError: the file is missing, no action log, of another version, or
       damaged; the message names the problem.
-    errors.UnreadableError: the operating system cannot read it.
+    errors.UserError: the operating system cannot read it.
   """
   return parse(read_bytes(path), str(path))
 
@@ -189,7 +189,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
   Raises:
     LogError: the file is missing.
-    errors.UnreadableError: the operating system cannot read it.
+    errors.UserError: the operating system cannot read it.
   """
   try:
     return files.read_bytes(files.expand(path))
