@@ -225,9 +225,7 @@ def parse(content: bytes, source: str) -> ActionLog:
       counts = [episode.num_steps for episode in header.episodes]
       num_bytes = sum(counts) * rlds_steps.ACTION_SIZE * 4 + 1024
       action = _array(archive, 'action.npy', num_bytes)
-  except LogError:
-    raise
-  except errors.DocumentError as error:
+  except errors.UserError as error:  # Told already.
     raise LogError(str(error)) from None
   except Exception as error:  # What the libraries raise depends on the damage.
     reason = str(error).splitlines() or [type(error).__name__]
