@@ -321,19 +321,15 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         ):
           beam.run(todo, download_config)
       else:
-        self._write_locally(todo)
+        unwritten = [job for job in todo if job.result() is None]
+        with progress.Progress(self.name, 'shards', len(todo)) as shown:
+          shown.start(len(todo) - len(unwritten))
+          if len(unwritten) < len(todo):
+            shown.show()  # An interrupted build goes on.
+          processes.run_locally(unwritten, self._num_workers, shown.count_one)
     finally:
       shards.remove_temporary(folder)
     self._collect(jobs)
-
-  def _write_locally(self, jobs: Sequence[shards.Job]) -> None:
-    """Runs the jobs whose shards are not written yet."""
-    unwritten = [job for job in jobs if job.result() is None]
-    with progress.Progress(self.name, 'shards', len(jobs)) as shown:
-      shown.start(len(jobs) - len(unwritten))
-      if len(unwritten) < len(jobs):
-        shown.show()  # An interrupted build goes on.
-      processes.run_locally(unwritten, self._num_workers, shown.count_one)
 
   def _jobs(self) -> dict[str, list[shards.Job]]:
     """Enters the staging folder; returns the jobs that fill it, by split."""

@@ -184,9 +184,7 @@ def compare(
           != digests.of_record({name: b.get(name, 0)})
         ]
         return f'{split} record {index} differs in {", ".join(names)}'
-    sizes = [len(source) for source in sources]
-    if sizes[0] != sizes[1]:
-      return (
-        f'{split} has {sizes[0]} records in one and {sizes[1]} in the other'
-      )
+    here, there = map(len, sources)
+    if here != there:
+      return f'{split} has {here} records in one and {there} in the other'
   return None
