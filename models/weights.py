@@ -134,7 +134,7 @@ def save(
 
   Raises:
     WeightsError: the parameters are not finite or do not fit the model.
-    errors.PlaceError: the folder cannot be written.
+    errors.UserError: the folder cannot be written.
   """
   flat = _flatten(params)
   _checked_model(name, config, flat, f'the {name} to export')
@@ -170,7 +170,7 @@ def gather(
 
   Raises:
     WeightsError: weights are missing or damaged.
-    errors.PlaceError: the folder cannot be written.
+    errors.UserError: the folder cannot be written.
   """
   folder = Path(folder)
   wanted = {name: describe(path) for name, path in parts.items()}
@@ -221,7 +221,7 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
 
   Raises:
     WeightsError: the weights are missing, damaged or of another model.
-    errors.UnreadableError: the operating system cannot read them.
+    errors.UserError: the operating system cannot read them.
   """
   folder = files.expand(folder)
   description, contents = _read(folder, name)
@@ -253,7 +253,7 @@ def describe(folder: str | os.PathLike[str]) -> Description:
 
   Raises:
     WeightsError: the weights are missing or damaged.
-    errors.UnreadableError: the operating system cannot read them.
+    errors.UserError: the operating system cannot read them.
   """
   return _read(files.expand(folder))[0]
 

@@ -292,7 +292,7 @@ def test_what_an_interrupted_export_left_is_removed(data_dir, tmp_path):
   folder = hub_datasets.export(TINY, tmp_path, str(data_dir))
   assert len([*folder.glob('data/*')]) == 2
   assert sorted(x.name for x in tmp_path.iterdir()) == ['.lock', folder.name]
-  with pytest.raises(errors.PlaceError, match='already exists; choose another'):
+  with pytest.raises(errors.UserError, match='already exists; choose another'):
     hub_datasets.export(TINY, tmp_path, str(data_dir))
 
 

@@ -8,7 +8,7 @@ import pytest
 def test_what_is_no_file_is_not_replaced(tmp_path):
   pipe = tmp_path / 'pipe'
   os.mkfifo(pipe)
-  with pytest.raises(errors.PlaceError, match='pipe: it is not a regular file'):
+  with pytest.raises(errors.UserError, match='pipe: it is not a regular file'):
     files.claim_file(pipe)
   assert pipe.is_fifo()
 

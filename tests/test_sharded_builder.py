@@ -276,7 +276,7 @@ def test_two_builds_of_one_dataset_at_once_are_refused(tmp_path):
   folder(tmp_path).mkdir(parents=True)
   with (folder(tmp_path) / '.lock').open('w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
-    with pytest.raises(errors.PlaceError, match='another process is writing'):
+    with pytest.raises(errors.UserError, match='another process is writing'):
       build(tmp_path)
 
 
@@ -290,7 +290,7 @@ def test_prepared_dataset_is_reused_without_writing(expected):
 
 def test_folder_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / 'carracing_rollouts').write_text('a file')
-  with pytest.raises(errors.PlaceError, match='cannot write .*tmp'):
+  with pytest.raises(errors.UserError, match='cannot write .*tmp'):
     build(tmp_path)
 
 

@@ -35,7 +35,7 @@ def save(path: Path, driver: agent.Agent, track: int) -> None:
     track: index of the test track.
 
   Raises:
-    errors.PlaceError: the file cannot be written.
+    errors.UserError: the file cannot be written.
   """
   path = files.claim_file(path)
   game = playing.Game(driver)

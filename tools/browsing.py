@@ -96,7 +96,7 @@ def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
 
   Raises:
     errors.DatasetError: there is no such dataset, or it is damaged.
-    errors.PlaceError: the output directory is not writable, or another process
+    errors.UserError: the output directory is not writable, or another process
       is writing to it.
     errors.DocumentError: `dataset.json` in the output directory is damaged.
     BrowserError: the output directory holds the pages of another dataset.

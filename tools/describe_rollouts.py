@@ -37,7 +37,7 @@ def describe(dataset: str, data_dir: str | None, output_dir: Path) -> None:
 
   Raises:
     errors.DatasetError: there is no such dataset.
-    errors.PlaceError: the output cannot be written.
+    errors.UserError: the output cannot be written.
   """
   prepared = prepared_dataset.find(dataset, data_dir, schema.KIND)
   files.claim_folder(output_dir)

@@ -86,7 +86,7 @@ def evaluate(
     EvaluationError: the set has fewer tracks; or the output directory holds
       another evaluation, or one of more tracks.
     errors.DocumentError: `evaluation.json` is damaged.
-    errors.PlaceError: the output directory is not writable, or another process
+    errors.UserError: the output directory is not writable, or another process
       is writing to it.
   """
   if episodes > len(tracks_lib.SETS[tracks]):
@@ -128,7 +128,7 @@ def read(
   Raises:
     FileNotFoundError: the file does not exist.
     errors.DocumentError: it is damaged.
-    errors.UnreadableError: the operating system cannot read it.
+    errors.UserError: the operating system cannot read it.
   """
   try:
     found = json_documents.read(path, Evaluation)

@@ -52,7 +52,7 @@ def export(folder: Path, output: Path) -> None:
   Raises:
     weights.WeightsError: the agent is missing or damaged, M has no start
       states, or its numbers are beyond float16.
-    errors.PlaceError: the file cannot be written.
+    errors.UserError: the file cannot be written.
   """
   model = json.dumps(_model(folder))
   output = files.claim_file(output)

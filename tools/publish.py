@@ -49,7 +49,7 @@ def publish(folder: Path, output_dir: Path) -> None:
       beyond float16.
     errors.UserError: the output directory holds the agent or lies in it, or a
       folder that would be replaced holds something else than weights.
-    errors.PlaceError: the output cannot be written.
+    errors.UserError: the output cannot be written.
   """
   agent.load(folder)  # Fails on parts that do not belong together.
   source, target = folder.resolve(), output_dir.resolve()

@@ -63,7 +63,7 @@ def view(
 
   Raises:
     errors.DatasetError: there is no such dataset or episode.
-    errors.PlaceError: the output cannot be written.
+    errors.UserError: the output cannot be written.
   """
   prepared = prepared_dataset.find(dataset, data_dir, schema.KIND)
   name = prepared.full_name

@@ -30,7 +30,7 @@ def save(path: Path, template: str, **values: Any) -> None:
     **values: variables of the template, all of which it must be given.
 
   Raises:
-    errors.PlaceError: the file cannot be written.
+    errors.UserError: the file cannot be written.
   """
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_TEMPLATES, encoding='utf-8'),

@@ -99,7 +99,7 @@ class Checkpoints:
       items: trees of arrays and Grain iterators, as in `restore`.
 
     Raises:
-      errors.PlaceError: the earlier save failed.
+      errors.UserError: the earlier save failed.
     """
     self._finish()
     response = self._checkpointer.save_checkpointables_async(step, dict(items))
@@ -113,7 +113,7 @@ class Checkpoints:
     """Waits until everything is on disk.
 
     Raises:
-      errors.PlaceError: the last save failed.
+      errors.UserError: the last save failed.
     """
     try:
       self._finish()
@@ -136,7 +136,7 @@ class Checkpoints:
       if reason is None:
         raise
       self._failed = True
-      raise errors.PlaceError(
+      raise errors.UserError(
         f'cannot write a checkpoint to {self._folder}: {reason}; fix this and'
         ' rerun the same command to continue'
       ) from error

@@ -83,7 +83,7 @@ def read_config(workdir: Path) -> Config | None:
 
   Raises:
     RunError: the file is damaged.
-    errors.UnreadableError: the operating system cannot read it.
+    errors.UserError: the operating system cannot read it.
   """
   return _read(workdir / 'config.json', Config)
 
@@ -103,7 +103,7 @@ def finished_metrics(workdir: Path) -> Metrics:
 
   Raises:
     RunError: the run is not finished, or the file is damaged.
-    errors.UnreadableError: the operating system cannot read it.
+    errors.UserError: the operating system cannot read it.
   """
   metrics = read_metrics(workdir)
   if metrics is None:

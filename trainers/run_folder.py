@@ -160,7 +160,7 @@ class RunFolder:
     Raises:
       run_documents.RunError: the folder holds a longer run, or weights from a
         later step than any checkpoint.
-      errors.PlaceError: the folder cannot be written.
+      errors.UserError: the folder cannot be written.
     """
     start = _start()
     self._run = self._run.model_copy(

@@ -277,7 +277,7 @@ def _latent_size(latents: Sequence[prepared_dataset.Dataset]) -> int:
 
 def _episodes(folders: Sequence[str], split: str) -> Sequence[Any]:
   """Returns the episodes of all datasets, each read on access."""
-  return prepared_dataset.Concatenated(
+  return prepared_dataset.concatenated(
     [loader.episodes(folder, split=split) for folder in folders]
   )
 

@@ -56,30 +56,27 @@ def dataset_flag() -> flags.FlagHolder[str]:
 
 def output_dir_flag(default: str) -> flags.FlagHolder[str]:
   """Defines `--output_dir`."""
-  return _not_empty(
-    flags.DEFINE_string('output_dir', default, 'Output directory.')
-  )
-
-
-def _not_empty(
-  flag: flags.FlagHolder[Any],
-) -> flags.FlagHolder[Any]:
-  flags.register_validator(
-    flag, lambda value: value != '', 'leave it out, or name a folder'
-  )
-  return flag
+  return _folder_flag('output_dir', default, 'Output directory.')
 
 
 def agent_flag() -> flags.FlagHolder[str | None]:
   """Defines `--agent`, without which the pretrained agent is meant."""
-  return _not_empty(
-    flags.DEFINE_string(
-      'agent',
-      None,
-      'Folder of an agent, with vae/, mdn_rnn/ and controller/; defaults to the'
-      ' one that comes with this project.',
-    )
+  return _folder_flag(
+    'agent',
+    None,
+    'Folder of an agent, with vae/, mdn_rnn/ and controller/; defaults to the'
+    ' one that comes with this project.',
   )
+
+
+def _folder_flag(
+  name: str, default: str | None, text: str
+) -> flags.FlagHolder[Any]:
+  flag = flags.DEFINE_string(name, default, text)
+  flags.register_validator(
+    flag, lambda value: value != '', 'leave it out, or name a folder'
+  )
+  return flag
 
 
 def agent_name(flag: str | None) -> str:
@@ -183,10 +180,7 @@ def stop_in_callbacks(message: str = '') -> None:
   """Ends the process when Ctrl-C meets a callback, which would swallow it.
 
   JAX has one in the garbage collector. The end is that of SIGKILL, but for the
-  message: what is written so far can be continued.
-
-  Args:
-    message: line for people; by default none.
+  message, if any: what is written so far can be continued.
   """
   previous = sys.unraisablehook
 
@@ -239,11 +233,7 @@ def set_up_logging() -> None:
 
 
 def format_logs(stream: TextIO) -> None:
-  """Shows messages as lines with a time, below a line that is updated.
-
-  Args:
-    stream: where they go.
-  """
+  """Shows messages in a stream as lines with a time, below updated lines."""
   clear = CLEAR if on_terminal(stream) else ''
   logging.get_absl_handler().setFormatter(
     python_logging.Formatter(f'{clear}%(asctime)s %(message)s', TIME)

@@ -12,13 +12,5 @@ class DatasetError(UserError):
   """A dataset is missing, unreadable or misconfigured."""
 
 
-class PlaceError(UserError):
-  """A file or folder is not writable, or another process is writing to it."""
-
-
 class DocumentError(UserError):
   """A JSON document does not match its schema."""
-
-
-class UnreadableError(UserError):
-  """The operating system cannot read a file; the file may be intact."""

@@ -18,19 +18,19 @@ def expand(path: str | os.PathLike[str]) -> Path:
   """Returns a path given by a user, with `~` expanded.
 
   Raises:
-    errors.PlaceError: the user named after `~` does not exist.
+    errors.UserError: the user named after `~` does not exist.
   """
   try:
     return Path(path).expanduser()
   except RuntimeError as error:
-    raise errors.PlaceError(f'{path}: {error}') from None
+    raise errors.UserError(f'{path}: {error}') from None
 
 
 def claim_folder(path: str | os.PathLike[str]) -> Path:
   """Creates a folder if it does not exist, and checks that it is writable.
 
   Raises:
-    errors.PlaceError: it is not writable.
+    errors.UserError: it is not writable.
   """
   path = Path(path)
   with write_errors(path):
@@ -49,13 +49,13 @@ def claim_file(path: str | os.PathLike[str]) -> Path:
     The file, which may be replaced.
 
   Raises:
-    errors.PlaceError: it cannot be written, or is a folder or a device.
+    errors.UserError: it cannot be written, or is a folder or a device.
   """
   path = Path(os.path.realpath(path))
   with write_errors(path):
     unusable = path.exists() and not path.is_file()
   if unusable:
-    raise errors.PlaceError(f'cannot write {path}: it is not a regular file')
+    raise errors.UserError(f'cannot write {path}: it is not a regular file')
   claim_folder(path.parent)
   return path
 
@@ -70,7 +70,7 @@ def locked(folder: Path) -> Iterator[None]:
     folder: folder to lock; must exist.
 
   Raises:
-    errors.PlaceError: another process holds the lock.
+    errors.UserError: another process holds the lock.
   """
   with contextlib.ExitStack() as stack:
     with write_errors(folder / _LOCK):
@@ -78,7 +78,7 @@ def locked(folder: Path) -> Iterator[None]:
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
-        raise errors.PlaceError(
+        raise errors.UserError(
           f'another process is writing to {folder}; wait for it or stop it'
         ) from None
     yield
@@ -86,15 +86,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-  """Turns an OSError into a PlaceError that names the path.
-
-  Raises:
-    errors.PlaceError: the path cannot be written.
-  """
+  """Turns an OSError, which may name no file, into a UserError that does."""
   try:
     yield
   except OSError as error:
-    raise errors.PlaceError(
+    raise errors.UserError(
       f'cannot write {path}: {error.strerror or error}'
     ) from error
 
@@ -104,17 +100,15 @@ def read_bytes(path: Path) -> bytes:
 
   Raises:
     FileNotFoundError: the file does not exist.
-    errors.UnreadableError: the operating system cannot read it.
+    errors.UserError: the operating system cannot read it.
   """
   try:
     return path.read_bytes()
-  except FileNotFoundError:
-    raise
-  except NotADirectoryError as error:
+  except (FileNotFoundError, NotADirectoryError) as error:
     raise FileNotFoundError(*error.args, str(path)) from None
   except (OSError, ValueError) as error:  # The path may contain a NUL.
     reason = getattr(error, 'strerror', None) or error
-    raise errors.UnreadableError(
+    raise errors.UserError(
       f'cannot read {str(path)[:200]!r}: {reason}'
     ) from error
 
@@ -127,7 +121,7 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     write: function that writes the content to a given path.
 
   Raises:
-    errors.PlaceError: the file cannot be written.
+    errors.UserError: the file cannot be written.
   """
   temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
   try:
@@ -148,13 +142,13 @@ def new_folder(path: Path) -> Iterator[Path]:
     path: folder that must not exist.
 
   Raises:
-    errors.PlaceError: it exists or cannot be written, or another process is
+    errors.UserError: it exists or cannot be written, or another process is
       writing next to it.
   """
   unfinished = path.with_name(f'.{path.name}.unfinished')
   with locked(claim_folder(path.parent)), write_errors(path):
     if os.path.lexists(path):
-      raise errors.PlaceError(
+      raise errors.UserError(
         f'{path} already exists; choose another --output_dir or delete it'
       )
     if unfinished.exists():

@@ -1,7 +1,6 @@
 """JSON documents: schemas, digests, reading and writing."""
 
 from collections.abc import Mapping
-import functools
 import hashlib
 import json
 from pathlib import Path
@@ -50,7 +49,7 @@ def read(path: Path, schema: type[_Schema]) -> _Schema:
 
   Raises:
     FileNotFoundError: the file does not exist.
-    errors.UnreadableError: the operating system cannot read it.
+    errors.UserError: the operating system cannot read it.
     errors.DocumentError: it is not JSON or does not match the schema.
   """
   try:
@@ -87,14 +86,12 @@ def explain(error: pydantic.ValidationError) -> str:
   message = finding['msg'].removeprefix('Value error, ')
   value = ''
   if finding['type'] not in ('missing', 'json_invalid', 'value_error'):
-    value = f', not {_shorten(finding["input"])}'
+    text = repr(finding['input'])
+    value = f', not {text if len(text) <= 60 else text[:57] + "..."}'
   more = error.error_count() - 1
-  return (
-    (f'{where}: ' if where else '')
-    + message
-    + value
-    + (f' (and {more} more)' if more else '')
-  )
+  before = f'{where}: ' if where else ''
+  after = f' (and {more} more)' if more else ''
+  return f'{before}{message}{value}{after}'
 
 
 def digest(content: Any) -> str:
@@ -137,15 +134,8 @@ def write(path: Path, content: Any) -> None:
     content: JSON-compatible content.
 
   Raises:
-    errors.PlaceError: the file cannot be written.
+    errors.UserError: the file cannot be written.
     ValueError: the content contains NaN or infinity.
   """
   text = json.dumps(content, indent=2, allow_nan=False) + '\n'
-  files.replace(
-    path, functools.partial(Path.write_text, data=text, encoding='utf-8')
-  )
-
-
-def _shorten(value: Any) -> str:
-  text = repr(value)
-  return text if len(text) <= 60 else text[:57] + '...'
+  files.replace(path, lambda file: file.write_text(text, encoding='utf-8'))

@@ -122,14 +122,21 @@ class Metadata(json_documents.Document):
   files_sha256: dict[json_documents.Name, json_documents.Sha256]
   metadata_sha256: json_documents.Sha256
 
+  @property
+  def dataset(self) -> str:
+    """Name of the dataset, without config and version."""
+    return self.name.partition('/')[0]
+
   def shards(self, split: str) -> list[str]:
     """Returns the names of the files of a split, in order."""
-    stem = f'{self.name.partition("/")[0]}-{split}.array_record'
+    stem = f'{self.dataset}-{split}.array_record'
     count = sum(name.startswith(f'{stem}-') for name in self.files_sha256)
     return [f'{stem}-{i:05d}-of-{count:05d}' for i in range(count)]
 
 
-def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
+def check_folder(
+  folder: Path, kinds: Sequence[Kind] = ()
+) -> tuple[Metadata, Kind | None]:
   """Checks that a folder holds a complete dataset with consistent metadata.
 
   Reads `metadata.json` only; `verification.verify` reads the rest.
@@ -139,7 +146,7 @@ def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
     kinds: accepted kinds of dataset; all if empty.
 
   Returns:
-    The dataset's metadata.
+    The dataset's metadata, and its kind if any are given.
 
   Raises:
     errors.DatasetError: a check failed; the message names the problem.
@@ -162,8 +169,13 @@ def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
     metadata = metadata.model_copy(
       update={'name': f'{dataset}/{config}:{version}'}
     )
-  if kinds:
-    kind = kind_of(folder, metadata, kinds)
+  kind = {kind.name: kind for kind in kinds}.get(metadata.dataset)
+  if kinds and kind is None:
+    wanted = ' or '.join(kind.name for kind in kinds)
+    raise errors.DatasetError(
+      f'{folder} is a {metadata.dataset} dataset, but {wanted} is needed here'
+    )
+  if kind is not None:
     _check_counts(path, metadata, kind)
     json_documents.parse(
       json.dumps(metadata.config), kind.config, f'{path}: config'
@@ -183,22 +195,7 @@ def check_folder(folder: Path, kinds: Sequence[Kind] = ()) -> Metadata:
         f'{folder}: {name} is missing; copy the dataset again, or delete the'
         ' folder and build it again'
       )
-  return metadata
-
-
-def kind_of(folder: Path, metadata: Metadata, kinds: Sequence[Kind]) -> Kind:
-  """Returns the kind of a dataset.
-
-  Raises:
-    errors.DatasetError: it is none of these.
-  """
-  name = metadata.name.partition('/')[0]
-  wanted = {kind.name: kind for kind in kinds}
-  if name not in wanted:
-    raise errors.DatasetError(
-      f'{folder} is a {name} dataset, but {" or ".join(wanted)} is needed here'
-    )
-  return wanted[name]
+  return metadata, kind
 
 
 def _check_counts(path: Path, metadata: Metadata, kind: Kind) -> None:

@@ -106,23 +106,10 @@ def what_failed(error: Exception) -> str:
   return f'is damaged ({str(error).splitlines()[0][:80]})'
 
 
-class Concatenated(Sequence[Any]):
-  """The records of several datasets, one after another."""
-
-  def __init__(self, parts: Sequence[Records]):
-    self._parts = parts
-
-  def __len__(self) -> int:
-    return sum(map(len, self._parts))
-
-  def __getitem__(self, index: Any) -> Any:
-    if isinstance(index, slice):
-      return [self[i] for i in range(*index.indices(len(self)))]
-    index = range(len(self))[index]
-    for part in self._parts:
-      if index < len(part):
-        return part[index]
-      index -= len(part)
+def concatenated(parts: Sequence[Records]) -> Any:
+  """Returns a sequence: the records of several datasets, in order."""
+  sources: Any = [grain.MapDataset.source(part) for part in parts]
+  return grain.MapDataset.concatenate(sources)
 
 
 class _Shard(NamedTuple):
@@ -157,7 +144,7 @@ class Dataset:
   @property
   def name(self) -> str:
     """Name of the dataset, without config and version."""
-    return self.full_name.partition('/')[0]
+    return self.metadata.dataset
 
   @property
   def config_name(self) -> str:
@@ -248,38 +235,19 @@ class Dataset:
         raise errors.DatasetError(
           f'{self.full_name} has no {name}; build it again, in a later version'
         )
-    serialized: Any = grain.sources.ArrayRecordDataSource(self._shards(split))
-    return Records(
-      serialized,
-      tfds.features.FeaturesDict(
-        {
-          name: feature
-          for name, feature in self.features.items()
-          if features is None or name in features
-        }
-      ),
-      folder=self.folder,
-      split=split,
-    )
-
-  def _shards(self, split: str) -> list[Any]:
-    paths = [
+    decoded = self.features
+    if features is not None:
+      decoded = tfds.features.FeaturesDict({x: decoded[x] for x in features})
+    shards: list[Any] = [
       os.fspath(self.folder / name) for name in self.metadata.shards(split)
     ]
-    lengths = self.splits[split].shard_lengths
-    if lengths is None:
-      return paths
-    return [_Shard(path, 0, n, n) for path, n in zip(paths, lengths)]
+    if (lengths := self.splits[split].shard_lengths) is not None:
+      shards = [_Shard(path, 0, n, n) for path, n in zip(shards, lengths)]
+    serialized: Any = grain.sources.ArrayRecordDataSource(shards)
+    return Records(serialized, decoded, self.folder, split)
 
   def check_digest(self, wanted: str) -> None:
-    """Compares the digest with a wanted one.
-
-    Args:
-      wanted: the first digits of the digest, 8 to 64.
-
-    Raises:
-      errors.DatasetError: the dataset is another one, or `wanted` is no digest.
-    """
+    """Raises DatasetError unless the digest begins with 8 to 64 digits."""
     if not _DIGEST.fullmatch(wanted):
       raise errors.DatasetError(f'{wanted[:80]!r} {_NO_DIGEST}')
     if not self.digest.startswith(wanted):
@@ -312,14 +280,12 @@ def find(
   try:
     name, wanted = _without_digest(name)
     folder = files.expand(name).absolute()
-    if is_folder := _is_folder(name, folder):
-      found = metadata_lib.check_folder(folder, kinds)
-    else:
+    if not (is_folder := _is_folder(name, folder)):
       folder = _folder_of(name, data_dir)
-      found = metadata_lib.check_folder(folder, kinds)
+    found, kind = metadata_lib.check_folder(folder, kinds)
+  except errors.UserError:
+    raise
   except (OSError, ValueError) as error:  # Too long, or contains a NUL.
-    if isinstance(error, errors.UserError):
-      raise
     reason = getattr(error, 'strerror', None) or error
     raise errors.DatasetError(
       f'cannot read the dataset {name[:100]!r}: {reason}'
@@ -330,7 +296,6 @@ def find(
       f'{folder} is not {dataset}/{config}:{version} but {found.name}; move'
       ' it to the folder that matches its name'
     )
-  kind = metadata_lib.kind_of(folder, found, kinds) if kinds else None
   opened = Dataset(folder, found, kind)
   if wanted is not None:
     opened.check_digest(wanted)
@@ -377,23 +342,18 @@ def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
   dataset, config, version = match.groups()
   root = files.expand(data_dir or constants.get_default_data_dir())
   folder = root / dataset / (config or 'default')
-  try:
-    versions = {
-      path.parent.name: path.parent
-      for path in folder.glob(f'*/{metadata_lib.INFO_FILE}')
-      if tfds.core.Version.is_valid(path.parent.name)
-    }
-    newest = max(versions, key=tfds.core.Version, default=None)
-    if (wanted := version or newest) in versions:
-      return versions[wanted]
-    others = sorted(
-      path.parent.relative_to(root).as_posix()
-      for path in (root / dataset).glob(f'*/*/{metadata_lib.INFO_FILE}')
-    )
-  except OSError as error:
-    raise errors.UnreadableError(
-      f'cannot read {error.filename}: {error.strerror}'
-    ) from None
+  versions = {
+    path.parent.name: path.parent
+    for path in folder.glob(f'*/{metadata_lib.INFO_FILE}')
+    if tfds.core.Version.is_valid(path.parent.name)
+  }
+  newest = max(versions, key=tfds.core.Version, default=None)
+  if (wanted := version or newest) in versions:
+    return versions[wanted]
+  others = sorted(
+    path.parent.relative_to(root).as_posix()
+    for path in (root / dataset).glob(f'*/*/{metadata_lib.INFO_FILE}')
+  )
   command = f'cd datasets && tfds build {dataset} --data_dir={root}'
   if config not in (None, 'default'):
     command += f""" --config '{{"name": "{config}", ...}}'"""

@@ -94,11 +94,10 @@ class Progress(contextlib.AbstractContextManager):
     if self._on_terminal:
       width = shutil.get_terminal_size().columns - 1  # A row can be cleared.
       line = f'{command_line.CLEAR}{self.line()[:width]}'
-      print(line, end='', file=self._stream, flush=True)
     else:
       # Not logged: it is also shown to programs that do not set up logging.
-      now = time.strftime(command_line.TIME)
-      print(f'{now} {self.line()}', file=self._stream, flush=True)
+      line = f'{time.strftime(command_line.TIME)} {self.line()}\n'
+    print(line, end='', file=self._stream, flush=True)
 
   def line(self) -> str:
     """Returns the line; the time left is that of the work alone."""

@@ -79,15 +79,14 @@ class Config(tfds.core.BuilderConfig):
 
   def __post_init__(self):
     schema = pydantic.create_model(
-      type(self).__name__, __base__=self.SCHEMA, name=json_documents.Name
+      type(self).__name__,
+      __base__=self.SCHEMA,
+      name=json_documents.Name,
+      description=str | None,
     )
-    if not isinstance(self.description, str | None):
-      raise errors.DatasetError(
-        'invalid config: description: Input should be a valid string'
-      )
     try:
       schema.model_validate(
-        {name: getattr(self, name) for name in self._keys()}
+        {name: getattr(self, name) for name in (*self._keys(), 'description')}
       )
     except pydantic.ValidationError as error:
       raise errors.DatasetError(
@@ -111,24 +110,20 @@ class Info(tfds.core.DatasetInfo):
       super().read_from_directory(dataset_info_dir)
 
   def __repr__(self) -> str:
-    config, _, version = self.full_name.rpartition('/')
-    splits = (self.metadata or {}).get('splits')
-    if splits is None:
+    try:
+      built = prepared_dataset.find(str(self.data_dir))
+    except errors.DatasetError:
       return f'{self.full_name} is not built.'
-    digest = digests.of_dataset(
-      {split: x['content_sha256'] for split, x in splits.items()}
-    )[: digests.SHORT]
-    name = f'{config}:{version}@{digest}'
+    digest = built.citation.rpartition('@')[2]
     folder = f'{self.data_dir}@{digest}'
     return '\n'.join(
       [
         f'{self.full_name} is in {self.data_dir} ({self.dataset_size}).',
         *(
-          f'{split}: {recorded["num_episodes"]:,} episodes,'
-          f' {recorded["num_steps"]:,} steps'
-          for split, recorded in splits.items()
+          f'{name}: {split.num_episodes:,} episodes, {split.num_steps:,} steps'
+          for name, split in built.splits.items()
         ),
-        f'Cite it as: {name}',
+        f'Cite it as: {built.citation}',
         'Check it, or a copy, with: python -m tools.verify'
         f' --dataset={shlex.quote(str(self.data_dir))} --expect={digest}',
         f'Read it with: {self.name}.loader.episodes({folder!r})',
@@ -182,16 +177,15 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   ) -> tfds.core.BuilderConfig | None:
     known = {config.name: config for config in self.BUILDER_CONFIGS}
     if isinstance(builder_config, str):
-      name = builder_config
-      if name not in known:
+      if builder_config not in known:
         raise errors.DatasetError(
-          f'there is no config {name!r}, only {", ".join(known)}; give any'
-          """ other as JSON: --config '{"name": ..., ...}' or --config"""
-          ' "$(cat FILE)"'
+          f'there is no config {builder_config!r}, only {", ".join(known)};'
+          """ give any other as JSON: --config '{"name": ..., ...}' or"""
+          ' --config "$(cat FILE)"'
         )
-    elif builder_config is not None and builder_config.name in known:
+    elif builder_config is not None:
       name = builder_config.name
-      if builder_config is not known[name]:
+      if known.get(name, builder_config) is not builder_config:
         raise errors.DatasetError(
           f'the name {name!r} is taken by a config of {self.name}; choose'
           ' another "name" in --config'
@@ -215,20 +209,12 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     return {}
 
   def _attachment_path(self, name: str) -> Path:
-    """Returns where shards find an attachment, whatever becomes of its source.
-
-    Args:
-      name: a key of `_attachments`.
-    """
+    """Returns where shards find a copy of an attachment during the build."""
     return Path(self.data_path).parent / f'.{name}'
 
+  @abc.abstractmethod
   def _identity(self) -> Mapping[str, Any]:
     """Returns all choices of the user that affect the data."""
-    assert self.builder_config is not None
-    config = dataclasses.asdict(self.builder_config)
-    return {
-      name: config[name] for name in self.builder_config.SCHEMA.model_fields
-    }
 
   def dataset_info_from_configs(self, **kwargs: Any) -> tfds.core.DatasetInfo:
     metadata = self.get_metadata()
@@ -248,7 +234,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     Raises:
       errors.DatasetError: the name is taken by a dataset with another config,
         or a TFDS option is not supported.
-      errors.PlaceError: the dataset cannot be written, or another process is
+      errors.UserError: the dataset cannot be written, or another process is
         building it.
     """
     config = kwargs.get('download_config') or tfds.download.DownloadConfig()
@@ -267,7 +253,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         if self._is_built():  # By another process in the meantime.
           return
         self._move_partial_aside()
-      _remove_unfinished(folder)
+      for path in folder.glob('incomplete.*'):  # Of a build that was killed.
+        shutil.rmtree(path)
       try:
         super().download_and_prepare(**kwargs)
       finally:
@@ -282,7 +269,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       errors.DatasetError: it is complete, but has another config.
     """
     try:
-      built = metadata_lib.check_folder(Path(self.data_path))
+      built, _ = metadata_lib.check_folder(Path(self.data_path))
     except errors.DatasetError:
       return False
     if built.config != self._identity():
@@ -300,10 +287,10 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     folder = Path(self.data_path)
     if not folder.exists():
       return
-    problem = _problem(folder)
     if not any(folder.iterdir()):
       folder.rmdir()
       return
+    problem = _problem(folder)
     aside = files.move_aside(
       folder, folder.with_name(f'incomplete_{folder.name}')
     )
@@ -334,31 +321,23 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         ):
           beam.run(todo, download_config)
       else:
-        self._write_locally(todo)
+        unwritten = [job for job in todo if job.result() is None]
+        with progress.Progress(self.name, 'shards', len(todo)) as shown:
+          shown.start(len(todo) - len(unwritten))
+          if len(unwritten) < len(todo):
+            shown.show()  # An interrupted build goes on.
+          processes.run_locally(unwritten, self._num_workers, shown.count_one)
     finally:
       shards.remove_temporary(folder)
     self._collect(jobs)
 
-  def _write_locally(self, jobs: Sequence[shards.Job]) -> None:
-    """Runs the jobs whose shards are not written yet."""
-    unwritten = [job for job in jobs if job.result() is None]
-    with progress.Progress(self.name, 'shards', len(jobs)) as shown:
-      shown.start(len(jobs) - len(unwritten))
-      if len(unwritten) < len(jobs):
-        shown.show()  # An interrupted build goes on.
-      processes.run_locally(unwritten, self._num_workers, shown.count_one)
-
   def _jobs(self) -> dict[str, list[shards.Job]]:
     """Enters the staging folder; returns the jobs that fill it, by split."""
     for name, content in self._attachments().items():
-      files.replace(
-        self._attachment_path(name),
-        functools.partial(Path.write_bytes, data=content),
-      )
+      path = self._attachment_path(name)
+      files.replace(path, functools.partial(Path.write_bytes, data=content))
     split_shards = self._shards()
-    num_shards = {
-      split: len(of_split) for split, of_split in split_shards.items()
-    }
+    num_shards = {split: len(x) for split, x in split_shards.items()}
     folder = shards.enter_staging(
       Path(self.data_path).parent, self._depends_on(num_shards)
     )
@@ -405,8 +384,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     split_infos, split_metadata, sha256 = [], {}, {}
     for split, split_jobs in jobs.items():
       template = self._get_filename_template(split)
-      path_of = functools.partial(_shard_path, template, len(split_jobs))
-      collected = shards.collect(split_jobs, path_of)
+      paths = template.sharded_filepaths(num_shards=len(split_jobs))
+      collected = shards.collect(split_jobs, [Path(path) for path in paths])
       split_metadata[split] = collected.metadata
       sha256 |= collected.files_sha256
       split_infos.append(
@@ -448,18 +427,6 @@ def _check_options(config: tfds.download.DownloadConfig) -> None:
         f'{option} is not supported: shards depend on the config alone, so that'
         ' all builds are equal; set num_episodes in --config'
       )
-
-
-def _remove_unfinished(folder: Path) -> None:
-  """Removes the folders that TFDS leaves behind when it is killed."""
-  for path in folder.glob('incomplete.*'):
-    shutil.rmtree(path)
-
-
-def _shard_path(template: Any, num_shards: int, index: int) -> Path:
-  return Path(
-    template.sharded_filepath(shard_index=index, num_shards=num_shards)
-  )
 
 
 def _problem(folder: Path) -> str | None:

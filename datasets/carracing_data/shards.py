@@ -83,13 +83,6 @@ class WrittenShard(json_documents.Document):
   episodes: list[rlds_steps.Summary]
 
 
-class _Record(json_documents.Document):
-  """The record file of a shard; with a wrong digest, it counts as missing."""
-
-  shard: WrittenShard
-  sha256: json_documents.Sha256
-
-
 @dataclasses.dataclass(frozen=True)
 class Job:
   """Writes one shard into the staging folder, unless it is already there.
@@ -119,12 +112,11 @@ class Job:
   def result(self) -> WrittenShard | None:
     """Returns the record of the shard; None if it is not written."""
     try:
-      record = json_documents.read(self._record_path, _Record)
+      written = json_documents.read(self._record_path, WrittenShard)
     except (FileNotFoundError, errors.DocumentError):
       return None
-    intact = record.sha256 == json_documents.digest(record.shard.model_dump())
     # The shard itself may have been deleted by hand.
-    return record.shard if intact and self.path.exists() else None
+    return written if self.path.exists() else None
 
   def checked_result(self) -> WrittenShard:
     """Returns the record of the shard after checking the file.
@@ -154,11 +146,7 @@ class Job:
       written = _write(temporary, self.shard, self.features)
       with files.write_errors(self.path):
         files.make_durable(temporary, self.path)
-      content = written.model_dump()
-      json_documents.write(
-        self._record_path,
-        {'shard': content, 'sha256': json_documents.digest(content)},
-      )
+      json_documents.write(self._record_path, written.model_dump())
     finally:
       temporary.unlink(missing_ok=True)
 
@@ -206,7 +194,7 @@ def _name_unwritable(path: Path) -> Iterator[None]:
   try:
     yield
   except RuntimeError as error:
-    raise errors.PlaceError(
+    raise errors.UserError(
       f'cannot write {path}: {str(error).splitlines()[0]}'
     ) from error
 
@@ -228,8 +216,8 @@ def enter_staging(parent: Path, depends_on: Mapping[str, Any]) -> Path:
   folder.mkdir(exist_ok=True)
   json_documents.write(folder / _DEPENDS_ON, depends_on)
   for other in sorted(parent.glob(f'{_STAGING}*')):
-    if other != folder:
-      _tell_of_other(other, depends_on)
+    if other != folder and (num_left := num_finished(other)):
+      _warn_of_other(other, num_left, depends_on)
   remove_temporary(folder)
   return folder
 
@@ -251,19 +239,15 @@ def num_finished(folder: Path) -> int:
   return len(list(folder.glob(f'*{RECORD}')))
 
 
-def _tell_of_other(other: Path, depends_on: Mapping[str, Any]) -> None:
+def _warn_of_other(
+  other: Path, num_left: int, depends_on: Mapping[str, Any]
+) -> None:
   """Warns of shards that an interrupted build of the same name has left."""
-  if not (num_left := num_finished(other)):
-    return
   try:
-    found = dict(json.loads((other / _DEPENDS_ON).read_text()))
-  except (OSError, TypeError, ValueError):
+    found = json.loads((other / _DEPENDS_ON).read_text())
+  except (OSError, ValueError):
     found = {}
-  differing = [
-    key
-    for key in sorted({*depends_on, *found})
-    if found.get(key) != depends_on.get(key)
-  ]
+  differing = [x for x in depends_on if found.get(x) != depends_on[x]]
   logging.warning(
     'An earlier build left %d finished shards in %s. They cannot be reused:'
     ' this build differs in %s. They will be deleted when it is complete.',
@@ -285,7 +269,7 @@ class Collected(NamedTuple):
   files_sha256: dict[str, str]
 
 
-def collect(jobs: Sequence[Job], path_of: Callable[[int], Path]) -> Collected:
+def collect(jobs: Sequence[Job], paths: Sequence[Path]) -> Collected:
   """Links the shards of a split into a dataset.
 
   Only one shard's record is in memory at a time: together they may have
@@ -293,7 +277,7 @@ def collect(jobs: Sequence[Job], path_of: Callable[[int], Path]) -> Collected:
 
   Args:
     jobs: jobs that wrote the shards, in order.
-    path_of: index of a shard → its path in the dataset.
+    paths: paths of the shards in the dataset.
 
   Raises:
     errors.DatasetError: a shard is not written, or was damaged since.
@@ -301,11 +285,14 @@ def collect(jobs: Sequence[Job], path_of: Callable[[int], Path]) -> Collected:
   content = digests.SplitDigest()
   totals = rlds_steps.Totals()
   sha256, lengths, num_bytes = {}, [], 0
-  for index, job in enumerate(jobs):
+  for job, path in zip(jobs, paths, strict=True):
     written = job.checked_result()
-    path = path_of(index)
     # Linked, not moved: an interruption here must not lose a staged shard.
-    _link_or_copy(job.path, path)
+    try:
+      os.link(job.path, path)
+    except OSError:  # This file system has no hard links.
+      shutil.copyfile(job.path, path)
+      files.sync(path)
     sha256[path.name] = written.file_sha256
     lengths.append(written.num_examples)
     num_bytes += written.num_bytes
@@ -319,11 +306,3 @@ def collect(jobs: Sequence[Job], path_of: Callable[[int], Path]) -> Collected:
     **totals.statistics(),
   }
   return Collected(metadata, sha256)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-  try:
-    os.link(source, target)
-  except OSError:  # This file system has no hard links.
-    shutil.copyfile(source, target)
-    files.sync(target)

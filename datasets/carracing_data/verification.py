@@ -58,69 +58,48 @@ def _records(
   content: digests.SplitDigest,
   on_shard: Callable[[], Any],
 ) -> Iterator[Mapping[str, Any]]:
-  """Yields the records of a split, and adds them to its digest."""
-  names = dataset.metadata.shards(split)
-  for name, length in zip(
-    names, dataset.splits[split].shard_lengths or [None] * len(names)
-  ):
-    for record in _read_shard(
-      dataset, split, name, length, content.num_records
-    ):
-      content.update([digests.of_record(record)])
-      yield record
-    on_shard()
-
-
-def _read_shard(
-  dataset: prepared_dataset.Dataset,
-  split: str,
-  name: str,
-  length: int | None,
-  first: int,
-) -> Iterator[Mapping[str, Any]]:
-  """Yields the decoded records of a shard.
-
-  Args:
-    dataset: the dataset.
-    split: split of the shard.
-    name: name of the file.
-    length: number of its records; None if that is not recorded.
-    first: number of records of the split before this shard.
+  """Yields the decoded records of a split, and adds them to its digest.
 
   Raises:
-    errors.DatasetError: the file is damaged or not the one that was written.
+    errors.DatasetError: a file is damaged or not the one that was written.
   """
-  path = dataset.folder / name
-  last = '' if length is None else first + length - 1
-  where = f'{name} ({split} records {first}..{last})'
-  try:
-    reader = array_record_module.ArrayRecordReader(str(path))
-  except RuntimeError as error:
-    raise errors.DatasetError(
-      f'{dataset.folder}: shard {where} {prepared_dataset.what_failed(error)}'
-    ) from error
-  if reader.num_records() != (length or reader.num_records()):
-    what = 'is truncated'
-    if reader.num_records():
-      what = f'has {reader.num_records()} records: it is from another version'
-    raise errors.DatasetError(f'{dataset.folder}: shard {where} {what}')
-  intact = digests.of_file(path) == dataset.metadata.files_sha256[name]
-  for position in range(reader.num_records()):
+  names = dataset.metadata.shards(split)
+  lengths = dataset.splits[split].shard_lengths or [None] * len(names)
+  for name, length in zip(names, lengths):
+    path = dataset.folder / name
+    first = content.num_records
+    last = '' if length is None else first + length - 1
+    where = f'{dataset.folder}: shard {name} ({split} records {first}..{last})'
     try:
-      [record] = reader.read([position])
-      decoded: Any = dataset.features.deserialize_example_np(record)
-    except prepared_dataset.UNREADABLE as error:
+      reader = array_record_module.ArrayRecordReader(str(path))
+    except RuntimeError as error:
       raise errors.DatasetError(
-        f'{dataset.folder}: {split} record {first + position}, in {name},'
-        f' {prepared_dataset.what_failed(error)}'
+        f'{where} {prepared_dataset.what_failed(error)}'
       ) from error
-    yield decoded
-  if not intact:
-    raise errors.DatasetError(
-      f'{dataset.folder}: shard {where} is readable but not the one that was'
-      ' written (it is from another version, or a byte between records was'
-      ' flipped)'
-    )
+    found = reader.num_records()
+    if length is not None and found != length:
+      what = 'is truncated'
+      if found:
+        what = f'has {found} records: it is from another version'
+      raise errors.DatasetError(f'{where} {what}')
+    intact = digests.of_file(path) == dataset.metadata.files_sha256[name]
+    for position in range(found):
+      try:
+        [serialized] = reader.read([position])
+        record: Any = dataset.features.deserialize_example_np(serialized)
+      except prepared_dataset.UNREADABLE as error:
+        raise errors.DatasetError(
+          f'{dataset.folder}: {split} record {first + position}, in {name},'
+          f' {prepared_dataset.what_failed(error)}'
+        ) from error
+      content.update([digests.of_record(record)])
+      yield record
+    if not intact:
+      raise errors.DatasetError(
+        f'{where} is readable but not the one that was written (it is from'
+        ' another version, or a byte between records was flipped)'
+      )
+    on_shard()
 
 
 class _Split(pydantic.BaseModel):
@@ -205,9 +184,7 @@ def compare(
           != digests.of_record({name: b.get(name, 0)})
         ]
         return f'{split} record {index} differs in {", ".join(names)}'
-    sizes = [len(source) for source in sources]
-    if sizes[0] != sizes[1]:
-      return (
-        f'{split} has {sizes[0]} records in one and {sizes[1]} in the other'
-      )
+    here, there = map(len, sources)
+    if here != there:
+      return f'{split} has {here} records in one and {there} in the other'
   return None

@@ -137,12 +137,13 @@ class Builder(sharded_builder.ShardedBuilder):
   def _shards(self) -> Mapping[str, Sequence[shards.Shard]]:
     rollouts = os.path.abspath(self._rollouts.folder)
     folder = os.path.abspath(os.path.expanduser(self.builder_config.vae))
-    split_shards = {}
     platform = _platform()
-    step_bytes = _step_bytes(self.builder_config.latent_size)
+    # Mean, logvar, action, reward and discount; float32 does not compress, and
+    # the record format adds a tenth.
+    step_bytes = 5 * (2 * self.builder_config.latent_size + 5)
+    split_shards = {}
     for split in schema.SPLITS:
-      episode_steps = self._rollouts.splits[split].episode_steps
-      size = len(episode_steps)
+      steps = self._rollouts.splits[split].episode_steps
       split_shards[split] = [
         functools.partial(
           _write_episodes,
@@ -155,8 +156,7 @@ class Builder(sharded_builder.ShardedBuilder):
           episode_ids=episode_ids,
         )
         for episode_ids in shards.episodes_of_shards(
-          size,
-          max(episode_steps) * step_bytes,
+          len(steps), max(steps) * step_bytes
         )
       ]
     return split_shards
@@ -170,24 +170,16 @@ def _platform() -> dict[str, str]:
     # NumPy leaves empty lists out.
     sets = np.show_config(mode='dicts').get('SIMD Extensions', {})
     instruction_sets = [*sets.get('baseline', ()), *sets.get('found', ())]
+  flags = [
+    flag
+    for flag in os.environ.get('XLA_FLAGS', '').split()
+    if not flag.startswith(_FLAGS_WITHOUT_EFFECT)
+  ]
   return {
     'device': f'{device.platform} {device.device_kind}',
     'instruction_sets': ' '.join(instruction_sets),
-    'xla_flags': ' '.join(
-      sorted(
-        flag
-        for flag in os.environ.get('XLA_FLAGS', '').split()
-        if not flag.startswith(_FLAGS_WITHOUT_EFFECT)
-      )
-    ),
+    'xla_flags': ' '.join(sorted(flags)),
   }
-
-
-def _step_bytes(latent_size: int) -> int:
-  """Returns the size of a step on disk, about."""
-  # Mean, logvar, action, reward and discount; float32 does not compress, and
-  # the record format adds a tenth.
-  return 5 * (2 * latent_size + 5)
 
 
 def _write_episodes(
@@ -216,24 +208,14 @@ def _write_episodes(
         f'the VAE returns NaN or infinite latents for episode {episode_id};'
         ' train it again'
       )
-    write(
-      {
-        'episode_id': episode_id,
-        'mean': mean,
-        'logvar': logvar,
-        **{name: getattr(episode, name) for name in latents_schema.COPIED},
-      }
-    )
+    copied = {name: getattr(episode, name) for name in latents_schema.COPIED}
+    write({'episode_id': episode_id, 'mean': mean, 'logvar': logvar, **copied})
     summaries.append(rlds_steps.summarize(vars(episode)))
   return summaries
 
 
 def _check_platform(wanted: Mapping[str, str]) -> None:
-  """Refuses to encode where other shards of the build may round differently.
-
-  Raises:
-    errors.DatasetError: this process is not of the platform of the build.
-  """
+  """Raises DatasetError where other shards may round differently."""
   differences = [
     f'{name} {value!r}, not {wanted[name]!r}'
     for name, value in _platform().items()

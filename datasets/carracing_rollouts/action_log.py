@@ -29,9 +29,6 @@ import pydantic
 
 MAX_NOISE = 10.0
 _MAX_HEADER = 2**26  # Bytes: about 200,000 episodes.
-_MEMBERS = ('header.npy', 'action.npy')
-_STORED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_ENCRYPTED = 1  # A flag bit.
 _RESTORE = 'restore it from another copy of the dataset, or build it again'
 
 
@@ -127,12 +124,6 @@ class Header(json_documents.Document):
   episodes: Annotated[list[LoggedEpisode], pydantic.Field(min_length=1)]
 
 
-class _Version(pydantic.BaseModel):
-  """The part of a header that all versions of the format share."""
-
-  schema_version: int
-
-
 class ActionLog(NamedTuple):
   """An action log.
 
@@ -165,7 +156,7 @@ def write(path: Path, log: ActionLog) -> None:
 
   Raises:
     LogError: an episode is invalid, e.g. an action is not finite.
-    errors.PlaceError: the file cannot be written.
+    errors.UserError: the file cannot be written.
   """
   _check_episodes(log, 'the log to write')
   header = json.dumps(log.header.model_dump(by_alias=True), allow_nan=False)
@@ -188,7 +179,7 @@ def read(path: str | os.PathLike[str]) -> ActionLog:
   Raises:
     LogError: the file is missing, no action log, of another version, or
       damaged; the message names the problem.
-    errors.UnreadableError: the operating system cannot read it.
+    errors.UserError: the operating system cannot read it.
   """
   return parse(read_bytes(path), str(path))
 
@@ -198,7 +189,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
 
   Raises:
     LogError: the file is missing.
-    errors.UnreadableError: the operating system cannot read it.
+    errors.UserError: the operating system cannot read it.
   """
   try:
     return files.read_bytes(files.expand(path))
@@ -221,14 +212,21 @@ def parse(content: bytes, source: str) -> ActionLog:
   """
   try:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-      _check_members(archive.infolist())
-      # The header bounds the size of what is decompressed next.
-      header = _header(_array(archive, 'header.npy', _MAX_HEADER), source)
+      if sorted(archive.namelist()) != ['action.npy', 'header.npy']:
+        raise ValueError('it does not hold header and action alone')
+      text = _array(archive, 'header.npy', _MAX_HEADER).tobytes().decode()
+      version = json.loads(text)['schema_version']
+      if version != 1:
+        raise LogError(
+          f'{source} has schema version {version}, but this code reads version'
+          ' 1'
+        )
+      header = json_documents.parse(text, Header, source)
       counts = [episode.num_steps for episode in header.episodes]
       num_bytes = sum(counts) * rlds_steps.ACTION_SIZE * 4 + 1024
       action = _array(archive, 'action.npy', num_bytes)
-  except LogError:
-    raise
+  except errors.UserError as error:  # Told already.
+    raise LogError(str(error)) from None
   except Exception as error:  # What the libraries raise depends on the damage.
     reason = str(error).splitlines() or [type(error).__name__]
     raise LogError(
@@ -244,67 +242,37 @@ def parse(content: bytes, source: str) -> ActionLog:
   return log
 
 
-def _check_members(members: Sequence[zipfile.ZipInfo]) -> None:
-  """Raises ValueError if an archive is not one of two plain arrays."""
-  if sorted(member.filename for member in members) != sorted(_MEMBERS):
-    raise ValueError('it does not hold header and action alone')
-  for member in members:
-    encrypted = member.flag_bits & _ENCRYPTED
-    if encrypted or member.compress_type not in _STORED:
-      raise ValueError(f'{member.filename} is encrypted or oddly compressed')
-
-
 def _array(archive: zipfile.ZipFile, name: str, max_bytes: int) -> np.ndarray:
-  """Reads an array of at most `max_bytes`, without pickled objects."""
-  with archive.open(name) as file:  # The archive may lie about sizes.
-    content = file.read(max_bytes + 1)
-  if len(content) > max_bytes:
+  """Reads an array that takes at most `max_bytes`, in small pieces."""
+  member = archive.getinfo(name)  # What it holds beyond its size is not read.
+  if member.file_size > max_bytes:
     raise ValueError(f'{name} is larger than {max_bytes:,} bytes')
-  return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-
-
-def _header(array: np.ndarray, source: str) -> Header:
-  """Parses the header of a log."""
-  try:
-    text = array.astype(np.uint8, casting='equiv').tobytes().decode()
-    version = _Version.model_validate_json(text).schema_version
-  except (TypeError, ValueError):
-    raise LogError(
-      f'{source} is no action log, or a damaged one: its header is not JSON'
-      ' with a schema_version'
-    ) from None
-  if version != 1:
-    raise LogError(
-      f'{source} has schema version {version}, but this code reads version 1'
-    )
-  try:
-    return json_documents.parse(text, Header, source)
-  except errors.DocumentError as error:
-    raise LogError(str(error)) from None
+  # Other methods unfold without a bound.
+  if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    raise ValueError(f'{name} is oddly compressed')
+  with archive.open(name) as file:
+    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _check_episodes(log: ActionLog, source: str) -> None:
   """Raises LogError if an episode contradicts the header or the game."""
   max_steps = log.header.max_steps
+  low, high = rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
   pairs = zip(log.header.episodes, log.actions, strict=True)
   for index, (episode, actions) in enumerate(pairs):
-    where = f'{source} is damaged: episode {index}'
-    too_long = episode.num_steps > max_steps
-    if too_long or (not episode.terminated and episode.num_steps < max_steps):
+    steps = episode.num_steps
+    if steps > max_steps or (steps < max_steps and not episode.terminated):
       raise LogError(
-        f'{where} has {episode.num_steps} steps and'
+        f'{source} is damaged: episode {index} has {steps} steps and'
         f' terminated={episode.terminated}, with max_steps={max_steps}'
       )
-    # False for NaN, too.
-    inside = (actions >= rlds_steps.ACTION_LOW) & (
-      actions <= rlds_steps.ACTION_HIGH
-    )
+    inside = ((actions >= low) & (actions <= high)).all(axis=1)  # Nor is NaN.
     if not inside.all():
-      step = int(inside.all(axis=1).argmin())
-      low, high = rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
+      step = int(inside.argmin())
       raise LogError(
-        f'{where} has the action {actions[step].tolist()} at step {step}, not'
-        f' within {low.tolist()}..{high.tolist()}'
+        f'{source} is damaged: episode {index} has the action'
+        f' {actions[step].tolist()} at step {step}, not within'
+        f' {low.tolist()}..{high.tolist()}'
       )
 
 

@@ -81,14 +81,15 @@ class RolloutsConfig(sharded_builder.Config):
 
   def _check_num_episodes(self) -> None:
     assert self.num_episodes is not None
-    if self.policy == schema.RECORDED and self.num_episodes:
+    if self.policy != schema.RECORDED:
+      if self.num_episodes < 2:
+        raise errors.DatasetError(
+          f'Input should be at least 2, not {self.num_episodes}'
+        )
+    elif self.num_episodes:
       raise errors.DatasetError(
         f'the policy {schema.RECORDED} drives only the episodes of its log, so'
         ' leave this key out; for a mixture, name the policy of the others'
-      )
-    if self.policy != schema.RECORDED and self.num_episodes < 2:
-      raise errors.DatasetError(
-        f'Input should be at least 2, not {self.num_episodes}'
       )
 
   def _read_log(self) -> None:
@@ -113,16 +114,12 @@ class RolloutsConfig(sharded_builder.Config):
       if not size:
         raise errors.DatasetError(f'{self.actions} has no {split} episodes')
 
-  def policy_split_sizes(self) -> dict[str, int]:
-    """Returns the number of episodes of each split that the policy drives."""
-    assert self.num_episodes is not None
-    return schema.split_sizes(self.num_episodes)
-
   def split_sizes(self) -> dict[str, int]:
     """Returns the number of episodes of each split."""
+    assert self.num_episodes is not None
     return {
       split: size + (len(self.log.of_split(split)) if self.log else 0)
-      for split, size in self.policy_split_sizes().items()
+      for split, size in schema.split_sizes(self.num_episodes).items()
     }
 
 
@@ -187,84 +184,73 @@ class Builder(sharded_builder.ShardedBuilder):
 
   def _shards(self) -> Mapping[str, Sequence[shards.Shard]]:
     config = self.builder_config
-    split_shards = {}
-    for split, size in config.split_sizes().items():
-      generate = functools.partial(
-        rollout.generate,
-        split,
-        seed=config.seed,
-        policy=config.policy,
-        simulator=config.simulator,
-        max_steps=config.max_steps,
-      )
-      if config.log is not None:
-        generate = functools.partial(
-          _generate_or_replay,
-          generate=generate,
-          num_generated=config.policy_split_sizes()[split],
-          log=os.path.abspath(self._attachment_path(schema.ACTION_LOG)),
-          log_sha256=self._identity()['actions_sha256'],
-          split=split,
-          simulator=config.simulator,
-        )
-      split_shards[split] = [
+    num_generated = schema.split_sizes(config.num_episodes)
+    return {
+      split: [
         functools.partial(
-          _write_episodes, generate=generate, episode_ids=episode_ids
+          _write_episodes,
+          split=split,
+          episode_ids=episode_ids,
+          num_generated=num_generated[split],
+          log=os.path.abspath(self._attachment_path(schema.ACTION_LOG)),
+          log_sha256=self._identity().get('actions_sha256'),
+          seed=config.seed,
+          policy=config.policy,
+          simulator=config.simulator,
+          max_steps=config.max_steps,
         )
         for episode_ids in shards.episodes_of_shards(
           size, schema.STEP_BYTES * config.max_steps
         )
       ]
-    return split_shards
+      for split, size in config.split_sizes().items()
+    }
 
 
 def _write_episodes(
   write: Callable[[Mapping[str, Any]], None],
   *,
-  generate: Callable[[int], schema.Episode],
+  split: str,
   episode_ids: Iterable[int],
+  num_generated: int,
+  log: str,
+  log_sha256: str | None,
+  simulator: str,
+  **generate: Any,
 ) -> list[rlds_steps.Summary]:
-  """Generates episodes and writes their segments."""
+  """Writes the segments of episodes.
+
+  The first `num_generated` of a split are driven by the policy, as
+  `rollout.generate` takes it; the others are those of the log, replayed.
+
+  Raises:
+    errors.DatasetError: the log changed, or its replay differs.
+  """
   summaries = []
   for episode_id in episode_ids:
-    episode = generate(episode_id)
+    if episode_id < num_generated:
+      episode = rollout.generate(
+        split, episode_id, simulator=simulator, **generate
+      )
+    else:
+      packages, logged = _logged(log, log_sha256, split)
+      index = episode_id - num_generated
+      try:
+        episode = rollout.replay(*logged[index], simulator)
+      except errors.DatasetError as error:
+        raise errors.DatasetError(
+          f'{split} episode {index} of the action log: {error}; recorded with'
+          f' {packages}, replayed with {rollout.versions(simulator)}'
+        ) from None
     for record in schema.cut(episode_id, episode):
       write(record)
     summaries.append(rlds_steps.summarize(vars(episode)))
   return summaries
 
 
-def _generate_or_replay(
-  episode_id: int,
-  *,
-  generate: Callable[[int], schema.Episode],
-  num_generated: int,
-  log: str,
-  log_sha256: str,
-  split: str,
-  simulator: str,
-) -> schema.Episode:
-  """Generates one of the first episodes of a split; replays one of the others.
-
-  Raises:
-    errors.DatasetError: the log changed, or its replay differs.
-  """
-  if episode_id < num_generated:
-    return generate(episode_id)
-  packages, episodes = _logged(log, log_sha256, split)
-  index = episode_id - num_generated
-  try:
-    return rollout.replay(*episodes[index], simulator)
-  except errors.DatasetError as error:
-    raise errors.DatasetError(
-      f'{split} episode {index} of the action log: {error}; recorded with'
-      f' {packages}, replayed with {rollout.versions(simulator)}'
-    ) from None
-
-
 @functools.lru_cache(maxsize=2)  # Read once for all shards of a split.
 def _logged(
-  path: str, sha256: str, split: str
+  path: str, sha256: str | None, split: str
 ) -> tuple[
   dict[str, str], Sequence[tuple[action_log.LoggedEpisode, np.ndarray]]
 ]:

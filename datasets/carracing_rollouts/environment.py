@@ -113,7 +113,7 @@ class Environments:
       The transitions of these episodes.
     """
     frame, reward, terminated, truncated, _ = zip(
-      *[self._environments[i].step(a) for i, a in zip(ids, action)]
+      *[self._environments[i].step(a) for i, a in zip(ids, action, strict=True)]
     )
     return Transition(
       np.stack(frame),

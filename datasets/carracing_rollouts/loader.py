@@ -135,32 +135,21 @@ def episodes(
   source = dataset.records(split, list(schema.KIND.features))
   steps = dataset.splits[split].episode_steps
   ends = np.cumsum([schema.count_segments(n) for n in steps])
-  read = _ReadEpisode(source, [0, *ends.tolist()], str(dataset.folder))
-  return grain.MapDataset.range(len(ends)).map(read)  # pyright: ignore
+  bounds = [0, *ends.tolist()]
 
-
-class _ReadEpisode(grain.transforms.Map):
-  """Reads and joins the segments of an episode, given its number."""
-
-  def __init__(
-    self, source: prepared_dataset.Records, bounds: Sequence[int], folder: str
-  ):
-    self._source = source
-    self._bounds = bounds
-    self._folder = folder
-
-  def map(self, element: int) -> schema.Episode:  # pyright: ignore
-    records = range(self._bounds[element], self._bounds[element + 1])
-    segments = [self._source[i] for i in records]
-    for first_step, segment in enumerate(segments):
+  def read(episode_id: int) -> schema.Episode:
+    segments = source[bounds[episode_id] : bounds[episode_id + 1]]
+    for index, segment in enumerate(segments):
       found = int(segment['episode_id']), int(segment['first_step'])
-      if found != (element, first_step * schema.SEGMENT_STEPS):
+      if found != (episode_id, index * schema.SEGMENT_STEPS):
         raise errors.DatasetError(
-          f'segment {first_step} of episode {element} is missing: the shards'
-          ' are mixed up; diagnose it with: python -m tools.verify'
-          f' --dataset={self._folder}'
+          f'segment {index} of episode {episode_id} is missing: the shards are'
+          ' mixed up; diagnose it with: python -m tools.verify'
+          f' --dataset={dataset.folder}'
         )
     return schema.join(segments)
+
+  return grain.MapDataset.range(len(ends)).map(read)  # pyright: ignore
 
 
 def _shuffled_frames(

@@ -10,7 +10,6 @@ import importlib.metadata
 from typing import Any, NamedTuple
 
 from carracing_data import errors
-from carracing_data import rlds_steps
 from carracing_rollouts import action_log
 from carracing_rollouts import environment
 from carracing_rollouts import policies
@@ -26,9 +25,9 @@ class Step(NamedTuple):
     frame: uint8 [R, 96, 96, 3], 0..255: simulator's frame before the action.
     observation: uint8 [R, 64, 64, 3], 0..255: observation before the action.
     action: float32 [R, 3]: steering −1..1, gas 0..1, brake 0..1.
-    reward: float32 [R].
-    terminated: bool [R], the car finished the lap or left the playing field.
-    truncated: bool [R], the episode reached its step limit.
+    reward: float32 [R]; this and the next two as in `environment.Transition`.
+    terminated: bool [R].
+    truncated: bool [R].
     next_frame: uint8 [R, 96, 96, 3], 0..255: frame after the action.
     next_observation: uint8 [R, 64, 64, 3], 0..255: observation after it.
   """
@@ -51,9 +50,9 @@ def play(
 ) -> Generator[Step, None, None]:
   """Runs a batch of episodes from the first step to the last.
 
-  Finished episodes cost nothing: neither the simulator nor the policy runs
-  them. Once the first step is requested, the environments are always closed,
-  even if the caller stops early.
+  Neither the simulator nor the policy runs finished episodes. Once the first
+  step is requested, the environments are always closed, even if the caller
+  stops early.
 
   Args:
     environments: B environments that have not been reset.
@@ -64,13 +63,11 @@ def play(
     The next step of the running episodes, in new arrays.
 
   Raises:
-    ValueError: the number of seeds or the shape of the actions is wrong.
+    ValueError: the policy does not return one action for each episode.
   """
   try:
     ids = np.arange(len(seeds))
     frame = environments.reset()
-    if len(frame) != len(seeds):
-      raise ValueError(f'{len(frame)} environments need as many seeds')
     observation = environment.resize(frame)
     carry = policy.initial_carry(seeds)
     running = np.ones(len(seeds), bool)
@@ -81,11 +78,6 @@ def play(
         )
       action, carry = policy(observation, carry)
       action = np.asarray(action, np.float32)
-      if action.shape != (len(ids), rlds_steps.ACTION_SIZE):
-        raise ValueError(
-          f'the policy returned actions {list(action.shape)} for {len(ids)}'
-          ' episodes'
-        )
       next_frame, reward, terminated, truncated = environments.step(ids, action)
       next_observation = environment.resize(next_frame)
       yield Step(
@@ -181,17 +173,13 @@ def replay(
     policies.RecordedPolicy([actions]),
     [np.random.SeedSequence(0)],  # Not used.
   )
-  driven, recorded = (
-    f'{num_steps} steps, return {total}, terminated={terminated}'
-    for num_steps, total, terminated in (
-      (
-        len(episode) - 1,
-        action_log.total(episode.reward),
-        bool(episode.is_terminal.any()),
-      ),
-      (logged.num_steps, logged.return_, logged.terminated),
-    )
+  text = '{} steps, return {}, terminated={}'
+  driven = text.format(
+    len(episode) - 1,
+    action_log.total(episode.reward),
+    bool(episode.is_terminal.any()),
   )
+  recorded = text.format(logged.num_steps, logged.return_, logged.terminated)
   if driven != recorded:
     raise errors.DatasetError(
       f'the replay on track {logged.track_seed} has {driven}; recorded were'

@@ -43,14 +43,15 @@ def summarize(returns: np.ndarray, completed: np.ndarray) -> Summary:
     completed: whether the lap was completed, bool [N].
   """
   returns = np.asarray(returns, np.float64)
-  deviation = float(returns.std(ddof=1)) if len(returns) > 1 else None
+  deviation = error = None
+  if len(returns) > 1:
+    deviation = float(returns.std(ddof=1))
+    error = float(deviation / np.sqrt(len(returns)))
   return Summary(
     episodes=len(returns),
     mean=float(returns.mean()),
     standard_deviation=deviation,
-    standard_error=(
-      None if deviation is None else float(deviation / np.sqrt(len(returns)))
-    ),
+    standard_error=error,
     median=float(np.median(returns)),
     least=float(returns.min()),
     laps_completed=float(np.mean(completed)),
@@ -60,20 +61,19 @@ def summarize(returns: np.ndarray, completed: np.ndarray) -> Summary:
 
 def describe(summary: Summary) -> str:
   """Returns a line such as `922.1 ± 30.2 over 256 tracks (standard ...`."""
-  over = f'over {summary.episodes} track' + 's' * (summary.episodes > 1)
-  parts = [f'{summary.mean:.1f} {over}']
-  if summary.standard_deviation is not None:
-    parts = [
-      f'{summary.mean:.1f} ± {summary.standard_deviation:.1f} {over}'
-      f' (standard error {summary.standard_error:.1f})'
-    ]
-  parts += [
-    f'median {summary.median:.0f}',
-    f'least {summary.least:.0f}',
-    f'laps {summary.laps_completed:.1%}'.replace('%', ' %'),
-    f'below {_LOW} {summary.below_700:.1%}'.replace('%', ' %'),
-  ]
-  return ' · '.join(parts)
+  if summary.standard_deviation is None:
+    mean = f'{summary.mean:.1f} over 1 track'
+  else:
+    mean = (
+      f'{summary.mean:.1f} ± {summary.standard_deviation:.1f} over'
+      f' {summary.episodes} tracks (standard error'
+      f' {summary.standard_error:.1f})'
+    )
+  return (
+    f'{mean} · median {summary.median:.0f} · least {summary.least:.0f}'
+    f' · laps {100 * summary.laps_completed:.1f} %'
+    f' · below {_LOW} {100 * summary.below_700:.1f} %'
+  )
 
 
 def ending(terminated: bool, reward: float) -> str:

@@ -43,10 +43,8 @@ def _write_records(jobs: Sequence[shards.Job], num_episodes: int) -> None:
     record_digests=[digests.of_bytes(b'record')] * num_records,
     episodes=[rlds_steps.Summary(_STEPS, 1.0, False)] * num_episodes,
   )
-  content = written.model_dump()
-  record = {'shard': content, 'sha256': json_documents.digest(content)}
   first = jobs[0].path.with_name(jobs[0].name + shards.RECORD)
-  json_documents.write(first, record)
+  json_documents.write(first, written.model_dump())
   text = first.read_text()
   for job in progress.each(jobs, 'fake records', 'shards'):
     job.path.touch()
@@ -73,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
     before = _peak_megabytes()
     _write_records(jobs, _EPISODES.value)
     started = time.monotonic()
-    collected = shards.collect(jobs, lambda index: dataset / f'train-{index}')
+    collected = shards.collect(jobs, [dataset / job.name for job in jobs])
     seconds = time.monotonic() - started
     path = Path(folder, 'metadata.json')
     json_documents.write(path, collected._asdict())

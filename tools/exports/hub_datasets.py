@@ -55,7 +55,7 @@ def export(
 
   Raises:
     errors.DatasetError: the dataset is missing, of another kind or damaged.
-    errors.PlaceError: the new folder exists already, or cannot be written.
+    errors.UserError: the new folder exists already, or cannot be written.
   """
   prepared = prepared_dataset.find(name, data_dir, schema.KIND)
   driven = origins.by_driver(prepared, *schema.SPLITS)

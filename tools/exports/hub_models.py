@@ -42,7 +42,7 @@ def export(folder: Path, output_dir: Path, score_file: Path | None) -> Path:
     evaluation.EvaluationError: the score is missing, of another agent or not
       over the test tracks.
     errors.DocumentError: the score is damaged.
-    errors.PlaceError: the new folder exists already, or cannot be written.
+    errors.UserError: the new folder exists already, or cannot be written.
   """
   agent.load(folder)  # Fails on parts that do not belong together.
   if score_file is None and (folder / evaluation.FILE).exists():

@@ -51,7 +51,7 @@ def export(
   Raises:
     errors.DatasetError: the dataset is missing, of another kind or damaged, or
       has an episode that Minari cannot read.
-    errors.PlaceError: the export exists already, or cannot be written.
+    errors.UserError: the export exists already, or cannot be written.
   """
   prepared = prepared_dataset.find(name, data_dir, schema.KIND)
   longest = max(max(x.episode_steps) for x in prepared.splits.values())

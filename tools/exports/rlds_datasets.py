@@ -79,7 +79,7 @@ def export(
 
   Raises:
     errors.DatasetError: the dataset is missing or of another kind.
-    errors.PlaceError: the export already exists or cannot be written.
+    errors.UserError: the export already exists or cannot be written.
   """
   source = prepared_dataset.find(name, data_dir, schema.KIND)
   root = Path(output_dir)
@@ -141,7 +141,7 @@ def _name_unwritable(folder: Path) -> Iterator[None]:
   try:
     yield
   except tf.errors.OpError as error:
-    raise errors.PlaceError(
+    raise errors.UserError(
       f'cannot write to {folder}: {error.message.splitlines()[0]}'
     ) from error
 
