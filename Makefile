@@ -37,8 +37,8 @@ figures: $(INSTALLED)  ## Makes the pictures and tables of the documents anew.
 	python -m tools.figures
 	python -m tools.run_notebook docs/tour.ipynb
 
-clean:  ## Removes .venv and what the programs above and tools.dream_rounds left.
-	rm -rf .venv drive demo two_rounds dream_rounds dream.html
+clean:  ## Removes .venv; what was learnt and driven stays.
+	rm -rf .venv
 
 # The stamp is written last, so that an interrupted installation is repeated.
 # PIP_CONSTRAINT, unlike --constraint, also pins the build backend.

@@ -10,6 +10,8 @@ import pytest
 from tools.benchmarks import contest
 from tools.benchmarks import control
 from tools.benchmarks import dreaming
+from trainers.configs import base
+from trainers.configs import controller as controller_config
 from trainers.control import actor_critic
 
 
@@ -54,15 +56,18 @@ def test_ratio_is_that_of_the_same_rounds():
   assert compared == (2.0, 1.0, 3.0)
 
 
+def tiny_config():
+  return base.validated(tiny_controller_config(), controller_config.Config)
+
+
 def test_driving_counts_the_steps_of_all_cars():
-  config = tiny_controller_config()
   assert (
-    control.drive(config)() == 3 * 8 * 3
+    control.drive(tiny_config())() == 3 * 8 * 3
   )  # Cars, steps, until a checkpoint.
 
 
 def test_updates_are_counted():
-  assert control.update(tiny_controller_config())() == 3
+  assert control.update(tiny_config())() == 3
 
 
 @pytest.mark.parametrize('decoded', [False, True])

@@ -13,6 +13,7 @@ from carracing_latents import loader
 from carracing_rollouts import loader as rollouts_loader
 from conftest import LATENTS_VERSION
 from conftest import VERSION
+import jax
 from models import vae
 from models import weights
 import numpy as np
@@ -42,17 +43,12 @@ def windows(world, **kwargs):
   )
 
 
-def inputs_of(batch):
-  """Returns z and action, concatenated: float32 [B, T, Z + 3]."""
-  return np.concat([batch.z, batch.action], axis=-1)
-
-
 def transitions(batches):
   """Returns (inputs, targets) of every valid transition, as bytes."""
   return [
     (x.tobytes(), y.tobytes())
     for batch in batches
-    for x, y in zip(inputs_of(batch)[batch.mask], batch.next_z[batch.mask])
+    for x, y in zip(batch.inputs[batch.mask], batch.targets[batch.mask])
   ]
 
 
@@ -112,8 +108,14 @@ def test_latents_of_another_vae_are_not_taken_for_these(world, tmp_path):
 def test_every_transition_comes_exactly_once_an_epoch(world):
   batches = list(windows(world, num_epochs=1, sample=False))
   [first, *_] = batches
-  assert first.z.shape == first.next_z.shape == (4, 24, 32)
-  assert first.action.shape == (4, 24, 3)
+  assert first.inputs.shape == (4, 24, 35)
+  np.testing.assert_array_equal(first.inputs[..., :32], first.z)
+  np.testing.assert_array_equal(first.inputs[..., 32:], first.action)
+  assert first.targets is first.next_z and first.next_z.shape == (4, 24, 32)
+  # Inside a compiled function they are JAX arrays.
+  np.testing.assert_array_equal(
+    jax.jit(lambda windows: windows.inputs)(first), first.inputs
+  )
   assert sorted(transitions(batches)) == sorted(mean_transitions(world))
 
 
@@ -157,9 +159,7 @@ def test_hosts_read_other_episodes_and_draw_other_noise(world):
 def test_windows_never_cross_an_episode(world):
   successors = dict(mean_transitions(world))
   for batch in windows(world, num_epochs=1, sample=False):
-    for inputs, targets, mask in zip(
-      inputs_of(batch), batch.next_z, batch.mask
-    ):
+    for inputs, targets, mask in zip(batch.inputs, batch.targets, batch.mask):
       length = mask.sum()
       assert length > 0 and mask[:length].all()
       assert not inputs[length:].any() and not targets[length:].any()

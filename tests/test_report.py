@@ -6,6 +6,7 @@ import re
 import shutil
 
 from carracing_data import processes
+from conftest import VERSION
 from tools import ancestry
 from tools import drives
 from tools import evaluation
@@ -66,7 +67,7 @@ def test_what_is_missing_is_said_and_the_rest_is_the_same_each_time(
   text = make(folder, tmp_path / 'report.html', str(nothing), [nothing])
   check_page(tmp_path / 'report.html')
   for sentence in (
-    'carracing_rollouts/tiny:1.1.0 is not found here',
+    f'carracing_rollouts/tiny:{VERSION} is not found here',
     'There are no frames here to reconstruct.',
     'The run that trained M is not found here',
     'More cannot be shown: none of the rollouts are found here.',

@@ -1,7 +1,6 @@
 """Goes the whole way once at a small scale, from simulator to driver."""
 
 from pathlib import Path
-import time
 
 from carracing_data import files
 from carracing_data import json_documents
@@ -45,7 +44,6 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
     errors.UserError: a stage failed, or the folder holds a different demo.
   """
   stages.claim(output_dir, 'demo.json', settings)
-  started = time.monotonic()
   output_dir = output_dir.absolute()
   pictures = output_dir / 'pictures'
   controller = output_dir / 'controller'
@@ -119,7 +117,7 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
     report.exists(),
     stages.python('tools.report', str(output_dir), f'--output={report}'),
   )
-  summary = _summary(output_dir, time.monotonic() - started)
+  summary = _summary(output_dir, sum(pipeline.seconds().values()))
   with files.write_errors(output_dir):
     (output_dir / 'summary.txt').write_text(summary)
   return summary
@@ -136,7 +134,7 @@ def _summary(output_dir: Path, seconds: float) -> str:
     for name in ('score', 'score_of_random_policy')
   )
   return f"""
-On the validation split (this call took {seconds / 60:.1f} minutes):
+All of it took {seconds / 60:.1f} minutes. On the validation split:
 
 V   squared error of a frame's reconstruction   {v['reconstruction']:8.2f}
       best constant frame                       {v['mean_frame_baseline']:8.2f}

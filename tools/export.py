@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     _FORMAT.value,
     _OUTPUT_DIR.value,
   )
-  output_dir = files.expand(_OUTPUT_DIR.value)
+  output_dir = files.expand(_OUTPUT_DIR.value).absolute()
   source = _DATASET.value, output_dir, _DATA_DIR.value
   match _FORMAT.value:
     case 'croissant':
@@ -110,6 +110,8 @@ def main(argv: Sequence[str]) -> None:
       folder = agent.folder_of(_AGENT.value)
       folder = hub_models.export(folder, output_dir, score)
       _print_upload(folder)
+    case other:
+      raise NotImplementedError(other)
 
 
 def _print_upload(folder: Path, *options: str) -> None:

@@ -24,7 +24,7 @@ def check(latents: prepared_dataset.Dataset) -> None:
     errors.DatasetError: they differ.
   """
   config = latents.config
-  data_dir = latents.folder.resolve().parents[2]
+  data_dir = (latents.folder / '../../..').resolve()
   try:
     rollouts = prepared_dataset.find(
       config['rollouts'], data_dir, rollouts_schema.KIND

@@ -40,6 +40,17 @@ class Windows(NamedTuple):
   terminal: np.ndarray
   mask: np.ndarray
 
+  @property
+  def inputs(self) -> np.ndarray:
+    """`z` and `action`, concatenated: float32 [B, T, Z + 3]."""
+    numpy = self.z.__array_namespace__()  # `jax.numpy` within `jit`.
+    return numpy.concat([self.z, self.action], axis=-1)
+
+  @property
+  def targets(self) -> np.ndarray:
+    """Alias of `next_z`."""
+    return self.next_z
+
 
 def windows(
   name: str | Sequence[str] = 'carracing_latents',
