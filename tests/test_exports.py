@@ -51,6 +51,21 @@ def assert_same(ours, theirs):
   np.testing.assert_array_equal(ours, theirs)
 
 
+def test_minari_exports_to_a_relative_folder(command, data_dir, tmp_path):
+  done = command(
+    'tools.export',
+    '--format=minari',
+    '--dataset=carracing_rollouts/tiny',
+    f'--data_dir={data_dir}',
+    '--output_dir=here',
+    cwd=tmp_path,
+  )
+  assert done.status == 0, done.stderr
+  folder = tmp_path / 'here' / 'minari'
+  assert f'MINARI_DATASETS_PATH={folder}' in done.stderr
+  assert (folder / 'carracing_rollouts' / 'tiny' / 'train-v1').is_dir()
+
+
 @pytest.mark.parametrize('name', ['tiny', 'straight_ahead'])
 def test_minari_reads_the_same_episodes(name, data_dir, tmp_path, monkeypatch):
   monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path))

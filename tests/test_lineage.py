@@ -72,6 +72,15 @@ def test_what_is_not_here_is_said(world, tmp_path):
   assert latents.facts == ['another one of this name is here']
 
 
+def test_a_copy_of_any_name_has_a_lineage(world, tmp_path):
+  [original] = (world.data_dir / 'carracing_rollouts' / 'tiny').glob('1.*')
+  copy = shutil.copytree(original, tmp_path / 'copy')
+  for folder, told in (original, True), (copy, False):
+    tree = ancestry.Family(str(tmp_path), []).of(str(folder))
+    assert tree.path == str(folder)
+    assert ('--data_dir=' in str(tree.command)) == told
+
+
 @pytest.fixture
 def driven(agent_folder, tmp_path):
   """Data directory with a dataset that an agent and a policy drove."""
