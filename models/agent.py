@@ -31,7 +31,6 @@ PARTS = ('vae', 'mdn_rnn', 'controller')
 # It multiplies a single row, and large batches, with programs that round
 # differently. So larger batches are cut; both are powers of two, see `_padded`.
 _MIN_BATCH, _MAX_BATCH = 2, 32
-_SHAPE = (64, 64, 3)
 Carry = tuple[np.ndarray, np.ndarray]
 
 
@@ -82,19 +81,17 @@ class Agent:
         the observation another dtype.
     """
     size = len(observation)
-    if observation.dtype != np.uint8 or observation.shape[1:] != _SHAPE:
+    if observation.dtype != np.uint8 or observation.shape[1:] != (64, 64, 3):
       raise ValueError(
         f'observation is {observation.dtype}{list(observation.shape)}, not'
-        f' uint8[B, {", ".join(map(str, _SHAPE))}]'
+        ' uint8[B, 64, 64, 3]'
       )
     if any(len(x) != size for x in carry):
       raise ValueError(f'the carry is not that of {size} episodes')
-    if noise is None:
-      noise = np.zeros((size, controller.ACTION_SIZE))
-    if noise.shape != (size, controller.ACTION_SIZE):
-      raise ValueError(
-        f'noise is {list(noise.shape)}, not {[size, controller.ACTION_SIZE]}'
-      )
+    shape = (size, controller.ACTION_SIZE)
+    noise = np.zeros(shape) if noise is None else noise
+    if noise.shape != shape:
+      raise ValueError(f'noise is {list(noise.shape)}, not {list(shape)}')
     inputs = (observation, carry, noise.astype(np.float32))
     parts = [
       jax.tree.map(lambda x, i=i: _padded(x[i : i + _MAX_BATCH]), inputs)
@@ -111,14 +108,8 @@ def _padded(x: np.ndarray) -> np.ndarray:
 
 
 def act(agent: Agent, state: world_model.State) -> jax.Array:
-  """Returns C's actions, float32 [B, 3]; a pure function.
-
-  Args:
-    agent: the agent.
-    state: states, [B, ...].
-  """
-  action = agent.c.apply(agent.c_variables, state.z, state.carry[1])
-  assert isinstance(action, jax.Array)
+  """Returns C's actions in states [B, ...], float32 [B, 3]; pure."""
+  action: Any = agent.c.apply(agent.c_variables, state.z, state.carry[1])
   return action
 
 
@@ -126,12 +117,10 @@ def act(agent: Agent, state: world_model.State) -> jax.Array:
 def _act(
   agent: Agent, observation: jax.Array, carry: Any, noise: jax.Array
 ) -> tuple[jax.Array, Any]:
-  state = world_model.State(
-    world_model.encode(agent.model, observation).mean, carry
-  )
-  action = act(agent, state)
+  z = world_model.encode(agent.model, observation).mean
+  state = world_model.State(z, carry)
   low, high = rlds_steps.ACTION_LOW[None], rlds_steps.ACTION_HIGH[None]
-  action = jnp.clip(action + noise, low, high)
+  action = jnp.clip(act(agent, state) + noise, low, high)
   _, carry = world_model.predict(agent.model, state, action)
   return action, carry
 
@@ -184,11 +173,11 @@ def _load(folder: str | os.PathLike[str]) -> Agent:
         f' --vae={v.folder} --mdn_rnn={m.folder}'
       )
   sizes = (c.model.latent_size, c.model.hidden_size)
-  fitting = [(v.model.latent_size, x) for x in (m.model.hidden_size, 0)]
-  if sizes not in fitting:
+  full, z_alone = ((v.model.latent_size, x) for x in (m.model.hidden_size, 0))
+  if sizes not in (full, z_alone):
     raise weights.WeightsError(
       f'{c.folder} has latent_size and hidden_size {sizes}; those that fit its'
-      f' world model are {fitting[0]} and {fitting[1]}'
+      f' world model are {full} and {z_alone}'
     )
   return Agent(model, c.model, jax.device_put(c.variables))
 

@@ -88,8 +88,6 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     _check('max_steps', max_steps, _is_count(max_steps), 'a positive integer')
     fits = _is_number(temperature) and 0 < temperature <= 100
     _check('temperature', temperature, fits, 'positive and at most 100')
-    for name, folder in ('vae', vae), ('mdn_rnn', mdn_rnn):
-      _check(name, folder, isinstance(folder, str | os.PathLike), 'a folder')
     self._model = world_model.load(vae, mdn_rnn)
     world_model.check_dreams(self._model, mdn_rnn)
     assert self._model.m is not None
@@ -111,7 +109,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       vector.utils.batch_space(space, self.num_envs)
       for space in (self.single_observation_space, self.single_action_space)
     )
-    self._generators: list[np.random.Generator] = []
+    self._generators = [seeding.np_random()[0] for _ in range(self.num_envs)]
     self._seeds = np.zeros(self.num_envs, np.uint32)
     self._num_steps = np.zeros(self.num_envs, np.int32)
     self._ended = np.zeros(self.num_envs, bool)
@@ -131,22 +129,22 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         each of them.
       options: not used.
     """
-    if isinstance(seed, Sequence | np.ndarray):
-      seeds = [None if x is None else operator.index(x) for x in seed]
-    elif seed is None:
+    if seed is None:
       seeds = [None] * self.num_envs
+    elif isinstance(seed, Sequence | np.ndarray):
+      seeds = [None if x is None else operator.index(x) for x in seed]
     else:
       seeds = [operator.index(seed) + i for i in range(self.num_envs)]
     if len(seeds) != self.num_envs:
       raise error.Error(
         f'there are {len(seeds)} seeds for {self.num_envs} dreams'
       )
-    self._start(
-      [
-        seeding.np_random(seed)[0] if seed is not None or old is None else old
-        for seed, old in zip(seeds, self._generators or [None] * self.num_envs)
-      ]
-    )
+    self._generators = [
+      old if seed is None else seeding.np_random(seed)[0]
+      for seed, old in zip(seeds, self._generators)
+    ]
+    self._ended = np.zeros(self.num_envs, bool)
+    self._restart(~self._ended)
     return self._observe(), {}
 
   def step(
@@ -178,12 +176,6 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """
     return None if _is_blind(self) else tuple(self._decoded())
 
-  def _start(self, generators: list[np.random.Generator]) -> None:
-    """Starts all dreams, each with its own source of random draws."""
-    self._generators = generators
-    self._ended = np.zeros(self.num_envs, bool)
-    self._restart(~self._ended)
-
   def _restart(self, new: np.ndarray) -> None:
     """Starts the dreams where `new`, bool [B], is true."""
     for index in map(int, np.flatnonzero(new)):
@@ -209,13 +201,9 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """
     state, actions = self._running(), self._checked(actions)
     self._num_steps = self._num_steps + 1
+    draws = self._seeds, self._num_steps, self._temperature
     self._state, reward, termination = _imagine(
-      self._model,
-      state,
-      actions,
-      self._seeds,
-      self._num_steps,
-      self._temperature,
+      self._model, state, actions, *draws
     )
     self._frames = None
     reward, termination = jax.device_get((reward, termination))
@@ -291,7 +279,8 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
     self.render_mode = render_mode
     self.observation_space = self._dreams.single_observation_space
     self.action_space = self._dreams.single_action_space
-    self._window: Any = None
+    self._screen: Any = None
+    self._clock: Any = None
 
   def reset(
     self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -303,7 +292,8 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
       options: not used.
     """
     super().reset(seed=seed)
-    self._dreams._start([self.np_random])
+    self._dreams._generators = [self.np_random]
+    self._dreams._restart(np.ones(1, bool))
     if self.render_mode == 'human':
       self.render()
     return self._dreams._observe()[0], {}
@@ -333,39 +323,26 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
     [frame] = self._dreams._decoded()
     if self.render_mode == 'rgb_array':
       return frame
-    if self._window is None:
-      self._window = _Window()
-    self._window.show(frame)
+    import pygame  # Only windows need it.
+
+    if self._screen is None:
+      pygame.display.init()
+      self._screen = pygame.display.set_mode((_WINDOW_SIZE, _WINDOW_SIZE))
+      pygame.display.set_caption(ID)
+      self._clock = pygame.time.Clock()
+    surface = pygame.surfarray.make_surface(frame.swapaxes(0, 1))
+    pygame.transform.smoothscale(surface, self._screen.get_size(), self._screen)
+    pygame.event.pump()
+    pygame.display.flip()
+    self._clock.tick(_FPS)  # The pace of the game.
     return None
 
   def close(self) -> None:
-    if self._window is not None:
-      self._window.close()
-      self._window = None
+    if self._screen is not None:
+      import pygame
 
-
-class _Window:
-  """A window that shows frames at the pace of the game."""
-
-  def __init__(self):
-    import pygame  # Only windows need it.
-
-    self._pygame = pygame
-    pygame.display.init()
-    self._screen = pygame.display.set_mode((_WINDOW_SIZE, _WINDOW_SIZE))
-    pygame.display.set_caption(ID)
-    self._clock = pygame.time.Clock()
-
-  def show(self, frame: np.ndarray) -> None:
-    transform = self._pygame.transform
-    surface = self._pygame.surfarray.make_surface(frame.swapaxes(0, 1))
-    transform.smoothscale(surface, self._screen.get_size(), self._screen)
-    self._pygame.event.pump()
-    self._pygame.display.flip()
-    self._clock.tick(_FPS)
-
-  def close(self) -> None:
-    self._pygame.display.quit()
+      pygame.display.quit()
+      self._screen = None
 
 
 def _check(name: str, value: Any, fits: bool, wanted: str) -> None:

@@ -3,14 +3,15 @@
 The only module of `models` that reads or writes files.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import contextlib
-import hashlib
+import json
 import os
 from pathlib import Path
 import shutil
 from typing import Annotated, Any, Literal, NamedTuple
 
+from carracing_data import digests
 from carracing_data import errors
 from carracing_data import files
 from carracing_data import json_documents
@@ -92,11 +93,10 @@ class Weights(NamedTuple):
   Attributes:
     model: linen module, with the sizes used in training.
     variables: `{'params': ...}`, NumPy arrays, float32.
-    training: provenance of the weights: dataset, steps, ...
+    training: provenance of the weights.
     sha256: SHA-256 of the weights file, hexadecimal.
     config: arguments of the model's constructor.
-    start_states: content of the file of start states, see
-      `models.start_states`; None: there is none.
+    start_states: see `save`.
     folder: their folder, for messages.
   """
 
@@ -136,7 +136,7 @@ def save(
     WeightsError: the parameters are not finite or do not fit the model.
     errors.UserError: the folder cannot be written.
   """
-  flat = _flatten(params)
+  flat: Any = traverse_util.flatten_dict(jax.device_get(params), sep='/')
   _checked_model(name, config, flat, f'the {name} to export')
   contents = {FILE: safetensors.numpy.save(flat)}
   description = {
@@ -144,17 +144,14 @@ def save(
     'model': name,
     'config': dict(config),
     'training': dict(training),
-    'weights_sha256': _sha256(contents[FILE]),
+    'weights_sha256': digests.of_bytes(contents[FILE]),
   }
   if start_states is not None:
     contents[START_STATES] = start_states
-    description['start_states_sha256'] = _sha256(start_states)
-  with _replacing(Path(folder)) as unfinished:
-    for file, content in contents.items():
-      (unfinished / file).write_bytes(content)
-    json_documents.write(
-      unfinished / _CONFIG, json_documents.sealed(description, _SEAL)
-    )
+    description['start_states_sha256'] = digests.of_bytes(start_states)
+  sealed = json_documents.sealed(description, _SEAL)
+  contents[_CONFIG] = (json.dumps(sealed, indent=2) + '\n').encode()
+  _write(Path(folder), contents)
   return description['weights_sha256']
 
 
@@ -173,31 +170,29 @@ def gather(
     errors.UserError: the folder cannot be written.
   """
   folder = Path(folder)
-  wanted = {name: describe(path) for name, path in parts.items()}
-  try:
-    if wanted == {name: describe(folder / name) for name in parts}:
+  contents = {
+    f'{name}/{file}': content
+    for name, path in parts.items()
+    for file, content in _read(files.expand(path))[1].items()
+  }
+  with contextlib.suppress(OSError):  # What is missing is written.
+    if all((folder / x).read_bytes() == y for x, y in contents.items()):
       return
-  except errors.UserError:
-    pass  # Missing or damaged: written again.
-  with _replacing(folder) as unfinished:
-    for name, path in parts.items():
-      (unfinished / name).mkdir()
-      for file in FILES:
-        if file != START_STATES or wanted[name].start_states_sha256:
-          shutil.copyfile(files.expand(path) / file, unfinished / name / file)
+  _write(folder, contents)
 
 
-@contextlib.contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-  """Yields a folder to fill, which then takes the place of another one."""
+def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
+  """Writes files, by name, into a folder that takes the place of another."""
   unfinished = folder.with_name(folder.name + '.unfinished')
   replaced = folder.with_name(folder.name + '.replaced')
   with files.write_errors(folder):
     for leftover in unfinished, replaced:
       if leftover.exists():
         shutil.rmtree(leftover)
-    unfinished.mkdir(parents=True)
-    yield unfinished
+    for name, content in contents.items():
+      file = unfinished / name
+      file.parent.mkdir(parents=True, exist_ok=True)
+      file.write_bytes(content)
     for written in (*unfinished.rglob('*'), unfinished):
       files.sync(written)
     if os.path.lexists(folder):
@@ -225,11 +220,6 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
   """
   folder = files.expand(folder)
   description, contents = _read(folder, name)
-  if description.model != name:
-    raise WeightsError(
-      f'{folder} holds the weights of a {description.model}, not of a {name};'
-      f' {_hint(name)}'
-    )
   path = folder / FILE
   try:
     params = safetensors.numpy.load(contents[FILE])
@@ -265,49 +255,56 @@ def _read(
 
   Args:
     folder: folder written by `save`.
-    name: expected model, for the error message; None if any will do.
+    name: expected model; None if any will do.
 
   Returns:
-    The description, and the contents of the other files, by name.
+    The description, and the contents of all files, by name.
   """
-  damaged = f'{folder / _CONFIG} is damaged: '
+  of_a, hint = '', ''
+  if name is not None:
+    of_a = f' of a {name}'
+    hint = (
+      f'; train one with: python -m trainers.train_{name}'
+      f' --config=trainers/configs/{name}.py --workdir=RUN'
+    )
+  config, mismatch = folder / _CONFIG, 'does not match its digest'
   try:
-    contents = {FILE: files.read_bytes(folder / FILE)}
-    description = json_documents.read(folder / _CONFIG, Description)
+    contents = {x: files.read_bytes(folder / x) for x in (FILE, _CONFIG)}
+    description = json_documents.read(config, Description)
+    if description.format != _FORMAT:
+      raise WeightsError(
+        f'{folder} was written by another version of this project, in format'
+        f' {description.format}; this version reads format {_FORMAT}'
+      )
     _CONFIGS[description.model](**description.config)
+    content = description.model_dump(exclude_unset=True)
+    if not json_documents.is_sealed(content, _SEAL):
+      raise errors.DocumentError(f'{config} is damaged: its content {mismatch}')
+    expected = {FILE: description.weights_sha256}
+    if description.start_states_sha256 is not None:
+      expected[START_STATES] = description.start_states_sha256
+      with contextlib.suppress(FileNotFoundError):
+        contents[START_STATES] = files.read_bytes(folder / START_STATES)
+    for file, sha256 in expected.items():
+      if digests.of_bytes(contents.get(file, b'')) != sha256:
+        problem = f'damaged: it {mismatch}' if file in contents else 'missing'
+        raise errors.DocumentError(f'{folder / file} is {problem}')
+    if name not in (None, description.model):
+      raise WeightsError(
+        f'{folder} holds the weights of a {description.model}, not{of_a}{hint}'
+      )
+    return description, contents
   except FileNotFoundError:
-    message = f'there are no exported weights in {folder}'
-    if name is not None:
-      message = f'there are no exported weights of a {name} in {folder}'
-      message += f'; {_hint(name)}'
+    message = f'there are no exported weights{of_a} in {folder}{hint}'
     # The folder of a run has a `config.json`, too.
     if os.path.exists(folder / 'weights' / FILE):
       message += f'; did you mean {folder / "weights"}?'
     raise WeightsError(message) from None
   except pydantic.ValidationError as error:
-    problem = f'{damaged}config: {json_documents.explain(error)}'
-    raise WeightsError(f'{problem}; {remedy(folder)}') from None
+    problem = f'{config} is damaged: config: {json_documents.explain(error)}'
   except errors.DocumentError as error:
-    raise WeightsError(f'{error}; {remedy(folder)}') from None
-  if description.format != _FORMAT:
-    raise WeightsError(
-      f'{folder} was written by another version of this project, in format'
-      f' {description.format}; this version reads format {_FORMAT}'
-    )
-  mismatch = 'does not match its digest'
-  content = description.model_dump(exclude_unset=True)
-  if not json_documents.is_sealed(content, _SEAL):
-    raise WeightsError(f'{damaged}its content {mismatch}; {remedy(folder)}')
-  digests = {FILE: description.weights_sha256}
-  if description.start_states_sha256 is not None:
-    digests[START_STATES] = description.start_states_sha256
-    with contextlib.suppress(FileNotFoundError):
-      contents[START_STATES] = files.read_bytes(folder / START_STATES)
-  for file, sha256 in digests.items():
-    if _sha256(contents.get(file, b'')) != sha256:
-      problem = f'damaged: it {mismatch}' if file in contents else 'missing'
-      raise WeightsError(f'{folder / file} is {problem}; {remedy(folder)}')
-  return description, contents
+    problem = str(error)
+  raise WeightsError(f'{problem}; {remedy(folder)}')
 
 
 def remedy(folder: str | os.PathLike[str]) -> str:
@@ -316,21 +313,6 @@ def remedy(folder: str | os.PathLike[str]) -> str:
     f'copy it again from its source, or, if a run made it, delete {folder} and'
     ' run the command of that run again'
   )
-
-
-def _hint(name: str) -> str:
-  return (
-    f'train one with: python -m trainers.train_{name}'
-    f' --config=trainers/configs/{name}.py --workdir=RUN'
-  )
-
-
-def _sha256(content: bytes) -> str:
-  return hashlib.sha256(content).hexdigest()
-
-
-def _flatten(params: Mapping[str, Any]) -> Any:
-  return traverse_util.flatten_dict(jax.device_get(params), sep='/')
 
 
 def _checked_model(
@@ -361,15 +343,13 @@ def _checked_model(
   shapes = jax.eval_shape(model.init, key, *inputs)['params']
   expected: Any = traverse_util.flatten_dict(shapes, sep='/')
   rounded = params and all(x.dtype == np.float16 for x in params.values())
-  dtype = np.dtype(np.float16 if rounded else np.float32)
-  for path in sorted({*params, *expected}):
-    found, wanted = 'absent', 'absent'
-    if path in params:
-      found = f'{params[path].dtype}{list(params[path].shape)}'
-    if path in expected:
-      wanted = f'{dtype}{list(expected[path].shape)}'
-    if found != wanted:
-      raise WeightsError(f'{source}: {path} is {found}, not {wanted}')
+  dtype = 'float16' if rounded else 'float32'
+  wanted = {path: f'{dtype}{list(x.shape)}' for path, x in expected.items()}
+  found = {path: f'{x.dtype}{list(x.shape)}' for path, x in params.items()}
+  for path in sorted({*found, *wanted}):
+    of_file, of_model = found.get(path, 'absent'), wanted.get(path, 'absent')
+    if of_file != of_model:
+      raise WeightsError(f'{source}: {path} is {of_file}, not {of_model}')
     if not np.isfinite(params[path]).all():
       raise WeightsError(f'{source}: {path} has NaN or infinite numbers')
   return model

@@ -65,10 +65,8 @@ class Dream(NamedTuple):
 
   Attributes:
     z: next latent vectors, float32 [B, T, Z].
-    reward: expected rewards of the actions, float32 [B, T]; None if M has no
-      such output.
-    termination: probabilities that the action ends the task, float32 [B, T] in
-      0..1; None if M has no such output.
+    reward: expected rewards, float32 [B, T], or None; see `imagine`.
+    termination: probabilities, float32 [B, T], or None; see `imagine`.
   """
 
   z: jax.Array
@@ -114,12 +112,9 @@ def check_dreams(
 ) -> None:
   """Checks that M predicts what a dream needs beside the next z.
 
-  Args:
-    model: V and M.
-    mdn_rnn_folder: folder that M comes from, for the message.
-
   Raises:
-    weights.WeightsError: M predicts neither rewards nor terminations.
+    weights.WeightsError: M, from the given folder, predicts neither rewards
+      nor terminations.
   """
   if not _m(model).predict_outcomes:
     raise weights.WeightsError(
@@ -151,9 +146,8 @@ def encode_episode(model: WorldModel, observation: np.ndarray) -> vae.Posterior:
   """
   size = len(observation)
   padding = (0, -size % _CHUNK), (0, 0), (0, 0), (0, 0)
-  chunks = np.pad(observation, padding).reshape(
-    -1, _CHUNK, *observation.shape[1:]
-  )
+  padded = np.pad(observation, padding)
+  chunks = padded.reshape(-1, _CHUNK, *observation.shape[1:])
   # All are dispatched before the first result is waited for.
   posteriors = jax.device_get([_encode(model, chunk) for chunk in chunks])
   return jax.tree.map(lambda *x: np.concatenate(x)[:size], *posteriors)
@@ -189,9 +183,8 @@ def predict(
   Returns:
     M's prediction, [B, ...], and its carry after the action.
   """
-  prediction, carry = _apply_m(
-    model, state.z[:, None], action[:, None], state.carry
-  )
+  z, action = state.z[:, None], action[:, None]
+  prediction, carry = _apply_m(model, z, action, state.carry)
   return jax.tree.map(lambda x: x[:, 0], prediction), carry
 
 
@@ -253,8 +246,7 @@ def watch(model: WorldModel, z: jax.Array, action: jax.Array) -> State:
   Returns:
     The state at the last `z`.
   """
-  carry = _m(model).initial_carry(len(z))
-  _, carry = _apply_m(model, z[:, :-1], action, carry)
+  _, carry = _apply_m(model, z[:, :-1], action)
   return State(z[:, -1], carry)
 
 
@@ -271,9 +263,7 @@ def predict_sequence(
   Returns:
     The predictions of the step after each action, [B, T, ...].
   """
-  carry = _m(model).initial_carry(len(z))
-  prediction, _ = _apply_m(model, z, action, carry)
-  return prediction
+  return _apply_m(model, z, action)[0]
 
 
 def dream(
@@ -304,8 +294,12 @@ def dream(
 
 
 def _apply_m(
-  model: WorldModel, z: jax.Array, action: jax.Array, carry: lstm.Carry
+  model: WorldModel,
+  z: jax.Array,
+  action: jax.Array,
+  carry: lstm.Carry | None = None,
 ) -> Any:
+  carry = _m(model).initial_carry(len(z)) if carry is None else carry
   return _m(model).apply(model.m_variables, z, action, carry)
 
 

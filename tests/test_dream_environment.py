@@ -175,8 +175,6 @@ def test_a_window_shows_the_dream():
     ({'temperature': 0}, 'temperature is 0, not positive'),
     ({'temperature': 101}, 'temperature is 101, .* at most 100'),
     ({'temperature': 10**400}, 'temperature is 1000'),
-    ({'vae': None}, 'vae is None, not a folder'),
-    ({'mdn_rnn': 3}, 'mdn_rnn is 3, not a folder'),
     ({'temperature': -1.0}, 'temperature is -1.0, not positive'),
     ({'temperature': float('nan')}, 'temperature is nan, not positive'),
     ({'temperature': float('inf')}, 'temperature is inf, not positive'),
@@ -199,6 +197,13 @@ def test_bad_arguments(make, arguments, message):
     with pytest.raises(errors, match=message) as raised:
       make(NAME, **arguments)
   assert '\n' not in str(raised.value)
+
+
+@pytest.mark.parametrize('arguments', [{'vae': None}, {'mdn_rnn': 3}])
+@pytest.mark.parametrize('make', [gymnasium.make, gymnasium.make_vec])
+def test_folders_are_paths(make, arguments):
+  with pytest.raises(TypeError, match='PathLike object, not (NoneType|int)'):
+    make(NAME, **arguments)
 
 
 def test_weights_that_do_not_belong_together(world):
