@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from models import controller
 import numpy as np
 import optax
+from trainers import training_log
 from trainers.configs import controller as controller_config
 from trainers.control import actor_critic_state
 from trainers.control import networks
@@ -27,16 +28,13 @@ _ENTROPY_WEIGHT_LEARNING_RATE_FACTOR = 3.0
 
 # Means over updates.
 Metrics = metrics.Collection.create(
-  **{
-    name: metrics.Average.from_output(name)
-    for name in (
-      'loss',  # Squared error of both critics.
-      'value',  # Of the actions that were taken, in scaled rewards.
-      'entropy',  # Of the squashed actions, nats.
-      'temperature',  # Weight of the entropy.
-      'learning_rate',  # Of the networks.
-    )
-  }
+  **training_log.averages(
+    'loss',  # Squared error of both critics.
+    'value',  # Of the actions that were taken, in scaled rewards.
+    'entropy',  # Of the squashed actions, nats.
+    'temperature',  # Weight of the entropy.
+    'learning_rate',  # Of the networks.
+  )
 )
 
 

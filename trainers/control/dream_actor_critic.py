@@ -24,6 +24,7 @@ from models import start_states
 from models import world_model
 import numpy as np
 import optax
+from trainers import training_log
 from trainers.configs import controller_dream
 from trainers.control import actor_critic_state
 from trainers.control import grass_probe
@@ -70,18 +71,15 @@ class Rollout(NamedTuple):
 
 # Means over updates.
 Metrics = metrics.Collection.create(
-  **{
-    name: metrics.Average.from_output(name)
-    for name in (
-      'loss',  # Squared error of the critic.
-      'value',  # λ-returns, in scaled rewards.
-      'reward',  # Expected reward of a step, without penalties.
-      'entropy',  # Of the squashed actions, nats.
-      'temperature',  # Weight of the entropy.
-      'gradient_norm',  # Norm of the actor's gradient before it is clipped.
-      'learning_rate',  # Of the actor.
-    )
-  }
+  **training_log.averages(
+    'loss',  # Squared error of the critic.
+    'value',  # λ-returns, in scaled rewards.
+    'reward',  # Expected reward of a step, without penalties.
+    'entropy',  # Of the squashed actions, nats.
+    'temperature',  # Weight of the entropy.
+    'gradient_norm',  # Norm of the actor's gradient before it is clipped.
+    'learning_rate',  # Of the actor.
+  )
 )
 
 
