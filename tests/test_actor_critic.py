@@ -147,7 +147,7 @@ def test_target_of_the_critics(privileged):
   noise = draw(2, 3)
   found = actor_critic.critic_target(config, state, batch, noise)
 
-  mean, std = np.asarray(state.feature_mean), np.asarray(state.feature_std)
+  mean, std = map(np.asarray, state.moments)
   features = (batch.next_features - mean) / std
   gaussian = networks.Actor().apply({'params': state.actor}, features)
   action, log_prob = gaussian.sample(noise)

@@ -144,7 +144,7 @@ def test_pytorch_takes_the_same_updates():
   for ours, theirs in pairs():
     np.testing.assert_allclose(ours, theirs.detach(), rtol=0, atol=2e-6)
   np.testing.assert_allclose(
-    state.log_temperature, learner.log_temperature.detach(), rtol=1e-6
+    state.log_entropy_weight, learner.log_temperature.detach(), rtol=1e-6
   )
 
 

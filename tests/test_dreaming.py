@@ -184,9 +184,9 @@ def test_an_update_follows_its_formulas(dreams):
   rng = np.random.default_rng(0)
   critic = jax.tree.map(
     lambda x: x + 0.1 * rng.standard_normal(x.shape).astype(np.float32),
-    before.critic,
+    before.critics,
   )
-  before = before.replace(critic=critic)
+  before = before.replace(critics=critic)
   after, metrics = UPDATE_ONCE(config, C, before, dream_world, states)
 
   key = jax.random.fold_in(jax.random.wrap_key_data(before.key), 0)
@@ -204,7 +204,7 @@ def test_an_update_follows_its_formulas(dreams):
 
   returns = dream_actor_critic.lambda_returns(
     0.1 * dreamt.shaped_reward,
-    values(before.target, dreamt.state),
+    values(before.targets, dreamt.state),
     config.discount,
     config.trace_decay,
   )
@@ -215,20 +215,20 @@ def test_an_update_follows_its_formulas(dreams):
   def critic_loss(critic):
     return jnp.square(values(critic, earlier) - returns).mean()
 
-  loss, gradient = jax.value_and_grad(critic_loss)(before.critic)
+  loss, gradient = jax.value_and_grad(critic_loss)(before.critics)
   measured = {k: float(v) for k, v in metrics.compute().items()}
   assert measured['loss'] == pytest.approx(float(loss), rel=1e-3)
   assert measured['value'] == pytest.approx(float(returns.mean()), rel=1e-3)
   # The first step of Adam follows the sign of the gradient.
   for x, y, g in zip(
-    *map(jax.tree.leaves, (before.critic, after.critic, gradient))
+    *map(jax.tree.leaves, (before.critics, after.critics, gradient))
   ):
     large = np.abs(g) > 1e-4
     np.testing.assert_allclose(
       (y - x)[large], -2e-3 * np.sign(g)[large], rtol=0.02
     )
   for old, new, average, decay in (
-    (before.target, after.critic, after.target, 0.6),
+    (before.targets, after.critics, after.targets, 0.6),
     (before.average, after.actor, after.average, 0.9),
   ):
     jax.tree.map(
@@ -241,10 +241,10 @@ def test_an_update_follows_its_formulas(dreams):
     )
   # More entropy than wanted: its weight falls.
   assert -dreamt.log_prob.mean() > config.target_entropy
-  assert after.log_temperature < before.log_temperature
+  assert after.log_entropy_weight < before.log_entropy_weight
   config = config_with(target_entropy=50.0)
   rising, _ = UPDATE_ONCE(config, C, before, dream_world, states)
-  assert rising.log_temperature > before.log_temperature
+  assert rising.log_entropy_weight > before.log_entropy_weight
 
 
 def test_gas_costs_its_square_and_grass_its_share(dreams):

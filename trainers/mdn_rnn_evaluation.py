@@ -57,7 +57,7 @@ def metrics_class(
   names = ['nll']
   if config.predict_outcomes:
     names += ['reward_nll', 'reward_error', 'termination_nll']
-  averages = {name: metrics.Average.from_output(name) for name in names}
+  averages = training_log.averages(*names)
   if training:
     averages['loss'] = metrics.Average.from_output('total')
     averages |= optimizer.METRICS

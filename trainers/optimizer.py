@@ -3,20 +3,17 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from clu import metrics
 from flax.training import train_state
 import jax
 import jax.numpy as jnp
 import optax
+from trainers import training_log
 from trainers.configs import base
 
 TrainState = train_state.TrainState
 
 # Metrics of a step; see `take_step`.
-METRICS = {
-  name: metrics.Average.from_output(name)
-  for name in ('gradient_norm', 'update_norm', 'learning_rate')
-}
+METRICS = training_log.averages('gradient_norm', 'update_norm', 'learning_rate')
 
 
 def create_train_state(

@@ -49,8 +49,7 @@ def _metrics(training: bool) -> type[metrics.Collection]:
   """Returns the metrics of an evaluation, or of training."""
   return metrics.Collection.create(
     loss=metrics.Average.from_output('total'),
-    reconstruction=metrics.Average.from_output('reconstruction'),
-    kl=metrics.Average.from_output('kl'),
+    **training_log.averages('reconstruction', 'kl'),
     **(optimizer.METRICS if training else {}),
   )
 

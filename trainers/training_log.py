@@ -249,6 +249,11 @@ def start_wandb(
   return 0
 
 
+def averages(*names: str) -> dict[str, type[clu_metrics.Metric]]:
+  """Returns metrics of the same names that are means of what a step reports."""
+  return {name: clu_metrics.Average.from_output(name) for name in names}
+
+
 def floats(scalars: Mapping[str, Any]) -> dict[str, float]:
   """Fetches scalars from the device as floats."""
   return {name: float(value) for name, value in scalars.items()}

@@ -8,17 +8,17 @@ see the simulator's state (asymmetric actor-critic, Pinto et al. 2017).
 """
 
 import functools
-import math
 from typing import Any
 
 from clu import metrics
-import flax.struct
 import jax
 import jax.numpy as jnp
 from models import controller
 import numpy as np
 import optax
+from trainers import training_log
 from trainers.configs import controller as controller_config
+from trainers.control import actor_critic_state
 from trainers.control import networks
 from trainers.control import replay_buffer
 from trainers.control import standardisation
@@ -26,58 +26,21 @@ from trainers.control import standardisation
 _ENTROPY_WEIGHT_LEARNING_RATE_FACTOR = 3.0
 
 
-@flax.struct.dataclass
-class TrainState:
-  """Everything that an update changes.
-
-  Attributes:
-    updates: number of updates, int32 [].
-    key: random key of all updates, as uint32 [2].
-    actor: parameters of the actor.
-    average: moving average of `actor`, which is deployed.
-    critics: parameters of the two critics.
-    targets: moving averages of `critics`.
-    log_temperature: logarithm of the entropy's weight, float32 []; checkpoints
-      call it so.
-    optimizers: states of the optimizers of actor, critics and entropy weight.
-    feature_mean: mean of the features, float32 [F].
-    feature_std: their standard deviation, float32 [F].
-  """
-
-  updates: jax.Array
-  key: jax.Array
-  actor: Any
-  average: Any
-  critics: Any
-  targets: Any
-  log_temperature: jax.Array
-  optimizers: Any
-  feature_mean: jax.Array
-  feature_std: jax.Array
-
-  @property
-  def moments(self) -> standardisation.Moments:
-    return standardisation.Moments(self.feature_mean, self.feature_std)
-
-
 # Means over updates.
 Metrics = metrics.Collection.create(
-  **{
-    name: metrics.Average.from_output(name)
-    for name in (
-      'loss',  # Squared error of both critics.
-      'value',  # Of the actions that were taken, in scaled rewards.
-      'entropy',  # Of the squashed actions, nats.
-      'temperature',  # Weight of the entropy.
-      'learning_rate',  # Of the networks.
-    )
-  }
+  **training_log.averages(
+    'loss',  # Squared error of both critics.
+    'value',  # Of the actions that were taken, in scaled rewards.
+    'entropy',  # Of the squashed actions, nats.
+    'temperature',  # Weight of the entropy.
+    'learning_rate',  # Of the networks.
+  )
 )
 
 
 def create(
   config: controller_config.Config, num_features: int, num_privileged: int
-) -> TrainState:
+) -> actor_critic_state.TrainState:
   """Returns the state before the first update.
 
   Args:
@@ -94,34 +57,27 @@ def create(
     )['params']
     for key in keys[1:3]
   )
-  log_weight = jnp.asarray(math.log(config.initial_temperature), jnp.float32)
-  state = TrainState(
-    updates=jnp.zeros((), jnp.int32),
-    key=jax.random.key_data(keys[3]),
-    actor=actor,
-    average=actor,
-    critics=critics,
-    targets=critics,
-    log_temperature=log_weight,
-    optimizers=tuple(
-      _optimizer(config).init(x) for x in (actor, critics, log_weight)
-    ),
-    feature_mean=jnp.zeros(num_features),
-    feature_std=jnp.ones(num_features),
+  moments = standardisation.Moments(
+    jnp.zeros(num_features), jnp.ones(num_features)
   )
-  # `update` donates the state, and a buffer cannot be donated twice.
-  return jax.tree.map(jnp.copy, state)
+  return actor_critic_state.create(
+    config, keys[3], actor, critics, [_optimizer(config)] * 3, moments
+  )
 
 
-def standardise(state: TrainState, features: np.ndarray) -> TrainState:
+def standardise(
+  state: actor_critic_state.TrainState, features: np.ndarray
+) -> actor_critic_state.TrainState:
   """Takes the moments of the features from examples, [..., F]."""
-  mean, std = jax.device_put(
-    standardisation.measured(features), state.feature_mean.sharding
+  moments = jax.device_put(
+    standardisation.measured(features), state.moments.mean.sharding
   )
-  return state.replace(feature_mean=mean, feature_std=std)
+  return state.replace(moments=moments)
 
 
-def acting(state: TrainState) -> tuple[Any, standardisation.Moments]:
+def acting(
+  state: actor_critic_state.TrainState,
+) -> tuple[Any, standardisation.Moments]:
   """Returns a copy of what `act` takes, which survives the next update."""
   return jax.tree.map(jnp.copy, (state.actor, state.moments))
 
@@ -146,9 +102,9 @@ def act(
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def update(
   config: controller_config.Config,
-  state: TrainState,
+  state: actor_critic_state.TrainState,
   batches: replay_buffer.Batch,
-) -> tuple[TrainState, metrics.Collection]:
+) -> tuple[actor_critic_state.TrainState, metrics.Collection]:
   """Takes one update of all parameters with each of U batches.
 
   Args:
@@ -156,28 +112,23 @@ def update(
     state: state before the updates; donated.
     batches: [U, B, ...].
   """
-
-  def step(carry, batch):
-    state, collected = carry
-    state, of_update = update_once(config, state, batch)
-    return (state, collected.merge(of_update)), None
-
-  (state, collected), _ = jax.lax.scan(step, (state, Metrics.empty()), batches)
-  return state, collected
+  return actor_critic_state.update(
+    functools.partial(update_once, config), state, Metrics, batches
+  )
 
 
 def update_once(
   config: controller_config.Config,
-  state: TrainState,
+  state: actor_critic_state.TrainState,
   batch: replay_buffer.Batch,
-) -> tuple[TrainState, metrics.Collection]:
+) -> tuple[actor_critic_state.TrainState, metrics.Collection]:
   """Takes one update of all parameters."""
   key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.updates)
   noise = jax.random.normal(key, (2, *batch.action.shape))
   batch = jax.tree.map(lambda x: x.astype(jnp.float32), batch)
   features = standardisation.standardised(state.moments, batch.features)
   inputs = batch.privileged if config.privileged_critics else features
-  entropy_weight = jnp.exp(state.log_temperature)
+  entropy_weight = jnp.exp(state.log_entropy_weight)
   target = critic_target(config, state, batch, noise[0])
 
   def critic_loss(critics):
@@ -200,10 +151,12 @@ def update_once(
   gradients, log_prob = jax.grad(actor_loss, has_aux=True)(state.actor, critics)
   updates, of_actor = optimizer.update(gradients, of_actor)
   actor = optax.apply_updates(state.actor, updates)
-  gradient = networks.entropy_weight_gradient(log_prob, config.target_entropy)
+  gradient = actor_critic_state.entropy_weight_gradient(
+    log_prob, config.target_entropy
+  )
   update, of_weight = optimizer.update(gradient, of_weight)
-  log_weight = networks.bounded_entropy_weight(
-    state.log_temperature + _ENTROPY_WEIGHT_LEARNING_RATE_FACTOR * update
+  log_weight = (
+    state.log_entropy_weight + _ENTROPY_WEIGHT_LEARNING_RATE_FACTOR * update
   )
   of_update = Metrics.single_from_model_output(
     loss=loss,
@@ -212,25 +165,16 @@ def update_once(
     temperature=entropy_weight,
     learning_rate=jnp.asarray(_learning_rate(config)(state.updates)),
   )
-  state = state.replace(
-    updates=state.updates + 1,
-    actor=actor,
-    average=optax.incremental_update(
-      actor, state.average, 1 - config.ema_decay
-    ),
-    critics=critics,
-    targets=optax.incremental_update(
-      critics, state.targets, 1 - config.target_ema_decay
-    ),
-    log_temperature=log_weight,
-    optimizers=(of_actor, of_critics, of_weight),
+  optimizers = of_actor, of_critics, of_weight
+  state = actor_critic_state.updated(
+    config, state, actor, critics, log_weight, optimizers
   )
   return state, of_update
 
 
 def critic_target(
   config: controller_config.Config,
-  state: TrainState,
+  state: actor_critic_state.TrainState,
   batch: replay_buffer.Batch,
   noise: jax.Array,
 ) -> jax.Array:
@@ -251,7 +195,7 @@ def critic_target(
   inputs = batch.next_privileged if config.privileged_critics else features
   action, log_prob = _gaussian(state.actor, features).sample(noise)
   value = _values(config, state.targets, inputs, action).min(0)
-  value -= jnp.exp(state.log_temperature) * log_prob
+  value -= jnp.exp(state.log_entropy_weight) * log_prob
   reward = config.reward_scale * jnp.asarray(batch.reward)
   return reward + jnp.asarray(batch.discount) * value
 

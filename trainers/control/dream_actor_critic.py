@@ -13,12 +13,10 @@ where M expects termination.
 
 from collections.abc import Mapping
 import functools
-import math
 from typing import Any, NamedTuple
 
 from clu import metrics
 from flax import linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 from models import controller
@@ -26,7 +24,9 @@ from models import start_states
 from models import world_model
 import numpy as np
 import optax
+from trainers import training_log
 from trainers.configs import controller_dream
+from trainers.control import actor_critic_state
 from trainers.control import grass_probe
 from trainers.control import networks
 from trainers.control import standardisation
@@ -69,46 +69,17 @@ class Rollout(NamedTuple):
   log_prob: jax.Array
 
 
-@flax.struct.dataclass
-class TrainState:
-  """Everything that an update changes.
-
-  Attributes:
-    updates: number of updates, int32 [].
-    key: random key of all updates, as uint32 [2].
-    actor: parameters of the actor.
-    average: moving average of `actor`, which is deployed.
-    critic: parameters of the critic.
-    target: moving average of `critic`.
-    log_temperature: logarithm of the entropy's weight, float32 []; checkpoints
-      call it so.
-    optimizers: states of the optimizers of actor, critic and entropy weight.
-  """
-
-  updates: jax.Array
-  key: jax.Array
-  actor: Any
-  average: Any
-  critic: Any
-  target: Any
-  log_temperature: jax.Array
-  optimizers: Any
-
-
 # Means over updates.
 Metrics = metrics.Collection.create(
-  **{
-    name: metrics.Average.from_output(name)
-    for name in (
-      'loss',  # Squared error of the critic.
-      'value',  # λ-returns, in scaled rewards.
-      'reward',  # Expected reward of a step, without penalties.
-      'entropy',  # Of the squashed actions, nats.
-      'temperature',  # Weight of the entropy.
-      'gradient_norm',  # Norm of the actor's gradient before it is clipped.
-      'learning_rate',  # Of the actor.
-    )
-  }
+  **training_log.averages(
+    'loss',  # Squared error of the critic.
+    'value',  # λ-returns, in scaled rewards.
+    'reward',  # Expected reward of a step, without penalties.
+    'entropy',  # Of the squashed actions, nats.
+    'temperature',  # Weight of the entropy.
+    'gradient_norm',  # Norm of the actor's gradient before it is clipped.
+    'learning_rate',  # Of the actor.
+  )
 )
 
 
@@ -127,7 +98,7 @@ def create(
   num_features: int,
   num_inputs: int,
   mean_layer: Mapping[str, Any] | None = None,
-) -> TrainState:
+) -> actor_critic_state.TrainState:
   """Returns the state before the first update.
 
   Args:
@@ -141,32 +112,19 @@ def create(
   if mean_layer is not None:
     actor = {**actor, 'mean': mean_layer}
   critic = _critic(config).init(keys[1], jnp.zeros((1, num_inputs)))['params']
-  log_weight = jnp.asarray(math.log(config.initial_temperature), jnp.float32)
-  params = actor, critic, log_weight
-  state = TrainState(
-    updates=jnp.zeros((), jnp.int32),
-    key=jax.random.key_data(keys[2]),
-    actor=actor,
-    average=actor,
-    critic=critic,
-    target=critic,
-    log_temperature=log_weight,
-    optimizers=tuple(
-      optimizer.init(x) for optimizer, x in zip(_optimizers(config), params)
-    ),
+  return actor_critic_state.create(
+    config, keys[2], actor, critic, _optimizers(config)
   )
-  # `update` donates the state, and a buffer cannot be donated twice.
-  return jax.tree.map(jnp.copy, state)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def update(
   config: controller_dream.Config,
   c: controller.Controller,
-  state: TrainState,
+  state: actor_critic_state.TrainState,
   world: DreamWorld,
   starts: start_states.StartStates,
-) -> tuple[TrainState, metrics.Collection]:
+) -> tuple[actor_critic_state.TrainState, metrics.Collection]:
   """Takes `updates_per_step` updates of all parameters.
 
   Args:
@@ -176,34 +134,30 @@ def update(
     world: V and M, and what is fixed beside them.
     starts: states from which dreams start.
   """
-
-  def step(carry, _):
-    state, collected = carry
-    state, of_update = update_once(config, c, state, world, starts)
-    return (state, collected.merge(of_update)), None
-
-  (state, collected), _ = jax.lax.scan(
-    step, (state, Metrics.empty()), length=config.updates_per_step
+  return actor_critic_state.update(
+    lambda state, _: update_once(config, c, state, world, starts),
+    state,
+    Metrics,
+    length=config.updates_per_step,
   )
-  return state, collected
 
 
 def update_once(
   config: controller_dream.Config,
   c: controller.Controller,
-  state: TrainState,
+  state: actor_critic_state.TrainState,
   world: DreamWorld,
   starts: start_states.StartStates,
-) -> tuple[TrainState, metrics.Collection]:
+) -> tuple[actor_critic_state.TrainState, metrics.Collection]:
   """Takes one update of all parameters; see `update`."""
   key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.updates)
   start_key, dream_key = jax.random.split(key)
   start = start_states.draw(starts, config.num_dreams, start_key)
-  entropy_weight = jnp.exp(state.log_temperature)
+  entropy_weight = jnp.exp(state.log_entropy_weight)
 
   def actor_loss(actor):
     dreamt = imagine(config, c, world, actor, start, dream_key)
-    value = _value(config, state.target, world.moments, dreamt.state)
+    value = _value(config, state.targets, world.moments, dreamt.state)
     returns = lambda_returns(
       config.reward_scale * dreamt.shaped_reward,
       value,
@@ -224,9 +178,9 @@ def update_once(
     dreamt.state,
   )
   loss, of_critic = jax.value_and_grad(critic_loss)(
-    state.critic, before, returns
+    state.critics, before, returns
   )
-  of_entropy_weight = networks.entropy_weight_gradient(
+  of_entropy_weight = actor_critic_state.entropy_weight_gradient(
     dreamt.log_prob.mean(), config.target_entropy
   )
   params, optimizers = [], []
@@ -234,12 +188,11 @@ def update_once(
     _optimizers(config),
     state.optimizers,
     (gradient, of_critic, of_entropy_weight),
-    (state.actor, state.critic, state.log_temperature),
+    (state.actor, state.critics, state.log_entropy_weight),
   ):
     updates, of_optimizer = optimizer.update(gradients, of_optimizer)
     params.append(optax.apply_updates(x, updates))
     optimizers.append(of_optimizer)
-  actor, critic, log_weight = params
   of_update = Metrics.single_from_model_output(
     loss=loss,
     value=returns.mean(),
@@ -249,18 +202,9 @@ def update_once(
     gradient_norm=optax.tree.norm(gradient),
     learning_rate=jnp.asarray(_learning_rate(config)(state.updates)),
   )
-  state = state.replace(
-    updates=state.updates + 1,
-    actor=actor,
-    average=optax.incremental_update(
-      actor, state.average, 1 - config.ema_decay
-    ),
-    critic=critic,
-    target=optax.incremental_update(
-      critic, state.target, 1 - config.target_ema_decay
-    ),
-    log_temperature=networks.bounded_entropy_weight(log_weight),
-    optimizers=tuple(optimizers),
+  actor, critic, log_weight = params
+  state = actor_critic_state.updated(
+    config, state, actor, critic, log_weight, tuple(optimizers)
   )
   return state, of_update
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from models import controller
 from models import world_model
 import numpy as np
+from trainers import training_log
 from trainers.configs import controller_evolution
 from trainers.control import controller_learner
 from trainers.control import driving
@@ -29,14 +30,11 @@ _WARMUP_TRACKS, _WARMUP_NOISE, _TRACKS, _CANDIDATES = 1, 2, 3, 4
 
 # Means over generations.
 _Metrics = metrics.Collection.create(
-  **{
-    name: metrics.Average.from_output(name)
-    for name in (
-      'fitness',  # Mean fitness of the candidates.
-      'best_fitness',  # Fitness of the best candidate.
-      'deviation',  # Step size of the search.
-    )
-  }
+  **training_log.averages(
+    'fitness',  # Mean fitness of the candidates.
+    'best_fitness',  # Fitness of the best candidate.
+    'deviation',  # Step size of the search.
+  )
 )
 
 

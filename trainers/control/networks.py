@@ -1,4 +1,4 @@
-"""Networks of actor-critic methods, and the weight of the entropy."""
+"""Networks of actor-critic methods: actor and critic."""
 
 from collections.abc import Callable
 import math
@@ -13,7 +13,6 @@ from models import controller
 INITIAL_BIAS = (0.0, 0.2, -0.5)
 INITIAL_LOG_STD = -0.5  # Logarithm of its standard deviation before `tanh`.
 _MIN_LOG_STD, _MAX_LOG_STD = -4.0, 0.5
-_MIN_ENTROPY_WEIGHT, _MAX_ENTROPY_WEIGHT = 1e-4, 1.0
 
 
 class Actor(nn.Module):
@@ -90,27 +89,3 @@ class Critic(nn.Module):
       x = nn.LayerNorm(epsilon=1e-5, use_scale=False, use_bias=False)(x)
       x = self.activation(x)
     return nn.Dense(1, kernel_init=nn.initializers.normal(0.01))(x)[..., 0]
-
-
-def entropy_weight_gradient(
-  log_prob: jax.Array, target_entropy: float
-) -> jax.Array:
-  """Returns the gradient that raises the entropy's weight if some is missing.
-
-  Haarnoja et al., "Soft Actor-Critic Algorithms and Applications" (2018).
-
-  Args:
-    log_prob: mean log density of the actions, float32 [], nats.
-    target_entropy: nats.
-
-  Returns:
-    Gradient of the loss by the logarithm of the weight, float32 [].
-  """
-  return -(log_prob + target_entropy)
-
-
-def bounded_entropy_weight(log_weight: jax.Array) -> jax.Array:
-  """Keeps the weight in 1e-4..1; takes and returns its logarithm."""
-  return jnp.clip(
-    log_weight, math.log(_MIN_ENTROPY_WEIGHT), math.log(_MAX_ENTROPY_WEIGHT)
-  )
