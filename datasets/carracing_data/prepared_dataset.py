@@ -20,11 +20,14 @@ from carracing_data import files
 from carracing_data import json_documents
 from carracing_data import metadata as metadata_lib
 from etils import epath
+from etils import epy
 from google.protobuf import message
-import grain
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
+
+with epy.lazy_imports():
+  import grain  # Imports JAX, which finding a dataset does not need.
 
 _FULL_NAME = re.compile(
   rf'({json_documents.NAME})(?:/({json_documents.NAME}))?(?::(\d+\.\d+\.\d+))?'
