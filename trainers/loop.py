@@ -4,6 +4,7 @@ A run keeps its files in one folder; see `run_folder`. The same command
 continues an interrupted run, bit for bit.
 """
 
+import abc
 from collections.abc import Callable, Mapping
 import contextlib
 import math
@@ -23,7 +24,7 @@ from trainers import training_log
 from trainers.configs import base
 
 
-class Learner:
+class Learner(abc.ABC):
   """What is trained, and how it takes a step.
 
   Attributes:
@@ -41,25 +42,26 @@ class Learner:
   examples_per_step: int
 
   @property
+  @abc.abstractmethod
   def saved(self) -> Mapping[str, Any]:
     """Trees of arrays, and Grain iterators, from which `restore` continues."""
-    raise NotImplementedError
 
   @property
+  @abc.abstractmethod
   def params(self) -> Any:
     """A copy of the parameters as they would be exported."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def restore(self, saved: Mapping[str, Any], step: int) -> None:
     """Continues after a step from what was saved then."""
-    raise NotImplementedError
 
-  def begin(self, step: int) -> None:
+  def begin(self, step: int) -> None:  # noqa: B027  Optional.
     """Starts new episodes after a step, if there are any.
 
     Called before the first step, and after every evaluation and save.
     """
 
+  @abc.abstractmethod
   def take_step(self, step: int) -> float:
     """Runs a step, perhaps without waiting for the device.
 
@@ -69,26 +71,26 @@ class Learner:
     Raises:
       run_documents.RunError: this step or the one before was not finite.
     """
-    raise NotImplementedError
 
-  def check(self) -> None:
+  def check(self) -> None:  # noqa: B027  Optional.
     """Waits for the last step.
 
     Raises:
       run_documents.RunError: it was not finite.
     """
 
+  @abc.abstractmethod
   def collect(self) -> tuple[metrics.Collection | None, Mapping[str, float]]:
     """Returns the metrics since the last call: on the device, and others.
 
     The former are None if there was nothing to measure.
     """
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def evaluate(self) -> training_log.Evaluation:
     """Evaluates `params`."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def close(self) -> None:
     """Releases threads and processes."""
 

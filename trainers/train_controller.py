@@ -74,19 +74,16 @@ def train(
       written, or the run cannot continue.
   """
   config = _validated(config)
-  model = world_model.load(vae, mdn_rnn)
-  assert model.m is not None
-  digests = {
-    'vae': weights.describe(vae).weights_sha256,
-    'mdn_rnn': weights.describe(mdn_rnn).weights_sha256,
-  }
+  v, m = weights.load(vae, 'vae'), weights.load(mdn_rnn, 'mdn_rnn')
+  model = world_model.combined(v, m)
+  digests = {'vae': v.sha256, 'mdn_rnn': m.sha256}
   sources = {
     name: run_documents.Source(name=name, sha256={'weights': sha256})
     for name, sha256 in digests.items()
   }
   c = controller.Controller(
-    model.v.latent_size,
-    model.m.hidden_size if config.features == 'z,h' else 0,
+    v.model.latent_size,
+    m.model.hidden_size if config.features == 'z,h' else 0,
   )
   params = starts = None
   if isinstance(config, controller_dream.Config):

@@ -131,8 +131,9 @@ def make_learner(
       'No episode of %s terminates, so the model cannot learn termination.',
       config.dataset,
     )
+  # In memory, because each baseline goes through the episodes anew.
   baselines = mdn_rnn_evaluation.baselines(
-    _episodes(folders, 'validation'), config.predict_outcomes
+    list(_episodes(folders, 'validation')), config.predict_outcomes
   )
   return supervised_learner.SupervisedLearner(
     config,

@@ -293,12 +293,13 @@ def find(
     raise errors.DatasetError(
       f'cannot read the dataset {name[:100]!r}: {reason}'
     ) from None
-  dataset, config, version = folder.parts[-3:]
-  if not is_folder and found.name != f'{dataset}/{config}:{version}':
-    raise errors.DatasetError(
-      f'{folder} is not {dataset}/{config}:{version} but {found.name}; move'
-      ' it to the folder that matches its name'
-    )
+  if not is_folder:  # A folder that is named may lie anywhere.
+    dataset, config, version = folder.parts[-3:]
+    if found.name != f'{dataset}/{config}:{version}':
+      raise errors.DatasetError(
+        f'{folder} is not {dataset}/{config}:{version} but {found.name}; move'
+        ' it to the folder that matches its name'
+      )
   opened = Dataset(folder, found, kind)
   if wanted is not None:
     opened.check_digest(wanted)

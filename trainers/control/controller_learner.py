@@ -1,5 +1,6 @@
 """What the three learners of C share: evaluation on the selection tracks."""
 
+import abc
 from collections.abc import Mapping
 import functools
 from typing import Any
@@ -56,9 +57,9 @@ class ControllerLearner(loop.Learner):
     if 'fleet' in vars(self):
       self.fleet.close()
 
+  @abc.abstractmethod
   def scalars(self) -> Mapping[str, float]:
     """Returns what an evaluation reports beside the scores."""
-    raise NotImplementedError
 
   def evaluate(self) -> training_log.Evaluation:
     """Drives the selection tracks; the cars' own episodes end."""
