@@ -70,14 +70,18 @@ def devices_for_batches(batch_size: int) -> int:
 def _keep_compiled_programs() -> None:
   """Sets up JAX's persistent compilation cache.
 
-  Its location is `$JAX_COMPILATION_CACHE_DIR`, by default the user's cache
-  folder.
+  Its location is `$JAX_COMPILATION_CACHE_DIR`, by default in the user's cache
+  folder; in it, a folder for each number of cores. XLA divides a program among
+  the cores it is compiled on, but JAX's key of a program does not name them: on
+  two cores, a program of one core would be found, and stay on one.
   """
-  if jax.config.values['jax_compilation_cache_dir'] is None:
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    jax.config.update(
-      'jax_compilation_cache_dir', os.fspath(cache / 'carracing' / 'jax')
-    )
+  cache = jax.config.values['jax_compilation_cache_dir'] or os.path.join(
+    os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'carracing/jax'
+  )
+  jax.config.update(
+    'jax_compilation_cache_dir',
+    os.path.join(cache, f'{processes.num_cores()}_cores'),
+  )
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
