@@ -7,12 +7,12 @@ input, and a pattern of its error message.
 import importlib
 import json
 import os
-from pathlib import Path
 import re
 import shutil
 
 from carracing_data import errors
 from carracing_data import json_documents
+from conftest import PROJECT
 from models import weights
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from trainers import train_controller
 from trainers import train_mdn_rnn
 from trainers import train_vae
 
-DATASETS = Path(__file__).parents[1] / 'datasets'
+DATASETS = PROJECT / 'datasets'
 
 
 @pytest.fixture(scope='module')

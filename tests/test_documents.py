@@ -11,9 +11,9 @@ import imageio.v3 as imageio
 from models import agent
 from PIL import Image
 import pytest
-from tools import animation
-from tools import evaluation
-from tools import figures
+from tools.driving import evaluation
+from tools.figures import __main__ as figures
+from tools.figures import animation
 
 DOCUMENTS = sorted(
   path

@@ -10,7 +10,9 @@ from conftest import PROJECT
 import pytest
 
 BINARIES = {
-  '.'.join(path.relative_to(PROJECT).with_suffix('').parts): path
+  '.'.join(path.relative_to(PROJECT).with_suffix('').parts).removesuffix(
+    '.__main__'
+  ): path
   for room in ('datasets', 'models', 'tools', 'trainers')
   for path in sorted((PROJECT / room).rglob('*.py'))
   if "\nif __name__ == '__main__':" in path.read_text()
@@ -31,12 +33,11 @@ def test_help_comes_soon_and_begins_with_an_example(module):
   )
   assert (done.returncode, done.stderr) == (0, '')
   text, _, of_flags = done.stdout.partition('\nflags:')
-  name = module.removesuffix('.__main__')
   # A sentence, examples, and then what flows in and out.
-  assert re.match(rf'[A-Z].*\.\n\n  python -m {name}\b', text), text
+  assert re.match(rf'[A-Z].*\.\n\n  python -m {module}\b', text), text
   assert re.search(r'\n\n\S', text), text
   if re.search('flags.DEFINE|_flag', BINARIES[module].read_text()):
-    assert f'{module.replace(".", "/")}.py:\n  --' in of_flags, of_flags
+    assert f'{BINARIES[module].relative_to(PROJECT)}:\n  --' in of_flags
   if module.startswith('trainers'):
     assert '--config' in of_flags and '--workdir' in of_flags
 
@@ -69,10 +70,10 @@ runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)
 """
 
 
-@pytest.mark.parametrize('module', sorted({*BINARIES} - {'tools.__main__'}))
+@pytest.mark.parametrize('module', sorted({*BINARIES} - {'tools'}))
 def test_programs_say_what_they_do_before_they_load(module, world, tmp_path):
   arguments = {
-    'tools.benchmarks.coordinator': ['--shards=2'],
+    'tools.benchmark.coordinator': ['--shards=2'],
     'tools.compare_runs': ['somewhere'],
     'tools.export': ['--format=rlds'],
     'tools.lineage': ['somewhere'],
@@ -144,7 +145,7 @@ def test_list_of_programs_has_a_line_for_each(command):
   line = r'^  (tfds build \w+|\S+) {2,}[A-Z].*\.$'
   lines = re.findall(line, done.stdout, re.MULTILINE)
   programs = {*BINARIES, *(f'tfds build {x}' for x in DATASETS)}
-  assert sorted(lines) == sorted(programs - {'tools.__main__'})
+  assert sorted(lines) == sorted(programs - {'tools'})
 
 
 def test_make_lists_its_goals():

@@ -6,7 +6,7 @@ from models import agent
 from models import weights
 import pytest
 import safetensors
-from tools import drives
+from tools.driving import drives
 
 LEAST = 800
 

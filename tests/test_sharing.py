@@ -27,8 +27,8 @@ from conftest import VERSION
 from models import agent
 from models import weights
 import pytest
-from tools import ancestry
-from tools.exports import rlds_datasets
+from tools.export import rlds_datasets
+from tools.lineage import ancestry
 from trainers import run_folder
 from trainers import train_mdn_rnn
 from trainers import train_vae

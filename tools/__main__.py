@@ -51,7 +51,7 @@ GROUPS = {
     'tools.evaluate',
     'tools.dream_errors',
     'tools.benchmark',
-    'tools.benchmarks.coordinator',
+    'tools.benchmark.coordinator',
     'tools.figures',
     'tools.run_notebook',
   ),
@@ -82,7 +82,8 @@ def summary(name: str) -> str:
     name = name.rpartition(' ')[2]
     path = _ROOT / 'datasets' / name / f'{name}_dataset_builder.py'
   else:
-    path = _ROOT.joinpath(*name.split('.')).with_suffix('.py')
+    path = _ROOT.joinpath(*name.split('.'))
+    path = path / '__main__.py' if path.is_dir() else path.with_suffix('.py')
   documentation = ast.get_docstring(ast.parse(path.read_text()))
   assert documentation
   return documentation.splitlines()[0]

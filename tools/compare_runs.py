@@ -15,7 +15,7 @@ from typing import Any
 from absl import logging
 from carracing_data import command_line
 from carracing_data import files
-from tools import markdown
+from tools.showing import markdown
 from trainers import run_documents
 
 

@@ -18,8 +18,8 @@ from carracing_data import files
 from etils import epy
 
 with epy.lazy_imports():
-  from tools import demonstration
-  from tools import stages
+  from tools.pipelines import demonstration
+  from tools.pipelines import stages
 
 _OUTPUT_DIR = command_line.output_dir_flag('demo')
 _NUM_EPISODES = flags.DEFINE_integer(

@@ -14,13 +14,13 @@ from absl import logging
 from carracing_data import command_line
 from carracing_data import files
 from etils import epy
-from tools import markdown
+from tools.showing import markdown
 
 with epy.lazy_imports():
   from carracing_data import prepared_dataset
   from carracing_rollouts import schema
-  from tools import pictures
-  from tools import rollout_statistics
+  from tools.measuring import rollout_statistics
+  from tools.showing import pictures
 
 _DATASET = command_line.dataset_flag()
 _DATA_DIR = command_line.data_dir_flag()

@@ -24,8 +24,8 @@ with epy.lazy_imports():
   from carracing_rollouts import loader
   import jax
   from models import world_model
-  from tools import pictures
-  from tools import watched_dreams
+  from tools.showing import pictures
+  from tools.showing import watched_dreams
 
 _VAE, _MDN_RNN = command_line.weights_flags()
 _DATASET = command_line.dataset_flag()

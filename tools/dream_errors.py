@@ -16,15 +16,15 @@ from absl import logging
 from carracing_data import command_line
 from carracing_data import files
 from etils import epy
-from tools import markdown
+from tools.showing import markdown
 
 with epy.lazy_imports():
   from carracing_data import json_documents
   from carracing_data import runtime
   import jax
   from models import world_model
-  from tools import accuracy
-  from tools import driver_accuracy
+  from tools.measuring import accuracy
+  from tools.measuring import driver_accuracy
 
 _VAE, _MDN_RNN = command_line.weights_flags()
 _DATASET = command_line.dataset_flag()

@@ -21,9 +21,9 @@ from carracing_rollouts import tracks
 from etils import epy
 
 with epy.lazy_imports():
-  from tools import recording
-  from tools import rounds_of_dreams
-  from tools import stages
+  from tools.driving import recording
+  from tools.pipelines import rounds_of_dreams
+  from tools.pipelines import stages
 
 _OUTPUT_DIR = command_line.output_dir_flag('dream_rounds')
 

@@ -22,7 +22,7 @@ with epy.lazy_imports():
   from carracing_data import runtime
   from carracing_rollouts import environment
   from models import agent
-  from tools import filming
+  from tools.showing import filming
 
 _AGENT = command_line.agent_flag()
 _TRACK = flags.DEFINE_integer(

@@ -27,8 +27,8 @@ with epy.lazy_imports():
   from carracing_data import runtime
   from carracing_rollouts import scores
   from models import agent
-  from tools import drives
-  from tools import evaluation
+  from tools.driving import drives
+  from tools.driving import evaluation
 
 _AGENT = command_line.agent_flag()
 _POLICY = flags.DEFINE_string(

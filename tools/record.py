@@ -34,8 +34,8 @@ with epy.lazy_imports():
   from carracing_rollouts import environment
   from carracing_rollouts import policies
   from models import agent
-  from tools import keyboard
-  from tools import recording
+  from tools.driving import keyboard
+  from tools.driving import recording
 
 _AGENT = flags.DEFINE_string(
   'agent',

@@ -19,9 +19,9 @@ from carracing_rollouts import tracks
 from etils import epy
 
 with epy.lazy_imports():
-  from tools import recording
-  from tools import rounds
-  from tools import stages
+  from tools.driving import recording
+  from tools.pipelines import rounds
+  from tools.pipelines import stages
 
 _OUTPUT_DIR = command_line.output_dir_flag('two_rounds')
 

@@ -23,9 +23,9 @@ import numpy as np
 with epy.lazy_imports():
   from carracing_data import prepared_dataset
   from carracing_rollouts import loader
-  from tools import origins
-  from tools import pictures
   from tools import replay
+  from tools.showing import origins
+  from tools.showing import pictures
 
 _DATASET = command_line.dataset_flag()
 _SPLIT = flags.DEFINE_enum(

@@ -1,0 +1,126 @@
+"""Pages of a whole dataset, in a real browser."""
+
+import re
+import shutil
+
+from carracing_data import errors
+from carracing_data import prepared_dataset
+from carracing_rollouts import action_log
+from carracing_rollouts import loader
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+from tools.browse_rollouts import browsing
+from tools.browse_rollouts import cards
+from tools.showing import origins
+
+
+@pytest.fixture(scope='module')
+def folder(data_dir, tmp_path_factory):
+  """Pages of 3 + 1 episodes, two on a page."""
+  folder = tmp_path_factory.mktemp('browser')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(browsing, '_PAGE_EPISODES', 2)
+    browsing.make('carracing_rollouts/tiny', str(data_dir), folder)
+  return folder
+
+
+def test_every_episode_of_all_splits_has_a_card_and_a_video(folder, data_dir):
+  shown = []
+  for page in 'index.html', 'page_2.html':
+    text = (folder / page).read_text()
+    shown += re.findall('<article id="(.*?)">', text)
+    for video in re.findall(r'src="(videos/.*?)"', text):
+      assert (folder / video).exists()
+  assert shown == ['train-0', 'train-1', 'train-2', 'validation-0']
+
+  episode = loader.episodes('carracing_rollouts/tiny', data_dir=data_dir)[1]
+  video = imageio.imread(folder / 'videos' / 'train-1.mp4', plugin='pyav')
+  assert video.shape == (71, 128, 128, 3)
+  error = video[:, ::2, ::2].astype(float) - episode.observation
+  assert np.abs(error).mean() < 6
+  text = (folder / 'index.html').read_text()
+  assert f'return <b>{episode.reward.sum():.1f}</b>' in text
+
+
+def test_a_browser_shows_the_pages_and_plays_the_videos(
+  folder, check_page, browser
+):
+  check_page(folder / 'index.html')
+  check_page(folder / 'page_2.html')
+  page = browser.new_page()
+  page.goto((folder / 'index.html').as_uri())
+  page.get_by_role('link', name='validation', exact=True).click()
+  assert page.url.endswith('page_2.html#validation-0')
+  video = page.locator('#validation-0 video')
+  video.evaluate('(video) => video.play()')
+  page.wait_for_function(
+    '(x) => x.currentTime > 0.1', arg=video.element_handle()
+  )
+  page.get_by_role('link', name='First').first.click()
+  assert page.get_by_text('Page 1 of 2').first.is_visible()
+  page.close()
+
+
+def test_a_second_run_makes_only_what_is_missing(folder, data_dir, tmp_path):
+  kept = shutil.copytree(folder, tmp_path / 'kept')
+  (kept / 'index.html').unlink()
+  (kept / 'videos' / 'train-1.mp4').unlink()
+  (kept / 'videos' / '.train-1.mp4.killed.tmp').touch()
+  before = (kept / 'videos' / 'train-0.mp4').stat().st_mtime_ns
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(browsing, '_PAGE_EPISODES', 2)
+    browsing.make('carracing_rollouts/tiny', str(data_dir), kept)
+  assert (kept / 'videos' / 'train-0.mp4').stat().st_mtime_ns == before
+  for path in folder.rglob('*'):  # The same bytes again.
+    if path.is_file():
+      found = kept / path.relative_to(folder)
+      assert found.read_bytes() == path.read_bytes()
+  assert not list(kept.rglob('*.tmp'))
+
+
+def test_a_folder_belongs_to_one_dataset(folder, data_dir):
+  name = 'carracing_rollouts/straight_ahead'
+  with pytest.raises(browsing.BrowserError, match='holds the pages of .*tiny'):
+    browsing.make(name, str(data_dir), folder)
+
+
+def test_a_card_tells_how_its_episode_ended_and_who_drove(data_dir):
+  name = 'carracing_rollouts/straight_ahead'
+  [episode] = loader.episodes(name, data_dir=data_dir)
+  origin = origins.Origins(prepared_dataset.find(name, data_dir), 'train')[0]
+  card = cards.make('train 0', episode, origin, 'driver', 'video')
+  assert card.num_steps == len(episode) - 1
+  assert card.ending == 'lap not completed: the car left the playing field'
+  assert card.facts.driver == 'driver'
+
+
+def test_title_of_an_agent_can_tell_which_one_it_is():
+  sha256 = {'vae': 'a' * 64, 'mdn_rnn': 'b' * 64, 'controller': 'c' * 64}
+  driver = action_log.Driver(
+    name='agent', weights_sha256=action_log.AgentWeights(**sha256), noise=0.3
+  )
+  assert driver.title == 'agent, noise 0.3'
+  assert driver.full_title == 'agent, noise 0.3 (C cccccccc)'
+
+
+def test_a_broken_promise_is_an_error_and_not_a_strange_card(data_dir):
+  name = 'carracing_rollouts/tiny'
+  episode = loader.episodes(name, data_dir=data_dir)[0]
+  origin = origins.Origins(prepared_dataset.find(name, data_dir), 'train')[0]
+  episode.reward[3] = np.nan
+  with pytest.raises(errors.DatasetError, match='train 0: reward is not fin'):
+    cards.make('train 0', episode, origin, 'driver', 'video')
+
+
+@pytest.mark.parametrize('count', [1, 7, 199, 1000])
+def test_plots_lose_no_extreme(count):
+  values = np.zeros(count, np.float32)
+  values[count // 2] = 1
+  values[-1] = -1
+  plot = cards.plot(values, -1, 1)
+  heights = [int(x) for x in re.findall(r'V(\d+)', plot.path)]
+  assert min(heights) == (0 if count > 1 else plot.height)
+  assert max(heights) == plot.height
+  assert plot.path.count('h1') == plot.columns <= 200
+  assert plot.zero == plot.height / 2

@@ -1,0 +1,597 @@
+"""Action logs: recorded, interrupted, replayed, refused."""
+
+import io
+import json
+import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
+import tracemalloc
+import zipfile
+
+from carracing_data import errors
+from carracing_data import prepared_dataset
+from carracing_data import processes
+from carracing_data import verification
+from carracing_rollouts import action_log
+from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
+from carracing_rollouts import environment
+from carracing_rollouts import loader
+from carracing_rollouts import rollout
+from carracing_rollouts import schema
+from conftest import made_once
+from models import agent
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tools import replay
+from tools.driving import recording
+from tools.showing import origins
+
+STEPS = 40
+
+
+def record_command(command, agent_folder, output, *flags):
+  return command(
+    'tools.record',
+    f'--agent={agent_folder}',
+    '--noise=0,0.5',
+    '--episodes=4',
+    f'--max_steps={STEPS}',
+    '--seed=5',
+    f'--output={output}',
+    *flags,
+  )
+
+
+@pytest.fixture(scope='session')
+def log_file(agent_folder, tmp_path_factory, command):
+  """Log of 3 + 1 episodes of an agent, without and with noise in turns."""
+
+  def make(folder):
+    folder.mkdir()
+    done = record_command(command, agent_folder, folder / 'log.npz')
+    assert done.status == 0, done.stderr
+    assert 'recording 4/4 · ' in done.stderr
+    assert 'agent, noise 0.5: 1 episodes, return' in done.stdout
+
+  return made_once(tmp_path_factory, 'action_log', make) / 'log.npz'
+
+
+def build(data_dir, log_file, num_workers=1, **config):
+  config = {'name': 'recorded', 'policy': 'recorded', **config}
+  builder = builder_lib.Builder(
+    data_dir=data_dir,
+    config=builder_lib.RolloutsConfig(
+      actions=str(log_file), max_steps=STEPS, **config
+    ),
+    num_workers=num_workers,
+  )
+  builder.download_and_prepare()
+  return prepared_dataset.find(builder.data_dir, None, schema.KIND)
+
+
+def test_log_says_who_drove_what(log_file, agent_folder):
+  log = action_log.read(log_file)
+  digests = action_log.AgentWeights(**agent.digests(agent_folder))
+  assert log.header.simulator == 'gymnasium'
+  assert log.header.packages == rollout.versions('gymnasium')
+  assert [(e.split, e.driver.noise) for e in log.header.episodes] == [
+    ('train', 0.0),
+    ('train', 0.5),
+    ('train', 0.0),
+    ('validation', 0.0),
+  ]
+  for episode, actions in zip(log.header.episodes, log.actions, strict=True):
+    assert episode.driver.weights_sha256 == digests
+    assert not episode.terminated
+    assert len(actions) == episode.num_steps == STEPS
+    # −0.1 per step at least, and some tiles after the start.
+    assert -0.1 * STEPS < episode.return_ < 200
+
+
+def test_without_noise_the_log_holds_what_the_agent_does(
+  log_file, agent_folder
+):
+  driver = agent.load(agent_folder)
+  log = action_log.read(log_file)
+  for index in 0, 2:
+    episode = log.header.episodes[index]
+    [played] = rollout.episodes(
+      environment.Environments([episode.track_seed], STEPS), driver, [None]
+    )
+    np.testing.assert_array_equal(played.action[:-1], log.actions[index])
+    assert action_log.total(played.reward) == episode.return_
+
+
+def test_the_same_command_finds_its_log(log_file, agent_folder, command):
+  before = log_file.read_bytes(), log_file.stat().st_mtime_ns
+  done = record_command(command, agent_folder, log_file)
+  assert done.status == 0, done.stderr
+  assert (log_file.read_bytes(), log_file.stat().st_mtime_ns) == before
+  other = record_command(command, agent_folder, log_file, '--seed=6')
+  assert 'holds another log' in other.stderr
+  assert log_file.read_bytes() == before[0]
+
+
+def make_plan(seed=3):
+  return recording.Plan(
+    (action_log.Driver(name='brownian'),), None, seed, 'sketched', STEPS
+  )
+
+
+@pytest.mark.parametrize('damage', [None, 'truncated', 'empty', 'swapped'])
+def test_interrupted_recording_goes_on(damage, tmp_path):
+  def run_all(jobs):
+    counts.append(len(jobs))
+    processes.run_locally(jobs, num_workers=2)
+
+  def run_one(jobs):
+    jobs[0]()
+    raise KeyboardInterrupt
+
+  counts = []
+  recording.record(make_plan(), 12, tmp_path / 'whole.npz', run_all)
+  with pytest.raises(KeyboardInterrupt):
+    recording.record(make_plan(), 12, tmp_path / 'log.npz', run_one)
+  [part] = tmp_path.glob('.log.npz.unfinished/*/*.npz')
+  if damage == 'swapped':  # A good log, but of another part.
+    other = tmp_path / 'other.npz'
+    recording.record(make_plan(seed=4), 9, other, run_all)
+    log = action_log.read(other)
+    episodes = log.header.episodes[: len(action_log.read(part).actions)]
+    header = log.header.model_copy(update={'episodes': episodes})
+    action_log.write(
+      part, action_log.ActionLog(header, log.actions[: len(episodes)])
+    )
+    other.unlink()
+    del counts[1:]
+  elif damage:
+    content = part.read_bytes()
+    part.write_bytes(content[: len(content) // 2] if damage[0] == 't' else b'')
+  recording.record(make_plan(), 12, tmp_path / 'log.npz', run_all)
+  assert counts == [3, 3 if damage else 2]
+  whole = (tmp_path / 'whole.npz').read_bytes()
+  assert (tmp_path / 'log.npz').read_bytes() == whole
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['log.npz', 'whole.npz']
+
+
+def test_log_inside_the_dataset_survives_building_again(log_file, tmp_path):
+  dataset = build(tmp_path, log_file)
+  attached = dataset.folder / schema.ACTION_LOG
+  before = dataset.content_digests
+  # An incomplete folder is moved aside, with the log in it.
+  [*_, shard] = sorted(dataset.folder.glob('*.array_record-*'))
+  shard.unlink()
+  assert build(tmp_path, attached).content_digests == before
+  config = builder_lib.RolloutsConfig(
+    name='recorded', policy='recorded', actions=str(attached), max_steps=STEPS
+  )
+  again = builder_lib.Builder(data_dir=tmp_path, config=config, num_workers=1)
+  again.download_and_prepare(
+    download_config=tfds.download.DownloadConfig(
+      download_mode=tfds.download.GenerateMode.REUSE_CACHE_IF_EXISTS
+    )
+  )
+  assert prepared_dataset.find(again.data_dir).content_digests == before
+  assert attached.read_bytes() == log_file.read_bytes()
+
+
+def test_dataset_holds_what_was_driven(log_file, tmp_path):
+  dataset = build(tmp_path, log_file)
+  verification.verify(dataset)
+  log = action_log.read(log_file)
+  for split in schema.SPLITS:
+    episodes = loader.episodes(
+      'carracing_rollouts/recorded', split=split, data_dir=tmp_path
+    )
+    logged = log.of_split(split)
+    assert len(episodes) == len(logged)
+    for episode, (described, actions) in zip(episodes, logged):
+      np.testing.assert_array_equal(episode.action[:-1], actions)
+      assert action_log.total(episode.reward) == described.return_
+  copied = dataset.folder / schema.ACTION_LOG
+  assert copied.read_bytes() == log_file.read_bytes()
+  # Identity is the content, not the path.
+  moved = shutil.copy(log_file, tmp_path / 'moved.npz')
+  assert build(tmp_path, moved).folder == dataset.folder
+
+
+def test_mixture_appends_the_log_to_episodes_of_a_policy(log_file, tmp_path):
+  dataset = build(
+    tmp_path, log_file, num_workers=2, policy='uniform', num_episodes=3
+  )
+  for split, count in ('train', 2), ('validation', 1):
+    episodes = loader.episodes(
+      'carracing_rollouts/recorded', split=split, data_dir=tmp_path
+    )
+    drawn = rollout.generate(
+      split,
+      count - 1,
+      seed=0,
+      policy='uniform',
+      simulator='gymnasium',
+      max_steps=STEPS,
+    )
+    np.testing.assert_array_equal(episodes[count - 1].action, drawn.action)
+    [(logged, actions), *_] = action_log.read(log_file).of_split(split)
+    np.testing.assert_array_equal(episodes[count].action[:-1], actions)
+    # Both kinds can be replayed from the dataset alone.
+    origin = origins.Origins(dataset, split)
+    assert len(origin) == len(episodes)
+    assert origin[0].driver.title == 'uniform'
+    assert origin[count] == (logged.track_seed, logged.driver)
+    for i in 0, count:
+      seed = origin[i].track_seed
+      frames = replay.replay(dataset, seed, episodes[i])
+      assert frames is not None
+
+
+def test_preset_is_a_mixture_that_replays(monkeypatch):
+  folder = Path(builder_lib.__file__).parent
+  config = json.loads((folder / 'presets' / 'driven.json').read_text())
+  monkeypatch.chdir(folder.parent)  # As `tfds build` is run.
+  assert builder_lib.RolloutsConfig(**config).num_episodes == 30
+  path = folder.parent / config['actions']
+  assert path.stat().st_size <= 2e6
+  log = action_log.read(path)
+  drivers = [episode.driver for episode in log.header.episodes]
+  assert len(drivers) == 120
+  assert {driver.name for driver in drivers} == {'agent'}
+  assert sum(driver.noise > 0 for driver in drivers) * 2 == len(drivers)
+  for split in schema.SPLITS:
+    pairs = log.of_split(split)
+    assert {logged.driver.noise for logged, _ in pairs} == {0, 0.3}
+    logged, actions = min(pairs, key=lambda pair: pair[0].num_steps)
+    # Fails if the return is another one.
+    assert len(rollout.replay(logged, actions, 'sketched')) == len(actions) + 1
+
+
+def edited(log_file, target, change):
+  """Writes a log with a changed header."""
+  log = action_log.read(log_file)
+  header = log.header.model_dump(by_alias=True)
+  change(header)
+  header = action_log.Header.model_validate(header)
+  action_log.write(target, log._replace(header=header))
+  return target
+
+
+def test_other_returns_are_refused_with_both_versions(log_file, tmp_path):
+  def change(header):
+    header['packages']['gymnasium'] = '0.9'
+    header['episodes'][1]['return'] += 0.5
+
+  log = edited(log_file, tmp_path / 'log.npz', change)
+  with pytest.raises(errors.DatasetError) as raised:
+    build(tmp_path, log, num_workers=2)
+  installed = rollout.versions('gymnasium')['gymnasium']
+  for text in ('train episode 1', "'gymnasium': '0.9'", f"m': '{installed}'"):
+    assert text in str(raised.value)
+  assert not list(tmp_path.glob('carracing_rollouts/recorded/1*'))
+
+
+def test_other_ends_are_refused(log_file, tmp_path):
+  def change(header):
+    header['episodes'][0]['terminated'] = True
+
+  log = edited(log_file, tmp_path / 'log.npz', change)
+  with pytest.raises(errors.DatasetError, match='terminated=False; recorded w'):
+    build(tmp_path, log)
+
+
+def test_attached_log_is_verified(log_file, tmp_path):
+  dataset = build(tmp_path, log_file)
+  attached = dataset.folder / schema.ACTION_LOG
+  content = bytearray(attached.read_bytes())
+  content[100] ^= 1
+  attached.write_bytes(content)
+  with pytest.raises(errors.DatasetError, match='actions.npz is not the file'):
+    verification.verify(dataset)
+  config = dataset.config
+  with pytest.raises(action_log.LogError, match='is not the log that was rep'):
+    action_log.of_dataset(attached.parent, config)
+  attached.unlink()
+  with pytest.raises(action_log.LogError, match='missing; restore it'):
+    action_log.of_dataset(attached.parent, config)
+  with pytest.raises(errors.DatasetError, match='actions.npz is missing'):
+    prepared_dataset.find('carracing_rollouts/recorded', tmp_path)
+
+
+PERSON = """
+import sys
+import pygame
+from carracing_rollouts import action_log
+from tools.driving import recording
+from pathlib import Path
+
+output, *keys_of_jobs = sys.argv[1:]
+
+
+def run(jobs):
+  for job, keys in zip(jobs, keys_of_jobs):
+    pygame.init()  # The game closes its window after an episode.
+    for name in keys.split('+'):
+      key = getattr(pygame, name)
+      pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=key))
+    print('driving', job.split)
+    job()
+
+
+plan = recording.Plan(
+  (action_log.Driver(name='keyboard'),), None, 1, 'gymnasium', 25
+)
+recording.record(plan, 2, Path(output), run)
+"""
+
+
+def drive_by_hand(output, *keys_of_episodes):
+  return subprocess.run(
+    [sys.executable, '-c', PERSON, str(output), *keys_of_episodes],
+    env={**os.environ, 'SDL_AUDIODRIVER': 'dummy'},
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_person_at_the_keyboard_drives_stops_and_goes_on(tmp_path):
+  output = tmp_path / 'log.npz'
+  stopped = drive_by_hand(output, 'K_UP+K_LEFT', 'K_ESCAPE')
+  assert 'tools.keyboard.Stopped' in stopped.stderr
+  assert not output.exists()
+
+  done = drive_by_hand(output, 'K_UP')
+  assert done.returncode == 0, done.stderr
+  # The validation episode came first, and was kept.
+  assert 'driving validation' in stopped.stdout
+  assert re.findall('driving (.*)', done.stdout) == ['train']
+  log = action_log.read(output)
+  assert [e.split for e in log.header.episodes] == ['train', 'validation']
+  np.testing.assert_array_equal(log.actions[0], [[0, 1, 0]] * 25)
+  np.testing.assert_array_equal(log.actions[1], [[-1, 1, 0]] * 25)
+  for logged, actions in zip(log.header.episodes, log.actions):
+    assert logged.driver == action_log.Driver(name='keyboard')
+    # The game in the window is the one that is replayed.
+    assert len(rollout.replay(logged, actions, 'sketched')) == 26
+
+
+def arrays_of(log_file):
+  with np.load(log_file) as archive:
+    return dict(archive)
+
+
+def as_bytes(text):
+  return np.frombuffer(text.encode(), np.uint8)
+
+
+def as_header(content):
+  return as_bytes(json.dumps(content))
+
+
+def with_header(arrays, **changes):
+  header = json.loads(arrays['header'].tobytes())
+  return {**arrays, 'header': as_header({**header, **changes})}
+
+
+def with_driver(arrays, **changes):
+  header = json.loads(arrays['header'].tobytes())
+  header['episodes'][0]['driver'] |= changes
+  return {**arrays, 'header': as_header(header)}
+
+
+def with_action(arrays, value):
+  action = arrays['action'].copy()
+  action[STEPS + 2, 1] = value
+  return {**arrays, 'action': action}
+
+
+@pytest.mark.parametrize(
+  ('damage', 'message'),
+  [
+    (lambda a: with_header(a, schema_version=2), 'schema version 2, but'),
+    (lambda a: with_header(a, episodes=[]), 'episodes: .*at least 1'),
+    (lambda a: with_header(a, max_steps=7), 'episode 0 has 40 steps and'),
+    (lambda a: with_header(a, max_steps=90), 'episode 0 has 40 steps and'),
+    (lambda a: {**a, 'header': as_bytes('[' * 99_999)}, 'no action log'),
+    (lambda a: {**a, 'more': np.zeros(3)}, 'header and action alone'),
+    (lambda a: {**a, 'action': np.zeros((9999, 3))}, 'action.npy is larger'),
+    (lambda a: with_header(a, surplus=1), 'surplus'),
+    (lambda a: with_header(a, simulator='../x'), 'simulator: a name'),
+    (lambda a: {**a, 'header': as_header([1])}, 'no action log'),
+    (lambda a: {**a, 'header': a['header'][:-1]}, 'no action log'),
+    (lambda a: {**a, 'header': np.zeros(3)}, 'no action log'),
+    (lambda a: with_driver(a, name='\x1b[2J'), 'driver.name'),
+    (lambda a: with_driver(a, weights_sha256={}), 'weights_sha256.vae'),
+    (lambda a: with_driver(a, noise=11), 'driver.noise'),
+    (lambda a: with_action(a, np.nan), 'episode 1 has .*nan.* at step 2'),
+    (lambda a: with_action(a, -0.1), 'episode 1 has the action .* at step 2'),
+    (lambda a: {**a, 'action': a['action'][1:]}, r'float32\[159, 3\], not'),
+    (lambda a: {**a, 'action': a['action'].astype('>f4')}, '>f4'),
+    (lambda a: {'action': a['action']}, 'header and action alone'),
+    (lambda a: {**a, 'action': np.array([None])}, 'no action log.*pickle'),
+  ],
+)
+def test_damaged_logs_are_refused(damage, message, log_file, tmp_path):
+  np.savez(tmp_path / 'bad.npz', **damage(arrays_of(log_file)))
+  with pytest.raises(action_log.LogError, match=message):
+    action_log.read(tmp_path / 'bad.npz')
+
+
+def npy(shape):
+  """An array that claims a shape."""
+  text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}"
+  header = text.encode().ljust(117) + b'\n'
+  return b'\x93NUMPY\x01\x00' + len(header).to_bytes(2, 'little') + header
+
+
+@pytest.mark.parametrize(
+  ('action', 'method', 'flag', 'message'),
+  [
+    (npy('(10000000000000, 3)'), zipfile.ZIP_STORED, 0, 'no action log'),
+    (npy('(1180591620717411303424, 3)'), zipfile.ZIP_STORED, 0, 'no action lo'),
+    (npy('(('), zipfile.ZIP_STORED, 0, 'no action log'),
+    (npy('(40, 3)'), zipfile.ZIP_LZMA, 0, 'oddly compressed'),
+    (npy('(40, 3)'), zipfile.ZIP_STORED, 1, 'is encrypted'),
+    (bytes(10**9), zipfile.ZIP_DEFLATED, 0, 'action.npy is larger than'),
+  ],
+)
+def test_hostile_archives_are_refused(action, method, flag, message, log_file):
+  file = io.BytesIO()
+  with zipfile.ZipFile(file, 'w') as archive:
+    with zipfile.ZipFile(log_file) as original:
+      archive.writestr('header.npy', original.read('header.npy'))
+    archive.writestr('action.npy', action, method)
+  content = bytearray(file.getvalue())
+  # The flags of the last entry of the directory.
+  content[content.rindex(b'PK\x01\x02') + 8] |= flag
+  with pytest.raises(action_log.LogError, match=message):
+    action_log.parse(bytes(content), 'bad')
+
+
+def test_an_archive_that_lies_about_its_size_takes_no_memory(log_file):
+  file = io.BytesIO()
+  with zipfile.ZipFile(file, 'w') as archive:
+    archive.writestr('action.npy', b'')
+    archive.writestr('header.npy', bytes(10**9), zipfile.ZIP_DEFLATED)
+  content = bytearray(file.getvalue())
+  size = content.rindex(b'PK\x01\x02') + 24  # In the entry of the directory.
+  content[size : size + 4] = (1000).to_bytes(4, 'little')
+  tracemalloc.start()
+  with pytest.raises(action_log.LogError, match='no action log'):
+    action_log.parse(bytes(content), 'bad')
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 200e6
+
+
+def test_a_log_of_other_episodes_than_the_dataset_is_named(log_file, tmp_path):
+  dataset = build(tmp_path, log_file)
+  train = dataset.splits['train']
+  dataset.splits['train'] = train.model_copy(
+    update={'num_episodes': train.num_episodes + 1}
+  )
+  with pytest.raises(errors.DatasetError, match='has 4 train .* tell of 3'):
+    origins.Origins(dataset, 'train')
+  dataset.config['policy'] = 'a b'
+  with pytest.raises(errors.DatasetError, match="a policy 'a b', which no"):
+    origins.Origins(dataset, 'train')
+  with pytest.raises(IndexError):
+    origins.Origins(
+      prepared_dataset.find('carracing_rollouts/recorded', tmp_path), 'train'
+    )[-1]
+
+
+def test_episodes_that_cannot_be_read_are_not_written(log_file, tmp_path):
+  log = action_log.read(log_file)
+  log.actions[1][3, 0] = np.nan
+  with pytest.raises(action_log.LogError, match='episode 1 .* at step 3'):
+    action_log.write(tmp_path / 'log.npz', log)
+  assert not list(tmp_path.iterdir())
+
+
+def test_other_files_are_refused(log_file, tmp_path):
+  content = log_file.read_bytes()
+  array = tmp_path / 'array.npy'
+  np.save(array, np.zeros(3))
+  pickled = tmp_path / 'pickled'
+  np.array([{}], object).dump(pickled)
+  for bad in (
+    b'',
+    b'text',
+    b'\x80\x04N.',  # A pickle.
+    content[:-200],
+    content[: len(content) // 2],
+    content[:300] + bytes(64) + content[364:],
+    array.read_bytes(),
+    pickled.read_bytes(),
+  ):
+    with pytest.raises(action_log.LogError, match='^bad is'):
+      action_log.parse(bad, 'bad')
+
+
+@pytest.mark.parametrize(
+  ('keys', 'message'),
+  [
+    ({}, 'actions: there is no action log .*tools.record'),
+    ({'actions': ''}, 'actions: the policy recorded needs an action log'),
+    ({'actions': '~nosuchuser/x'}, 'home directory'),
+    ({'num_episodes': 3}, 'num_episodes: .*leave this key out'),
+    (
+      {'policy': 'uniform', 'num_episodes': 0},
+      'num_episodes: .*least 2, not 0',
+    ),
+    ({'max_steps': 30}, f'max_steps={STEPS}, not 30; add "max_steps": {STEPS}'),
+    ({'actions_sha256': '0' * 64}, "unknown config key 'actions_sha256'"),
+    ({'actions': 3}, 'actions: '),
+  ],
+)
+def test_bad_configs_are_refused(keys, message, log_file, tmp_path):
+  existing = {'actions': str(log_file)} if keys else {'actions': '/none/x.npz'}
+  config = {'policy': 'recorded', 'max_steps': STEPS, **existing, **keys}
+  with pytest.raises(errors.UserError, match=message):
+    builder_lib.RolloutsConfig(name='bad', **config)
+
+
+def test_log_without_validation_episodes_is_refused(log_file, tmp_path):
+  def change(header):
+    for episode in header['episodes']:
+      episode['split'] = 'train'
+
+  log = edited(log_file, tmp_path / 'log.npz', change)
+  with pytest.raises(errors.DatasetError, match='has no validation episodes'):
+    builder_lib.RolloutsConfig(
+      name='x', policy='recorded', actions=str(log), max_steps=STEPS
+    )
+
+
+class Listener:
+  """An agent that keeps the noise it is given."""
+
+  def __init__(self):
+    self.heard = []
+
+  def initial_carry(self, seeds):
+    return np.zeros(len(seeds))
+
+  def __call__(self, observation, carry, noise):
+    self.heard.append(noise)
+    return noise, carry
+
+
+def test_noise_comes_in_spells():
+  def listen(kinds, seeds):
+    drivers = [
+      action_log.Driver(name='agent', noise=level, noise_share=share)
+      for level, share in kinds
+    ]
+    listener = Listener()
+    noisy = recording._NoisyAgent(listener, drivers)
+    carry = noisy.initial_carry([np.random.SeedSequence(s) for s in seeds])
+    for _ in range(4000):
+      _, carry = noisy(np.zeros((len(seeds), 64, 64, 3), np.uint8), carry)
+    return np.stack(listener.heard)
+
+  heard = listen([(0.5, 0.25), (0.5, 1.0), (0.0, 1.0)], [1, 2, 3])
+  spells = heard[:, 0].reshape(200, 20, 3).any(2)
+  assert (spells.all(1) | ~spells.any(1)).all()
+  assert 0.15 < spells.mean() < 0.35
+  assert heard[:, 1].all() and not heard[:, 2].any()
+  np.testing.assert_allclose(heard[:, 1].std(), 0.5, atol=0.05)
+  alone = listen([(0.5, 0.25)], [1])
+  np.testing.assert_array_equal(alone[:, 0], heard[:, 0])
+
+
+def test_log_says_that_noise_came_in_spells(agent_folder, command, tmp_path):
+  output = tmp_path / 'spells.npz'
+  flags = '--noise=0.5', '--noise_share=0.25'
+  done = record_command(command, agent_folder, output, *flags)
+  assert done.status == 0, done.stderr
+  assert 'agent, noise 0.5 in 25 % of the steps: 4 episodes' in done.stdout
+  shares = {
+    e.driver.noise_share for e in action_log.read(output).header.episodes
+  }
+  assert shares == {0.25}
+  other = record_command(command, agent_folder, output, '--noise=0.5')
+  assert 'holds another log' in other.stderr

@@ -1,0 +1,125 @@
+"""The report of a line of work, read as text and looked at in a browser."""
+
+import functools
+import html
+import re
+import shutil
+
+from carracing_data import processes
+from conftest import VERSION
+from tools.driving import drives
+from tools.driving import evaluation
+from tools.lineage import ancestry
+from tools.lineage import line_of_work
+from tools.report import reporting
+
+
+def make(folder, output, data_dir=None, search=()):
+  reporting.make(folder, data_dir, search, output)
+  text = re.sub('src="data:[^"]+"', 'src=""', output.read_text())
+  return html.unescape(text)
+
+
+def test_report_of_an_agent_shows_its_whole_line_of_work(
+  world, agent_folder, check_page, tmp_path
+):
+  folder = shutil.copytree(agent_folder, tmp_path / '<b>agent')
+  run = functools.partial(processes.run_locally, num_workers=1)
+  found = evaluation.evaluate(
+    drives.of_agent(folder), folder, 'test', 2, folder / 'score', run, 9
+  )
+  output = tmp_path / 'page' / 'report.html'
+  text = make(
+    folder, output, str(world.data_dir), [world.vae.parents[1], tmp_path]
+  )
+  check_page(output)
+  assert '<h1>Report of &lt;b&gt;agent</h1>' in output.read_text()
+  assert f'{found.summary.mean:.1f} ± ' in text
+  assert 'alt="histogram of returns on 2 test tracks' in text
+  assert '<td class="short">tiny:' in text  # The dataset's statistics.
+  assert text.count('alt="frames of random_policy') == 4  # All episodes.
+  assert 'alt="curve of reconstruction by training step"' in text  # V's log.
+  assert 'alt="curve of nll by training step"' in text  # M's log.
+  assert 'The run that trained C is not found here' in text
+  assert 'alt="Validation frames of carracing_rollouts/tiny above' in text
+  nats = [float(x) for x in re.findall(r'>z\[\d+\] · ([\d.]+) nats<', text)]
+  assert len(nats) == 32 and nats == sorted(nats, reverse=True)
+  assert text.count('alt="strip of frames: ') == 4  # A dream, in four rows.
+  assert 'has 130 transitions or more' in text  # Else there were its errors.
+  assert text.count('alt="frames of dream ') == 4  # In which C drives.
+  digests = drives.of_agent(folder).agent
+  assert digests is not None
+  for digest in digests.values():
+    assert f'id="artefact-{digest[:12]}"' in text
+  assert '$ cd datasets && tfds build carracing_latents' in text
+  assert '<th scope="col">config of V</th>' in text
+  assert 'orbax-checkpoint' in text
+
+
+def test_what_is_missing_is_said_and_the_rest_is_the_same_each_time(
+  agent_folder, check_page, tmp_path
+):
+  folder = shutil.copytree(agent_folder, tmp_path / 'a' / 'b' / 'agent')
+  (folder / 'evaluation.json').write_text('{')
+  (folder / 'run.json').write_text('{')
+  (folder / 'metrics.json').write_text('{')
+  nothing = tmp_path / 'nothing'
+  text = make(folder, tmp_path / 'report.html', str(nothing), [nothing])
+  check_page(tmp_path / 'report.html')
+  for sentence in (
+    f'carracing_rollouts/tiny:{VERSION} is not found here',
+    'There are no frames here to reconstruct.',
+    'The run that trained M is not found here',
+    'More cannot be shown: none of the rollouts are found here.',
+    'No score of this agent is found here',
+    'No run is found here.',
+  ):
+    assert sentence in text
+  # Of the start states of dreams, which are stored with M.
+  assert 'sorted by KL; the others stay as they are in the most usual' in text
+  again = tmp_path / 'again.html'
+  make(folder, again, str(nothing), [])
+  assert again.read_bytes() == (tmp_path / 'report.html').read_bytes()
+
+
+def unfinished(source, folder):
+  """Copies a run as it would be if it had been killed while it trained."""
+  shutil.copytree(source, folder)
+  (folder / 'metrics.json').unlink()
+  shutil.rmtree(folder / 'weights')
+  [log] = folder.glob('events.*')
+  log.write_bytes(log.read_bytes()[:-20])
+  return folder
+
+
+def test_unfinished_run_has_its_curves(world, check_page, tmp_path):
+  folder = unfinished(world.mdn_rnn.parent, tmp_path / 'mdn_rnn')
+  output = tmp_path / 'report.html'
+  text = make(folder, output, str(world.data_dir), [world.vae.parent])
+  check_page(output)
+  assert 'alt="curve of nll by training step"' in text
+  assert 'M (mdn_rnn) is not finished: there are no weights yet' in text
+  assert '>z[31] · ' in text  # V is there.
+  tree = ancestry.Family(None, []).of(str(folder))
+  assert (tree.kind, tree.facts) == ('mdn_rnn', ['not finished'])
+  assert tree.sources[0].name.startswith('carracing_latents/tiny:')
+
+
+def test_newest_work_of_a_pipeline_is_shown(world, tmp_path):
+  def add(name, source, time, copy=shutil.copytree):
+    folder = tmp_path / name
+    copy(source.parent, folder)
+    content = (folder / 'run.json').read_text()
+    content = re.sub('"time": "[^"]+"', f'"time": "{time}"', content)
+    (folder / 'run.json').write_text(content)
+    found = line_of_work.find(tmp_path, str(world.data_dir), [])
+    return found.newest.relative_to(tmp_path).as_posix()
+
+  assert add('2/vae', world.vae, '2026-01-02') == '2/vae'
+  assert add('1/vae', world.vae, '2026-01-01') == '2/vae'
+  assert add('mdn_rnn', world.mdn_rnn, '2025-01-01') == 'mdn_rnn'
+  # What is finished can be shown.
+  assert add('later', world.mdn_rnn, '2027-01-01', unfinished) == 'mdn_rnn'
+  assert add('last', world.mdn_rnn, '2027-01-01') == 'last'
+  (tmp_path / 'last' / 'run.json').write_text('[')
+  assert line_of_work.find(tmp_path, None, []).newest.name == 'mdn_rnn'

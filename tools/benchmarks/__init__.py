@@ -1,1 +1,0 @@
-"""Stages of `tools.benchmark`, one module for each part of the project."""

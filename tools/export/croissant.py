@@ -1,0 +1,107 @@
+"""A prepared dataset → its description in Croissant JSON-LD.
+
+https://docs.mlcommons.org/croissant/docs/croissant-spec.html
+"""
+
+from typing import Any
+
+from carracing_data import errors
+from carracing_data import prepared_dataset
+import mlcroissant as mlc
+import numpy as np
+from tools.export import dataset_texts
+
+_RECORDS = 'application/octet-stream'  # ArrayRecord has no media type.
+_STATISTICS = {
+  'num_episodes',
+  'num_steps',
+  'num_terminated',
+  'return_mean',
+  'content_sha256',
+}
+_READING = (
+  'Croissant loaders can read the record sets `splits` and `features`, but not'
+  ' the records themselves, which are ArrayRecord files. Read those with'
+  ' `tensorflow_datasets.builder_from_directory(FOLDER)` and its'
+  ' `as_data_source`.'
+)
+
+
+def describe(prepared: prepared_dataset.Dataset) -> dict[str, Any]:
+  """Describes the files, digests, splits and features of a dataset.
+
+  Croissant loaders read the splits and features, but not ArrayRecord files.
+
+  Args:
+    prepared: a dataset, see `prepared_dataset.find`.
+
+  Returns:
+    JSON-LD; paths are relative to the dataset's folder.
+
+  Raises:
+    errors.DatasetError: the description is not valid Croissant.
+  """
+  texts = dataset_texts.read(prepared)
+  files: list[Any] = [
+    mlc.FileObject(
+      id=name,
+      name=name,
+      content_url=name,
+      encoding_formats=[_RECORDS],
+      sha256=sha256,
+    )
+    for name, sha256 in prepared.metadata.files_sha256.items()
+  ]
+  splits = [
+    {
+      'name': split,
+      **recorded.model_dump(include=_STATISTICS, exclude_none=True),
+    }
+    for split, recorded in prepared.splits.items()
+  ]
+  of_records: Any = prepared.features
+  features = [
+    {
+      'name': name,
+      'dtype': np.dtype(feature.np_dtype).name,
+      'shape': str(list(feature.shape)),
+    }
+    for name, feature in of_records.items()
+  ]
+  metadata = mlc.Metadata(
+    name=prepared.full_name.replace('/', '-').replace(':', '-'),
+    description=f'{_READING}\n\n{texts.description}',
+    url=texts.homepage,
+    version=str(prepared.version),
+    license=['https://www.apache.org/licenses/LICENSE-2.0'],
+    cite_as=texts.citation,
+    distribution=files,
+    record_sets=[
+      _record_set('splits', 'The splits and their statistics.', splits),
+      _record_set('features', 'The features of every record.', features),
+    ],
+  )
+  if metadata.issues.errors:
+    raise errors.DatasetError(metadata.issues.report())
+  return metadata.to_json()
+
+
+def _record_set(name: str, description: str, rows: list[Any]) -> mlc.RecordSet:
+  """Returns a table whose rows are part of the description itself."""
+  types = {
+    str: mlc.DataType.TEXT,
+    int: mlc.DataType.INTEGER,
+    float: mlc.DataType.FLOAT,
+  }
+  return mlc.RecordSet(
+    id=name,
+    name=name,
+    description=description,
+    fields=[
+      mlc.Field(id=f'{name}/{key}', name=key, data_types=[types[type(value)]])
+      for key, value in rows[0].items()
+    ],
+    data=[
+      {f'{name}/{key}': value for key, value in row.items()} for row in rows
+    ],
+  )

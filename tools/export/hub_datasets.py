@@ -1,0 +1,203 @@
+"""A prepared `carracing_rollouts` dataset → a dataset folder for the Hub.
+
+A row is a step, with its frame as a PNG, in Parquet files that the Hub's viewer
+shows and that `datasets.load_dataset(FOLDER)` reads. `README.md` is the card.
+"""
+
+from collections.abc import Mapping, Sequence
+import json
+from pathlib import Path
+import shutil
+
+from carracing_data import files
+from carracing_data import metadata
+from carracing_data import prepared_dataset
+from carracing_data import progress
+from carracing_data import rlds_steps
+from carracing_rollouts import loader
+from carracing_rollouts import schema
+import datasets
+from datasets import info as datasets_info
+import huggingface_hub
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+from tools.export import dataset_texts
+from tools.measuring import rollout_statistics
+from tools.showing import markdown
+from tools.showing import origins
+from tools.showing import pictures
+
+_STEPS_PER_FILE = 250_000  # 500 MB.
+_PREVIEW = 'preview.png'
+_SIZES = '1K', '10K', '100K', '1M', '10M', '100M', '1B', '10B', '100B', '1T'
+# Episodes (split, index) of each driver.
+_Driven = Mapping[str, Sequence[tuple[str, int]]]
+_TEMPLATE = Path(__file__).with_name('dataset_card.md.jinja')
+
+
+def export(
+  name: str,
+  output_dir: Path,
+  data_dir: str | None = None,
+  steps_per_file: int = _STEPS_PER_FILE,
+) -> Path:
+  """Writes a folder that can be uploaded as it is.
+
+  Args:
+    name: name or folder of the dataset; see `prepared_dataset.find`.
+    output_dir: folder that will hold the new one.
+    data_dir: data directory; see `prepared_dataset.find`.
+    steps_per_file: about how many steps a file has; episodes stay whole.
+
+  Returns:
+    The new folder.
+
+  Raises:
+    errors.DatasetError: the dataset is missing, of another kind or damaged.
+    errors.UserError: the new folder exists already, or cannot be written.
+  """
+  prepared = prepared_dataset.find(name, data_dir, schema.KIND)
+  driven = origins.by_driver(prepared, *schema.SPLITS)
+  title = f'{prepared.name}-{prepared.config_name}'
+  with files.new_folder(output_dir / title) as folder:
+    (folder / 'data').mkdir()
+    splits = [
+      _write(prepared, split, driven, folder / 'data', steps_per_file)
+      for split in schema.SPLITS
+    ]
+    pictures.save_strip(
+      folder / _PREVIEW,
+      rollout_statistics.sheet(prepared, driven),
+      rollout_statistics.SHEET_TITLES,
+      f'{prepared.full_name}: episodes from start to end',
+    )
+    shutil.copyfile(prepared.folder / metadata.FILE, folder / metadata.FILE)
+    info = datasets.DatasetInfo(
+      features=_features(),
+      splits=datasets.SplitDict({split.name: split for split in splits}),
+      download_size=sum(x.stat().st_size for x in folder.glob('data/*')),
+      dataset_size=sum(split.num_bytes for split in splits),
+    )
+    _card(prepared, driven, title, info).save(folder / 'README.md')
+  return output_dir / title
+
+
+def _features() -> datasets.Features:
+  scalar = datasets.Value
+  return datasets.Features(
+    {
+      'episode_id': scalar('int64'),
+      'step': scalar('int32'),
+      'observation': datasets.Image(),
+      'action': datasets.List(scalar('float32'), length=rlds_steps.ACTION_SIZE),
+      'reward': scalar('float32'),
+      'discount': scalar('float32'),
+      'is_first': scalar('bool'),
+      'is_last': scalar('bool'),
+      'is_terminal': scalar('bool'),
+      'track_seed': scalar('int64'),
+      'driver': scalar('string'),
+    }
+  )
+
+
+def _write(
+  prepared: prepared_dataset.Dataset,
+  split: str,
+  driven: _Driven,
+  folder: Path,
+  steps_per_file: int,
+) -> datasets.SplitInfo:
+  """Writes the files of a split, one episode after another."""
+  episodes = loader.episodes(str(prepared.folder), split=split)
+  of_split = origins.Origins(prepared, split)
+  drivers = {key: title for title, keys in driven.items() for key in keys}
+  num_steps = prepared.splits[split].num_steps
+  num_files = min(len(episodes), -(-num_steps // steps_per_file))
+  features = _features()
+  num_bytes = 0
+  with progress.Progress(split, 'episodes', len(episodes)) as shown:
+    shown.start()
+    for i, ids in enumerate(np.array_split(range(len(episodes)), num_files)):
+      path = folder / f'{split}-{i:05d}-of-{num_files:05d}.parquet'
+      with parquet.ParquetWriter(path, features.arrow_schema) as writer:
+        for episode_id in ids.tolist():
+          episode = episodes[episode_id]
+          columns = {name: [*x] for name, x in vars(episode).items()}
+          count = len(episode)
+          columns |= {
+            'episode_id': [episode_id] * count,
+            'step': [*range(count)],
+            'track_seed': [of_split[episode_id].track_seed] * count,
+            'driver': [drivers[split, episode_id]] * count,
+          }
+          table = pa.Table.from_pydict(
+            features.encode_batch(columns), features.arrow_schema
+          )
+          writer.write_table(table, row_group_size=count)
+          num_bytes += table.nbytes
+          shown.count_one()
+  return datasets.SplitInfo(split, num_bytes, num_steps)
+
+
+def _card(
+  prepared: prepared_dataset.Dataset,
+  driven: _Driven,
+  title: str,
+  info: datasets.DatasetInfo,
+) -> huggingface_hub.DatasetCard:
+  of_splits = prepared.splits
+  num_steps = sum(x.num_steps for x in of_splits.values())
+  data = huggingface_hub.DatasetCardData(
+    license='apache-2.0',
+    pretty_name=f'CarRacing rollouts: {prepared.config_name}',
+    task_categories=['reinforcement-learning'],
+    tags=['CarRacing-v3', 'gymnasium', 'offline-rl', 'rlds', 'world-models'],
+    size_categories=[size_category(num_steps)],
+    configs=[
+      {
+        'config_name': 'default',
+        'data_files': [
+          {'split': split, 'path': f'data/{split}-*'} for split in of_splits
+        ],
+      }
+    ],
+  )
+  datasets_info.DatasetInfosDict(default=info).to_dataset_card_data(data)
+  return huggingface_hub.DatasetCard.from_template(
+    data,
+    str(_TEMPLATE),
+    title=title,
+    citation=prepared.citation,
+    num_steps=num_steps,
+    num_episodes=sum(x.num_episodes for x in of_splits.values()),
+    preview=_PREVIEW,
+    splits=markdown.table(
+      (*rollout_statistics.SPLIT_HEAD, 'SHA-256'),
+      [
+        [
+          *rollout_statistics.split_row(prepared, split),
+          f'`{x.content_sha256}`',
+        ]
+        for split, x in of_splits.items()
+      ],
+    ),
+    drivers=markdown.table(
+      ['driver', *(f'{split} episodes' for split in of_splits)],
+      [
+        [driver, *(sum(x == split for x, _ in keys) for split in of_splits)]
+        for driver, keys in driven.items()
+      ],
+    ),
+    config=json.dumps(prepared.config, indent=2),
+    bibtex=dataset_texts.read(prepared).citation,
+  )
+
+
+def size_category(num_rows: int) -> str:
+  """Returns one of the Hub's names of sizes, such as `10K<n<100K`."""
+  if num_rows < 1000:
+    return 'n<1K'
+  digits = len(str(num_rows))
+  return '<n<'.join(_SIZES[digits - 4 : digits - 2])

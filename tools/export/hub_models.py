@@ -1,0 +1,174 @@
+"""An agent → a model folder for the Hub, from which `agent.load` loads it.
+
+`README.md` is the card, with the score as the Hub's `model-index`.
+"""
+
+from pathlib import Path
+import shutil
+
+from carracing_data import files
+from carracing_data import json_documents
+from carracing_rollouts import scores
+import huggingface_hub
+import jax
+from models import agent
+from models import weights
+import pydantic
+from tools.driving import evaluation
+from tools.showing import markdown
+from trainers import run_documents
+
+_TITLE = 'carracing-agent'
+_TRACKS = 'test'
+_TEMPLATE = Path(__file__).with_name('model_card.md.jinja')
+_NAMES = {'vae': 'V', 'mdn_rnn': 'M', 'controller': 'C'}
+_SOURCES = pydantic.TypeAdapter(dict[str, run_documents.Source])
+
+
+def export(folder: Path, output_dir: Path, score_file: Path | None) -> Path:
+  """Writes a folder that can be uploaded as it is.
+
+  Args:
+    folder: folder of the agent.
+    output_dir: folder that will hold the new one.
+    score_file: `evaluation.json` of this very agent; None: the one in its
+      folder, if there is one; else the card has no score.
+
+  Returns:
+    The new folder.
+
+  Raises:
+    weights.WeightsError: the agent is missing or damaged.
+    evaluation.EvaluationError: the score is missing, of another agent or not
+      over the test tracks.
+    errors.DocumentError: the score is damaged.
+    errors.UserError: the new folder exists already, or cannot be written.
+  """
+  agent.load(folder)  # Fails on parts that do not belong together.
+  if score_file is None and (folder / evaluation.FILE).exists():
+    score_file = folder / evaluation.FILE
+  score = None if score_file is None else _score(score_file, folder)
+  with files.new_folder(output_dir / _TITLE) as unfinished:
+    for part in agent.PARTS:
+      (unfinished / part).mkdir()
+      for file in weights.FILES:
+        if (folder / part / file).exists():
+          shutil.copyfile(folder / part / file, unfinished / part / file)
+    if score is not None:
+      evaluation.save(unfinished, score)
+    _card(unfinished, score).save(unfinished / 'README.md')
+  return output_dir / _TITLE
+
+
+def _score(path: Path, folder: Path) -> evaluation.Evaluation:
+  """Returns the score in a file, if it is one of this agent."""
+  try:
+    score = evaluation.of_agent(path, folder)
+  except FileNotFoundError:
+    raise evaluation.EvaluationError(
+      f'there is no {path}; make it with: python -m tools.evaluate'
+      f' --agent={folder} --output_dir={path.parent}'
+    ) from None
+  if score.subject.tracks != _TRACKS:
+    raise evaluation.EvaluationError(
+      f'{path} is over the {score.subject.tracks} tracks, which is no score;'
+      f' pass that of: python -m tools.evaluate --tracks={_TRACKS}'
+    )
+  return score
+
+
+def _card(
+  folder: Path, score: evaluation.Evaluation | None
+) -> huggingface_hub.ModelCard:
+  sources = _datasets(folder)
+  data = huggingface_hub.ModelCardData(
+    license='apache-2.0',
+    library_name='flax',
+    pipeline_tag='reinforcement-learning',
+    tags=[
+      'CarRacing-v3',
+      'deep-reinforcement-learning',
+      'gymnasium',
+      'jax',
+      'reinforcement-learning',
+      'world-models',
+    ],
+    model_name=None if score is None else _TITLE,
+    eval_results=None if score is None else [_result(score.summary)],
+  )
+  return huggingface_hub.ModelCard.from_template(
+    data,
+    str(_TEMPLATE),
+    title=_TITLE,
+    score=score,
+    score_text=None if score is None else scores.describe(score.summary),
+    histogram=evaluation.HISTOGRAM,
+    parts=markdown.table(
+      (
+        'part',
+        'folder',
+        'parameters',
+        'size',
+        'SHA-256 of `model.safetensors`',
+      ),
+      [_part(folder, part) for part in agent.PARTS],
+    ),
+    sources=markdown.table(
+      ('part', 'dataset', 'SHA-256 of its content'),
+      [
+        (
+          _NAMES[part],
+          f'`{source.name}`',
+          ', '.join(f'{k} `{v}`' for k, v in source.sha256.items()),
+        )
+        for part, source in sources
+      ],
+    ),
+  )
+
+
+def _result(summary: scores.Summary) -> huggingface_hub.EvalResult:
+  """Returns a score in the form in which the Hub's leaderboards read it."""
+  value = f'{summary.mean:.2f}'
+  if summary.standard_deviation is not None:
+    value += f' +/- {summary.standard_deviation:.2f}'
+  return huggingface_hub.EvalResult(
+    task_type='reinforcement-learning',
+    task_name='reinforcement-learning',
+    dataset_type='CarRacing-v3',
+    dataset_name='CarRacing-v3',
+    metric_type='mean_reward',
+    metric_name='mean_reward',
+    metric_value=value,
+    verified=False,
+  )
+
+
+def _part(folder: Path, part: str) -> tuple[str, ...]:
+  """Returns a row of the table of the parts."""
+  loaded = weights.load(folder / part, part)
+  count = sum(x.size for x in jax.tree.leaves(loaded.variables))
+  size = (folder / part / weights.FILE).stat().st_size
+  return (
+    _NAMES[part],
+    f'`{part}/`',
+    f'{count:,}',
+    f'{size / 1000:,.0f} kB',
+    f'`{loaded.sha256}`',
+  )
+
+
+def _datasets(folder: Path) -> list[tuple[str, run_documents.Source]]:
+  """Returns the datasets on which parts were trained, each after its part."""
+  found = []
+  for part in agent.PARTS:
+    training = weights.describe(folder / part).training
+    try:
+      sources = _SOURCES.validate_python(training.get('sources', {}))
+    except pydantic.ValidationError as error:
+      raise weights.WeightsError(
+        f'{folder / part} is damaged: sources: {json_documents.explain(error)}'
+      ) from None
+    # Other sources are weights.
+    found += [(part, x) for x in sources.values() if 'weights' not in x.sha256]
+  return found

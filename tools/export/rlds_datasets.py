@@ -1,0 +1,168 @@
+"""A prepared `carracing_rollouts` dataset in the RLDS format.
+
+RLDS (Ramos et al., 2021) stores an episode as a nested sequence of steps. That
+is convenient for whole episodes and slow for single frames, so here it is only
+a view, and an export for code that reads no other format.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import io
+import itertools
+from pathlib import Path
+import shutil
+from typing import Any
+
+from carracing_data import errors
+from carracing_data import files
+from carracing_data import metadata
+from carracing_data import prepared_dataset
+from carracing_data import progress
+from carracing_rollouts import loader
+from carracing_rollouts import schema
+from etils import epath
+import numpy as np
+import tensorflow_datasets as tfds
+from tools.export import dataset_texts
+
+
+def episodes(
+  name: str = 'carracing_rollouts',
+  *,
+  split: str = 'train',
+  data_dir: epath.PathLike | None = None,
+) -> Iterator[Mapping[str, Any]]:
+  """Yields the episodes of a split, in order, in the RLDS format.
+
+  Args:
+    name: `dataset/config:version`, see `prepared_dataset.find`.
+    split: `train` or `validation`.
+    data_dir: data directory, see `prepared_dataset.find`.
+
+  Yields:
+    Dictionaries with `episode_id` and `steps`, a list of dictionaries with
+    `observation`, `action`, `reward`, `discount`, `is_first`, `is_last` and
+    `is_terminal`.
+
+  Raises:
+    errors.DatasetError: the dataset or the split is missing.
+  """
+  source = loader.episodes(name, split=split, data_dir=data_dir)
+  yield from map(_nested, itertools.count(), source)
+
+
+def _nested(episode_id: int, episode: schema.Episode) -> dict[str, Any]:
+  fields = vars(episode)
+  return {
+    'episode_id': np.int64(episode_id),
+    'steps': [
+      {key: value[index] for key, value in fields.items()}
+      for index in range(len(episode))
+    ],
+  }
+
+
+def export(
+  name: str,
+  output_dir: epath.PathLike,
+  data_dir: epath.PathLike | None = None,
+) -> tfds.core.DatasetBuilder:
+  """Writes an RLDS dataset that `tfds.load('carracing_rlds/...')` reads.
+
+  Args:
+    name: `dataset/config:version`, see `prepared_dataset.find`.
+    output_dir: data directory to write to.
+    data_dir: data directory, see `prepared_dataset.find`.
+
+  Returns:
+    A builder of the exported dataset, in TFRecord files.
+
+  Raises:
+    errors.DatasetError: the dataset is missing or of another kind.
+    errors.UserError: the export already exists or cannot be written.
+  """
+  source = prepared_dataset.find(name, data_dir, schema.KIND)
+  root = Path(output_dir)
+  version, texts = str(source.version), dataset_texts.read(source)
+  folder = root / 'carracing_rlds' / source.config_name / version
+  with (
+    files.new_folder(folder) as unfinished,
+    _name_unwritable(root),
+    _silent_tfds(),
+  ):
+    exported = tfds.dataset_builders.store_as_tfds_dataset(
+      name='carracing_rlds',
+      config=source.config_name,
+      version=version,
+      release_notes=texts.releaseNotes,
+      features=_features(),
+      split_datasets={  # pyright: ignore[reportArgumentType]
+        split: _shown(loader.episodes(str(source.folder), split=split), split)
+        for split in schema.SPLITS
+      },
+      data_dir=unfinished,
+      description=f'{source.full_name} in the RLDS format.',
+      homepage=texts.homepage,
+      citation=texts.citation,
+      disable_shuffling=True,
+    )
+    for file in Path(exported.data_dir).iterdir():
+      file.rename(unfinished / file.name)
+    shutil.rmtree(unfinished / 'carracing_rlds')
+    # Provenance: digests, config, packages and statistics of the source.
+    shutil.copyfile(source.folder / metadata.FILE, unfinished / metadata.FILE)
+  return tfds.builder_from_directory(folder)
+
+
+def _shown(
+  source: Sequence[schema.Episode], split: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Yields the nested episodes with their keys, and shows the progress."""
+  for i, episode in enumerate(progress.each(source, split, 'episodes')):
+    yield i, _nested(i, episode)
+
+
+@contextlib.contextmanager
+def _silent_tfds() -> Iterator[None]:
+  """Hides bars that would fill log files, and names of temporary folders."""
+  tfds.disable_progress_bar()
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    tfds.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _name_unwritable(folder: Path) -> Iterator[None]:
+  """Names the folder if TensorFlow cannot write to it, e.g. on a full disk."""
+  import tensorflow as tf  # Slow to import, and only exports need it.
+
+  try:
+    yield
+  except tf.errors.OpError as error:
+    raise errors.UserError(
+      f'cannot write to {folder}: {error.message.splitlines()[0]}'
+    ) from error
+
+
+def _features() -> tfds.features.FeaturesDict:
+  def tensor(dtype: type, *shape: int) -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding='bytes')
+
+  return tfds.features.FeaturesDict(
+    {
+      'episode_id': np.int64,
+      'steps': tfds.features.Dataset(
+        {
+          'observation': tensor(np.uint8, 64, 64, 3),
+          'action': tensor(np.float32, 3),
+          'reward': np.float32,
+          'discount': np.float32,
+          'is_first': np.bool_,
+          'is_last': np.bool_,
+          'is_terminal': np.bool_,
+        }
+      ),
+    }
+  )

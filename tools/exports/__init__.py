@@ -1,1 +1,0 @@
-"""Formats of `tools.export` that other ecosystems read."""

@@ -1,0 +1,143 @@
+"""What a section of a report is made of; `templates/report.html` shows it."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+from typing import ClassVar
+
+from carracing_data import errors
+import markupsafe
+from matplotlib import axes as axes_lib
+from matplotlib import figure
+import numpy as np
+from tools.showing import webpages
+
+PLOT_INCHES = (4.2, 2.7)  # As wide as the screen of a phone.
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+  """A paragraph."""
+
+  kind: ClassVar[str] = 'text'
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Heading:
+  """A heading within a section."""
+
+  kind: ClassVar[str] = 'heading'
+  text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table.
+
+  Attributes:
+    head: titles of the columns.
+    rows: cells.
+    caption: what it shows.
+  """
+
+  kind: ClassVar[str] = 'table'
+  head: Sequence[str]
+  rows: Sequence[Sequence[str]]
+  caption: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """A picture.
+
+  Attributes:
+    url: holds the picture.
+    alt: text that stands for it.
+    caption: text below it.
+  """
+
+  url: markupsafe.Markup
+  alt: str
+  caption: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+  """Pictures beside each other, as many as there is space for.
+
+  Attributes:
+    items: the pictures.
+    width: least width of one of them, in pixels, if the screen has so many.
+  """
+
+  kind: ClassVar[str] = 'pictures'
+  items: Sequence[Picture]
+  width: int = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Artefact:
+  """An artefact of a lineage.
+
+  Attributes:
+    anchor: identifies it in the page; empty: it has no content of its own.
+    title: name and digest.
+    facts: what is known.
+    path: where it is.
+    command: what makes it again, as far as it is known.
+    sources: titles and anchors of what it was made from.
+  """
+
+  anchor: str
+  title: str
+  facts: str
+  path: str
+  command: str
+  sources: Sequence[tuple[str, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Artefacts:
+  """A lineage."""
+
+  kind: ClassVar[str] = 'artefacts'
+  items: Sequence[Artefact]
+
+
+Block = Text | Heading | Table | Pictures | Artefacts
+
+
+def until_error(blocks: Iterator[Block]) -> list[Block]:
+  """Returns blocks; the first error becomes a sentence, and ends them."""
+  found: list[Block] = []
+  try:
+    for block in blocks:
+      found.append(block)
+  except errors.UserError as error:
+    found.append(Text(f'More cannot be shown: {error}.'))
+  return found
+
+
+def strip(frames: np.ndarray, alt: str, caption: str) -> Picture:
+  """Returns frames side by side, a little apart.
+
+  Args:
+    frames: uint8 [N, H, W, 3]; or rows of them, [R, N, H, W, 3].
+    alt: see `Picture`.
+    caption: see `Picture`.
+  """
+  rows = frames if frames.ndim == 5 else frames[None]
+  gap = ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0))
+  apart = np.pad(rows, gap, constant_values=255)
+  sheet = np.concatenate([*np.concatenate([*apart.swapaxes(0, 1)], 2)])
+  return Picture(webpages.picture(sheet), alt, caption)
+
+
+def plot(title: str) -> tuple[figure.Figure, axes_lib.Axes]:
+  """Returns an empty drawing with one pair of axes."""
+  drawing = figure.Figure(figsize=PLOT_INCHES, layout='constrained')
+  axes = drawing.subplots()
+  axes.set_title(title, fontsize=10)
+  axes.tick_params(labelsize=8)
+  axes.spines[['top', 'right']].set_visible(False)
+  return drawing, axes

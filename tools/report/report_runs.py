@@ -1,0 +1,228 @@
+"""Runs of a line of work, as parts of its report: curves, scores, settings."""
+
+from collections.abc import Iterator, Mapping
+import math
+from pathlib import Path
+
+from carracing_rollouts import scores
+from etils import epy
+from models import weights
+from tools.driving import evaluation
+from tools.lineage import ancestry
+from tools.lineage import line_of_work
+from tools.report import report_blocks
+from tools.showing import pictures
+from tools.showing import webpages
+from trainers import run_documents
+
+with epy.lazy_imports():  # They import TensorFlow, which takes seconds.
+  from tensorboard.backend.event_processing import event_accumulator
+  from tensorboard.util import tensor_util
+
+_ROLES = ('train', 'validation')
+_SPEED = ('examples_per_second', 'input_wait_share')
+_WIDE_RANGE = 30  # From which on an axis is logarithmic.
+_NAMES = {'controller': 'C', 'mdn_rnn': 'M', 'vae': 'V'}
+Curves = Mapping[str, Mapping[int, float]]  # By tag, and by step.
+
+
+def read_curves(workdir: Path) -> Curves:
+  """Reads the scalars of a run's TensorBoard logs."""
+  accumulator = event_accumulator.EventAccumulator(
+    str(workdir),
+    size_guidance={event_accumulator.TENSORS: 0},  # All of them.
+  )
+  accumulator.Reload()
+  return {
+    # A run that was continued may have logged a step twice.
+    tag: {
+      event.step: float(tensor_util.make_ndarray(event.tensor_proto))
+      for event in accumulator.Tensors(tag)
+    }
+    for tag in accumulator.Tags()['tensors']
+    if accumulator.SummaryMetadata(tag).plugin_data.plugin_name == 'scalars'
+  }
+
+
+def training(
+  line: line_of_work.Line, part: str
+) -> Iterator[report_blocks.Block]:
+  """Yields the curves of a part's training and its validation metrics."""
+  node = line.parts[part]
+  if part not in line.runs:
+    yield report_blocks.Text(
+      f'The run that trained {_NAMES[part]} is not found here, so there are no'
+      ' curves.'
+    )
+  elif not list(line.runs[part].glob('events.out.tfevents.*')):
+    yield report_blocks.Text(
+      f'The run that trained {_NAMES[part]} has no TensorBoard logs.'
+    )
+  else:
+    drawn = [*_draw(read_curves(line.runs[part]))]
+    if drawn:
+      yield report_blocks.Pictures(drawn)
+    else:
+      yield report_blocks.Text('The run has logged too little for curves.')
+  if node.path is None:
+    yield report_blocks.Text(_absent(node))
+    return
+  trained = weights.describe(node.path).training
+  metrics = trained.get('validation')
+  if isinstance(metrics, dict) and metrics:
+    of_c = ', on selection tracks' if part == 'controller' else ''
+    yield report_blocks.Table(
+      ['metric', 'value'],
+      [[name, _number(value)] for name, value in metrics.items()],
+      f'Validation of these weights, of step {trained.get("step")}{of_c}.',
+    )
+
+
+def _number(value: float) -> str:
+  return f'{value:,.0f}' if float(value).is_integer() else f'{value:.4g}'
+
+
+def _absent(node: ancestry.Node) -> str:
+  if node.digest is None:
+    return f'The run of {node.name} is not finished: there are no weights yet.'
+  return f'The weights of {node.name} are not found here.'
+
+
+def _draw(curves: Curves) -> Iterator[report_blocks.Picture]:
+  """Yields a drawing of each metric beside its baselines."""
+  # What is also validated comes first.
+  tags = sorted(curves, key=lambda tag: not tag.startswith('validation/'))
+  names = dict.fromkeys(tag.partition('/')[2] for tag in tags)
+  # `nll_floor` and `nll_51_200` belong to `nll`.
+  groups: dict[str, list[str]] = {}
+  shown = [x for x in names if x not in _SPEED and not x.startswith('share_')]
+  for name in sorted(shown, key=len):
+    stem = next((x for x in groups if name.startswith(f'{x}_')), name)
+    groups.setdefault(stem, []).append(name)
+  for stem in (name for name in names if name in groups):
+    lines = {
+      f'{role}: {name}' if name != stem else role: curves[f'{role}/{name}']
+      for name in groups[stem]
+      for role in _ROLES
+      if f'{role}/{name}' in curves
+    }
+    # Single points and constants are in the table of metrics.
+    if any(len({*points.values()}) > 1 for points in lines.values()):
+      yield _panel(stem, lines)
+
+
+def _panel(
+  title: str, lines: Mapping[str, Mapping[int, float]]
+) -> report_blocks.Picture:
+  drawing, axes = report_blocks.plot(title)
+  for label, points in lines.items():
+    steps, values = zip(*sorted(points.items()))
+    train = label == 'train'
+    axes.plot(
+      steps,
+      values,
+      label=label.removeprefix('validation: '),
+      linewidth=1,
+      marker='' if train else 'o',
+      markersize=3,
+      color='tab:gray' if train else None,
+    )
+  shown = [
+    value
+    for points in lines.values()
+    for value in points.values()
+    if math.isfinite(value)
+  ]
+  if shown and min(shown) > 0 and max(shown) > _WIDE_RANGE * min(shown):
+    axes.set_yscale('log')
+  axes.set_xlabel('step', fontsize=8)
+  axes.legend(frameon=False, fontsize=7)
+  return report_blocks.Picture(
+    webpages.drawing(drawing), f'curve of {title} by training step'
+  )
+
+
+def score(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
+  """Yields the scores of the agent, beside those of policies."""
+  own = [x for x in line.evaluations if x.subject.driver.policy is None]
+  if not own:
+    yield report_blocks.Text(
+      'No score of this agent is found here; python -m tools.evaluate computes'
+      ' one.'
+    )
+    return
+  sets = {found.subject.tracks for found in own}
+  yield report_blocks.Table(
+    ['driver', 'tracks', 'score'],
+    [
+      [
+        found.subject.driver.policy or 'this agent',
+        found.subject.tracks,
+        scores.describe(found.summary),
+      ]
+      for found in sorted(
+        line.evaluations, key=lambda x: x.subject.driver.policy or ''
+      )
+      if found.subject.tracks in sets
+    ],
+    'Returns on tracks that were not trained on, in the stock game.',
+  )
+  yield report_blocks.Pictures(
+    [_returns(found) for found in own],
+    width=500,
+  )
+
+
+def _returns(found: evaluation.Evaluation) -> report_blocks.Picture:
+  title = f'{found.summary.episodes} {found.subject.tracks} tracks'
+  drawing = pictures.plot_returns(
+    [drive.return_ for drive in found.drives],
+    [drive.completed for drive in found.drives],
+    title,
+    'tracks',
+    report_blocks.PLOT_INCHES,
+  )
+  return report_blocks.Picture(
+    webpages.drawing(drawing),
+    f'histogram of returns on {title}, mean {found.summary.mean:.1f}',
+  )
+
+
+def settings(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
+  """Yields the configs of the runs, and what they ran on."""
+  if not line.runs:
+    yield report_blocks.Text(
+      'No run is found here. The commands above contain the settings.'
+    )
+  columns = {}
+  for part, workdir in line.runs.items():
+    config = run_documents.read_config(workdir)
+    if config is not None:
+      yield report_blocks.Table(
+        [f'config of {_NAMES[part]}', ''],
+        [[key, str(value)] for key, value in config.root.items()],
+      )
+    run = run_documents.read_run(workdir)
+    if run is not None and run.starts:
+      columns[_NAMES[part]] = _versions(run)
+  if not columns:
+    return
+  names = dict.fromkeys(name for column in columns.values() for name in column)
+  yield report_blocks.Table(
+    ['', *columns],
+    [[x, *(column.get(x, '') for column in columns.values())] for x in names],
+    'The last start of each run.',
+  )
+
+
+def _versions(run: run_documents.Run) -> dict[str, str]:
+  last = run.starts[-1]
+  return {
+    'started': last.time,
+    'starts': str(len(run.starts)),
+    'code': (last.git_revision or 'unknown')[:10],
+    'platform': last.platform,
+    'device': f'{last.devices} × {last.device}',
+    'Python': last.python,
+    **last.packages,
+  }

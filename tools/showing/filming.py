@@ -1,0 +1,152 @@
+"""A policy on one track → its frames, and what V and M make of them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from carracing_rollouts import environment
+from carracing_rollouts import policies
+from carracing_rollouts import rollout
+from carracing_rollouts import scores
+import jax
+from models import world_model
+import numpy as np
+from tools.showing import pictures
+
+_COLUMNS = 10
+_CHUNK = 50  # Number of frames that are decoded at once.
+
+
+class Recording(NamedTuple):
+  """An episode of N steps on one track.
+
+  Attributes:
+    frame: simulator's frames, uint8 [N + 1, 96, 96, 3], 0..255.
+    action: float32 [N, 3]: steering −1..1, gas 0..1, brake 0..1.
+    reward: float32 [N].
+    terminated: whether the car finished the lap or left the playing field.
+  """
+
+  frame: np.ndarray
+  action: np.ndarray
+  reward: np.ndarray
+  terminated: bool
+
+  def scores(self) -> np.ndarray:
+    """Returns the sum of the rewards before each frame, float64 [N + 1]."""
+    return np.cumsum([0, *self.reward], dtype=np.float64)
+
+  def ending(self) -> str:
+    """Returns how the episode ended."""
+    return scores.ending(self.terminated, self.reward[-1])
+
+
+def drive(policy: policies.Policy, track: int, max_steps: int) -> Recording:
+  """Drives one track in the exact simulator.
+
+  Args:
+    policy: policy that chooses the actions, without random draws.
+    track: seed of the track, see `tracks`.
+    max_steps: steps after which the episode ends, at least 1.
+  """
+  environments = environment.Environments([track], max_steps)
+  # The policy makes no use of its seed.
+  seed = np.random.SeedSequence(0)
+  played = list(rollout.play(environments, policy, [seed]))
+  return Recording(
+    np.concatenate([step.frame for step in played] + [played[-1].next_frame]),
+    np.concatenate([step.action for step in played]),
+    np.concatenate([step.reward for step in played]),
+    bool(played[-1].terminated[0]),
+  )
+
+
+def show(
+  model: world_model.WorldModel, driven: Recording
+) -> dict[str, np.ndarray]:
+  """Shows a drive as the agent sees it.
+
+  Args:
+    model: the agent's world model.
+    driven: the drive.
+
+  Returns:
+    Three versions of the frames by title, uint8 [N + 1, S, S, 3], 0..255: the
+    simulator's; V's reconstructions of the observations; and the frames that M
+    expected one step before, from the true past and the action. Nothing
+    precedes the first frame, so its expectation is its reconstruction.
+  """
+  z = world_model.encode_episode(model, environment.resize(driven.frame)).mean
+  predicted = jax.jit(world_model.predict_sequence)(
+    model, z[None, :-1], driven.action[None]
+  )
+  [expected] = predicted.mixture.expectation()
+  return {
+    'simulator': driven.frame,
+    'V: reconstruction': np.asarray(_decode(model, z)),
+    'M: expectation': np.asarray(
+      _decode(model, np.concatenate([z[:1], expected]))
+    ),
+  }
+
+
+@jax.jit
+def _decode(model: world_model.WorldModel, z: jax.Array) -> jax.Array:
+  """Decodes float32 [N, Z] to uint8 [N, 64, 64, 3], a chunk at a time.
+
+  A thousand frames at once would take half a gigabyte.
+
+  Args:
+    model: world model.
+    z: latent vectors.
+  """
+
+  def one(z):
+    return world_model.decode_uint8(model, z)
+
+  return jax.lax.map(one, z, batch_size=_CHUNK)
+
+
+def captions(driven: Recording) -> list[str]:
+  """Returns a caption for each of the N + 1 frames."""
+  # Digits have the same width, spaces do not: the actions stay in place if what
+  # grows comes after them.
+  texts = [
+    f'steering {steering:+.2f}  gas {gas:.2f}  brake {brake:.2f}'
+    for steering, gas, brake in driven.action
+  ]
+  return [
+    f'{text}  step {i}  score {score:.1f}'
+    for i, (text, score) in enumerate(
+      zip([*texts, driven.ending()], driven.scores(), strict=True)
+    )
+  ]
+
+
+def save(
+  driven: Recording,
+  panels: dict[str, np.ndarray],
+  heading: str,
+  output_dir: Path,
+) -> list[Path]:
+  """Saves a drive as a strip of moments (PNG) and in real time (MP4).
+
+  Args:
+    driven: the drive.
+    panels: versions of its frames by title, as returned by `show`.
+    heading: title of the strip.
+    output_dir: an existing folder.
+
+  Returns:
+    The saved files.
+  """
+  strip, video = output_dir / 'drive.png', output_dir / 'drive.mp4'
+  moments = np.linspace(0, len(driven.action), _COLUMNS).round().astype(int)
+  scores = driven.scores()
+  pictures.save_strip(
+    strip,
+    {title: frames[moments] for title, frames in panels.items()},
+    [f'step {i}\nscore {scores[i]:.1f}' for i in moments],
+    heading,
+  )
+  pictures.save_video(video, panels, captions(driven))
+  return [strip, video]
