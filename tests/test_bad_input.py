@@ -193,7 +193,10 @@ def test_rollouts_config(config, message, command, tmp_path):
     ('{"name": "x", "vae": "VAE_RUN"}', r'did you mean .*/weights\?'),
     ('{"name": "x", "vae": "MDN_RNN"}', 'weights of a mdn_rnn, not of a vae'),
     ('{"name": "x", "vae": "VAE", "latent_size": 8}', '"latent_size": 32'),
-    ('{"name": "x", "rollouts": "carracing_rollouts/none"}', 'tfds build carr'),
+    (
+      '{"name": "x", "rollouts": "carracing_rollouts/none"}',
+      'tfds build datasets/c',
+    ),
     ('{"name": "x", "rollouts": "carracing_latents/tiny"}', 'is needed here'),
     ('{"name": "x", "rollouts": "carracing_rollouts/tiny@0"}', 'not a digest'),
     (

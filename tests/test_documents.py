@@ -74,8 +74,14 @@ def test_links_lead_somewhere(path: Path):
 
 def test_the_examples_of_the_readme_run(data_dir, tmp_path):
   (tmp_path / 'tensorflow_datasets').symlink_to(data_dir)
-  text = (PROJECT / 'README.md').read_text()
-  examples = re.findall(r'```python\n(.*?)```', text, re.DOTALL)
+  card = PROJECT / 'datasets' / 'carracing_rollouts' / 'README.md'
+  examples = [
+    example
+    for path in (PROJECT / 'README.md', card)
+    for example in re.findall(
+      r'```python\n(.*?)```', path.read_text(), re.DOTALL
+    )
+  ]
   assert len(examples) == 4
   # The default dataset takes a minute to build; `tiny` is there.
   code = '\n'.join(examples).replace("'carracing_rollouts'", repr(TINY))

@@ -142,9 +142,9 @@ def test_reader_of_the_help_may_leave():
 def test_list_of_programs_has_a_line_for_each(command):
   done = command('tools')
   assert done.status == 0, done.stderr
-  line = r'^  (tfds build \w+|\S+) {2,}[A-Z].*\.$'
+  line = r'^  (tfds build \S+|\S+) {2,}[A-Z].*\.$'
   lines = re.findall(line, done.stdout, re.MULTILINE)
-  programs = {*BINARIES, *(f'tfds build {x}' for x in DATASETS)}
+  programs = {*BINARIES, *(f'tfds build datasets/{x}' for x in DATASETS)}
   assert sorted(lines) == sorted(programs - {'tools'})
 
 

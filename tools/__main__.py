@@ -16,10 +16,11 @@ from carracing_data import command_line
 
 _ROOT = Path(__file__).parents[1]
 _LEAST_COLUMNS = 40  # Of a description.
+MAINTAIN = 'Maintain this project'
 GROUPS = {
   'Make data and agents': (
-    'tfds build carracing_rollouts',
-    'tfds build carracing_latents',
+    'tfds build datasets/carracing_rollouts',
+    'tfds build datasets/carracing_latents',
     'trainers.train_vae',
     'trainers.train_mdn_rnn',
     'trainers.train_controller',
@@ -50,6 +51,8 @@ GROUPS = {
   'Measure': (
     'tools.evaluate',
     'tools.dream_errors',
+  ),
+  MAINTAIN: (
     'tools.benchmark',
     'tools.benchmark.coordinator',
     'tools.figures',
@@ -60,8 +63,8 @@ GROUPS = {
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  print('Run python -m NAME, or with --help for its flags and an example;')
-  print('run tfds build in datasets/.')
+  print('Run python -m NAME, or with --help for its flags and an example,')
+  print('and tfds build as it stands here, all in the folder of the project.')
   names = [name for group in GROUPS.values() for name in group]
   indent = max(map(len, names)) + 4
   # In a pipe each program has exactly one line.
@@ -79,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
 def summary(name: str) -> str:
   """Returns the first line of a program's documentation."""
   if name.startswith('tfds build '):
-    name = name.rpartition(' ')[2]
+    name = name.rpartition('/')[2]
     path = _ROOT / 'datasets' / name / f'{name}_dataset_builder.py'
   else:
     path = _ROOT.joinpath(*name.split('.'))

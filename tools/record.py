@@ -8,9 +8,8 @@ A log holds the track, the actions and the return of every episode, some 8 kB
 each. A dataset is built from it by replaying the actions, on any machine and
 without the agent:
 
-  cd datasets
-  tfds build carracing_rollouts --config '{"name": "recorded",
-    "policy": "recorded", "actions": "../driven.npz"}'
+  tfds build datasets/carracing_rollouts --config '{"name": "recorded",
+    "policy": "recorded", "actions": "driven.npz"}'
 
 Recording can be stopped at any moment and loses only the batches of 8 episodes
 under way: the same command goes on.

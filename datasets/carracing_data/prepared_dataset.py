@@ -358,7 +358,7 @@ def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
     path.parent.relative_to(root).as_posix()
     for path in (root / dataset).glob(f'*/*/{metadata_lib.INFO_FILE}')
   )
-  command = f'cd datasets && tfds build {dataset} --data_dir={root}'
+  command = f'tfds build datasets/{dataset} --data_dir={root}'
   if config not in (None, 'default'):
     command += f""" --config '{{"name": "{config}", ...}}'"""
   raise errors.DatasetError(

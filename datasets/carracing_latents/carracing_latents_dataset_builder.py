@@ -1,12 +1,13 @@
 """Encodes rollouts with V as the dataset `carracing_latents`.
 
-tfds build carracing_latents
+tfds build datasets/carracing_latents
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 from carracing_data import errors
@@ -33,6 +34,8 @@ if tfds_command.is_running():
   runtime.prepare()
 
 
+_PROJECT = Path(__file__).parents[2]
+
 # Of those in XLA_FLAGS, they change no bit.
 _FLAGS_WITHOUT_EFFECT = (
   '--xla_dump_',
@@ -48,19 +51,20 @@ class _Settings(json_documents.Document):
 
 @dataclasses.dataclass(eq=False)
 class LatentsConfig(sharded_builder.Config):
-  """Config of `tfds build carracing_latents --config '{...}'`.
+  """Config of `tfds build datasets/carracing_latents --config '{...}'`.
 
   Attributes:
     rollouts: dataset to encode, see `prepared_dataset.find`; a name is looked
       up in the data directory of the latents.
-    vae: folder of the exported weights, relative to the working directory.
+    vae: folder of the exported weights, relative to the working directory; by
+      default that of the run in `runs/vae` of the project.
     latent_size: size of the latent vectors of this VAE.
   """
 
   SCHEMA = _Settings
 
   rollouts: str = 'carracing_rollouts/default'
-  vae: str = '../runs/vae/weights'  # `tfds build` runs in `datasets`.
+  vae: str = os.fspath(_PROJECT / 'runs' / 'vae' / 'weights')
   latent_size: int = 32
 
 

@@ -1,6 +1,6 @@
 """Builds episodes of the game as the dataset `carracing_rollouts`.
 
-tfds build carracing_rollouts
+tfds build datasets/carracing_rollouts
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,7 +38,7 @@ class _Settings(schema.Config):
 
 @dataclasses.dataclass(eq=False)
 class RolloutsConfig(sharded_builder.Config):
-  """Config of `tfds build carracing_rollouts --config '{...}'`.
+  """Config of `tfds build datasets/carracing_rollouts --config '{...}'`.
 
   See `schema.Config` for the keys; instead of the digest of an action log,
   `actions` is its path.

@@ -1,6 +1,7 @@
 import dataclasses
 import filecmp
 import json
+from pathlib import Path
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from carracing_latents import carracing_latents_dataset_builder as builder_lib
 from carracing_latents import loader
 from carracing_rollouts import loader as rollouts_loader
 from conftest import LATENTS_VERSION
+from conftest import PROJECT
 from conftest import VERSION
 import jax
 from models import vae
@@ -94,6 +96,14 @@ def test_metadata_says_what_was_encoded_with_what(world):
     },
     'vae_sha256': weights.load(world.vae, 'vae').sha256,
   }
+
+
+def test_default_vae_is_that_of_the_project_wherever_a_build_runs(
+  monkeypatch, tmp_path
+):
+  monkeypatch.chdir(tmp_path)
+  config = builder_lib.LatentsConfig(name='x')
+  assert Path(config.vae) == PROJECT / 'runs' / 'vae' / 'weights'
 
 
 def test_latents_of_another_vae_are_not_taken_for_these(world, tmp_path):

@@ -54,14 +54,21 @@ def test_number_of_workers_does_not_change_a_byte(data_dir, tmp_path):
   assert (sorted(same), different, unreadable) == (names, [], [])
 
 
-def test_tfds_command_builds_array_record(command, tmp_path):
+@pytest.mark.parametrize(
+  ('folder', 'dataset'),
+  [
+    (PROJECT, 'datasets/carracing_rollouts'),
+    (DATASETS, 'carracing_rollouts'),
+  ],
+)
+def test_tfds_command_builds_array_record(folder, dataset, command, tmp_path):
   done = command(
     'tfds',
     'build',
-    'carracing_rollouts',
+    dataset,
     f'--data_dir={tmp_path}',
     '--config={"name": "two", "num_episodes": 2, "max_steps": 5}',
-    cwd=DATASETS,
+    cwd=folder,
   )
   assert done.status == 0, done.stderr
   assert 'carracing_rollouts 2/2 · ' in done.stderr  # Both shards.

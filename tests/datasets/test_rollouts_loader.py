@@ -142,7 +142,7 @@ def test_newest_version_is_found(data_dir, tmp_path):
 def test_missing_dataset_names_the_command(tmp_path):
   with pytest.raises(errors.DatasetError) as caught:
     loader.frames('carracing_rollouts/big', batch_size=1, data_dir=tmp_path)
-  assert 'tfds build carracing_rollouts' in str(caught.value)
+  assert 'tfds build datasets/carracing_rollouts' in str(caught.value)
   assert '"name": "big"' in str(caught.value)
 
 

@@ -22,6 +22,7 @@ from carracing_rollouts import loader
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 from conftest import made_once
+from conftest import PROJECT
 from models import agent
 import numpy as np
 import pytest
@@ -232,9 +233,9 @@ def test_mixture_appends_the_log_to_episodes_of_a_policy(log_file, tmp_path):
 def test_preset_is_a_mixture_that_replays(monkeypatch):
   folder = Path(builder_lib.__file__).parent
   config = json.loads((folder / 'presets' / 'driven.json').read_text())
-  monkeypatch.chdir(folder.parent)  # As `tfds build` is run.
+  monkeypatch.chdir(PROJECT)  # As `tfds build` is run.
   assert builder_lib.RolloutsConfig(**config).num_episodes == 30
-  path = folder.parent / config['actions']
+  path = PROJECT / config['actions']
   assert path.stat().st_size <= 2e6
   log = action_log.read(path)
   drivers = [episode.driver for episode in log.header.episodes]

@@ -51,7 +51,7 @@ def test_report_of_an_agent_shows_its_whole_line_of_work(
   assert digests is not None
   for digest in digests.values():
     assert f'id="artefact-{digest[:12]}"' in text
-  assert '$ cd datasets && tfds build carracing_latents' in text
+  assert '$ tfds build datasets/carracing_latents' in text
   assert '<th scope="col">config of V</th>' in text
   assert 'orbax-checkpoint' in text
 

@@ -91,12 +91,15 @@ def _scores() -> str:
 
 
 def _tools() -> str:
-  """Returns a table of all programs, as `python -m tools` lists them."""
-  rows = []
-  for title, group in programs.GROUPS.items():
-    rows.append([f'*{title}*', ''])
-    rows += [[f'`{name}`', programs.summary(name)] for name in group]
-  return markdown.table(['', ''], rows)
+  """Returns a table of the programs for users, a row for each group."""
+  return markdown.table(
+    ['', ''],
+    [
+      [title, ', '.join(f'`{name}`' for name in group)]
+      for title, group in programs.GROUPS.items()
+      if title != programs.MAINTAIN
+    ],
+  )
 
 
 def _score() -> str:

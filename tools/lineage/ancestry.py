@@ -351,14 +351,14 @@ def _lines(node: Node, first: str, rest: str, shown: set[str]) -> Iterator[str]:
 
 def _build(prepared: prepared_dataset.Dataset, keys: Mapping[str, Any]) -> str:
   """Returns the command that builds a dataset anew, where it is if possible."""
-  command = ['tfds', 'build', prepared.name]
+  command = ['tfds', 'build', f'datasets/{prepared.name}']
   # A copy may have any name.
   name, config, version = prepared.name, prepared.config_name, prepared.version
   if prepared.folder.parts[-3:] == (name, config, str(version)):
     command.append(f'--data_dir={prepared.folder.parents[2]}')
   if keys['name'] != 'default':
     command.append(f'--config={json.dumps(keys)}')
-  return f'cd datasets && {shlex.join(command)}'
+  return shlex.join(command)
 
 
 def _facts_of_weights(training: _Training) -> Iterator[str]:
