@@ -45,7 +45,6 @@ GROUPS = {
     'tools.verify',
     'tools.export',
     'tools.export_page',
-    'tools.publish',
   ),
   'Measure': (
     'tools.evaluate',
@@ -53,7 +52,6 @@ GROUPS = {
     'tools.benchmark',
     'tools.benchmark.coordinator',
     'tools.figures',
-    'tools.run_notebook',
   ),
 }
 

@@ -25,8 +25,8 @@ with epy.lazy_imports():
   from models import agent
   from models import mdn_rnn
   from models import start_states
-  from models import weights
   import numpy as np
+  from tools.export import float16
 
 _AGENT = command_line.agent_flag()
 _OUTPUT = flags.DEFINE_string('output', 'dream.html', 'Output file.')
@@ -156,13 +156,8 @@ def _layer(
 
 def _to_base64(source: Path, x: Any) -> str:
   """Rounds to float16, little-endian."""
-  limit = np.finfo(np.float16).max
-  if np.abs(x).max(initial=0) > limit:
-    raise weights.WeightsError(
-      f'{source} has numbers beyond float16, ±{limit:g}, so it cannot be'
-      ' rounded'
-    )
-  return base64.b64encode(x.astype('<f2').tobytes()).decode()
+  content = float16.rounded(x, source).astype('<f2').tobytes()
+  return base64.b64encode(content).decode()
 
 
 def main(argv: Sequence[str]) -> None:
