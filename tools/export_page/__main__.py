@@ -25,6 +25,7 @@ with epy.lazy_imports():
   from models import agent
   from models import mdn_rnn
   from models import start_states
+  from models import world_model
   import numpy as np
   from tools.export import float16
 
@@ -104,6 +105,8 @@ def _model(folder: Path) -> dict[str, Any]:
     'hidden_size': config.hidden_size,
     'num_mixtures': config.num_mixtures,
     'per_dimension': config.per_dimension,
+    'max_abs_log_std': mdn_rnn.MAX_ABS_LOG_STD,
+    'likely_termination': world_model.LIKELY_TERMINATION,
     'controller_hidden_size': loaded.c.hidden_size,
     'reward_bins': bins.tolist(),
     'start_states': {
