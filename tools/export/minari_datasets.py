@@ -134,7 +134,7 @@ def _buffers(
       terminations=[*episode.is_terminal[1:]],
       truncations=[*(episode.is_last & ~episode.is_terminal)[1:]],
       infos={
-        name: values
+        name: [*values]
         for name, values in vars(episode).items()
         if name not in _FIELDS
       },
