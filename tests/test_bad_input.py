@@ -577,7 +577,7 @@ NAMES = (
     (EXPORT + '--format=parquet --dataset=.', 'is not a dataset name'),
     (EXPORT + '--format=rlds --agent={agent}', '--agent does nothing with --f'),
     (EXPORT + '--format=parquet --evaluation=x', '--evaluation does nothing'),
-    (EXPORT + '--format=rlds --float16', '--float16 does nothing with --format'),
+    (EXPORT + '--format=rlds --float16', '--float16 does nothing with --'),
     (EXPORT + '--format=model', '--data_dir does nothing with --format=model'),
     (MODEL + '{tiny}', '--dataset does nothing with --format=model'),
     (MODEL + '--agent={tmp}/none', 'no exported weights of a controller in '),
