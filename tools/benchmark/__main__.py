@@ -35,6 +35,9 @@ with epy.lazy_imports():
   from tools.benchmark import simulator
   from tools.benchmark import vae
 
+_PACKAGES = (
+  'jax jaxlib flax grain gymnasium numpy torch stable_baselines3'.split()
+)
 _OUTPUT_DIR = command_line.output_dir_flag('benchmark')
 _ONLY = flags.DEFINE_list(
   'only', [], 'Names of the stages to measure; by default all.'
@@ -130,29 +133,14 @@ def _rounded(rate: float) -> str:
 
 
 def _machine() -> dict[str, str]:
-  """Describes the machine and the packages."""
-  packages = (
-    'jax',
-    'jaxlib',
-    'flax',
-    'grain',
-    'gymnasium',
-    'numpy',
-    'torch',
-    'stable-baselines3',
-  )
-  versions = {}
-  for package in packages:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      pass
+  """Describes the machine and the packages that are installed."""
+  installed = {x.name: x.version for x in importlib.metadata.distributions()}
   return {
     'platform': platform.machine(),
     'cores': str(processes.num_cores()),
     'device': jax.devices()[0].device_kind,
     'Python': platform.python_version(),
-    **versions,
+    **{name: installed[name] for name in _PACKAGES if name in installed},
   }
 
 
