@@ -34,8 +34,8 @@ format: $(INSTALLED)  ## Fixes formatting and lint.
 	ruff check --fix .
 
 figures: $(INSTALLED)  ## Makes the pictures and tables of the documents anew.
+	jupyter execute --inplace --kernel_name=python3 docs/tour.ipynb
 	python -m tools.figures
-	python -m tools.run_notebook docs/tour.ipynb
 
 clean:  ## Removes .venv; what was learnt and driven stays.
 	rm -rf .venv

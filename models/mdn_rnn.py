@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from models import lstm
 
 # Bound on the absolute logarithm of a standard deviation, approached smoothly.
-_MAX_ABS_LOG_STD = 7.0
+MAX_ABS_LOG_STD = 7.0
 # Larger differences would overflow float32 when they are squared.
 _MAX_ABS_DIFFERENCE = 1e15
 _REWARD_BINS = 41
@@ -170,7 +170,6 @@ class MDNRNN(nn.Module):
       does for its dream environments (section 4).
     dtype: dtype of the matrix products; parameters, carry and mixtures are
       float32.
-    recurrence: class of the LSTM; benchmarks compare another one.
   """
 
   latent_size: int = 32
@@ -179,10 +178,9 @@ class MDNRNN(nn.Module):
   per_dimension: bool = False
   predict_outcomes: bool = False
   dtype: Any = jnp.float32
-  recurrence: type[nn.Module] = lstm.LSTM
 
   def setup(self):
-    self.lstm = self.recurrence(self.hidden_size, self.dtype)
+    self.lstm = lstm.LSTM(self.hidden_size, self.dtype)
     values = self.num_mixtures * self.latent_size
     logits = values if self.per_dimension else self.num_mixtures
     self.mixture = nn.Dense(
@@ -233,7 +231,7 @@ class MDNRNN(nn.Module):
     mixture = Mixture(
       logits=jax.nn.log_softmax(logits, axis=-2),
       mean=mean,
-      log_std=_MAX_ABS_LOG_STD * jnp.tanh(log_std / _MAX_ABS_LOG_STD),
+      log_std=MAX_ABS_LOG_STD * jnp.tanh(log_std / MAX_ABS_LOG_STD),
     )
     if not self.predict_outcomes:
       return Prediction(mixture), carry

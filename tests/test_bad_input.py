@@ -501,7 +501,6 @@ DRIVE = 'tools.drive --agent={agent} --output_dir={tmp}/out '
 PLAY = 'tools.play --agent={agent} '
 PAGE = 'tools.export_page --output={tmp}/out/dream.html '
 REPORT = 'tools.report {agent} '
-PUBLISH = 'tools.publish --agent={agent} --output_dir={tmp}/out '
 DEMO = 'tools.demo --output_dir={tmp}/out '
 ROUNDS = 'tools.two_rounds --output_dir={tmp}/out '
 DREAM_ROUNDS = 'tools.dream_rounds --output_dir={tmp}/out '
@@ -563,10 +562,6 @@ NAMES = (
     (VIEW + '--episode=-1', 'episode=-1'),
     (VIEW + '--split=test', 'split=test'),
     (VIEW + '--output_dir={tmp}/file', 'cannot write .*file'),
-    ('tools.run_notebook', 'name one notebook'),
-    ('tools.run_notebook {tmp}/none.ipynb', 'cannot read .*none.ipynb'),
-    ('tools.run_notebook {tmp}/empty', 'it is not a regular file'),
-    ('tools.run_notebook {tmp}/file', 'is no notebook'),
     ('tools surplus', "unexpected argument 'surplus'"),
     (EXPORT + '{tiny}', 'format'),
     (EXPORT + '{tiny} --format=csv', 'format=csv'),
@@ -585,6 +580,7 @@ NAMES = (
     (EXPORT + '--format=parquet --dataset=.', 'is not a dataset name'),
     (EXPORT + '--format=rlds --agent={agent}', '--agent does nothing with --f'),
     (EXPORT + '--format=parquet --evaluation=x', '--evaluation does nothing'),
+    (EXPORT + '--format=rlds --float16', '--float16 does nothing with --'),
     (EXPORT + '--format=model', '--data_dir does nothing with --format=model'),
     (MODEL + '{tiny}', '--dataset does nothing with --format=model'),
     (MODEL + '--agent={tmp}/none', 'no exported weights of a controller in '),
@@ -594,6 +590,7 @@ NAMES = (
     ),
     (MODEL + '--agent={kept}/finished', r'did you mean .*ed/agent\?'),
     (MODEL + '--agent=~nosuchuser/agent', 'home directory'),
+    (MODEL + '--float16 --agent={tmp}/none', 'no exported weights of a cont'),
     (MODEL + '--evaluation={tmp}/none', 'there is no .*none; make it with: '),
     (MODEL + '--evaluation={tmp}/file', 'file is damaged: .*; make it again'),
     (EXPORT + '{tiny} --format=rlds --output_dir=', 'output_dir=: .*a folder'),
@@ -669,14 +666,6 @@ NAMES = (
     (PAGE + '--output=/proc/none/x.html', 'cannot write /proc/none'),
     (PAGE + '--output=', 'it is not a regular file'),
     (PAGE + 'surplus', "unexpected argument 'surplus'"),
-    (PUBLISH + '--agent={tmp}/none', 'no exported weights of a controller in '),
-    (PUBLISH + '--agent={tmp}/file', 'no exported weights of a controller in '),
-    (PUBLISH + '--agent={kept}/without_m', 'no exported weights of a mdn_rnn'),
-    (PUBLISH + '--output_dir={agent}', 'the agent lie one in the other'),
-    (PUBLISH + '--output_dir={agent}/x', 'the agent lie one in the other'),
-    (PUBLISH + '--output_dir={agent}/..', 'the agent lie one in the other'),
-    (PUBLISH + '--output_dir={tmp}/file', 'cannot write .*file'),
-    ('tools.publish', 'agent'),
     ('tools.lineage', 'name one folder of weights, agent, run or dataset'),
     ('tools.lineage {tmp}/none', 'holds no complete dataset'),
     ('tools.lineage {tmp}/empty', 'holds no complete dataset'),

@@ -77,10 +77,8 @@ def test_programs_say_what_they_do_before_they_load(module, world, tmp_path):
     'tools.compare_runs': ['somewhere'],
     'tools.export': ['--format=rlds'],
     'tools.lineage': ['somewhere'],
-    'tools.publish': ['--agent=somewhere', '--output_dir=elsewhere'],
     'tools.record': ['--policy=brownian', '--output=log.npz'],
     'tools.report': ['somewhere'],
-    'tools.run_notebook': ['tour.ipynb'],
     'trainers.train_vae': [
       '--workdir=run',
       f'--data_dir={world.data_dir}',

@@ -46,7 +46,6 @@ GROUPS = {
     'tools.verify',
     'tools.export',
     'tools.export_page',
-    'tools.publish',
   ),
   'Measure': (
     'tools.evaluate',
@@ -56,7 +55,6 @@ GROUPS = {
     'tools.benchmark',
     'tools.benchmark.coordinator',
     'tools.figures',
-    'tools.run_notebook',
   ),
 }
 

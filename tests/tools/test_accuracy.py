@@ -13,7 +13,8 @@ from models import mdn_rnn
 from models import world_model
 import numpy as np
 import pytest
-from tools.measuring import accuracy
+from tools.dream_errors import accuracy
+from tools.dream_errors import tables
 
 SEEN, HORIZONS = 20, (1, 5)
 
@@ -127,7 +128,7 @@ def test_more_than_a_batch_of_segments(world, episode):
   np.testing.assert_allclose(
     found.errors[accuracy.STILL].latent, still, rtol=1e-4
   )
-  head, rows = accuracy.horizon_table(found, HORIZONS)
+  head, rows = tables.by_horizon(found, HORIZONS)
   assert head == ['', 'z +1', 'z +5', 'frame +1', 'frame +5']
   assert [row[0] for row in rows] == list(found.errors)
 
@@ -152,7 +153,7 @@ def test_rewards_of_dreams_are_compared_with_real_ones(world, episode):
   )
   found = measure(model, [constant])
   assert [x.correlation for x in found.rewards.values()] == [None, None]
-  _, [row] = accuracy.driver_table({'agent': found}, HORIZONS)
+  _, [row] = tables.by_driver({'agent': found}, HORIZONS)
   assert row[-1].startswith('–; ')
 
 
@@ -162,7 +163,7 @@ def test_a_model_without_rewards(world, episode):
     model.replace(m=model.m.clone(predict_outcomes=False)), [episode]
   )
   assert found.rewards == {}
-  _, [row] = accuracy.driver_table({'agent': found}, HORIZONS)
+  _, [row] = tables.by_driver({'agent': found}, HORIZONS)
   assert row[-2:] == ['–', '–']
 
 

@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from tools.benchmark import contest
 from tools.benchmark import control
+from tools.benchmark import data
 from tools.benchmark import dreaming
+from tools.benchmark import loaders
+from tools.benchmark import mdn_rnn
+from tools.benchmark import page
+from tools.benchmark import simulator
+from tools.benchmark import vae
 from trainers.configs import base
 from trainers.configs import controller as controller_config
 from trainers.control import actor_critic
@@ -51,8 +57,39 @@ def test_contender_that_fails_is_named():
     contest.run(stage(functools.partial(prepare, 1.0), prepare_broken), 1, 0.0)
 
 
+def prepare_to_read(path):
+  return lambda: float(path.read_text())
+
+
+def test_data_are_made_before_contenders_read_them(tmp_path):
+  path = tmp_path / 'data'
+  reading = contest.Contender('reader', prepare_to_read, (path,))
+  of_stage = stage()._replace(
+    contenders=[reading], make_data=lambda: path.write_text('3')
+  )
+  assert contest.run(of_stage, 1, 0.0)['reader'][0] > 0
+
+
+def test_only_stages_of_loaders_and_latents_make_data(tmp_path):
+  modules = loaders, simulator, vae, mdn_rnn, control, dreaming, page
+  stages = [x for module in modules for x in module.stages(tmp_path)]
+  assert [x.name for x in stages if x.make_data] == [
+    'frames',
+    'frames_on_device',
+    'windows',
+    'latents',
+  ]
+  assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize('prepare_loader', [loaders.frames, loaders.in_memory])
+def test_loaded_frames_are_counted(prepare_loader, data_dir, monkeypatch):
+  monkeypatch.setattr(data, 'ROLLOUTS', 'carracing_rollouts/tiny')
+  assert prepare_loader(data_dir)() == 100
+
+
 def test_ratio_is_that_of_the_same_rounds():
-  compared = contest.compare([2.0, 30.0, 8.0], [1.0, 10.0, 8.0])
+  compared = contest.ratios([2.0, 30.0, 8.0], [1.0, 10.0, 8.0])
   assert compared == (2.0, 1.0, 3.0)
 
 
@@ -80,7 +117,7 @@ def test_pytorch_encodes_all_frames(world):
   from tools.benchmark import pytorch
 
   rollouts = prepared_dataset.find('carracing_rollouts/tiny', world.data_dir)
-  work = pytorch.latents(str(rollouts.folder), 100)
+  work = pytorch.latents(rollouts.folder, 100)
   assert work() == work() == 4 * 71
 
 

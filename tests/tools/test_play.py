@@ -11,8 +11,8 @@ from models import world_model
 import numpy as np
 import pygame
 import pytest
-from tools.play import playing
 from tools.play import window
+from tools.play import worlds
 from tools.showing import filming
 
 STEPS = 6
@@ -32,9 +32,9 @@ def starts(agent_folder):
 @pytest.fixture(params=['game', 'dream'])
 def either(request, driver, starts):
   if request.param == 'game':
-    world = playing.Game(driver)
+    world = worlds.Game(driver)
   else:
-    world = playing.Dream(endless(driver), starts)
+    world = worlds.Dream(endless(driver), starts)
   yield world
   world.close()
 
@@ -85,7 +85,7 @@ def test_window_that_nobody_would_see(
   else:
     monkeypatch.setenv('SDL_VIDEODRIVER', 'none')
   with pytest.raises(errors.UserError, match='cannot open a window .*=dummy'):
-    open_window(playing.Dream(driver, starts))
+    open_window(worlds.Dream(driver, starts))
 
 
 def test_arrow_keys_drive(either, open_window):
@@ -128,7 +128,7 @@ def test_restart_takes_the_next_track_or_start_state(either, open_window):
 
 
 def test_last_track_is_followed_by_the_first(driver):
-  world = playing.Game(driver)
+  world = worlds.Game(driver)
   view = world.reset(len(tracks.TEST))
   world.close()
   assert 'The game: test track 0' in view.pictures
@@ -153,7 +153,7 @@ def test_t_changes_the_temperature_shown(either, open_window):
 
 
 def test_own_temperature_lies_between_the_others(open_window, driver, starts):
-  world = playing.Dream(driver, starts)
+  world = worlds.Dream(driver, starts)
   for mod, expected in (0, 1.15), (pygame.KMOD_RSHIFT, 1.0):
     opened = open_window(world, temperature=1.1)
     press('t', mod=mod)
@@ -162,7 +162,7 @@ def test_own_temperature_lies_between_the_others(open_window, driver, starts):
 
 
 def test_dreams_depend_on_the_temperature(driver, starts):
-  world = playing.Dream(driver, starts)
+  world = worlds.Dream(driver, starts)
   frames = []
   for temperature in 0.1, 0.1, 1.5:
     world.reset(0)
@@ -214,7 +214,7 @@ def test_same_seed_and_keys_show_the_same(either, open_window):
 
 def test_agent_drives_the_game_as_always(driver, open_window):
   driven = filming.drive(driver, tracks.TEST[3], STEPS)
-  world = playing.Game(driver)
+  world = worlds.Game(driver)
   opened = open_window(world, seed=3, agent_drives=True)
   actions = []
   for _ in range(STEPS):
@@ -228,7 +228,7 @@ def test_agent_drives_the_game_as_always(driver, open_window):
 def test_agent_takes_over_with_the_memory_of_what_a_person_did(
   driver, open_window
 ):
-  world = playing.Game(driver)
+  world = worlds.Game(driver)
   opened = open_window(world)
   press('LEFT', 'UP')
   for _ in range(STEPS):
@@ -262,7 +262,7 @@ def test_agent_takes_over_with_the_memory_of_what_a_person_did(
 
 
 def test_game_tells_speed_and_what_v_and_m_make_of_it(driver):
-  world = playing.Game(driver)
+  world = worlds.Game(driver)
   view = world.reset(0)
   assert view.speed == 0
   gas = np.array([0, 1, 0], np.float32)
@@ -291,7 +291,7 @@ def test_game_tells_speed_and_what_v_and_m_make_of_it(driver):
 
 
 def test_dreamt_return_is_the_sum_of_expected_rewards(driver, starts):
-  world = playing.Dream(driver, starts)
+  world = worlds.Dream(driver, starts)
   world.reset(2)
   predict = jax.jit(world_model.predict)
   total = 0
@@ -308,7 +308,7 @@ def test_dreamt_return_is_the_sum_of_expected_rewards(driver, starts):
 
 
 def test_agent_acts_on_dreamt_states(driver, starts):
-  world = playing.Dream(driver, starts)
+  world = worlds.Dream(driver, starts)
   world.reset(0)
   for _ in range(STEPS):
     z, (_, hidden) = world._states
@@ -320,9 +320,9 @@ def test_agent_acts_on_dreamt_states(driver, starts):
 def test_branch_restarts_every_two_seconds(either):
   either.reset(0)
   distances = []
-  for _ in range(playing.BRANCH_STEPS + 1):
+  for _ in range(worlds.BRANCH_STEPS + 1):
     view = either.step(LEFT, 1.0)
-    if isinstance(either, playing.Game):
+    if isinstance(either, worlds.Game):
       hidden = [x.carry[1][0] for x in (either._state, either._branch)]
     else:
       hidden = either._states.carry[1]
@@ -336,7 +336,7 @@ def test_branch_restarts_every_two_seconds(either):
 def test_dream_ends_when_m_takes_the_episode_for_over(
   driver, starts, open_window, monkeypatch
 ):
-  opened = open_window(playing.Dream(driver, starts))
+  opened = open_window(worlds.Dream(driver, starts))
   opened.advance()
   assert not opened.view.ending
   # As if M held the next probability, whatever it is, for high.

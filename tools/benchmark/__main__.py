@@ -2,10 +2,10 @@
 
   python -m tools.benchmark --output_dir=benchmark
 
-Generates its own data. In each stage the contenders take turns, and the results
-are the ratios of their rates. PyTorch and stable-baselines3 take part if they
-are installed, as the extra `benchmark`. Writes benchmark.md and benchmark.json
-to the output directory.
+Generates the data that the stages read. In each stage the contenders take
+turns, and the results are the ratios of their rates. PyTorch and
+stable-baselines3 take part if they are installed, as the extra `benchmark`.
+Writes benchmark.md and benchmark.json to the output directory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,13 +28,16 @@ with epy.lazy_imports():
   import jax
   from tools.benchmark import contest
   from tools.benchmark import control
-  from tools.benchmark import data
   from tools.benchmark import dreaming
+  from tools.benchmark import loaders
   from tools.benchmark import mdn_rnn
   from tools.benchmark import page
   from tools.benchmark import simulator
   from tools.benchmark import vae
 
+_PACKAGES = (
+  'jax jaxlib flax grain gymnasium numpy torch stable_baselines3'.split()
+)
 _OUTPUT_DIR = command_line.output_dir_flag('benchmark')
 _ONLY = flags.DEFINE_list(
   'only', [], 'Names of the stages to measure; by default all.'
@@ -71,7 +74,7 @@ def benchmark(
   data_dir = output_dir / 'data'
   stages = {
     stage.name: stage
-    for module in (data, simulator, vae, mdn_rnn, control, dreaming, page)
+    for module in (loaders, simulator, vae, mdn_rnn, control, dreaming, page)
     for stage in module.stages(data_dir)
   }
   unknown = set(only) - stages.keys()
@@ -81,8 +84,6 @@ def benchmark(
       f' {", ".join(stages)}'
     )
   files.claim_folder(data_dir)
-  data.make(data_dir)
-
   machine = _machine()
   results, report = {}, ''
   for name in only or stages:
@@ -114,10 +115,10 @@ def _ratios(
       theirs = rates[contender.name]
       figures = ['not installed', '']
       if theirs:
-        ratio = contest.compare(ours, theirs)
+        median, lowest, highest = contest.ratios(ours, theirs)
         figures = [
           _rounded(statistics.median(theirs)),
-          f'**{ratio.median:.3g}** ({ratio.lowest:.3g} to {ratio.highest:.3g})',
+          f'**{median:.3g}** ({lowest:.3g} to {highest:.3g})',
         ]
       rows.append([*head, contender.name, *figures])
       head = ['', '']
@@ -132,29 +133,14 @@ def _rounded(rate: float) -> str:
 
 
 def _machine() -> dict[str, str]:
-  """Describes the machine and the packages."""
-  packages = (
-    'jax',
-    'jaxlib',
-    'flax',
-    'grain',
-    'gymnasium',
-    'numpy',
-    'torch',
-    'stable-baselines3',
-  )
-  versions = {}
-  for package in packages:
-    try:
-      versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      pass
+  """Describes the machine and the packages that are installed."""
+  installed = {x.name: x.version for x in importlib.metadata.distributions()}
   return {
     'platform': platform.machine(),
     'cores': str(processes.num_cores()),
     'device': jax.devices()[0].device_kind,
     'Python': platform.python_version(),
-    **versions,
+    **{name: installed[name] for name in _PACKAGES if name in installed},
   }
 
 

@@ -24,13 +24,15 @@ class Contender(NamedTuple):
 
   Attributes:
     name: name to show.
-    prepare: function that returns the work; a module-level function or a
-      partial of one, because it is sent to the process. It raises ImportError
-      if a required package is not installed.
+    prepare: function that returns the work; a module-level one, because it is
+      sent to the process. It raises ImportError if a required package is not
+      installed.
+    arguments: its arguments.
   """
 
   name: str
-  prepare: Callable[[], Work]
+  prepare: Callable[..., Work]
+  arguments: tuple[Any, ...] = ()
 
 
 class Stage(NamedTuple):
@@ -41,26 +43,14 @@ class Stage(NamedTuple):
     title: title to show.
     unit: unit of the work, e.g. `frames`.
     contenders: our contender first, then its alternatives.
+    make_data: function that makes what contenders read, if it is missing.
   """
 
   name: str
   title: str
   unit: str
   contenders: Sequence[Contender]
-
-
-class Comparison(NamedTuple):
-  """Ratio of our rate to the rate of another contender.
-
-  Attributes:
-    median: median ratio over the rounds.
-    lowest: lowest ratio of a round.
-    highest: highest ratio of a round.
-  """
-
-  median: float
-  lowest: float
-  highest: float
+  make_data: Callable[[], object] | None = None
 
 
 def repeat(
@@ -104,6 +94,8 @@ def run(
   Raises:
     RuntimeError: a contender failed.
   """
+  if stage.make_data is not None:
+    stage.make_data()
   rivals = [_Rival(contender) for contender in stage.contenders]
   try:
     present = [rival for rival in rivals if rival.prepared()]
@@ -117,10 +109,12 @@ def run(
       rival.stop()
 
 
-def compare(ours: Sequence[float], theirs: Sequence[float]) -> Comparison:
-  """Compares two lists of rates, round by round."""
-  ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-  return Comparison(statistics.median(ratios), min(ratios), max(ratios))
+def ratios(
+  ours: Sequence[float], theirs: Sequence[float]
+) -> tuple[float, float, float]:
+  """Returns the median, lowest and highest ratio of the rates of a round."""
+  found = [a / b for a, b in zip(ours, theirs, strict=True)]
+  return statistics.median(found), min(found), max(found)
 
 
 class _Rival:
@@ -130,9 +124,7 @@ class _Rival:
     self.name = contender.name
     spawn = multiprocessing.get_context('spawn')
     self._connection, theirs = spawn.Pipe()
-    self._process = spawn.Process(
-      target=_take_turns, args=(contender.prepare, theirs)
-    )
+    self._process = spawn.Process(target=_take_turns, args=(contender, theirs))
     self._process.start()
     theirs.close()
 
@@ -158,12 +150,10 @@ class _Rival:
       ) from None
 
 
-def _take_turns(
-  prepare: Callable[[], Work], parent: connection.Connection
-) -> None:
+def _take_turns(contender: Contender, parent: connection.Connection) -> None:
   """Main function of a contender's process."""
   try:
-    work = prepare()
+    work = contender.prepare(*contender.arguments)
   except ImportError:
     parent.send(False)
     return

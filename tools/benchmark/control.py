@@ -31,14 +31,14 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'driving to train C, without updates, all cores',
       'steps',
       [
-        contest.Contender('ours', functools.partial(drive, config)),
+        contest.Contender('ours', drive, (config,)),
         contest.Contender(
           'a process per core: stock CarRacing-v3, PyTorch, batch 1',
-          functools.partial(pytorch_drive, 'stock'),
+          pytorch_drive,
+          ('stock',),
         ),
         contest.Contender(
-          'the same with `sketched`',
-          functools.partial(pytorch_drive, 'sketched'),
+          'the same with `sketched`', pytorch_drive, ('sketched',)
         ),
       ],
     ),
@@ -47,19 +47,15 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       f'soft actor-critic, batch {config.batch_size}, float32',
       'updates',
       [
-        contest.Contender('ours', functools.partial(update, config)),
-        *(
-          contest.Contender(
-            f'PyTorch, {name}', functools.partial(pytorch_update, config, n)
-          )
-          for name, n in (
-            ('one thread', 1),
-            ('all cores', processes.num_cores()),
-          )
+        contest.Contender('ours', update, (config,)),
+        contest.Contender('PyTorch, one thread', pytorch_update, (config, 1)),
+        contest.Contender(
+          'PyTorch, all cores', pytorch_update, (config, processes.num_cores())
         ),
         contest.Contender(
           'stable-baselines3, all cores, critics on [z, h]',
-          functools.partial(stable_baselines3_update, config),
+          stable_baselines3_update,
+          (config,),
         ),
       ],
     ),

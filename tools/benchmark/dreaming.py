@@ -1,6 +1,5 @@
 """The dream: C acts, M imagines, and V decodes what is shown."""
 
-import functools
 from pathlib import Path
 
 from carracing_data import runtime
@@ -16,11 +15,12 @@ _STEPS = 100  # Of each dream.
 
 
 def stages(data_dir: Path) -> list[contest.Stage]:
-  """Returns the stage of the dream."""
+  """Returns the stages of dreams."""
   del data_dir
   simulated = contest.Contender(
     'the same C in `sketched`, to train it, all cores',
-    functools.partial(control.drive, controller_config.Config()),
+    control.drive,
+    (controller_config.Config(),),
   )
   return [
     contest.Stage(
@@ -28,9 +28,9 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'dreaming with C, batch 1,024',
       'steps',
       [
-        _contender('ours', 1024),
-        _contender('batch 64', 64),
-        _contender('batch 1', 1),
+        contest.Contender('ours', dream, (1024, False)),
+        contest.Contender('batch 64', dream, (64, False)),
+        contest.Contender('batch 1', dream, (1, False)),
         simulated,
       ],
     ),
@@ -39,18 +39,12 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'the same with frames, batch 64',
       'steps',
       [
-        _contender('ours', 64, True),
-        _contender('batch 1', 1, True),
+        contest.Contender('ours', dream, (64, True)),
+        contest.Contender('batch 1', dream, (1, True)),
         simulated,
       ],
     ),
   ]
-
-
-def _contender(
-  name: str, batch_size: int, decoded: bool = False
-) -> contest.Contender:
-  return contest.Contender(name, functools.partial(dream, batch_size, decoded))
 
 
 def dream(batch_size: int, decoded: bool) -> contest.Work:

@@ -2,14 +2,11 @@
 
 import functools
 from pathlib import Path
-from typing import Any
 
 from carracing_data import runtime
 from carracing_latents import loader
-from flax import linen as nn
 import jax
 import jax.numpy as jnp
-from models import lstm
 from models import mdn_rnn
 from models import vae
 from models import world_model
@@ -17,7 +14,6 @@ import numpy as np
 from tools.benchmark import contest
 from tools.benchmark import vae as vae_benchmark
 from trainers import devices
-from trainers import optimizer
 from trainers import train_mdn_rnn
 from trainers.configs import mdn_rnn as mdn_rnn_config
 
@@ -33,16 +29,9 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       f'MDN-RNN training step, [{batch_size}, {window_steps}], float32',
       'transitions',
       [
+        contest.Contender('ours', train_step, (batch_size, window_steps)),
         contest.Contender(
-          'ours', functools.partial(train_step, batch_size, window_steps)
-        ),
-        contest.Contender(
-          'flax nn.RNN(OptimizedLSTMCell)',
-          functools.partial(flax_step, batch_size, window_steps),
-        ),
-        contest.Contender(
-          'PyTorch nn.LSTM',
-          functools.partial(pytorch_step, batch_size, window_steps),
+          'PyTorch nn.LSTM', pytorch_step, (batch_size, window_steps)
         ),
       ],
     )
@@ -54,14 +43,8 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       f'control step, batch {batch_size}: encode, observe, act',
       'steps',
       [
-        contest.Contender('ours', functools.partial(control, batch_size)),
-        contest.Contender(
-          'flax nn.RNN(OptimizedLSTMCell)',
-          functools.partial(control, batch_size, FlaxLSTM),
-        ),
-        contest.Contender(
-          'PyTorch', functools.partial(pytorch_control, batch_size)
-        ),
+        contest.Contender('ours', control, (batch_size,)),
+        contest.Contender('PyTorch', pytorch_control, (batch_size,)),
       ],
     )
     for batch_size in (1, 64)
@@ -69,58 +52,19 @@ def stages(data_dir: Path) -> list[contest.Stage]:
   return [*steps, *controls]
 
 
-class FlaxLSTM(nn.Module):
-  """Flax's own LSTM with the interface of `lstm.LSTM`."""
-
-  hidden_size: int
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, inputs: jax.Array, carry: lstm.Carry):
-    cell = nn.OptimizedLSTMCell(self.hidden_size, dtype=self.dtype)
-    return nn.RNN(cell, return_carry=True)(inputs, initial_carry=carry)
-
-
 def train_step(batch_size: int, window_steps: int) -> contest.Work:
   """Prepares the training steps of the trainer."""
   runtime.prepare()
   runtime.divide_cpu(runtime.devices_for_batches(batch_size))
+  config = mdn_rnn_config.Config(predict_outcomes=False)  # As in PyTorch.
   return contest.repeat(
-    *_step(batch_size, window_steps), batch_size * window_steps
-  )
-
-
-def flax_step(batch_size: int, window_steps: int) -> contest.Work:
-  """Prepares the same steps with flax's own LSTM."""
-  runtime.prepare()
-  runtime.divide_cpu(runtime.devices_for_batches(batch_size))
-  config = _config()
-  model = mdn_rnn.MDNRNN(_LATENT_SIZE, config.hidden_size, recurrence=FlaxLSTM)
-  carry = model.initial_carry(batch_size)
-  batch = _batch(batch_size, window_steps)
-  variables = jax.jit(model.init)(
-    jax.random.key(0), batch.z, batch.action, carry
-  )
-  state = optimizer.create_train_state(config, variables['params'])
-
-  def step(state, batch):
-    def mean_loss(params):
-      prediction, _ = model.apply(
-        {'params': params}, batch.z, batch.action, carry
-      )
-      losses = mdn_rnn.loss(
-        prediction, batch.next_z, batch.reward, batch.terminal
-      )
-      return jnp.mean(losses.total, where=batch.mask), losses
-
-    state, losses, _ = optimizer.take_step(config, state, mean_loss)
-    return state, losses.nll.mean()
-
-  step = jax.jit(step, donate_argnums=0, out_shardings=devices.replicated())
-  return contest.repeat(
-    step,
-    devices.replicate(state),
-    devices.shard_batch(batch),
+    jax.jit(
+      functools.partial(train_mdn_rnn.train_step, config),
+      donate_argnums=0,
+      out_shardings=devices.replicated(),
+    ),
+    devices.replicate(train_mdn_rnn.create_train_state(config, _LATENT_SIZE)),
+    devices.shard_batch(_batch(batch_size, window_steps)),
     batch_size * window_steps,
   )
 
@@ -132,11 +76,9 @@ def windows_consumed() -> contest.Work:
   return lambda: work() / config.window_steps
 
 
-def untrained_model(
-  recurrence: type[nn.Module] = lstm.LSTM,
-) -> world_model.WorldModel:
+def untrained_model() -> world_model.WorldModel:
   """Returns V and M of the default sizes with random weights."""
-  v, m = vae.VAE(), mdn_rnn.MDNRNN(recurrence=recurrence)
+  v, m = vae.VAE(), mdn_rnn.MDNRNN()
   key = jax.random.key(0)
   z, action = jnp.zeros((1, 1, _LATENT_SIZE)), jnp.zeros((1, 1, 3))
   return world_model.WorldModel(
@@ -147,12 +89,10 @@ def untrained_model(
   )
 
 
-def control(
-  batch_size: int, recurrence: type[nn.Module] = lstm.LSTM
-) -> contest.Work:
+def control(batch_size: int) -> contest.Work:
   """Prepares control steps: encode a frame, observe it, act on [z, h]."""
   runtime.prepare()
-  model = untrained_model(recurrence)
+  model = untrained_model()
   observation = vae_benchmark.frames(batch_size)
   z = jnp.zeros((batch_size, _LATENT_SIZE))
   action = jnp.zeros((batch_size, 3))
@@ -188,23 +128,6 @@ def pytorch_control(batch_size: int) -> contest.Work:
   from tools.benchmark import pytorch  # In an extra.
 
   return pytorch.control(batch_size)
-
-
-def _step(batch_size: int, window_steps: int):
-  config = _config()
-  step = jax.jit(
-    functools.partial(train_mdn_rnn.train_step, config),
-    donate_argnums=0,
-    out_shardings=devices.replicated(),
-  )
-  state = train_mdn_rnn.create_train_state(config, _LATENT_SIZE)
-  batch = _batch(batch_size, window_steps)
-  return step, devices.replicate(state), devices.shard_batch(batch)
-
-
-def _config():
-  # Like the other implementations.
-  return mdn_rnn_config.Config(predict_outcomes=False)
 
 
 def _batch(batch_size: int, window_steps: int) -> loader.Windows:

@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import functools
 from pathlib import Path
 import shutil
 
@@ -22,10 +21,9 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'dreaming with C in the browser, each step shown',
       'frames',
       [
-        contest.Contender('ours', functools.partial(show, data_dir, None)),
+        contest.Contender('ours', show, (data_dir, None)),
         contest.Contender(
-          'its plain JavaScript',
-          functools.partial(show, data_dir, _NO_WEB_ASSEMBLY),
+          'its plain JavaScript', show, (data_dir, _NO_WEB_ASSEMBLY)
         ),
       ],
     )

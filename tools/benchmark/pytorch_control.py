@@ -4,10 +4,12 @@ Driving: one process per core, each with one game, one frame at a time. Updates:
 the same as in `trainers.control.actor_critic`, not compiled, like most code.
 """
 
+from collections.abc import Iterable
 import copy
 import itertools
 import math
 import multiprocessing
+from multiprocessing import connection
 
 from carracing_data import processes
 from carracing_rollouts import environment
@@ -16,18 +18,23 @@ import gymnasium
 from gymnasium import wrappers
 from models import controller
 import numpy as np
+from tools.benchmark import contest
 from tools.benchmark import pytorch
 import torch
 from torch import nn
 from torch.nn import functional
+from trainers.configs import controller as controller_config
 from trainers.control import driving
 from trainers.control import networks
 from trainers.control import privileged
+from trainers.control import replay_buffer
 
 _NUM_FEATURES = 32 + 256
 
 
-def drive(simulator, num_steps=environment.MAX_STEPS):
+def drive(
+  simulator: str, num_steps: int = environment.MAX_STEPS
+) -> contest.Work:
   """Prepares driving: a turn is at least one episode in each process.
 
   Args:
@@ -45,7 +52,7 @@ def drive(simulator, num_steps=environment.MAX_STEPS):
       theirs.close()  # So that its end is noticed here.
       pipes.append(pipe)
 
-  def work():
+  def work() -> float:
     for pipe in pipes:
       pipe.send(num_steps)
     for pipe in pipes:
@@ -56,20 +63,22 @@ def drive(simulator, num_steps=environment.MAX_STEPS):
 
 
 @torch.inference_mode()
-def _drive(pipe, simulator, seed):
+def _drive(pipe: connection.Connection, simulator: str, seed: int) -> None:
   """Drives whenever it is asked to, until the pipe is closed."""
   torch.set_num_threads(1)
   cv2.setNumThreads(1)
   torch.manual_seed(seed)
   rng = np.random.default_rng(seed)
-  vae = pytorch.VAE().to(memory_format=torch.channels_last)
+  vae = pytorch.vae()
   lstm, actor = pytorch.MDNRNN().lstm, Actor()
   if simulator == 'stock':
     game = gymnasium.make('CarRacing-v3')
   else:
     game = environment.SIMULATORS[simulator].GAME()
     game = wrappers.TimeLimit(game, environment.MAX_STEPS)
-  game.reset(seed=seed)
+  frame, _ = game.reset(seed=seed)
+  zeros = torch.zeros(1, 1, 256)
+  carry = zeros, zeros
   while True:
     try:
       num_steps = pipe.recv()
@@ -79,7 +88,7 @@ def _drive(pipe, simulator, seed):
     for _ in range(num_steps):
       if ended:
         frame, _ = game.reset()
-        carry = torch.zeros(1, 1, 256), torch.zeros(1, 1, 256)
+        carry = zeros, zeros
       small = cv2.resize(frame[:84], (64, 64), interpolation=cv2.INTER_AREA)
       observation = torch.from_numpy(small)[None]
       z, _ = vae.encode(pytorch.to_float(observation, torch.channels_last))
@@ -99,20 +108,24 @@ def _drive(pipe, simulator, seed):
 class Actor(nn.Module):
   """Same as `networks.Actor`."""
 
-  def __init__(self, num_features=_NUM_FEATURES):
+  def __init__(self):
     super().__init__()
-    self.mean = nn.Linear(num_features, controller.ACTION_SIZE)
-    self.log_std = nn.Linear(num_features, controller.ACTION_SIZE)
+    self.mean = nn.Linear(_NUM_FEATURES, controller.ACTION_SIZE)
+    self.log_std = nn.Linear(_NUM_FEATURES, controller.ACTION_SIZE)
     with torch.no_grad():
       self.mean.weight.zero_()
       self.mean.bias.copy_(torch.tensor(networks.INITIAL_BIAS))
       self.log_std.weight.zero_()
       self.log_std.bias.fill_(-0.5)
 
-  def forward(self, features):
+  def forward(
+    self, features: torch.Tensor
+  ) -> tuple[torch.Tensor, torch.Tensor]:
     return self.mean(features), self.log_std(features).clamp(-4, 0.5)
 
-  def sample(self, features, noise):
+  def sample(
+    self, features: torch.Tensor, noise: torch.Tensor
+  ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns actions and their log densities."""
     mean, log_std = self(features)
     x = mean + torch.exp(log_std) * noise
@@ -124,7 +137,7 @@ class Actor(nn.Module):
 class Critic(nn.Sequential):
   """Same as `networks.Critic`."""
 
-  def __init__(self, num_inputs, hidden_size):
+  def __init__(self, num_inputs: int, hidden_size: int):
     super().__init__(
       nn.Linear(num_inputs + controller.ACTION_SIZE, hidden_size),
       nn.LayerNorm(hidden_size, elementwise_affine=False),
@@ -139,7 +152,7 @@ class Critic(nn.Sequential):
 class Learner:
   """Same as `actor_critic.update_once`, with critics that are privileged."""
 
-  def __init__(self, config):
+  def __init__(self, config: controller_config.Config):
     self._config = config
     self.actor = Actor()
     self.average = copy.deepcopy(self.actor)
@@ -152,7 +165,9 @@ class Learner:
     self._mean = torch.zeros(_NUM_FEATURES)
     self._std = torch.ones(_NUM_FEATURES)
 
-    def adam(parameters, speed=1):
+    def adam(
+      parameters: Iterable[torch.Tensor], speed: float = 1
+    ) -> torch.optim.Adam:
       rate = speed * config.learning_rate
       return torch.optim.Adam(parameters, rate, fused=True)
 
@@ -160,7 +175,7 @@ class Learner:
     self._of_critics = adam(self.critics.parameters())
     self._of_temperature = adam([self.log_temperature], 3)
 
-  def update(self, batch, noise):
+  def update(self, batch: replay_buffer.Batch, noise: torch.Tensor) -> None:
     """Takes one update.
 
     Args:
@@ -195,11 +210,15 @@ class Learner:
       _follow(self.average, self.actor, 1 - self._config.ema_decay)
       _follow(self.targets, self.critics, 1 - self._config.target_ema_decay)
 
-  def _standardised(self, features):
+  def _standardised(self, features: torch.Tensor) -> torch.Tensor:
     return (features - self._mean) / self._std
 
 
-def updates(config, batches, num_threads):
+def updates(
+  config: controller_config.Config,
+  batches: replay_buffer.Batch,
+  num_threads: int,
+) -> contest.Work:
   """Prepares updates, each with the next of U batches [U, B, ...]."""
   # Threads wait actively for each other, which is slow beside other work.
   torch.set_num_threads(num_threads)
@@ -208,26 +227,32 @@ def updates(config, batches, num_threads):
   stream = itertools.cycle(list(zip(*map(torch.from_numpy, batches))))
   shape = 2, *batches.action.shape[1:]
 
-  def work():
+  def work() -> float:
     learner.update(type(batches)(*next(stream)), torch.randn(shape))
     return 1
 
   return work
 
 
-def _values(critics, inputs, action):
+def _values(
+  critics: nn.ModuleList, inputs: torch.Tensor, action: torch.Tensor
+) -> torch.Tensor:
   """Returns the values of both critics, [2, B]."""
   inputs = torch.cat([inputs, action], -1)
   return torch.stack([critic(inputs)[:, 0] for critic in critics])
 
 
-def _descend(optimizer, loss, parameters):
+def _descend(
+  optimizer: torch.optim.Optimizer,
+  loss: torch.Tensor,
+  parameters: Iterable[torch.Tensor],
+) -> None:
   optimizer.zero_grad()
   loss.backward(inputs=list(parameters))
   optimizer.step()
 
 
-def _follow(averages, modules, speed):
+def _follow(averages: nn.Module, modules: nn.Module, speed: float) -> None:
   """Moves moving averages of parameters."""
   for average, parameter in zip(averages.parameters(), modules.parameters()):
     average.lerp_(parameter, speed)

@@ -1,9 +1,14 @@
 """The simulator and the collection of episodes."""
 
-import functools
+from collections.abc import Callable
+import contextlib
+import io
 from pathlib import Path
 import tempfile
+from typing import Any
 
+from absl import logging
+from carracing_data import sharded_builder
 from carracing_rollouts import (
   carracing_rollouts_dataset_builder as rollouts_builder,
 )
@@ -12,7 +17,6 @@ from carracing_rollouts import policies
 from carracing_rollouts import rollout
 import gymnasium
 import numpy as np
-from tools.benchmark import building
 from tools.benchmark import contest
 
 _STEPS = 200  # Per episode.
@@ -28,8 +32,8 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'simulator, one core',
       'steps',
       [
-        contest.Contender('`sketched`', functools.partial(drive, 'sketched')),
-        contest.Contender('`gymnasium`', functools.partial(drive, 'gymnasium')),
+        contest.Contender('`sketched`', drive, ('sketched',)),
+        contest.Contender('`gymnasium`', drive, ('gymnasium',)),
         contest.Contender('stock CarRacing-v3', drive_stock),
       ],
     ),
@@ -39,7 +43,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
         f'`carracing_rollouts` with {simulator}, all cores',
         'steps',
         [
-          contest.Contender('ours', functools.partial(build, simulator)),
+          contest.Contender('ours', build, (simulator,)),
           contest.Contender('a loop around stock CarRacing-v3', collect_stock),
         ],
       )
@@ -75,6 +79,34 @@ def drive_stock() -> contest.Work:
   return work
 
 
+def builds(
+  make_builder: Callable[[str], sharded_builder.ShardedBuilder],
+) -> contest.Work:
+  """Prepares builds of a dataset, including verification.
+
+  Args:
+    make_builder: function that returns a builder for a data directory.
+
+  Returns:
+    Work that silently builds into a new folder and returns the number of steps.
+  """
+  logging.set_verbosity(logging.ERROR)
+  scratch = tempfile.TemporaryDirectory()
+
+  def work() -> float:
+    with (
+      tempfile.TemporaryDirectory(dir=scratch.name) as folder,
+      contextlib.redirect_stdout(io.StringIO()),
+      contextlib.redirect_stderr(io.StringIO()),
+    ):
+      builder = make_builder(folder)
+      builder.download_and_prepare()
+      metadata: Any = builder.info.metadata
+      return sum(split['num_steps'] for split in metadata['splits'].values())
+
+  return work
+
+
 def build(simulator: str) -> contest.Work:
   """Prepares builds of the dataset, including verification."""
   config = rollouts_builder.RolloutsConfig(
@@ -83,7 +115,7 @@ def build(simulator: str) -> contest.Work:
     max_steps=_STEPS,
     simulator=simulator,
   )
-  return building.builds(
+  return builds(
     lambda folder: rollouts_builder.Builder(data_dir=folder, config=config)
   )
 

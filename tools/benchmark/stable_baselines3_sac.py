@@ -10,20 +10,24 @@ import gymnasium
 import numpy as np
 import stable_baselines3
 from stable_baselines3.common import logger
+from tools.benchmark import contest
 import torch
+from trainers.configs import controller as controller_config
 
 
 class _Features(gymnasium.Env):
   """The spaces of a controller of features; it is never stepped."""
 
-  def __init__(self, num_features):
+  def __init__(self, num_features: int):
     self.observation_space = gymnasium.spaces.Box(-10, 10, (num_features,))
     self.action_space = gymnasium.spaces.Box(
       rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
     )
 
 
-def updates(config, num_features):
+def updates(
+  config: controller_config.Config, num_features: int
+) -> contest.Work:
   """Prepares updates on random transitions.
 
   Args:
@@ -56,7 +60,7 @@ def updates(config, num_features):
       [{}],
     )
 
-  def work():
+  def work() -> float:
     learner.train(config.updates_per_step, config.batch_size)
     return config.updates_per_step
 

@@ -3,7 +3,6 @@
 import functools
 from pathlib import Path
 
-from carracing_data import prepared_dataset
 from carracing_data import runtime
 from carracing_latents import (
   carracing_latents_dataset_builder as latents_builder,
@@ -13,8 +12,9 @@ import jax
 from models import vae
 from models import world_model
 import numpy as np
-from tools.benchmark import building
 from tools.benchmark import contest
+from tools.benchmark import data
+from tools.benchmark import simulator
 from trainers import optimizer
 from trainers import train_vae
 from trainers.configs import vae as vae_config
@@ -23,11 +23,7 @@ _BATCH = 100
 
 
 def stages(data_dir: Path) -> list[contest.Stage]:
-  """Returns the stages of V.
-
-  Args:
-    data_dir: directory that `data.make` has filled.
-  """
+  """Returns the stages of V."""
   return [
     contest.Stage(
       'vae_step',
@@ -35,14 +31,8 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'images',
       [
         contest.Contender('ours', train_step),
-        contest.Contender(
-          'PyTorch, channels_last',
-          functools.partial(pytorch_step, 'channels_last'),
-        ),
-        contest.Contender(
-          'PyTorch, contiguous',
-          functools.partial(pytorch_step, 'contiguous_format'),
-        ),
+        contest.Contender('PyTorch, channels_last', pytorch_step, (True,)),
+        contest.Contender('PyTorch, contiguous', pytorch_step, (False,)),
         contest.Contender('lax convolutions, as in flax', lax_step),
       ],
     ),
@@ -61,12 +51,14 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'building `carracing_latents`',
       'frames',
       [
-        contest.Contender('ours', functools.partial(build_latents, data_dir)),
+        contest.Contender('ours', build_latents, (data_dir,)),
         contest.Contender(
           'PyTorch, from and to ArrayRecord, without digests',
-          functools.partial(pytorch_latents, data_dir),
+          pytorch_latents,
+          (data_dir,),
         ),
       ],
+      functools.partial(data.make_rollouts, data_dir),
     ),
   ]
 
@@ -74,7 +66,14 @@ def stages(data_dir: Path) -> list[contest.Stage]:
 def train_step(batch_size: int = _BATCH) -> contest.Work:
   """Prepares the training steps of the trainer."""
   runtime.prepare()
-  return contest.repeat(*_step(batch_size), batch_size)
+  config = vae_config.Config()
+  step = functools.partial(train_vae.train_step, config)
+  return contest.repeat(
+    jax.jit(step, donate_argnums=0),
+    train_vae.create_train_state(config),
+    frames(batch_size),
+    batch_size,
+  )
 
 
 def lax_step() -> contest.Work:
@@ -105,11 +104,11 @@ def lax_step() -> contest.Work:
   )
 
 
-def pytorch_step(memory_format: str) -> contest.Work:
+def pytorch_step(channels_last: bool) -> contest.Work:
   """Prepares the same steps in PyTorch."""
   from tools.benchmark import pytorch  # In an extra.
 
-  return pytorch.vae_step(_BATCH, memory_format)
+  return pytorch.vae_step(_BATCH, channels_last)
 
 
 def encoder() -> contest.Work:
@@ -154,13 +153,8 @@ def ynnpack_encoder() -> contest.Work:
 def build_latents(data_dir: Path) -> contest.Work:
   """Prepares builds of latents from the benchmark rollouts."""
   runtime.prepare()
-  rollouts = prepared_dataset.find('carracing_rollouts/benchmark', data_dir)
-  config = latents_builder.LatentsConfig(
-    name='benchmark',
-    rollouts=str(rollouts.folder),
-    vae=str(data_dir / 'vae'),
-  )
-  return building.builds(
+  config = data.latents_config(data_dir)
+  return simulator.builds(
     lambda folder: latents_builder.Builder(data_dir=folder, config=config)
   )
 
@@ -176,16 +170,7 @@ def pytorch_latents(data_dir: Path) -> contest.Work:
   """Prepares the encoding of the same dataset in PyTorch."""
   from tools.benchmark import pytorch  # In an extra.
 
-  rollouts = prepared_dataset.find('carracing_rollouts/benchmark', data_dir)
-  return pytorch.latents(str(rollouts.folder), _BATCH)
-
-
-def _step(batch_size: int):
-  config = vae_config.Config()
-  step = jax.jit(
-    functools.partial(train_vae.train_step, config), donate_argnums=0
-  )
-  return step, train_vae.create_train_state(config), frames(batch_size)
+  return pytorch.latents(data.rollouts_folder(data_dir), _BATCH)
 
 
 def frames(batch_size: int) -> np.ndarray:

@@ -1,9 +1,9 @@
 """A person at the keyboard drives: track → actions and rewards."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator
 import contextlib
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from carracing_data import errors
 import gymnasium
@@ -32,17 +32,34 @@ class Stopped(Exception):
   """The person closed the window or pressed Esc."""
 
 
-def action(pressed: Set[int]) -> np.ndarray:
-  """Returns the action for the keys that a person holds, float32 [3].
+class Keys:
+  """The keys that a person holds in a window, and the action they stand for."""
 
-  Args:
-    pressed: codes of the keys; all but the arrows are ignored.
-  """
+  def __init__(self, held: Iterable[int] = ()):
+    """Begins with the codes of keys that are held already."""
+    self._held = set(held)
+
+  def handle(self, event: Any) -> None:
+    """Notes an event of pygame; other events than those of keys do nothing."""
+    import pygame  # Prints a greeting.
+
+    if event.type == pygame.KEYDOWN:
+      self._held.add(event.key)
+    elif event.type == pygame.KEYUP:
+      self._held.discard(event.key)
+    elif event.type == pygame.WINDOWFOCUSLOST:
+      self._held.clear()  # Other windows get the events of their release.
+
+  def action(self) -> np.ndarray:
+    """Returns the action of the arrows, float32 [3]."""
+    left, right, gas, brake = (float(key in self._held) for key in _arrows())
+    return np.array([right - left, gas, _BRAKE * brake], np.float32)
+
+
+def _arrows() -> tuple[int, int, int, int]:
   import pygame  # Prints a greeting.
 
-  arrows = pygame.K_LEFT, pygame.K_RIGHT, pygame.K_UP, pygame.K_DOWN
-  left, right, gas, brake = (float(key in pressed) for key in arrows)
-  return np.array([right - left, gas, _BRAKE * brake], np.float32)
+  return pygame.K_LEFT, pygame.K_RIGHT, pygame.K_UP, pygame.K_DOWN
 
 
 @contextlib.contextmanager
@@ -91,21 +108,16 @@ def drive(track_seed: int, max_steps: int) -> Driven:
   ):
     game.reset(seed=track_seed)
     pygame.display.set_caption(_CAPTION)
-    arrows = pygame.K_LEFT, pygame.K_RIGHT, pygame.K_UP, pygame.K_DOWN
     held = pygame.key.get_pressed()  # Since the episode before.
-    pressed = {key for key in arrows if held[key]}
+    keys = Keys(key for key in _arrows() if held[key])
     actions, rewards = [], []
     while True:
       for event in pygame.event.get():
-        if event.type == pygame.KEYDOWN:
-          pressed.add(event.key)
-        elif event.type == pygame.KEYUP:
-          pressed.discard(event.key)
-        elif event.type == pygame.WINDOWFOCUSLOST:
-          pressed.clear()  # Other windows get the events of their release.
-        if event.type == pygame.QUIT or pygame.K_ESCAPE in pressed:
+        keys.handle(event)
+        escape = event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE
+        if event.type == pygame.QUIT or escape:
           raise Stopped
-      actions.append(action(pressed))
+      actions.append(keys.action())
       _, reward, terminated, truncated, _ = game.step(actions[-1])
       rewards.append(reward)
       if terminated or truncated:

@@ -5,6 +5,7 @@
   python -m tools.export --format=minari --dataset=carracing_rollouts
   python -m tools.export --format=parquet --dataset=carracing_rollouts
   python -m tools.export --format=model --evaluation=evaluation/evaluation.json
+  python -m tools.export --format=model --float16 --agent=runs/controller/agent
 
 `croissant` writes `croissant.json`, a JSON-LD description of the dataset.
 Croissant loaders can read its splits and features, but not the records. `rlds`
@@ -20,8 +21,7 @@ rollouts as Parquet files, one row for each step, which
 """
 
 from collections.abc import Sequence
-from pathlib import Path
-import shlex
+from typing import Any, NamedTuple
 
 from absl import flags
 from absl import logging
@@ -31,10 +31,6 @@ from carracing_data import files
 from etils import epy
 
 with epy.lazy_imports():
-  from carracing_data import json_documents
-  from carracing_data import prepared_dataset
-  from carracing_latents import schema as latents_schema
-  from carracing_rollouts import schema as rollouts_schema
   from models import agent
   from tools.export import croissant
   from tools.export import hub_datasets
@@ -42,16 +38,34 @@ with epy.lazy_imports():
   from tools.export import minari_datasets
   from tools.export import rlds_datasets
 
-# Packages of the extra `export` that a format needs.
-_PACKAGES = {
-  'croissant': (),
-  'rlds': (),
-  'minari': ('minari', 'pyarrow'),
-  'parquet': ('datasets', 'huggingface_hub', 'pyarrow'),
-  'model': ('huggingface_hub',),
+
+class _Exporter(NamedTuple):
+  """How a format is written.
+
+  Attributes:
+    module: its function `export` writes and reports: of a dataset it takes the
+      name, the output directory and the data directory; of an agent the folder,
+      the output directory, the file of the score and whether to round.
+    packages: packages of the extra `export` that it needs.
+    of_agent: whether it exports an agent; if not, it exports a dataset.
+  """
+
+  module: Any
+  packages: tuple[str, ...] = ()
+  of_agent: bool = False
+
+
+_EXPORTERS = {
+  'croissant': _Exporter(croissant),
+  'rlds': _Exporter(rlds_datasets),
+  'minari': _Exporter(minari_datasets, ('minari', 'pyarrow')),
+  'parquet': _Exporter(
+    hub_datasets, ('datasets', 'huggingface_hub', 'pyarrow')
+  ),
+  'model': _Exporter(hub_models, ('huggingface_hub',), of_agent=True),
 }
 _FORMAT = flags.DEFINE_enum(
-  'format', None, list(_PACKAGES), 'Output format; required.', required=True
+  'format', None, list(_EXPORTERS), 'Output format; required.', required=True
 )
 _DATASET = command_line.dataset_flag()
 _DATA_DIR = command_line.data_dir_flag()
@@ -59,76 +73,50 @@ _AGENT = command_line.agent_flag()
 _EVALUATION = flags.DEFINE_string(
   'evaluation',
   None,
-  'Score of the agent for its card: evaluation.json over test tracks, as'
-  ' tools.evaluate writes it; defaults to the one in the folder of the agent,'
-  ' if there is one.',
+  'Score of the exported agent for its card: evaluation.json over test tracks,'
+  ' as tools.evaluate writes it; defaults to the one in the folder of the'
+  ' agent, if there is one and the agent is not rounded.',
+)
+_FLOAT16 = flags.DEFINE_boolean(
+  'float16',
+  False,
+  'Round V and M of the agent to float16 and keep 512 start states, so that it'
+  ' is half the size.',
 )
 _OUTPUT_DIR = command_line.output_dir_flag('export')
 
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  _check_flags()
-  of_agent = _FORMAT.value == 'model'
+  exporter = _EXPORTERS[_FORMAT.value]
+  _check_flags(exporter)
   logging.info(
     'Exporting %s as %s to %s.',
-    command_line.agent_name(_AGENT.value) if of_agent else _DATASET.value,
+    command_line.agent_name(_AGENT.value)
+    if exporter.of_agent
+    else _DATASET.value,
     _FORMAT.value,
     _OUTPUT_DIR.value,
   )
   output_dir = files.expand(_OUTPUT_DIR.value).absolute()
-  source = _DATASET.value, output_dir, _DATA_DIR.value
-  match _FORMAT.value:
-    case 'croissant':
-      prepared = prepared_dataset.find(
-        _DATASET.value,
-        _DATA_DIR.value,
-        latents_schema.KIND,
-        rollouts_schema.KIND,
-      )
-      path = files.claim_file(output_dir / 'croissant.json')
-      json_documents.write(path, croissant.describe(prepared))
-      logging.info('Saved %s', path)
-    case 'rlds':
-      logging.info('Saved %s', rlds_datasets.export(*source).data_dir)
-    case 'minari':
-      # A folder of its own: Minari takes all that is beside it for datasets.
-      folder = output_dir / 'minari'
-      ids = minari_datasets.export(_DATASET.value, folder, _DATA_DIR.value)
-      logging.info(
-        'Saved %s; load them with MINARI_DATASETS_PATH=%s',
-        ' and '.join(ids),
-        folder,
-      )
-    case 'parquet':
-      folder = hub_datasets.export(*source)
-      _print_upload(folder, '--repo-type=dataset')
-    case 'model':
-      score = None
-      if _EVALUATION.value:
-        score = files.expand(_EVALUATION.value)
-      folder = agent.folder_of(_AGENT.value)
-      folder = hub_models.export(folder, output_dir, score)
-      _print_upload(folder)
-    case other:
-      raise NotImplementedError(other)
+  if exporter.of_agent:
+    score = files.expand(_EVALUATION.value) if _EVALUATION.value else None
+    folder = agent.folder_of(_AGENT.value)
+    exporter.module.export(folder, output_dir, score, _FLOAT16.value)
+  else:
+    exporter.module.export(_DATASET.value, output_dir, _DATA_DIR.value)
 
 
-def _print_upload(folder: Path, *options: str) -> None:
-  command = ['hf', 'upload', folder.name, str(folder), *options]
-  print(f'Upload it with: {shlex.join(command)}')
-
-
-def _check_flags() -> None:
+def _check_flags(exporter: _Exporter) -> None:
   """Raises UserError if a package is missing, or a flag would do nothing."""
-  is_model = _FORMAT.value == 'model'
-  for flag in (_DATASET, _DATA_DIR) if is_model else (_AGENT, _EVALUATION):
+  of_dataset, of_agent = (_DATASET, _DATA_DIR), (_AGENT, _EVALUATION, _FLOAT16)
+  for flag in of_dataset if exporter.of_agent else of_agent:
     if flag.present:
       raise errors.UserError(
         f'--{flag.name} does nothing with --format={_FORMAT.value}; leave it'
         ' out'
       )
-  for package in _PACKAGES[_FORMAT.value]:
+  for package in exporter.packages:
     command_line.check_package(package, 'export', f'--format={_FORMAT.value}')
 
 

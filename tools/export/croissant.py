@@ -1,15 +1,23 @@
-"""A prepared dataset → its description in Croissant JSON-LD.
+"""A prepared dataset → `croissant.json`, its description in JSON-LD.
+
+Croissant loaders can read its splits and features, but not the records.
 
 https://docs.mlcommons.org/croissant/docs/croissant-spec.html
 """
 
+from pathlib import Path
 from typing import Any
 
+from absl import logging
 from carracing_data import errors
+from carracing_data import files
+from carracing_data import json_documents
 from carracing_data import prepared_dataset
+from carracing_latents import schema as latents_schema
+from carracing_rollouts import schema as rollouts_schema
 import mlcroissant as mlc
 import numpy as np
-from tools.export import dataset_texts
+from tools.export import descriptions
 
 _RECORDS = 'application/octet-stream'  # ArrayRecord has no media type.
 _STATISTICS = {
@@ -27,22 +35,31 @@ _READING = (
 )
 
 
-def describe(prepared: prepared_dataset.Dataset) -> dict[str, Any]:
+def export(name: str, output_dir: Path, data_dir: str | None = None) -> None:
   """Describes the files, digests, splits and features of a dataset.
 
-  Croissant loaders read the splits and features, but not ArrayRecord files.
-
   Args:
-    prepared: a dataset, see `prepared_dataset.find`.
-
-  Returns:
-    JSON-LD; paths are relative to the dataset's folder.
+    name: name or folder of rollouts or latents; see `prepared_dataset.find`.
+    output_dir: folder of the description, whose paths are relative to the
+      dataset's folder.
+    data_dir: data directory; see `prepared_dataset.find`.
 
   Raises:
-    errors.DatasetError: the description is not valid Croissant.
+    errors.DatasetError: the dataset is missing or of another kind, or the
+      description is not valid Croissant.
+    errors.UserError: the file cannot be written.
   """
-  texts = dataset_texts.read(prepared)
-  files: list[Any] = [
+  prepared = prepared_dataset.find(
+    name, data_dir, latents_schema.KIND, rollouts_schema.KIND
+  )
+  path = files.claim_file(output_dir / 'croissant.json')
+  json_documents.write(path, _description(prepared))
+  logging.info('Saved %s', path)
+
+
+def _description(prepared: prepared_dataset.Dataset) -> dict[str, Any]:
+  texts = descriptions.texts(prepared)
+  distribution: list[Any] = [
     mlc.FileObject(
       id=name,
       name=name,
@@ -75,7 +92,7 @@ def describe(prepared: prepared_dataset.Dataset) -> dict[str, Any]:
     version=str(prepared.version),
     license=['https://www.apache.org/licenses/LICENSE-2.0'],
     cite_as=texts.citation,
-    distribution=files,
+    distribution=distribution,
     record_sets=[
       _record_set('splits', 'The splits and their statistics.', splits),
       _record_set('features', 'The features of every record.', features),

@@ -7,13 +7,14 @@ shows and that `datasets.load_dataset(FOLDER)` reads. `README.md` is the card.
 from collections.abc import Mapping, Sequence
 import json
 from pathlib import Path
+import shlex
 import shutil
+from typing import Any
 
 from carracing_data import files
 from carracing_data import metadata
 from carracing_data import prepared_dataset
 from carracing_data import progress
-from carracing_data import rlds_steps
 from carracing_rollouts import loader
 from carracing_rollouts import schema
 import datasets
@@ -22,7 +23,7 @@ import huggingface_hub
 import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
-from tools.export import dataset_texts
+from tools.export import descriptions
 from tools.measuring import rollout_statistics
 from tools.showing import markdown
 from tools.showing import origins
@@ -74,32 +75,41 @@ def export(
     )
     shutil.copyfile(prepared.folder / metadata.FILE, folder / metadata.FILE)
     info = datasets.DatasetInfo(
-      features=_features(),
+      features=_features(prepared),
       splits=datasets.SplitDict({split.name: split for split in splits}),
       download_size=sum(x.stat().st_size for x in folder.glob('data/*')),
       dataset_size=sum(split.num_bytes for split in splits),
     )
     _card(prepared, driven, title, info).save(folder / 'README.md')
-  return output_dir / title
+  path = output_dir / title
+  upload = ['hf', 'upload', title, str(path), '--repo-type=dataset']
+  print(f'Upload it with: {shlex.join(upload)}')
+  return path
 
 
-def _features() -> datasets.Features:
-  scalar = datasets.Value
+def _features(prepared: prepared_dataset.Dataset) -> datasets.Features:
+  """Returns the columns: the features of a step, and what it belongs to."""
   return datasets.Features(
     {
-      'episode_id': scalar('int64'),
-      'step': scalar('int32'),
-      'observation': datasets.Image(),
-      'action': datasets.List(scalar('float32'), length=rlds_steps.ACTION_SIZE),
-      'reward': scalar('float32'),
-      'discount': scalar('float32'),
-      'is_first': scalar('bool'),
-      'is_last': scalar('bool'),
-      'is_terminal': scalar('bool'),
-      'track_seed': scalar('int64'),
-      'driver': scalar('string'),
+      'episode_id': datasets.Value('int64'),
+      'step': datasets.Value('int32'),
+      **{
+        name: _column(feature)
+        for name, feature in descriptions.step_features(prepared).items()
+      },
+      'track_seed': datasets.Value('int64'),
+      'driver': datasets.Value('string'),
     }
   )
+
+
+def _column(feature: descriptions.StepFeature) -> Any:
+  if (feature.dtype, len(feature.shape)) == ('uint8', 3):
+    return datasets.Image()
+  column = datasets.Value(feature.dtype)
+  for size in reversed(feature.shape):
+    column = datasets.List(column, length=size)
+  return column
 
 
 def _write(
@@ -115,7 +125,7 @@ def _write(
   drivers = {key: title for title, keys in driven.items() for key in keys}
   num_steps = prepared.splits[split].num_steps
   num_files = min(len(episodes), -(-num_steps // steps_per_file))
-  features = _features()
+  features = _features(prepared)
   num_bytes = 0
   with progress.Progress(split, 'episodes', len(episodes)) as shown:
     shown.start()
@@ -173,6 +183,7 @@ def _card(
     num_steps=num_steps,
     num_episodes=sum(x.num_episodes for x in of_splits.values()),
     preview=_PREVIEW,
+    features=descriptions.step_features(prepared),
     splits=markdown.table(
       (*rollout_statistics.SPLIT_HEAD, 'SHA-256'),
       [
@@ -191,7 +202,7 @@ def _card(
       ],
     ),
     config=json.dumps(prepared.config, indent=2),
-    bibtex=dataset_texts.read(prepared).citation,
+    bibtex=descriptions.texts(prepared).citation,
   )
 
 

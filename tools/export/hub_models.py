@@ -4,6 +4,7 @@
 """
 
 from pathlib import Path
+import shlex
 import shutil
 
 from carracing_data import files
@@ -15,6 +16,7 @@ from models import agent
 from models import weights
 import pydantic
 from tools.driving import evaluation
+from tools.export import float16
 from tools.showing import markdown
 from trainers import run_documents
 
@@ -25,39 +27,62 @@ _NAMES = {'vae': 'V', 'mdn_rnn': 'M', 'controller': 'C'}
 _SOURCES = pydantic.TypeAdapter(dict[str, run_documents.Source])
 
 
-def export(folder: Path, output_dir: Path, score_file: Path | None) -> Path:
+def export(
+  folder: Path,
+  output_dir: Path,
+  score_file: Path | None = None,
+  rounded: bool = False,
+) -> Path:
   """Writes a folder that can be uploaded as it is.
 
   Args:
     folder: folder of the agent.
     output_dir: folder that will hold the new one.
-    score_file: `evaluation.json` of this very agent; None: the one in its
-      folder, if there is one; else the card has no score.
+    score_file: `evaluation.json` of the very agent that is written; None: the
+      one in its folder, if there is one; else the card has no score.
+    rounded: whether V and M are rounded to float16, see `float16.save`. It
+      makes another agent, so the score in its folder does not count.
 
   Returns:
     The new folder.
 
   Raises:
-    weights.WeightsError: the agent is missing or damaged.
+    weights.WeightsError: the agent is missing or damaged, or cannot be rounded.
     evaluation.EvaluationError: the score is missing, of another agent or not
       over the test tracks.
     errors.DocumentError: the score is damaged.
     errors.UserError: the new folder exists already, or cannot be written.
   """
   agent.load(folder)  # Fails on parts that do not belong together.
-  if score_file is None and (folder / evaluation.FILE).exists():
+  if score_file is None and not rounded and (folder / evaluation.FILE).exists():
     score_file = folder / evaluation.FILE
-  score = None if score_file is None else _score(score_file, folder)
-  with files.new_folder(output_dir / _TITLE) as unfinished:
-    for part in agent.PARTS:
-      (unfinished / part).mkdir()
-      for file in weights.FILES:
-        if (folder / part / file).exists():
-          shutil.copyfile(folder / part / file, unfinished / part / file)
+  score = None
+  if score_file is not None and not rounded:
+    score = _score(score_file, folder)
+  path = output_dir / _TITLE
+  with files.new_folder(path) as unfinished:
+    if not rounded:
+      _copy(folder, unfinished)
+    else:
+      float16.save(folder, unfinished)
+      if score_file is not None:
+        score = _score_of_rounded(score_file, unfinished, path)
     if score is not None:
       evaluation.save(unfinished, score)
     _card(unfinished, score).save(unfinished / 'README.md')
-  return output_dir / _TITLE
+  for part, sha256 in agent.digests(path).items():
+    size = (path / part / weights.FILE).stat().st_size
+    print(f'{part}: {size / 1e6:.2f} MB, SHA-256 {sha256}')
+  print(f'Upload it with: {shlex.join(["hf", "upload", _TITLE, str(path)])}')
+  return path
+
+
+def _copy(folder: Path, output_dir: Path) -> None:
+  for part in agent.PARTS:
+    (output_dir / part).mkdir()
+    for file in weights.FILES:
+      if (folder / part / file).exists():
+        shutil.copyfile(folder / part / file, output_dir / part / file)
 
 
 def _score(path: Path, folder: Path) -> evaluation.Evaluation:
@@ -75,6 +100,20 @@ def _score(path: Path, folder: Path) -> evaluation.Evaluation:
       f' pass that of: python -m tools.evaluate --tracks={_TRACKS}'
     )
   return score
+
+
+def _score_of_rounded(
+  path: Path, folder: Path, output_dir: Path
+) -> evaluation.Evaluation:
+  """Returns the score in a file, if it is one of an agent just rounded."""
+  try:
+    return _score(path, folder)
+  except evaluation.EvaluationError:
+    raise evaluation.EvaluationError(
+      f'{path} is no score of the rounded agent over the test tracks; export it'
+      ' without --evaluation, score that folder with: python -m tools.evaluate'
+      f' --agent={output_dir}, and export it with that score'
+    ) from None
 
 
 def _card(

@@ -1,7 +1,8 @@
 """A prepared `carracing_rollouts` dataset → a Minari dataset for each split.
 
 An episode of N transitions has N+1 observations and N actions, rewards,
-terminations and truncations there. Frames are stored without loss.
+terminations and truncations there; any other features are its infos. Frames are
+stored without loss.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ import os
 from pathlib import Path
 import re
 
+from absl import logging
 from carracing_data import errors
 from carracing_data import files
 from carracing_data import prepared_dataset
@@ -31,22 +33,29 @@ _DESCRIPTION = (
   "Episodes of Gymnasium's CarRacing-v3. An observation is rows 0..83 of the"
   " game's 96×96 frame, resized to 64×64 by exact area means. Actions: steering"
   ' −1..1, gas 0..1, brake 0..1. The seed of an episode is that of its track;'
-  ' its metadata name who drove.'
+  ' its metadata name who drove. The recovered environment shows whole frames;'
+  ' with cv2.resize(frame[:84], (64, 64), interpolation=cv2.INTER_AREA) they'
+  ' are the observations.'
+)
+# What Minari keeps in fields of its own, or what follows from them.
+_FIELDS = (
+  'observation',
+  'action',
+  'reward',
+  'discount',
+  'is_first',
+  'is_last',
+  'is_terminal',
 )
 
 
-def export(
-  name: str, output_dir: Path, data_dir: str | None = None
-) -> list[str]:
+def export(name: str, output_dir: Path, data_dir: str | None = None) -> None:
   """Writes a Minari dataset for each split.
 
   Args:
     name: name or folder of the dataset; see `prepared_dataset.find`.
-    output_dir: folder that `$MINARI_DATASETS_PATH` is to name.
+    output_dir: its folder `minari` is what `$MINARI_DATASETS_PATH` is to name.
     data_dir: data directory; see `prepared_dataset.find`.
-
-  Returns:
-    The ids of the datasets, which `minari.load_dataset` takes.
 
   Raises:
     errors.DatasetError: the dataset is missing, of another kind or damaged, or
@@ -65,12 +74,16 @@ def export(
   config = re.sub(r'\W', '-', prepared.config_name)
   namespace = f'{prepared.name}/{config}'
   ids = [f'{namespace}/{x}-v{prepared.version.major}' for x in schema.SPLITS]
-  with files.new_folder(output_dir / namespace) as folder:
+  # A folder of its own: Minari takes all that is beside it for datasets.
+  root = output_dir / 'minari'
+  with files.new_folder(root / namespace) as folder:
     for split, dataset_id in zip(schema.SPLITS, ids):
       data = folder / os.path.basename(dataset_id) / 'data'
       data.mkdir(parents=True)
       _write(prepared, split, dataset_id, data)
-  return ids
+  logging.info(
+    'Saved %s; load them with MINARI_DATASETS_PATH=%s', ' and '.join(ids), root
+  )
 
 
 def _write(
@@ -120,5 +133,9 @@ def _buffers(
       rewards=[*episode.reward[:-1]],
       terminations=[*episode.is_terminal[1:]],
       truncations=[*(episode.is_last & ~episode.is_terminal)[1:]],
-      infos={},
+      infos={
+        name: [*values]
+        for name, values in vars(episode).items()
+        if name not in _FIELDS
+      },
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 import shutil
 from typing import Any
 
+from absl import logging
 from carracing_data import errors
 from carracing_data import files
 from carracing_data import metadata
@@ -23,7 +24,7 @@ from carracing_rollouts import schema
 from etils import epath
 import numpy as np
 import tensorflow_datasets as tfds
-from tools.export import dataset_texts
+from tools.export import descriptions
 
 
 def episodes(
@@ -66,7 +67,7 @@ def export(
   name: str,
   output_dir: epath.PathLike,
   data_dir: epath.PathLike | None = None,
-) -> tfds.core.DatasetBuilder:
+) -> None:
   """Writes an RLDS dataset that `tfds.load('carracing_rlds/...')` reads.
 
   Args:
@@ -74,16 +75,13 @@ def export(
     output_dir: data directory to write to.
     data_dir: data directory, see `prepared_dataset.find`.
 
-  Returns:
-    A builder of the exported dataset, in TFRecord files.
-
   Raises:
     errors.DatasetError: the dataset is missing or of another kind.
     errors.UserError: the export already exists or cannot be written.
   """
   source = prepared_dataset.find(name, data_dir, schema.KIND)
   root = Path(output_dir)
-  version, texts = str(source.version), dataset_texts.read(source)
+  version, texts = str(source.version), descriptions.texts(source)
   folder = root / 'carracing_rlds' / source.config_name / version
   with (
     files.new_folder(folder) as unfinished,
@@ -95,7 +93,7 @@ def export(
       config=source.config_name,
       version=version,
       release_notes=texts.releaseNotes,
-      features=_features(),
+      features=_features(source),
       split_datasets={  # pyright: ignore[reportArgumentType]
         split: _shown(loader.episodes(str(source.folder), split=split), split)
         for split in schema.SPLITS
@@ -111,7 +109,7 @@ def export(
     shutil.rmtree(unfinished / 'carracing_rlds')
     # Provenance: digests, config, packages and statistics of the source.
     shutil.copyfile(source.folder / metadata.FILE, unfinished / metadata.FILE)
-  return tfds.builder_from_directory(folder)
+  logging.info('Saved %s', folder)
 
 
 def _shown(
@@ -146,23 +144,16 @@ def _name_unwritable(folder: Path) -> Iterator[None]:
     ) from error
 
 
-def _features() -> tfds.features.FeaturesDict:
-  def tensor(dtype: type, *shape: int) -> tfds.features.Tensor:
-    return tfds.features.Tensor(shape=shape, dtype=dtype, encoding='bytes')
-
+def _features(source: prepared_dataset.Dataset) -> tfds.features.FeaturesDict:
+  """Returns the features of an episode."""
+  step = {
+    name: tfds.features.Tensor(
+      shape=feature.shape, dtype=np.dtype(feature.dtype), encoding='bytes'
+    )
+    if feature.shape
+    else np.dtype(feature.dtype)
+    for name, feature in descriptions.step_features(source).items()
+  }
   return tfds.features.FeaturesDict(
-    {
-      'episode_id': np.int64,
-      'steps': tfds.features.Dataset(
-        {
-          'observation': tensor(np.uint8, 64, 64, 3),
-          'action': tensor(np.float32, 3),
-          'reward': np.float32,
-          'discount': np.float32,
-          'is_first': np.bool_,
-          'is_last': np.bool_,
-          'is_terminal': np.bool_,
-        }
-      ),
-    }
+    {'episode_id': np.int64, 'steps': tfds.features.Dataset(step)}
   )

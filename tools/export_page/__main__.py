@@ -25,8 +25,9 @@ with epy.lazy_imports():
   from models import agent
   from models import mdn_rnn
   from models import start_states
-  from models import weights
+  from models import world_model
   import numpy as np
+  from tools.export import float16
 
 _AGENT = command_line.agent_flag()
 _OUTPUT = flags.DEFINE_string('output', 'dream.html', 'Output file.')
@@ -104,6 +105,8 @@ def _model(folder: Path) -> dict[str, Any]:
     'hidden_size': config.hidden_size,
     'num_mixtures': config.num_mixtures,
     'per_dimension': config.per_dimension,
+    'max_abs_log_std': mdn_rnn.MAX_ABS_LOG_STD,
+    'likely_termination': world_model.LIKELY_TERMINATION,
     'controller_hidden_size': loaded.c.hidden_size,
     'reward_bins': bins.tolist(),
     'start_states': {
@@ -156,13 +159,8 @@ def _layer(
 
 def _to_base64(source: Path, x: Any) -> str:
   """Rounds to float16, little-endian."""
-  limit = np.finfo(np.float16).max
-  if np.abs(x).max(initial=0) > limit:
-    raise weights.WeightsError(
-      f'{source} has numbers beyond float16, ±{limit:g}, so it cannot be'
-      ' rounded'
-    )
-  return base64.b64encode(x.astype('<f2').tobytes()).decode()
+  content = float16.rounded(x, source).astype('<f2').tobytes()
+  return base64.b64encode(content).decode()
 
 
 def main(argv: Sequence[str]) -> None:

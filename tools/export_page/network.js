@@ -1,10 +1,9 @@
 'use strict';
 
 // V's decoder, M and C: computes the next z and the frame it stands for. This
-// file knows nothing of the page; tools/export_page.py writes its model.
+// file knows nothing of the page; tools/export_page/__main__.py writes its model.
 
 const FRAME_SIZE = 64;
-const MAX_ABS_LOG_STD = 7; // As in models/mdn_rnn.py.
 
 /**
  * A transposed convolution with stride 2 without padding, or a dense layer.
@@ -100,6 +99,7 @@ class Network {
     this.numMixtures = model.num_mixtures;
     // Each dimension of z selects a component, or all select the same one.
     this.choices = model.per_dimension ? this.latentSize : 1;
+    this.maxAbsLogStd = model.max_abs_log_std;
     this.controllerHiddenSize = model.controller_hidden_size;
     this.rewardBins = model.reward_bins; // Empty if M predicts no outcomes.
     this.starts = {};
@@ -175,7 +175,7 @@ class Network {
 
   /** Samples z from the outputs of the mixture. */
   sample(outputs, temperature, gumbel, noise) {
-    const { latentSize, numMixtures, choices } = this;
+    const { latentSize, numMixtures, choices, maxAbsLogStd } = this;
     const means = numMixtures * choices;
     const logStds = means + numMixtures * latentSize;
     const likeliest = new Array(choices).fill(0);
@@ -191,8 +191,8 @@ class Network {
     const z = new Float32Array(latentSize);
     for (let i = 0; i < latentSize; i++) {
       const at = likeliest[i % choices] * latentSize + i;
-      const logStd = MAX_ABS_LOG_STD *
-        Math.tanh(outputs[logStds + at] / MAX_ABS_LOG_STD);
+      const logStd =
+        maxAbsLogStd * Math.tanh(outputs[logStds + at] / maxAbsLogStd);
       z[i] = outputs[means + at] +
         Math.exp(logStd) * Math.sqrt(temperature) * noise[i];
     }

@@ -2,8 +2,6 @@
 
 // The page: dreams steps at the chosen pace and shows them.
 
-const END = 0.5; // Probability at which the episode counts as ended.
-
 const element = (id) => document.getElementById(id);
 const normal = () =>
   Math.sqrt(-2 * Math.log(1 - Math.random())) *
@@ -169,7 +167,8 @@ class Page {
       draws(normal, network.latentSize));
     this.steps++;
     if (this.return !== null) this.return += this.state.reward;
-    if (this.state.termination > END) this.enter('ended');
+    // Likelier than this the episode counts as ended.
+    if (this.state.termination > MODEL.likely_termination) this.enter('ended');
     return action;
   }
 

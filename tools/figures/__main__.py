@@ -4,12 +4,14 @@
 
 A table that a program makes stands between two comments in a document,
 `<!-- NAME -->` and `<!-- end of NAME -->`. This tool replaces what is between
-them, and films the animation of the README. Run it after a change of what they
-show: `models/pretrained/evaluation.json`, which `tools.evaluate` writes, or the
-tools.
+them, films the animation of the README, and takes out of the tour, which
+`jupyter execute --inplace docs/tour.ipynb` runs, what differs from run to run.
+Run it after a change of what they show: `models/pretrained/evaluation.json`,
+which `tools.evaluate` writes, or the tools.
 """
 
 from collections.abc import Callable, Sequence
+import json
 from pathlib import Path
 
 from absl import logging
@@ -29,6 +31,7 @@ with epy.lazy_imports():
 
 _PROJECT = Path(__file__).parents[2]
 ANIMATION = 'docs/pictures/drive.webp'
+TOUR = 'docs/tour.ipynb'
 _TRACK = 0
 
 
@@ -115,15 +118,11 @@ def _score() -> str:
         f'{summary.standard_error:.1f}',
         f'{summary.median:.0f}',
         f'{summary.least:.0f}',
-        _percent(summary.laps_completed),
-        _percent(summary.below_700),
+        f'{100 * summary.laps_completed:.1f} %',
+        f'{100 * summary.below_700:.1f} %',
       ]
     ],
   )
-
-
-def _percent(share: float) -> str:
-  return f'{100 * share:.1f} %'
 
 
 def _return(summary: 'scores.Summary') -> str:
@@ -140,11 +139,33 @@ def _pretrained() -> 'scores.Summary':
     ) from None
 
 
+def without_traces(notebook: str) -> str:
+  """Returns a notebook without times, versions and what went to stderr.
+
+  Args:
+    notebook: JSON, as `jupyter execute` writes it.
+  """
+  content = json.loads(notebook)
+  content['metadata']['language_info'] = {'name': 'python'}
+  for cell in content['cells']:
+    if cell['cell_type'] == 'code':
+      cell['metadata'].pop('execution', None)
+      cell['outputs'] = [
+        x for x in cell['outputs'] if x.get('name') != 'stderr'
+      ]
+  return (
+    json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + '\n'
+  )
+
+
 def main(argv: Sequence[str]) -> None:
   del argv
   logging.info('Making the tables and pictures of the documents anew.')
   runtime.prepare()
-  for path, text in documents().items():
+  runtime.use_cpu()  # As tools.evaluate, so that the film is the scored drive.
+  tour = _PROJECT / TOUR
+  texts = {**documents(), tour: without_traces(tour.read_text())}
+  for path, text in texts.items():
     content = text.encode()
     files.replace(path, lambda file, content=content: file.write_bytes(content))
     logging.info('Saved %s', path.relative_to(_PROJECT))

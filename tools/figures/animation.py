@@ -5,17 +5,17 @@ takes the same actions and restarts from the game every two seconds.
 """
 
 from collections.abc import Mapping
+import functools
 from pathlib import Path
 
 from carracing_data import files
 from gymnasium.envs.box2d import car_racing
-import imageio.v3 as imageio
 from models import agent
 import numpy as np
 from PIL import Image
 from PIL import ImageDraw
 from PIL import ImageFont
-from tools.play import playing
+from tools.play import worlds
 
 _FIRST_STEP = 100  # The camera has zoomed in, and a dream begins.
 _STEPS = 600
@@ -38,7 +38,7 @@ def save(path: Path, driver: agent.Agent, track: int) -> None:
     errors.UserError: the file cannot be written.
   """
   path = files.claim_file(path)
-  game = playing.Game(driver)
+  game = worlds.Game(driver)
   view = game.reset(track)
   frames = []
   while view.step < _FIRST_STEP + _STEPS and not view.ending:
@@ -46,20 +46,20 @@ def save(path: Path, driver: agent.Agent, track: int) -> None:
       frames.append(_frame(view.pictures))
     view = game.step(None, _TEMPERATURE)
   game.close()
-  content = imageio.imwrite(
-    '<bytes>',
-    np.stack(frames),
-    plugin='pillow',
-    extension='.webp',
-    duration=1000 * _EVERY / car_racing.FPS,
+  write = functools.partial(
+    frames[0].save,
+    format='WEBP',
+    save_all=True,
+    append_images=frames[1:],
+    duration=1000 * _EVERY // car_racing.FPS,
     loop=0,
     quality=_QUALITY,
   )
-  files.replace(path, lambda file: file.write_bytes(content))
+  files.replace(path, write)
 
 
-def _frame(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
-  """Draws pictures with their titles side by side, uint8 [H, W, 3]."""
+def _frame(pictures: Mapping[str, np.ndarray]) -> Image.Image:
+  """Draws pictures with their titles side by side."""
   width, height = _PANEL
   size = len(pictures) * (width + _GAP) - _GAP, _TITLE + height
   frame = Image.new('RGB', size, 'white')
@@ -70,4 +70,4 @@ def _frame(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
     draw.text((left, 3), title, 'black', font)
     resized = Image.fromarray(picture).resize(_PANEL, Image.Resampling.BICUBIC)
     frame.paste(resized, (left, _TITLE))
-  return np.asarray(frame)
+  return frame

@@ -30,12 +30,15 @@ with epy.lazy_imports():
   from carracing_data import runtime
   from models import agent
   from models import start_states
-  from tools.play import playing
   from tools.play import window
+  from tools.play import worlds
 
 _AGENT = command_line.agent_flag()
 _WHERE = flags.DEFINE_enum(
-  'where', 'real', ['real', 'dream'], 'Drive in the game or in a dream of M.'
+  'where',
+  'real',
+  ['real', 'dream'],
+  'Drive in the game (real) or in a dream of M.',
 )
 _DRIVER = flags.DEFINE_enum(
   'driver', 'person', ['person', 'agent'], 'Who drives first.'
@@ -92,9 +95,9 @@ def main(argv: Sequence[str]) -> None:
   folder = agent.folder_of(_AGENT.value)
   driver = agent.load(folder)
   if dreams:
-    world = playing.Dream(driver, start_states.load(folder / 'mdn_rnn'))
+    world = worlds.Dream(driver, start_states.load(folder / 'mdn_rnn'))
   else:
-    world = playing.Game(driver)
+    world = worlds.Game(driver)
   opened = window.Window(
     world,
     (_SEED if dreams else _TRACK).value or 0,

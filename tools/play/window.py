@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 import warnings
 
+from carracing_rollouts import environment
 from gymnasium.envs.box2d import car_racing
 import pygame
 from tools.driving import keyboard
-from tools.play import pictured_car_racing
-from tools.play import playing
+from tools.play import worlds
 
 TEMPERATURES = 0.1, 0.5, 1.0, 1.15, 1.5
-TIME_LIMIT = 1000  # Steps after which an episode of `CarRacing-v3` ends.
-_KEYS = (
+_HELP = (
   'arrows: drive    A: agent or person    T: temperature    R: restart'
   '    space: pause    Esc: leave'
 )
@@ -40,7 +39,7 @@ class Window:
 
   def __init__(
     self,
-    world: playing.World,
+    world: worlds.World,
     seed: int,
     agent_drives: bool,
     temperature: float,
@@ -59,9 +58,9 @@ class Window:
     self._world = world
     self.seed, self.agent_drives = seed, agent_drives
     self.temperature, self.running = temperature, True
-    self._pressed: set[int] = set()
+    self._keys = keyboard.Keys()
     self._paused = False
-    width, height = pictured_car_racing.SIZE
+    width, height = worlds.SIZE
     small_width, small_height = _SMALL_SIZE
     right, top = width + 2 * _MARGIN, _TITLE_HEIGHT
     self._below = top + height
@@ -111,21 +110,17 @@ class Window:
     for event in pygame.event.get():
       self._handle(event)
     if self.running and not self._paused and not self.view.ending:
-      action = None if self.agent_drives else keyboard.action(self._pressed)
+      action = None if self.agent_drives else self._keys.action()
       self.view = self._world.step(action, self.temperature)
-      if self.view.step == TIME_LIMIT:
+      if self.view.step == environment.MAX_STEPS:
         self._total_in_time = self.view.total
     self._draw()
 
   def _handle(self, event: pygame.event.Event) -> None:
+    self._keys.handle(event)
     if event.type == pygame.QUIT:
       self.running = False
-    elif event.type == pygame.WINDOWFOCUSLOST:
-      self._pressed.clear()  # Other windows get the events of their release.
-    elif event.type == pygame.KEYUP:
-      self._pressed.discard(event.key)
     elif event.type == pygame.KEYDOWN:
-      self._pressed.add(event.key)
       if event.key == pygame.K_ESCAPE:
         self.running = False
       elif event.key == pygame.K_a:
@@ -159,7 +154,7 @@ class Window:
     self._draw_action()
     y = self._below + 76
     self._write(self._message(), 25, _TEXT, (_MARGIN, y))
-    self._write(_KEYS, 22, _DIM, (_MARGIN, y + 28))
+    self._write(_HELP, 22, _DIM, (_MARGIN, y + 28))
 
   def _draw_numbers(self) -> None:
     view = self.view
@@ -202,9 +197,10 @@ class Window:
       return f'{self.view.ending}. Press R to start again.'
     if self._paused:
       return f'{who}: paused'
-    if self.view.step > TIME_LIMIT and self._total_in_time is not None:
+    limit = environment.MAX_STEPS
+    if self.view.step > limit and self._total_in_time is not None:
       return (
-        f'{who}. At the time limit of {TIME_LIMIT} steps:'
+        f'{who}. At the time limit of {limit} steps:'
         f' {self._world.total_name.lower()} {self._total_in_time:.1f}'
       )
     return who

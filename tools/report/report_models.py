@@ -13,9 +13,9 @@ from models import vae
 from models import weights
 from models import world_model
 import numpy as np
+from tools.dream_errors import accuracy
+from tools.dream_errors import tables
 from tools.lineage import line_of_work
-from tools.measuring import accuracy
-from tools.measuring import driver_accuracy
 from tools.report import report_blocks
 from tools.report import report_data
 from tools.showing import watched_dreams
@@ -128,12 +128,12 @@ def of_m(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
   dataset = report_data.newest(line)
   yield from _dream(model, dataset)
   yield report_blocks.Heading('Errors by horizon')
-  measured = driver_accuracy.measure(
+  measured = accuracy.measure(
     model, dataset, None, jax.random.key(_KEY), report_data.MAX_EPISODES
   )
-  yield report_blocks.Table(*accuracy.driver_table(measured))
+  yield report_blocks.Table(*tables.by_driver(measured))
   title, found = list(measured.items())[-1]
-  drivers = '' if title == driver_accuracy.ALL else f' driven by {title}'
+  drivers = '' if title == accuracy.ALL else f' driven by {title}'
   yield report_blocks.Text(
     f'M watches {accuracy.SEEN_STEPS} steps of episodes{drivers} and then'
     ' dreams, given the recorded actions. z: root mean squared error of the'
@@ -143,7 +143,7 @@ def of_m(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
   yield report_blocks.Pictures(
     [_error_plot('z', found), _error_plot('frame', found)]
   )
-  yield report_blocks.Table(*accuracy.horizon_table(found))
+  yield report_blocks.Table(*tables.by_horizon(found))
 
 
 def _dream(

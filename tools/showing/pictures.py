@@ -7,11 +7,11 @@ from pathlib import Path
 import av
 from carracing_data import files
 import cv2
+from gymnasium.envs.box2d import car_racing
 from matplotlib import figure
 from matplotlib import ticker
 import numpy as np
 
-FRAMES_PER_SECOND = 50  # Real time in CarRacing.
 _CELL_INCHES = 1.1
 _PANEL_PIXELS = 384
 _GAP_PIXELS = 8
@@ -171,7 +171,7 @@ def _save_mp4(
   video = io.BytesIO()
   with av.open(video, 'w', format='mp4') as container:
     stream = container.add_stream(
-      'libx264', FRAMES_PER_SECOND, options=dict(options or {})
+      'libx264', car_racing.FPS, options=dict(options or {})
     )
     for i, frame in enumerate(frames):
       if i == 0:

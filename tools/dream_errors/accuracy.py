@@ -1,16 +1,20 @@
-"""How well a world model predicts: (model, episodes) → errors and correlations.
+"""How well a world model predicts: (model, dataset) → errors by driver.
 
 Predictions start from many steps of every episode, after M has watched the
 steps before, and are compared with what was recorded.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 import functools
 import itertools
 import operator
 from typing import Any, NamedTuple
 
+from absl import logging
+from carracing_data import errors
 from carracing_data import json_documents
+from carracing_data import prepared_dataset
+from carracing_rollouts import loader
 from carracing_rollouts import schema
 import jax
 import jax.numpy as jnp
@@ -18,12 +22,15 @@ from models import mdn_rnn
 from models import vae
 from models import world_model
 import numpy as np
+from tools.showing import origins
 
 HORIZONS = (1, 5, 15, 50)  # In steps; 50 steps are one second.
 SEEN_STEPS = 80  # The camera zooms in during the first 50.
 DREAMS = {'dream': 1.0, 'dream, temperature 0.1': 0.1}
 STILL = 'nothing changes'
 V_ALONE = 'VAE alone'
+ALL = 'all of them'  # In place of a driver.
+_SPLIT = 'validation'
 _STRIDE = 10  # Steps between the starts of segments.
 _BATCH = 64  # Segments compared at once.
 
@@ -95,6 +102,52 @@ class _Segments(NamedTuple):
   reward: Any
   frame: Any
   is_first: Any
+
+
+def measure(
+  model: world_model.WorldModel,
+  dataset: str,
+  data_dir: str | None,
+  key: jax.Array,
+  most: int | None = None,
+) -> dict[str, Accuracy]:
+  """Measures predictions for each driver of a dataset.
+
+  Args:
+    model: the world model.
+    dataset: name or folder of the rollouts; see `prepared_dataset.find`.
+    data_dir: data directory; see `prepared_dataset.find`.
+    key: random key of the dreams.
+    most: largest number of episodes of a driver; None: all of them.
+
+  Returns:
+    How well the model predicts, by driver, and if there are several, on all
+    their episodes, `ALL`. Drivers of short episodes are left out, with a
+    warning.
+
+  Raises:
+    errors.DatasetError: there is no such dataset, its log is damaged, or all
+      episodes are too short.
+  """
+  prepared = prepared_dataset.find(dataset, data_dir, schema.KIND)
+  episodes = loader.episodes(str(prepared.folder), split=_SPLIT)
+  of_driver = origins.by_driver(prepared, _SPLIT)
+  compared = {
+    title: compare(model, (episodes[i] for _, i in ids[:most]), key)
+    for title, ids in of_driver.items()
+  }
+  for title in [title for title, batches in compared.items() if not batches]:
+    logging.warning('All episodes driven by %s are too short.', title)
+    del compared[title]
+  if len(compared) > 1:
+    compared[ALL] = [x for of_one in compared.values() for x in of_one]
+  if not compared:
+    needed = SEEN_STEPS + max(HORIZONS)
+    raise errors.DatasetError(
+      f'no validation episode of {prepared.full_name} has'
+      f' {needed} transitions or more'
+    )
+  return {title: summarise(x) for title, x in compared.items()}
 
 
 def compare(
@@ -249,60 +302,3 @@ def _rewards(dreamt: np.ndarray, real: np.ndarray) -> Rewards:
     error=float(np.sqrt((difference**2).mean())),
     bias=float(difference.mean()),
   )
-
-
-def driver_table(
-  found: Mapping[str, Accuracy], horizons: Sequence[int] = HORIZONS
-) -> tuple[list[str], list[list[str]]]:
-  """Returns head and rows of a table that compares drivers.
-
-  Of the rewards it shows correlation; error; bias.
-  """
-  head = [
-    'driven by',
-    'episodes',
-    'V: squared error',
-    'M: NLL',
-    'M: gap to the floor',
-    f'reward of {max(horizons)} steps: standard deviation',
-    *(f'{name}: correlation; error; bias' for name in DREAMS),
-  ]
-  rows = []
-  for title, accuracy in found.items():
-    rewards = [accuracy.rewards.get(name) for name in DREAMS]
-    rows.append(
-      [
-        title,
-        f'{accuracy.episodes:,}',
-        f'{np.mean(accuracy.errors[V_ALONE].frame):.1f}',
-        f'{accuracy.nll:.3f}',
-        f'{accuracy.nll - accuracy.nll_floor:.3f}',
-        f'{accuracy.reward_std:.1f}',
-        *map(_show, rewards),
-      ]
-    )
-  return head, rows
-
-
-def _show(rewards: Rewards | None) -> str:
-  if rewards is None:
-    return '–'
-  correlation = rewards.correlation
-  shown = '–' if correlation is None else f'{correlation:.2f}'
-  return f'{shown}; {rewards.error:.1f}; {rewards.bias:+.1f}'
-
-
-def horizon_table(
-  accuracy: Accuracy, horizons: Sequence[int] = HORIZONS
-) -> tuple[list[str], list[list[str]]]:
-  """Returns head and rows of a table of errors by horizon."""
-  head = [f'{kind} +{steps}' for kind in ('z', 'frame') for steps in horizons]
-  rows = [
-    [
-      name,
-      *(f'{x:.3f}' for x in errors.latent),
-      *(f'{x:.1f}' for x in errors.frame),
-    ]
-    for name, errors in accuracy.errors.items()
-  ]
-  return ['', *head], rows

@@ -23,8 +23,8 @@ with epy.lazy_imports():
   from carracing_data import runtime
   import jax
   from models import world_model
-  from tools.measuring import accuracy
-  from tools.measuring import driver_accuracy
+  from tools.dream_errors import accuracy
+  from tools.dream_errors import tables
 
 _VAE, _MDN_RNN = command_line.weights_flags()
 _DATASET = command_line.dataset_flag()
@@ -47,13 +47,13 @@ def main(argv: Sequence[str]) -> None:
   if _OUTPUT.value is not None:
     output = files.claim_file(files.expand(_OUTPUT.value))
   model = world_model.load(_VAE.value, _MDN_RNN.value)
-  measured = driver_accuracy.measure(
+  measured = accuracy.measure(
     model, _DATASET.value, _DATA_DIR.value, jax.random.key(_SEED.value)
   )
-  print(markdown.table(*accuracy.driver_table(measured)))
+  print(markdown.table(*tables.by_driver(measured)))
   for title, found in measured.items():
     print(f'\nDriven by {title}:\n')
-    print(markdown.table(*accuracy.horizon_table(found)))
+    print(markdown.table(*tables.by_horizon(found)))
   if output is not None:
     json_documents.write(
       output, {title: x.model_dump() for title, x in measured.items()}

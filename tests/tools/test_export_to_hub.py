@@ -1,29 +1,26 @@
-"""Exports are read back by the libraries of the others."""
+"""Folders for the Hub: datasets as Parquet, and agents, maybe in float16."""
 
-from pathlib import Path
 import shutil
-import subprocess
-import sys
 
 from carracing_data import errors
 from carracing_data import prepared_dataset
-from carracing_rollouts import environment
 from carracing_rollouts import loader
 from carracing_rollouts import schema
-from conftest import PROJECT
 import datasets
 import huggingface_hub
-import minari
+import jax
 from models import agent
+from models import start_states
+from models import weights
 import numpy as np
 from pyarrow import parquet
 import pytest
-import tensorflow_datasets as tfds
 from tools.driving import drives
 from tools.driving import evaluation
+from tools.export import float16
 from tools.export import hub_datasets
 from tools.export import hub_models
-from tools.export import minari_datasets
+from tools.lineage import ancestry
 from tools.showing import origins
 
 TINY = 'carracing_rollouts/tiny'
@@ -35,87 +32,6 @@ def content(folder):
     for path in folder.rglob('*')
     if path.is_file()
   }
-
-
-def read_both(name, data_dir):
-  """Yields the splits of a dataset with their episodes and origins."""
-  builder = prepared_dataset.find(name, data_dir)
-  for split in schema.SPLITS:
-    episodes = loader.episodes(name, split=split, data_dir=data_dir)
-    yield split, episodes, origins.Origins(builder, split)
-
-
-def assert_same(ours, theirs):
-  theirs = np.asarray(theirs)
-  assert ours.dtype == theirs.dtype
-  np.testing.assert_array_equal(ours, theirs)
-
-
-def test_minari_exports_to_a_relative_folder(command, data_dir, tmp_path):
-  done = command(
-    'tools.export',
-    '--format=minari',
-    '--dataset=carracing_rollouts/tiny',
-    f'--data_dir={data_dir}',
-    '--output_dir=here',
-    cwd=tmp_path,
-  )
-  assert done.status == 0, done.stderr
-  folder = tmp_path / 'here' / 'minari'
-  assert f'MINARI_DATASETS_PATH={folder}' in done.stderr
-  assert (folder / 'carracing_rollouts' / 'tiny' / 'train-v1').is_dir()
-
-
-@pytest.mark.parametrize('name', ['tiny', 'straight_ahead'])
-def test_minari_reads_the_same_episodes(name, data_dir, tmp_path, monkeypatch):
-  monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path))
-  name = f'carracing_rollouts/{name}'
-  ids = minari_datasets.export(name, tmp_path, str(data_dir))
-  assert ids == [f'{name}/train-v1', f'{name}/validation-v1']
-  assert sorted(minari.list_local_datasets()) == ids
-  both = read_both(name, data_dir)
-  for dataset_id, (split, episodes, of_split) in zip(ids, both, strict=True):
-    dataset = minari.load_dataset(dataset_id)
-    metadata = dataset.storage.metadata
-    source = prepared_dataset.find(name, data_dir)
-    digest = source.content_digests[split]
-    assert metadata['source_content_sha256'] == digest
-    assert dataset.total_steps == sum(len(x) - 1 for x in episodes)
-    known = dataset.storage.get_episode_metadata(range(len(dataset)))
-    for ours, theirs, origin, about in zip(
-      episodes, dataset, of_split, known, strict=True
-    ):
-      assert_same(ours.observation, theirs.observations)
-      assert_same(ours.action[:-1], theirs.actions)
-      assert_same(ours.reward[:-1], theirs.rewards)
-      ends = theirs.terminations[-1], theirs.truncations[-1]
-      assert ends == (ours.is_terminal[-1], not ours.is_terminal[-1])
-      assert not theirs.terminations[:-1].any()
-      assert not theirs.truncations[:-1].any()
-      assert about['seed'] == origin.track_seed
-      assert about['driver']['name'] == origin.driver.name
-      assert dataset.observation_space.contains(theirs.observations[0])
-      assert all(map(dataset.action_space.contains, theirs.actions))
-
-
-def test_the_game_that_minari_recovers_replays_an_episode(
-  data_dir, tmp_path, monkeypatch
-):
-  monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path))
-  [dataset_id, _] = minari_datasets.export(TINY, tmp_path, str(data_dir))
-  dataset = minari.load_dataset(dataset_id)
-  [about] = dataset.storage.get_episode_metadata([0])
-  game, episode = dataset.recover_environment(), dataset[0]
-  frame, _ = game.reset(seed=about['seed'])
-  for i, action in enumerate(episode.actions):
-    assert_same(environment.resize(frame[None])[0], episode.observations[i])
-    frame, reward, terminated, truncated, _ = game.step(action)
-    assert (np.float32(reward), terminated, truncated) == (
-      episode.rewards[i],
-      episode.terminations[i],
-      episode.truncations[i],
-    )
-  game.close()
 
 
 @pytest.fixture(scope='module')
@@ -132,7 +48,10 @@ def test_hugging_face_reads_the_same_steps(
   loaded = datasets.load_dataset(
     str(hub_dataset), streaming=streaming, cache_dir=str(tmp_path)
   )
-  for split, episodes, of_split in read_both(TINY, data_dir):
+  source = prepared_dataset.find(TINY, data_dir)
+  for split in schema.SPLITS:
+    episodes = loader.episodes(TINY, split=split, data_dir=data_dir)
+    of_split = origins.Origins(source, split)
     rows = iter(loaded[split])
     for episode_id, (ours, origin) in enumerate(zip(episodes, of_split)):
       theirs = [next(rows) for _ in range(len(ours))]
@@ -200,13 +119,15 @@ def test_sizes_have_the_names_of_the_hub(num_rows, name):
 
 @pytest.fixture(scope='module')
 def score(agent_folder, tmp_path_factory):
-  """Returns a function that scores the agent, or a policy, on two tracks."""
+  """Returns a function that scores an agent, or a policy, on two tracks."""
 
-  def make(driver=None, tracks='test'):
+  def make(folder=agent_folder, policy=None, tracks='test'):
+    driver = drives.of_policy(policy) if policy else drives.of_agent(folder)
+    agent_folder = None if policy else folder
     folder = tmp_path_factory.mktemp('score')
     evaluation.evaluate(
-      driver or drives.of_agent(agent_folder),
-      None if driver else agent_folder,
+      driver,
+      agent_folder,
       tracks,
       2,
       folder,
@@ -232,7 +153,9 @@ def test_an_exported_agent_is_loaded_and_drives_alike(hub_model, agent_folder):
   )
   ours, theirs = map(agent.load, (agent_folder, hub_model))
   carry = ours.initial_carry(range(2))
-  assert_same(ours(frames, carry)[0], theirs(frames, carry)[0])
+  np.testing.assert_array_equal(
+    ours(frames, carry)[0], theirs(frames, carry)[0]
+  )
 
 
 def test_the_card_of_an_agent_has_its_score(hub_model, agent_folder, data_dir):
@@ -265,7 +188,7 @@ def test_without_a_score_the_card_claims_none(agent_folder, tmp_path):
 
 def test_the_score_of_another_driver_is_refused(agent_folder, score, tmp_path):
   for path, message in (
-    (score(drives.of_policy('uniform')), 'is not the score of the agent in'),
+    (score(policy='uniform'), 'is not the score of the agent in'),
     (score(tracks='selection'), 'is over the selection tracks'),
   ):
     with pytest.raises(evaluation.EvaluationError, match=message):
@@ -282,22 +205,6 @@ def test_exports_of_the_same_inputs_are_the_same_bytes(
   for source, file in (agent_folder, score_file), (hub_model, None):
     again = hub_models.export(source, tmp_path / source.name, file)
     assert content(again) == content(hub_model)
-  for folder in 'a', 'b':
-    minari_datasets.export(TINY, tmp_path / folder, str(data_dir))
-  assert content(tmp_path / 'a') == content(tmp_path / 'b')
-
-
-def test_a_damaged_dataset_leaves_no_export(data_dir, tmp_path):
-  source = prepared_dataset.find(TINY, data_dir).folder
-  damaged = tmp_path / 'data' / 'carracing_rollouts' / 'tiny' / source.name
-  shutil.copytree(source, damaged)
-  [shard] = damaged.glob('*validation*')
-  shard.write_bytes(shard.read_bytes()[:-100])
-  out = tmp_path / 'out'
-  for export in hub_datasets.export, minari_datasets.export:
-    with pytest.raises(errors.UserError, match='tools.verify'):
-      export(TINY, out, str(tmp_path / 'data'))
-  assert not [x for x in out.rglob('*') if x.is_file() and x.name != '.lock']
 
 
 def test_what_an_interrupted_export_left_is_removed(data_dir, tmp_path):
@@ -324,28 +231,156 @@ def test_the_command_names_its_upload(command, agent_folder, tmp_path):
   assert agent.load(folder)
 
 
-def test_a_missing_package_is_named(tmp_path):
-  site = Path(tfds.__file__).parents[1]
-  for entry in site.iterdir():
-    missing = entry.name.startswith(('datasets', 'huggingface', 'minari'))
-    if not missing and not entry.name.endswith('.pth'):
-      (tmp_path / entry.name).symlink_to(entry)
-  for format_, package in (
-    ('minari', 'minari'),
-    ('parquet', 'datasets'),
-    ('model', 'huggingface_hub'),
-  ):
-    script = f"""
-import runpy, sys
-sys.path += {[str(x) for x in (tmp_path, PROJECT, PROJECT / 'datasets')]}
-sys.argv = ['export', '--format={format_}']
-runpy.run_module('tools.export', run_name='__main__')
-"""
-    done = subprocess.run(
-      [sys.executable, '-I', '-S', '-c', script],
-      capture_output=True,
-      text=True,
+def large(folder, part, output_dir):
+  """Saves an agent again, with huge numbers in one part."""
+  digests = {}
+  for name in agent.PARTS:
+    loaded = weights.load(folder / name, name)
+    params, training = loaded.variables['params'], {**loaded.training}
+    if name == part:
+      params = jax.tree.map(lambda x: x + 1e5, params)
+    training |= {k: v for k, v in digests.items() if k in training}
+    digests[f'{name}_sha256'] = weights.save(
+      output_dir / name, name, loaded.config, params, training
     )
-    assert done.returncode == 1
-    assert f'needs the package {package}; install it with: pip' in done.stderr
-    assert 'Traceback' not in done.stderr
+  return output_dir
+
+
+@pytest.fixture(scope='module')
+def rounded(agent_folder, command, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('rounded')
+  done = command(
+    'tools.export',
+    '--format=model',
+    '--float16',
+    f'--agent={agent_folder}',
+    f'--output_dir={folder}',
+  )
+  assert done.status == 0, done.stderr
+  digests = agent.digests(folder / 'carracing-agent')
+  assert all(sha256 in done.stdout for sha256 in digests.values())
+  return folder / 'carracing-agent'
+
+
+def test_a_rounded_agent_drives_as_before(rounded, agent_folder):
+  frames = np.random.default_rng(0).integers(
+    0, 256, (4, 64, 64, 3), dtype=np.uint8
+  )
+  actions = []
+  for folder in agent_folder, rounded:
+    driver = agent.load(folder)
+    action, _ = driver(frames, driver.initial_carry(range(4)))
+    actions.append(action)
+  assert np.ptp(actions[0][:, :2], axis=0).all()  # They depend on the frame.
+  np.testing.assert_allclose(*actions, atol=0.02)
+  # C stays as it is, V and M are rounded.
+  before, after = map(agent.digests, (agent_folder, rounded))
+  assert [name for name in agent.PARTS if before[name] == after[name]] == [
+    'controller'
+  ]
+  v, half = (
+    weights.load(x / 'vae', 'vae').variables for x in (agent_folder, rounded)
+  )
+  jax.tree.map(
+    lambda x, y: np.testing.assert_array_equal(np.float16(x), y), v, half
+  )
+
+
+def test_rounded_weights_stand_for_their_originals(
+  rounded, agent_folder, world
+):
+  tree = ancestry.Family(str(world.data_dir), [rounded]).of(rounded)
+  m, v = tree.sources
+  digests, originals = map(agent.digests, (rounded, agent_folder))
+  for node, part in (m, 'mdn_rnn'), (v, 'vae'):
+    assert (node.digest, node.command) == (digests[part], None)
+    assert 'rounded to float16' in node.facts
+    [original] = node.sources
+    assert (original.digest, original.path) == (originals[part], None)
+    assert original.command
+  # The V of its latents is the original one, which is not here.
+  [original_m] = m.sources
+  [latents] = [x for x in original_m.sources if x.kind == 'carracing_latents']
+  assert latents.sources[0].path == str(rounded / 'vae')
+  assert latents.command is None  # The rounded V encodes differently.
+
+
+def test_rounded_parts_name_one_another(rounded, tmp_path):
+  digests = agent.digests(rounded)
+  for part, others in ('mdn_rnn', ['vae']), ('controller', ['vae', 'mdn_rnn']):
+    training = weights.describe(rounded / part).training
+    for other in others:
+      assert training[f'{other}_sha256'] == digests[other]
+  # Rounded once more, they are the same, down to the weights they came from.
+  again = hub_models.export(rounded, tmp_path, rounded=True)
+  assert content(again) == content(rounded)
+  for part in 'vae', 'mdn_rnn':
+    assert (
+      weights.describe(again / part).training['rounded_from']
+      not in (digests[part])
+    )
+
+
+def test_the_pretrained_agent_is_one_that_was_rounded(tmp_path):
+  float16.save(agent.PRETRAINED, tmp_path)
+  found = content(tmp_path)
+  assert len(found) == 7
+  for path, content_ in found.items():
+    assert content_ == (agent.PRETRAINED / path).read_bytes(), path
+
+
+def test_a_rounded_agent_has_a_score_of_its_own(
+  rounded, agent_folder, score, tmp_path
+):
+  of_original = score()
+  for path in of_original, score(rounded, tracks='selection'):
+    with pytest.raises(evaluation.EvaluationError, match='score that folder'):
+      hub_models.export(agent_folder, tmp_path, path, rounded=True)
+  assert not [x for x in tmp_path.iterdir() if x.name != '.lock']
+  of_rounded = score(rounded)
+  folder = hub_models.export(agent_folder, tmp_path, of_rounded, rounded=True)
+  assert agent.digests(folder) == agent.digests(rounded)
+  assert (folder / evaluation.FILE).exists()
+
+
+@pytest.mark.parametrize('part', ['vae', 'mdn_rnn'])
+def test_numbers_beyond_float16_are_refused(part, agent_folder, tmp_path):
+  source = large(agent_folder, part, tmp_path / 'agent')
+  with pytest.raises(weights.WeightsError, match=f'{part} has numbers beyond'):
+    hub_models.export(source, tmp_path / 'out', rounded=True)
+  assert not (tmp_path / 'out' / 'carracing-agent').exists()
+
+
+def replace_start_states(folder, states):
+  """Saves M again, with other start states."""
+  m = weights.load(folder, 'mdn_rnn')
+  weights.save(
+    folder,
+    'mdn_rnn',
+    m.config,
+    m.variables['params'],
+    m.training,
+    start_states.to_bytes(states),
+  )
+
+
+def test_foreign_start_states_leave_nothing_behind(agent_folder, tmp_path):
+  source = shutil.copytree(agent_folder, tmp_path / 'agent')
+  states = start_states.load(source / 'mdn_rnn')
+  replace_start_states(
+    source / 'mdn_rnn', states._replace(mean=states.mean[:, :-1])
+  )
+  with pytest.raises(
+    weights.WeightsError, match='does not hold start states of this M; copy it'
+  ):
+    hub_models.export(source, tmp_path / 'out', rounded=True)
+  assert not (tmp_path / 'out' / 'carracing-agent').exists()
+
+
+def test_of_many_start_states_512_are_kept(agent_folder, tmp_path):
+  source = shutil.copytree(agent_folder, tmp_path / 'agent')
+  states = start_states.load(source / 'mdn_rnn')
+  many = start_states.StartStates(*(np.repeat(x, 600, axis=0) for x in states))
+  replace_start_states(source / 'mdn_rnn', many)
+  folder = hub_models.export(source, tmp_path / 'out', rounded=True)
+  assert len(start_states.load(folder / 'mdn_rnn').mean) == 512

@@ -8,6 +8,7 @@ the game, and what M leaves to chance in a dream.
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
 from carracing_rollouts import tracks
 from gymnasium.envs.box2d import car_racing
@@ -17,8 +18,10 @@ from models import agent
 from models import start_states
 from models import world_model
 import numpy as np
-from tools.play import pictured_car_racing
+import pygame
 
+# The game's aspect without its dashboard, 10:7; observations are squares.
+SIZE = 640, 448
 BRANCH_STEPS = 100  # Two seconds.
 
 
@@ -27,7 +30,7 @@ class View(NamedTuple):
 
   Attributes:
     pictures: the world and two views beside it, by title: uint8 [H, W, 3],
-      0..255, to be shown in the aspect of `pictured_car_racing.SIZE`.
+      0..255, to be shown in the aspect of `SIZE`.
     action: last action, float32 [3]: steering −1..1, gas 0..1, brake 0..1.
     step: number of steps since the start.
     total: sum of the rewards; in a dream, of the rewards that M expects. None
@@ -71,6 +74,23 @@ class World(Protocol):
     ...
 
 
+class _PicturedCarRacing(culled_car_racing.CulledCarRacing):
+  """The exact simulator, which also keeps a large picture of its last frame."""
+
+  _picture: pygame.Surface
+
+  def picture(self) -> np.ndarray:
+    """Returns the last frame without its dashboard, uint8 [448, 640, 3]."""
+    return pygame.surfarray.array3d(self._picture).swapaxes(0, 1)
+
+  def _shrink_rows(self, first: int, count: int) -> pygame.Surface:
+    if count > car_racing.WINDOW_H / 2:  # The world and not the dashboard.
+      rows = self._surface.subsurface((0, first, car_racing.WINDOW_W, count))
+      picture = pygame.transform.smoothscale(rows, SIZE)
+      self._picture = pygame.transform.flip(picture, False, True)
+    return super()._shrink_rows(first, count)
+
+
 class Game:
   """The exact simulator on a test track, beside what V and M make of it."""
 
@@ -78,7 +98,7 @@ class Game:
 
   def __init__(self, driver: agent.Agent):
     self._driver = driver
-    self._game: pictured_car_racing.PicturedCarRacing | None = None
+    self._game: _PicturedCarRacing | None = None
 
   def reset(self, seed: int) -> View:
     """Starts on a test track; see `World.reset`.
@@ -90,7 +110,7 @@ class Game:
     self._index = seed % len(tracks.TEST)
     self._key = jax.random.key(self._index)
     # A fresh simulator, as in `environment.Environments`.
-    self._game = pictured_car_racing.PicturedCarRacing()
+    self._game = _PicturedCarRacing()
     frame, _ = self._game.reset(seed=tracks.TEST[self._index])
     self._observation = environment.resize(np.asarray(frame)[None])
     self._state = self._branch = _see(self._driver.model, self._observation)
@@ -183,7 +203,7 @@ class Dream:
     if self._step % BRANCH_STEPS == 0:
       states = jax.tree.map(lambda x: jnp.repeat(x[:1], 2, axis=0), states)
     if action is None:
-      actions = _choose(self._driver, states)
+      actions = _act(self._driver, states)
     else:
       actions = action[None]
     actions = np.repeat(actions[:1], 2, axis=0)
@@ -248,7 +268,8 @@ def _watch(
   z = world_model.encode(model, observation).mean
   state = world_model.observe(model, state, action, z)
   branch, _, _ = world_model.imagine(model, branch, action, key, temperature)
-  return state, branch, _decode(model, jnp.concatenate([z, branch.z]))
+  frames = world_model.decode_uint8(model, jnp.concatenate([z, branch.z]))
+  return state, branch, frames
 
 
 @jax.jit
@@ -263,16 +284,9 @@ def _imagine(
   states, reward, termination = world_model.imagine(
     model, states, action, key, temperature
   )
-  return states, _decode(model, states.z), reward, termination
+  frames = world_model.decode_uint8(model, states.z)
+  return states, frames, reward, termination
 
 
-@jax.jit
-def _choose(driver: agent.Agent, state: world_model.State) -> jax.Array:
-  """Returns the agent's actions in dreams, float32 [B, 3]."""
-  return agent.act(driver, state)
-
-
-@jax.jit
-def _decode(model: world_model.WorldModel, z: jax.Array) -> jax.Array:
-  """Decodes float32 [B, Z] to uint8 [B, 64, 64, 3]."""
-  return world_model.decode_uint8(model, z)
+_act = jax.jit(agent.act)
+_decode = jax.jit(world_model.decode_uint8)

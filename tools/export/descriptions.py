@@ -1,8 +1,11 @@
-"""A prepared dataset → its texts for people, which TFDS keeps beside it."""
+"""A prepared dataset → what exports say of it: its texts, and its steps."""
+
+from typing import Any, NamedTuple
 
 from carracing_data import json_documents
 from carracing_data import metadata
 from carracing_data import prepared_dataset
+import numpy as np
 import pydantic
 
 
@@ -30,10 +33,34 @@ class Texts(pydantic.BaseModel):
     return ''.join(self.location.urls[:1])
 
 
-def read(dataset: prepared_dataset.Dataset) -> Texts:
+def texts(dataset: prepared_dataset.Dataset) -> Texts:
   """Reads the texts.
 
   Raises:
     errors.DocumentError: the file is damaged.
   """
   return json_documents.read(dataset.folder / metadata.INFO_FILE, Texts)
+
+
+class StepFeature(NamedTuple):
+  """A feature of a step: the name of its NumPy dtype, and its shape."""
+
+  dtype: str
+  shape: tuple[int, ...]
+
+
+def step_features(
+  rollouts: prepared_dataset.Dataset,
+) -> dict[str, StepFeature]:
+  """Returns the features of a single step, by name.
+
+  Args:
+    rollouts: a dataset whose records are segments of steps; what has no axis
+      of steps, such as the number of the episode, is left out.
+  """
+  features: Any = rollouts.features
+  return {
+    name: StepFeature(np.dtype(x.np_dtype).name, x.shape[1:])
+    for name, x in features.items()
+    if x.shape
+  }
