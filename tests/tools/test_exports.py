@@ -10,6 +10,7 @@ from carracing_data import prepared_dataset
 from carracing_rollouts import environment
 from carracing_rollouts import loader
 from carracing_rollouts import schema
+from carracing_rollouts import who_drove
 from conftest import PROJECT
 import datasets
 import huggingface_hub
@@ -24,7 +25,6 @@ from tools.driving import evaluation
 from tools.export import hub_datasets
 from tools.export import hub_models
 from tools.export import minari_datasets
-from tools.showing import origins
 
 TINY = 'carracing_rollouts/tiny'
 
@@ -38,11 +38,11 @@ def content(folder):
 
 
 def read_both(name, data_dir):
-  """Yields the splits of a dataset with their episodes and origins."""
+  """Yields the splits of a dataset with their episodes and drivers."""
   builder = prepared_dataset.find(name, data_dir)
   for split in schema.SPLITS:
     episodes = loader.episodes(name, split=split, data_dir=data_dir)
-    yield split, episodes, origins.Origins(builder, split)
+    yield split, episodes, who_drove.of_split(builder, split)
 
 
 def assert_same(ours, theirs):

@@ -6,7 +6,7 @@ from models import start_states
 from models import weights
 import numpy as np
 import pytest
-from tools.lineage import ancestry
+from tools.lineage import sources
 
 
 def publish(command, folder, output_dir):
@@ -56,7 +56,7 @@ def test_a_published_agent_drives_as_before(published, agent_folder):
 def test_published_weights_stand_for_their_originals(
   published, agent_folder, world, tmp_path
 ):
-  tree = ancestry.Family(str(world.data_dir), [published]).of(published)
+  tree = sources.Finder(str(world.data_dir), [published]).of(published)
   m, v = tree.sources
   digests, originals = map(agent.digests, (published, agent_folder))
   for node, part in (m, 'mdn_rnn'), (v, 'vae'):

@@ -5,10 +5,10 @@ from carracing_data import errors
 from carracing_data import prepared_dataset
 from carracing_rollouts import loader
 from carracing_rollouts import schema
+from carracing_rollouts import who_drove
 import jax
 from models import world_model
 from tools.measuring import accuracy
-from tools.showing import origins
 
 _SPLIT = 'validation'
 ALL = 'all of them'
@@ -40,7 +40,7 @@ def measure(
   """
   prepared = prepared_dataset.find(dataset, data_dir, schema.KIND)
   episodes = loader.episodes(str(prepared.folder), split=_SPLIT)
-  of_driver = origins.by_driver(prepared, _SPLIT)
+  of_driver = who_drove.by_driver(prepared, _SPLIT)
   compared = {
     title: accuracy.compare(model, (episodes[i] for _, i in ids[:most]), key)
     for title, ids in of_driver.items()
