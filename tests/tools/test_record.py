@@ -477,10 +477,6 @@ def test_a_log_of_other_episodes_than_the_dataset_is_named(log_file, tmp_path):
   dataset.config['policy'] = 'a b'
   with pytest.raises(errors.DatasetError, match="a policy 'a b', which no"):
     who_drove.of_split(dataset, 'train')
-  with pytest.raises(IndexError):
-    who_drove.of_split(
-      prepared_dataset.find('carracing_rollouts/recorded', tmp_path), 'train'
-    )[-1]
 
 
 def test_episodes_that_cannot_be_read_are_not_written(log_file, tmp_path):

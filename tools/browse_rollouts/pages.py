@@ -6,7 +6,7 @@ from the last one to the first, which sums up all episodes.
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -41,30 +41,6 @@ class _Subject(json_documents.Document):
 
   dataset: str
   metadata_sha256: json_documents.Sha256
-
-
-@dataclasses.dataclass(frozen=True)
-class _VideosJob:
-  """Makes videos of episodes of a split.
-
-  Attributes:
-    dataset: folder of the dataset.
-    split: name of the split.
-    episode_ids: indices in the split.
-    output_dir: output directory.
-  """
-
-  dataset: str
-  split: str
-  episode_ids: Sequence[int]
-  output_dir: Path
-
-  def __call__(self) -> None:
-    episodes = loader.episodes(self.dataset, split=self.split)
-    for i in self.episode_ids:
-      pictures.save_observations(
-        self.output_dir / _video(self.split, i), episodes[i].observation
-      )
 
 
 def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
@@ -133,29 +109,21 @@ def _video(split: str, episode_id: int) -> str:
 
 
 def _page(index: int) -> str:
-  """Returns the path in the output directory of the page of an episode.
-
-  Args:
-    index: index of the episode among those of all splits.
-  """
+  """Returns the page of an episode, of an index among those of all splits."""
   number = index // _PAGE_EPISODES + 1
   return INDEX if number == 1 else f'page_{number}.html'
 
 
 def _make_videos(prepared: prepared_dataset.Dataset, output_dir: Path) -> None:
   """Makes the missing videos; one that exists is complete."""
-  folder = output_dir / VIDEOS
   jobs, total = [], 0
   for split in schema.SPLITS:
-    num_episodes = prepared.splits[split].num_episodes
-    missing = [
-      i
-      for i in range(num_episodes)
-      if not (output_dir / _video(split, i)).exists()
-    ]
-    total += num_episodes
+    ids = range(prepared.splits[split].num_episodes)
+    missing = [i for i in ids if not (output_dir / _video(split, i)).exists()]
+    total += len(ids)
     jobs += [
-      _VideosJob(
+      functools.partial(
+        _save_videos,
         str(prepared.folder),
         split,
         missing[start : start + _VIDEOS_PER_JOB],
@@ -165,10 +133,20 @@ def _make_videos(prepared: prepared_dataset.Dataset, output_dir: Path) -> None:
     ]
 
   def count() -> int:
-    return len(list(folder.glob('*.mp4')))
+    return len(list((output_dir / VIDEOS).glob('*.mp4')))
 
   with progress.watching('videos', 'episodes', total, count):
     processes.run_locally(jobs, min(processes.num_cores(), len(jobs)))
+
+
+def _save_videos(
+  dataset: str, split: str, episode_ids: Sequence[int], output_dir: Path
+) -> None:
+  episodes = loader.episodes(dataset, split=split)
+  for i in episode_ids:
+    pictures.save_observations(
+      output_dir / _video(split, i), episodes[i].observation
+    )
 
 
 def _write_pages(
@@ -177,14 +155,7 @@ def _write_pages(
   driven: Mapping[str, Sequence[who_drove.Drive]],
   output_dir: Path,
 ) -> None:
-  """Writes the pages in reverse, so that all episodes are known for the first.
-
-  Args:
-    prepared: a dataset, see `prepared_dataset.find`.
-    episodes: episodes by split.
-    driven: who drove them, by split.
-    output_dir: output directory.
-  """
+  """Writes the pages in reverse: the first one sums up all episodes."""
   keys = [(split, i) for split in episodes for i in range(len(episodes[split]))]
   starts = range(0, len(keys), _PAGE_EPISODES)
   by_driver = who_drove.by_driver(prepared, *schema.SPLITS)

@@ -158,10 +158,9 @@ def save_video(
     captions: captions of the T frames, shown below the panels.
   """
   width = len(panels) * (_PANEL_PIXELS + _GAP_PIXELS) - _GAP_PIXELS
-  font = ImageFont.truetype(_FONT, _TEXT_PIXELS)
-  longest = max(map(font.getlength, captions))
-  if longest > width:
-    font = ImageFont.truetype(_FONT, _TEXT_PIXELS * width / longest)
+  longest = max(captions, key=len)
+  fonts = (ImageFont.truetype(_FONT, x) for x in range(_TEXT_PIXELS, 1, -1))
+  font = next(x for x in fonts if x.getlength(longest) <= width or x.size == 2)
 
   def frame(index: int) -> np.ndarray:
     size = width, _PANEL_PIXELS + 2 * _CAPTION_PIXELS
