@@ -26,7 +26,8 @@ from models import world_model
 import numpy as np
 
 PRETRAINED = Path(__file__).parent / 'pretrained'
-PARTS = ('vae', 'mdn_rnn', 'controller')
+NAMES = {'vae': 'V', 'mdn_rnn': 'M', 'controller': 'C'}
+PARTS = tuple(NAMES)
 # Within these limits XLA gives each row the same bits in a batch of any size.
 # It multiplies a single row, and large batches, with programs that round
 # differently. So larger batches are cut; both are powers of two, see `_padded`.

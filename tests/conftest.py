@@ -140,10 +140,12 @@ def world(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def save_agent(folder: Path, world: World, hidden_size: int) -> None:
   """Saves an agent with V and M of a world and random weights of C."""
-  sha256 = {}
+  training = {'sources': {}}
   for name in 'vae', 'mdn_rnn':
     shutil.copytree(getattr(world, name), folder / name)
-    sha256[f'{name}_sha256'] = weights.describe(folder / name).weights_sha256
+    sha256 = weights.describe(folder / name).weights_sha256
+    training[f'{name}_sha256'] = sha256
+    training['sources'][name] = {'name': name, 'sha256': {'weights': sha256}}
   kernel = np.random.default_rng(0).normal(0, 0.5, (32 + hidden_size, 3))
   bias = np.array([0, 0, -1], np.float32)
   weights.save(
@@ -151,7 +153,7 @@ def save_agent(folder: Path, world: World, hidden_size: int) -> None:
     'controller',
     {'latent_size': 32, 'hidden_size': hidden_size},
     {'linear': {'kernel': kernel.astype(np.float32), 'bias': bias}},
-    sha256,
+    training,
   )
 
 

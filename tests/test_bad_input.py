@@ -494,7 +494,6 @@ ERRORS = (
 )
 VIEW = 'tools.view_rollouts --data_dir={data} --output_dir={tmp}/out {tiny} '
 BROWSE = 'tools.browse_rollouts --data_dir={data} --output_dir={tmp}/out '
-DESCRIBE = 'tools.describe_rollouts --data_dir={data} --output_dir={tmp}/out '
 EXPORT = 'tools.export --data_dir={data} --output_dir={tmp}/out '
 MODEL = 'tools.export --format=model --output_dir={tmp}/out '
 DRIVE = 'tools.drive --agent={agent} --output_dir={tmp}/out '
@@ -536,7 +535,6 @@ NAMES = (
   ('line', 'message'),
   [
     *((VERIFY + flag, message) for flag, message in NAMES),
-    *((DESCRIBE + flag, message) for flag, message in NAMES[:5]),
     *((VIEW + flag, message) for flag, message in NAMES[:5]),
     *((BROWSE + flag, message) for flag, message in NAMES[:5]),
     *(
@@ -552,8 +550,6 @@ NAMES = (
     (VERIFY + '{tiny} --expect=1.1.0', "'1.1.0' is not a digest"),
     (VERIFY + '{tiny} --expect=00000000 --compare=x', 'At most one of'),
     (VERIFY + '{tiny} surplus', "unexpected argument 'surplus'"),
-    (DESCRIBE + '{latents}', 'is a carracing_latents dataset, but'),
-    (DESCRIBE + '{tiny} --output_dir={tmp}/file', 'cannot write .*file'),
     (BROWSE + '{latents}', 'is a carracing_latents dataset, but'),
     (BROWSE + '{tiny} --output_dir={tmp}/file', 'cannot write .*file'),
     (BROWSE + '{tiny} surplus', "unexpected argument 'surplus'"),
@@ -666,14 +662,18 @@ NAMES = (
     (PAGE + '--output=/proc/none/x.html', 'cannot write /proc/none'),
     (PAGE + '--output=', 'it is not a regular file'),
     (PAGE + 'surplus', "unexpected argument 'surplus'"),
-    ('tools.lineage', 'name one folder of weights, agent, run or dataset'),
-    ('tools.lineage {tmp}/none', 'holds no complete dataset'),
-    ('tools.lineage {tmp}/empty', 'holds no complete dataset'),
-    ('tools.lineage {tmp}/file', 'holds no complete dataset'),
+    ('tools.lineage', 'name one folder of a pipeline, a run, an agent'),
+    ('tools.lineage {tmp}/none', 'none holds no run, no agent and no weights'),
+    ('tools.lineage {tmp}/empty', 'empty holds no run, no agent and no we'),
+    ('tools.lineage {tmp}/file', 'file holds no run, no agent and no weights'),
+    (
+      'tools.lineage {agent} --search={tmp}/none',
+      '--search=.*none is no folder',
+    ),
     ('tools.lineage nothing', "no prepared dataset 'nothing'"),
     ('tools.lineage {vae} {vae}', 'name one folder'),
-    ('tools.report', 'name one folder of a demo, a run or an agent'),
-    (REPORT + '{vae}', 'name one folder of a demo, a run or an agent'),
+    ('tools.report', 'name one folder of a pipeline, a run or an a'),
+    (REPORT + '{vae}', 'name one folder of a pipeline, a run or an a'),
     ('tools.report {tmp}/none', 'none holds no run and no agent'),
     ('tools.report {tmp}/empty', 'empty holds no run and no agent'),
     ('tools.report {tmp}/file', 'file holds no run and no agent'),

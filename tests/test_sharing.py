@@ -28,7 +28,7 @@ from models import agent
 from models import weights
 import pytest
 from tools.export import rlds_datasets
-from tools.lineage import ancestry
+from tools.lineage import sources
 from trainers import run_folder
 from trainers import train_mdn_rnn
 from trainers import train_vae
@@ -166,10 +166,10 @@ def test_what_was_made_from_a_citation_is_what_is_made_from_a_name(
     prepared_dataset.find(name, world.data_dir) for name in (NAME, cited)
   )
   assert run_folder.dataset_source(exact) == run_folder.dataset_source(plain)
-  family = ancestry.Family(str(world.data_dir), [])
-  tree = family.of(cited)
-  assert tree == family.of(NAME)
-  assert next(ancestry.lines(tree)).startswith(cited.replace('@', ' @'))
+  finder = sources.Finder(str(world.data_dir), [])
+  tree = finder.of(cited)
+  assert tree == finder.of(NAME)
+  assert next(sources.lines(tree)).startswith(cited.replace('@', ' @'))
 
 
 def test_forged_metadata_do_not_pass_as_the_cited_dataset(
@@ -225,7 +225,6 @@ def test_nothing_writes_to_a_data_directory_that_is_read(
     f'tools.verify --dataset={latents}',
     f'tools.verify --dataset={NAME} --compare={rollouts.folder}',
     f'tools.view_rollouts --dataset={NAME} --output_dir={out}',
-    f'tools.describe_rollouts --dataset={NAME} --output_dir={out}',
     f'tools.export --format=croissant --dataset={NAME} --output_dir={out}',
     f'tools.export --format=rlds --dataset={NAME} --output_dir={out}',
     f'tools.export --format=minari --dataset={NAME} --output_dir={out}',

@@ -31,7 +31,6 @@ GROUPS = {
   'Look at them': (
     'tools.view_rollouts',
     'tools.browse_rollouts',
-    'tools.describe_rollouts',
     'tools.dream',
     'tools.compare_runs',
     'tools.report',

@@ -80,7 +80,7 @@ class SplitMetadata(json_documents.Document):
     num_bytes: size of the serialized records, before compression.
     shard_lengths: number of records of each shard. None in version 1.0.0.
     return_mean: mean of the returns of the episodes.
-    return_std: standard deviation of the returns.
+    return_std: standard deviation of the returns (divisor n).
     return_min: lowest return.
     return_max: highest return.
   """

@@ -10,9 +10,9 @@ from carracing_rollouts import loader
 import imageio.v3 as imageio
 import numpy as np
 import pytest
-from tools.browse_rollouts import browsing
-from tools.browse_rollouts import cards
-from tools.showing import origins
+from tools.browse_rollouts import episodes
+from tools.browse_rollouts import pages
+from tools.showing import rollout_statistics
 
 
 @pytest.fixture(scope='module')
@@ -20,12 +20,12 @@ def folder(data_dir, tmp_path_factory):
   """Pages of 3 + 1 episodes, two on a page."""
   folder = tmp_path_factory.mktemp('browser')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(browsing, '_PAGE_EPISODES', 2)
-    browsing.make('carracing_rollouts/tiny', str(data_dir), folder)
+    patch.setattr(pages, '_PAGE_EPISODES', 2)
+    pages.make('carracing_rollouts/tiny', str(data_dir), folder)
   return folder
 
 
-def test_every_episode_of_all_splits_has_a_card_and_a_video(folder, data_dir):
+def test_every_episode_of_all_splits_is_shown_and_has_a_video(folder, data_dir):
   shown = []
   for page in 'index.html', 'page_2.html':
     text = (folder / page).read_text()
@@ -69,8 +69,8 @@ def test_a_second_run_makes_only_what_is_missing(folder, data_dir, tmp_path):
   (kept / 'videos' / '.train-1.mp4.killed.tmp').touch()
   before = (kept / 'videos' / 'train-0.mp4').stat().st_mtime_ns
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(browsing, '_PAGE_EPISODES', 2)
-    browsing.make('carracing_rollouts/tiny', str(data_dir), kept)
+    patch.setattr(pages, '_PAGE_EPISODES', 2)
+    pages.make('carracing_rollouts/tiny', str(data_dir), kept)
   assert (kept / 'videos' / 'train-0.mp4').stat().st_mtime_ns == before
   for path in folder.rglob('*'):  # The same bytes again.
     if path.is_file():
@@ -81,18 +81,56 @@ def test_a_second_run_makes_only_what_is_missing(folder, data_dir, tmp_path):
 
 def test_a_folder_belongs_to_one_dataset(folder, data_dir):
   name = 'carracing_rollouts/straight_ahead'
-  with pytest.raises(browsing.BrowserError, match='holds the pages of .*tiny'):
-    browsing.make(name, str(data_dir), folder)
+  with pytest.raises(errors.UserError, match='holds the pages of .*tiny'):
+    pages.make(name, str(data_dir), folder)
 
 
-def test_a_card_tells_how_its_episode_ended_and_who_drove(data_dir):
+def test_facts_tell_how_an_episode_ended(data_dir):
   name = 'carracing_rollouts/straight_ahead'
+  prepared = prepared_dataset.find(name, data_dir)
+  facts = rollout_statistics.read(prepared).facts['train', 0]
   [episode] = loader.episodes(name, data_dir=data_dir)
-  origin = origins.Origins(prepared_dataset.find(name, data_dir), 'train')[0]
-  card = cards.make('train 0', episode, origin, 'driver', 'video')
-  assert card.num_steps == len(episode) - 1
-  assert card.ending == 'lap not completed: the car left the playing field'
-  assert card.facts.driver == 'driver'
+  assert facts.num_steps == len(episode)
+  assert facts.ending == 'lap not completed: the car left the playing field'
+  assert not facts.completed
+
+
+def test_statistics_of_a_card_lie_beside_the_pages(folder, data_dir):
+  prepared = prepared_dataset.find('carracing_rollouts/tiny', data_dir)
+  returns = [
+    episode.reward.sum(dtype=np.float64)
+    for split in ('train', 'validation')
+    for episode in loader.episodes(str(prepared.folder), split=split)
+  ]
+  text = (folder / 'statistics.md').read_text()
+  assert text.startswith(f'Computed from `{prepared.citation}` by ')
+  # Sample standard deviations, of metadata and of episodes; none of a single.
+  for values in returns[:3], returns:
+    assert f' {np.mean(values):.1f} ± {np.std(values, ddof=1):.1f} |' in text
+  assert f'| 71 | {returns[3]:.1f} | {returns[3]:.1f} |' in text
+  assert imageio.imread(folder / 'statistics.png').shape[:2] == (600, 1200)
+  assert imageio.imread(folder / 'contact_sheet.png').shape[1] > 1000
+  page = (folder / 'index.html').read_text()
+  for row in text.splitlines():
+    if row.startswith('| ') and '---' not in row:
+      for cell in row.strip('| ').split(' | '):
+        assert f'>{cell}</' in page
+
+
+def test_statistics_are_the_same_in_any_order(data_dir):
+  prepared = prepared_dataset.find('carracing_rollouts/tiny', data_dir)
+  expected = rollout_statistics.read(prepared)
+  collected = rollout_statistics.Collector()
+  for key in reversed(expected.facts):
+    split, i = key
+    episode = loader.episodes(str(prepared.folder), split=split)[i]
+    assert collected.add(key, episode) == expected.facts[key]
+  found = collected.statistics(prepared, {'a': [*expected.facts], 'b': []})
+  assert [*found.facts] == [*expected.facts]
+  assert found.actions == expected.actions
+  assert found.drivers.rows[0][1:] == expected.drivers.rows[0][1:]
+  assert len(found.drivers.rows) == 1
+  np.testing.assert_array_equal(found.mean_frame, expected.mean_frame)
 
 
 def test_title_of_an_agent_can_tell_which_one_it_is():
@@ -104,13 +142,11 @@ def test_title_of_an_agent_can_tell_which_one_it_is():
   assert driver.full_title == 'agent, noise 0.3 (C cccccccc)'
 
 
-def test_a_broken_promise_is_an_error_and_not_a_strange_card(data_dir):
-  name = 'carracing_rollouts/tiny'
-  episode = loader.episodes(name, data_dir=data_dir)[0]
-  origin = origins.Origins(prepared_dataset.find(name, data_dir), 'train')[0]
+def test_a_broken_promise_is_an_error_and_not_a_strange_page(data_dir):
+  episode = loader.episodes('carracing_rollouts/tiny', data_dir=data_dir)[0]
   episode.reward[3] = np.nan
   with pytest.raises(errors.DatasetError, match='train 0: reward is not fin'):
-    cards.make('train 0', episode, origin, 'driver', 'video')
+    episodes.check(('train', 0), episode)
 
 
 @pytest.mark.parametrize('count', [1, 7, 199, 1000])
@@ -118,7 +154,7 @@ def test_plots_lose_no_extreme(count):
   values = np.zeros(count, np.float32)
   values[count // 2] = 1
   values[-1] = -1
-  plot = cards.plot(values, -1, 1)
+  plot = episodes.plot(values, -1, 1)
   heights = [int(x) for x in re.findall(r'V(\d+)', plot.path)]
   assert min(heights) == (0 if count > 1 else plot.height)
   assert max(heights) == plot.height

@@ -16,6 +16,7 @@ from carracing_rollouts import (
 from carracing_rollouts import environment
 from carracing_rollouts import loader
 from carracing_rollouts import schema
+from carracing_rollouts import who_drove
 from conftest import LATENTS_VERSION
 from conftest import PROJECT
 from conftest import VERSION
@@ -29,7 +30,6 @@ from tools.export import croissant
 from tools.export import hub_datasets
 from tools.export import minari_datasets
 from tools.export import rlds_datasets
-from tools.showing import origins
 
 TINY = 'carracing_rollouts/tiny'
 
@@ -43,11 +43,11 @@ def content(folder):
 
 
 def read_both(name, data_dir):
-  """Yields the splits of a dataset with their episodes and origins."""
+  """Yields the splits of a dataset with their episodes and drivers."""
   builder = prepared_dataset.find(name, data_dir)
   for split in schema.SPLITS:
     episodes = loader.episodes(name, split=split, data_dir=data_dir)
-    yield split, episodes, origins.Origins(builder, split)
+    yield split, episodes, who_drove.of_split(builder, split)
 
 
 def assert_same(ours, theirs):

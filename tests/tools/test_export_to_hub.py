@@ -6,6 +6,7 @@ from carracing_data import errors
 from carracing_data import prepared_dataset
 from carracing_rollouts import loader
 from carracing_rollouts import schema
+from carracing_rollouts import who_drove
 import datasets
 import huggingface_hub
 import jax
@@ -20,8 +21,7 @@ from tools.driving import evaluation
 from tools.export import float16
 from tools.export import hub_datasets
 from tools.export import hub_models
-from tools.lineage import ancestry
-from tools.showing import origins
+from tools.lineage import sources
 
 TINY = 'carracing_rollouts/tiny'
 
@@ -51,7 +51,7 @@ def test_hugging_face_reads_the_same_steps(
   source = prepared_dataset.find(TINY, data_dir)
   for split in schema.SPLITS:
     episodes = loader.episodes(TINY, split=split, data_dir=data_dir)
-    of_split = origins.Origins(source, split)
+    of_split = who_drove.of_split(source, split)
     rows = iter(loaded[split])
     for episode_id, (ours, origin) in enumerate(zip(episodes, of_split)):
       theirs = [next(rows) for _ in range(len(ours))]
@@ -289,7 +289,7 @@ def test_a_rounded_agent_drives_as_before(rounded, agent_folder):
 def test_rounded_weights_stand_for_their_originals(
   rounded, agent_folder, world
 ):
-  tree = ancestry.Family(str(world.data_dir), [rounded]).of(rounded)
+  tree = sources.Finder(str(world.data_dir), [rounded]).of(rounded)
   m, v = tree.sources
   digests, originals = map(agent.digests, (rounded, agent_folder))
   for node, part in (m, 'mdn_rnn'), (v, 'vae'):

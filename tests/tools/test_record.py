@@ -21,15 +21,15 @@ from carracing_rollouts import environment
 from carracing_rollouts import loader
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
+from carracing_rollouts import who_drove
 from conftest import made_once
 from conftest import PROJECT
 from models import agent
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from tools import replay
 from tools.driving import recording
-from tools.showing import origins
+from tools.view_rollouts import replay
 
 STEPS = 40
 
@@ -220,7 +220,7 @@ def test_mixture_appends_the_log_to_episodes_of_a_policy(log_file, tmp_path):
     [(logged, actions), *_] = action_log.read(log_file).of_split(split)
     np.testing.assert_array_equal(episodes[count].action[:-1], actions)
     # Both kinds can be replayed from the dataset alone.
-    origin = origins.Origins(dataset, split)
+    origin = who_drove.of_split(dataset, split)
     assert len(origin) == len(episodes)
     assert origin[0].driver.title == 'uniform'
     assert origin[count] == (logged.track_seed, logged.driver)
@@ -474,14 +474,10 @@ def test_a_log_of_other_episodes_than_the_dataset_is_named(log_file, tmp_path):
     update={'num_episodes': train.num_episodes + 1}
   )
   with pytest.raises(errors.DatasetError, match='has 4 train .* tell of 3'):
-    origins.Origins(dataset, 'train')
+    who_drove.of_split(dataset, 'train')
   dataset.config['policy'] = 'a b'
   with pytest.raises(errors.DatasetError, match="a policy 'a b', which no"):
-    origins.Origins(dataset, 'train')
-  with pytest.raises(IndexError):
-    origins.Origins(
-      prepared_dataset.find('carracing_rollouts/recorded', tmp_path), 'train'
-    )[-1]
+    who_drove.of_split(dataset, 'train')
 
 
 def test_episodes_that_cannot_be_read_are_not_written(log_file, tmp_path):

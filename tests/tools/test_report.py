@@ -9,29 +9,38 @@ from carracing_data import processes
 from conftest import VERSION
 from tools.driving import drives
 from tools.driving import evaluation
-from tools.lineage import ancestry
-from tools.lineage import line_of_work
-from tools.report import reporting
+from tools.lineage import find
+from tools.lineage import sources
+from tools.report import page
 
 
 def make(folder, output, data_dir=None, search=()):
-  reporting.make(folder, data_dir, search, output)
+  page.make(folder, data_dir, search, output)
+  return read(output)
+
+
+def read(output):
   text = re.sub('src="data:[^"]+"', 'src=""', output.read_text())
   return html.unescape(text)
 
 
 def test_report_of_an_agent_shows_its_whole_line_of_work(
-  world, agent_folder, check_page, tmp_path
+  world, agent_folder, command, check_page, tmp_path
 ):
-  folder = shutil.copytree(agent_folder, tmp_path / '<b>agent')
+  folder = shutil.copytree(agent_folder, tmp_path / 'a' / '<b>agent')
   run = functools.partial(processes.run_locally, num_workers=1)
+  # Where `tools.evaluate` writes by default, and where trainers are told to.
+  score = tmp_path / 'evaluation'
   found = evaluation.evaluate(
-    drives.of_agent(folder), folder, 'test', 2, folder / 'score', run, 9
+    drives.of_agent(folder), folder, 'test', 2, score, run, 9
   )
-  output = tmp_path / 'page' / 'report.html'
-  text = make(
-    folder, output, str(world.data_dir), [world.vae.parents[1], tmp_path]
+  (tmp_path / 'runs').symlink_to(world.vae.parents[1])
+  done = command(
+    'tools.report', 'a/<b>agent', f'--data_dir={world.data_dir}', cwd=tmp_path
   )
+  assert done.status == 0, done.stderr
+  output = folder / 'report.html'
+  text = read(output)
   check_page(output)
   assert '<h1>Report of &lt;b&gt;agent</h1>' in output.read_text()
   assert f'{found.summary.mean:.1f} ± ' in text
@@ -41,7 +50,7 @@ def test_report_of_an_agent_shows_its_whole_line_of_work(
   assert 'alt="curve of reconstruction by training step"' in text  # V's log.
   assert 'alt="curve of nll by training step"' in text  # M's log.
   assert 'The run that trained C is not found here' in text
-  assert 'alt="Validation frames of carracing_rollouts/tiny above' in text
+  assert 'alt="Validation frames of carracing_rollouts/tiny:' in text
   nats = [float(x) for x in re.findall(r'>z\[\d+\] · ([\d.]+) nats<', text)]
   assert len(nats) == 32 and nats == sorted(nats, reverse=True)
   assert text.count('alt="strip of frames: ') == 4  # A dream, in four rows.
@@ -100,7 +109,7 @@ def test_unfinished_run_has_its_curves(world, check_page, tmp_path):
   assert 'alt="curve of nll by training step"' in text
   assert 'M (mdn_rnn) is not finished: there are no weights yet' in text
   assert '>z[31] · ' in text  # V is there.
-  tree = ancestry.Family(None, []).of(str(folder))
+  tree = sources.Finder(None, []).of(str(folder))
   assert (tree.kind, tree.facts) == ('mdn_rnn', ['not finished'])
   assert tree.sources[0].name.startswith('carracing_latents/tiny:')
 
@@ -112,7 +121,7 @@ def test_newest_work_of_a_pipeline_is_shown(world, tmp_path):
     content = (folder / 'run.json').read_text()
     content = re.sub('"time": "[^"]+"', f'"time": "{time}"', content)
     (folder / 'run.json').write_text(content)
-    found = line_of_work.find(tmp_path, str(world.data_dir), [])
+    found = find.lineage(tmp_path, str(world.data_dir), [])
     return found.newest.relative_to(tmp_path).as_posix()
 
   assert add('2/vae', world.vae, '2026-01-02') == '2/vae'
@@ -122,4 +131,4 @@ def test_newest_work_of_a_pipeline_is_shown(world, tmp_path):
   assert add('later', world.mdn_rnn, '2027-01-01', unfinished) == 'mdn_rnn'
   assert add('last', world.mdn_rnn, '2027-01-01') == 'last'
   (tmp_path / 'last' / 'run.json').write_text('[')
-  assert line_of_work.find(tmp_path, None, []).newest.name == 'mdn_rnn'
+  assert find.lineage(tmp_path, None, []).newest.name == 'mdn_rnn'

@@ -6,59 +6,18 @@ import signal
 import subprocess
 import sys
 
-from carracing_data import prepared_dataset
 from carracing_rollouts import action_log
-from carracing_rollouts import loader
 from carracing_rollouts import rollout
 import imageio.v3 as imageio
 from models import agent
 from models import weights
 import pytest
-from tools import replay
-from tools.lineage import ancestry
-from tools.lineage import line_of_work
+from tools.lineage import find
+from tools.lineage import sources
 from tools.pipelines import demonstration
 from tools.pipelines import rounds
 from tools.pipelines import rounds_of_dreams
 from tools.pipelines import stages
-from tools.showing import origins
-
-
-def test_view_shows_both_sizes_of_an_episode(data_dir, command, tmp_path):
-  done = command(
-    'tools.view_rollouts',
-    '--dataset=carracing_rollouts/tiny',
-    f'--data_dir={data_dir}',
-    '--episode=2',
-    f'--output_dir={tmp_path}',
-  )
-  assert done.status == 0, done.stderr
-  assert 'left out' not in done.stderr  # The replay gave the same frames.
-  video = imageio.imread(tmp_path / 'train-2.mp4', plugin='pyav')
-  assert len(video) == 71
-  assert video.shape[2] == 384 + 8 + 384  # Both panels and the gap.
-  assert imageio.imread(tmp_path / 'train-2.png').shape[1] > 1000
-
-
-@pytest.mark.parametrize(
-  ('simulator', 'message'),
-  [
-    ('gymnasium', 'from step 3 on, .*gymnasium.*pygame'),
-    ('sketched', 'from step 0 on, .*gymnasium'),
-    ('envpool', 'no simulator envpool'),
-  ],
-)
-def test_view_leaves_other_frames_out(simulator, message, data_dir, caplog):
-  name = 'carracing_rollouts/tiny'
-  builder = prepared_dataset.find(name, data_dir)
-  episode = loader.episodes(name, data_dir=data_dir)[1]
-  seed = origins.Origins(builder, 'train')[1].track_seed
-  assert replay.replay(builder, seed, episode).shape
-
-  episode.observation[3, 0, 0, 0] ^= 1
-  builder.config['simulator'] = simulator
-  assert replay.replay(builder, seed, episode) is None
-  assert re.search(message, caplog.text)
 
 
 @pytest.fixture
@@ -151,7 +110,7 @@ def test_two_rounds_train_on_what_the_first_agent_drives(
     rounds.make(tmp_path, settings, execute)
   (tmp_path / 'driven.npz').write_bytes(log)
 
-  family = ancestry.Family(str(tmp_path / 'data'), [tmp_path / 'random'])
+  family = sources.Finder(str(tmp_path / 'data'), [tmp_path / 'random'])
   policy, log = family.of('carracing_rollouts/driven').sources
   assert policy.name == 'random_policy'
   assert log.sources[0].path == str(tmp_path / 'random/controller/weights')
@@ -216,12 +175,12 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(
     summary = rounds_of_dreams.make(tmp_path, settings, execute)
     assert f'is {tmp_path}/controller_{best}; on test tracks: ' in summary
     assert [x.name for x in tmp_path.glob('score_*')] == [f'score_{best}']
-    found = line_of_work.find(tmp_path, str(tmp_path / 'data'), [])
+    found = find.lineage(tmp_path, str(tmp_path / 'data'), [])
     assert found.newest == tmp_path / f'controller_{best}'
     assert len(found.evaluations) == 1
 
   # From the last C to the data of the first round: nothing is left out.
-  family = ancestry.Family(str(tmp_path / 'data'), [tmp_path])
+  family = sources.Finder(str(tmp_path / 'data'), [tmp_path])
   node = family.of(str(tmp_path / 'controller_1' / 'agent'))
   tree = str(node)
   for name in 'carracing_rollouts/round_1', 'carracing_rollouts/random':
@@ -284,7 +243,7 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(
   assert re.search(r'^\| 2 \| .* ± ', summary, re.MULTILINE)
 
   # The C that was trained on is found, with the one it came from.
-  family = ancestry.Family(str(tmp_path / 'data'), [tmp_path])
+  family = sources.Finder(str(tmp_path / 'data'), [tmp_path])
   [log] = family.of('carracing_rollouts/round_2').sources
   for driver in log.sources:
     assert driver.path is not None and 'controller_1' in driver.path

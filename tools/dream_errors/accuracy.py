@@ -16,13 +16,13 @@ from carracing_data import json_documents
 from carracing_data import prepared_dataset
 from carracing_rollouts import loader
 from carracing_rollouts import schema
+from carracing_rollouts import who_drove
 import jax
 import jax.numpy as jnp
 from models import mdn_rnn
 from models import vae
 from models import world_model
 import numpy as np
-from tools.showing import origins
 
 HORIZONS = (1, 5, 15, 50)  # In steps; 50 steps are one second.
 SEEN_STEPS = 80  # The camera zooms in during the first 50.
@@ -131,7 +131,7 @@ def measure(
   """
   prepared = prepared_dataset.find(dataset, data_dir, schema.KIND)
   episodes = loader.episodes(str(prepared.folder), split=_SPLIT)
-  of_driver = origins.by_driver(prepared, _SPLIT)
+  of_driver = who_drove.by_driver(prepared, _SPLIT)
   compared = {
     title: compare(model, (episodes[i] for _, i in ids[:most]), key)
     for title, ids in of_driver.items()

@@ -17,6 +17,7 @@ from carracing_data import prepared_dataset
 from carracing_data import progress
 from carracing_rollouts import loader
 from carracing_rollouts import schema
+from carracing_rollouts import who_drove
 import datasets
 from datasets import info as datasets_info
 import huggingface_hub
@@ -24,10 +25,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 from tools.export import descriptions
-from tools.measuring import rollout_statistics
 from tools.showing import markdown
-from tools.showing import origins
 from tools.showing import pictures
+from tools.showing import rollout_statistics
 
 _STEPS_PER_FILE = 250_000  # 500 MB.
 _PREVIEW = 'preview.png'
@@ -59,7 +59,7 @@ def export(
     errors.UserError: the new folder exists already, or cannot be written.
   """
   prepared = prepared_dataset.find(name, data_dir, schema.KIND)
-  driven = origins.by_driver(prepared, *schema.SPLITS)
+  driven = who_drove.by_driver(prepared, *schema.SPLITS)
   title = f'{prepared.name}-{prepared.config_name}'
   with files.new_folder(output_dir / title) as folder:
     (folder / 'data').mkdir()
@@ -121,7 +121,7 @@ def _write(
 ) -> datasets.SplitInfo:
   """Writes the files of a split, one episode after another."""
   episodes = loader.episodes(str(prepared.folder), split=split)
-  of_split = origins.Origins(prepared, split)
+  of_split = who_drove.of_split(prepared, split)
   drivers = {key: title for title, keys in driven.items() for key in keys}
   num_steps = prepared.splits[split].num_steps
   num_files = min(len(episodes), -(-num_steps // steps_per_file))

@@ -23,7 +23,6 @@ from trainers import run_documents
 _TITLE = 'carracing-agent'
 _TRACKS = 'test'
 _TEMPLATE = Path(__file__).with_name('model_card.md.jinja')
-_NAMES = {'vae': 'V', 'mdn_rnn': 'M', 'controller': 'C'}
 _SOURCES = pydantic.TypeAdapter(dict[str, run_documents.Source])
 
 
@@ -156,7 +155,7 @@ def _card(
       ('part', 'dataset', 'SHA-256 of its content'),
       [
         (
-          _NAMES[part],
+          agent.NAMES[part],
           f'`{source.name}`',
           ', '.join(f'{k} `{v}`' for k, v in source.sha256.items()),
         )
@@ -189,7 +188,7 @@ def _part(folder: Path, part: str) -> tuple[str, ...]:
   count = sum(x.size for x in jax.tree.leaves(loaded.variables))
   size = (folder / part / weights.FILE).stat().st_size
   return (
-    _NAMES[part],
+    agent.NAMES[part],
     f'`{part}/`',
     f'{count:,}',
     f'{size / 1000:,.0f} kB',

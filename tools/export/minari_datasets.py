@@ -19,12 +19,12 @@ from carracing_data import progress
 from carracing_data import rlds_steps
 from carracing_rollouts import loader
 from carracing_rollouts import schema
+from carracing_rollouts import who_drove
 import gymnasium
 import minari
 from minari.data_collector import episode_buffer
 from minari.dataset import minari_storage
 import numpy as np
-from tools.showing import origins
 
 # A sixth of the size of HDF5, Minari's default, which stores raw frames.
 _FORMAT = 'parquet'
@@ -91,7 +91,7 @@ def _write(
 ) -> None:
   """Writes the dataset of a split."""
   packages = prepared.metadata.packages
-  of_split = origins.Origins(prepared, split)
+  of_split = who_drove.of_split(prepared, split)
   drivers = [of_split[i].driver for i in range(len(of_split))]
   # The game that was driven, whose frames are larger.
   spec = copy.deepcopy(gymnasium.spec('CarRacing-v3'))
@@ -122,7 +122,9 @@ def _write(
 
 
 def _buffers(
-  episodes: Sequence[schema.Episode], of_split: origins.Origins, split: str
+  episodes: Sequence[schema.Episode],
+  of_split: Sequence[who_drove.Drive],
+  split: str,
 ) -> Iterator[episode_buffer.EpisodeBuffer]:
   shown = progress.each(episodes, split, 'episodes')
   for i, episode in enumerate(shown):

@@ -1,4 +1,4 @@
-"""Saves rows of frames and histograms as pictures, and frames as videos."""
+"""Frames side by side, histograms and videos, as files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 import io
@@ -6,16 +6,22 @@ from pathlib import Path
 
 import av
 from carracing_data import files
-import cv2
 from gymnasium.envs.box2d import car_racing
+import matplotlib
 from matplotlib import figure
 from matplotlib import ticker
 import numpy as np
+from PIL import Image
+from PIL import ImageDraw
+from PIL import ImageFont
 
 _CELL_INCHES = 1.1
 _PANEL_PIXELS = 384
 _GAP_PIXELS = 8
 _CAPTION_PIXELS = 32
+# All characters have the same width, so that captions do not tremble.
+_FONT = Path(matplotlib.get_data_path()) / 'fonts/ttf/DejaVuSansMono.ttf'
+_TEXT_PIXELS = 14
 _MAX_BINS = 40  # Of a histogram.
 
 
@@ -38,17 +44,36 @@ def save_strip(
     figsize=(_CELL_INCHES * columns + 1, _CELL_INCHES * len(rows) + 0.6),
     layout='compressed',
   )
-  axes = picture.subplots(len(rows), columns, squeeze=False)
-  for row_axes, (name, frames) in zip(axes, rows.items(), strict=True):
-    for axis, frame in zip(row_axes, frames, strict=True):
-      axis.imshow(frame, interpolation='nearest')
-      axis.set(xticks=[], yticks=[])
-    row_axes[0].set_ylabel(name.replace(' ', '\n'), fontsize=9)
-  for axis, title in zip(axes[0], titles):
-    axis.set_title(title, fontsize=9)
+  axes = picture.subplots(len(rows), 1, squeeze=False)[:, 0]
+  for axis, (name, frames) in zip(axes, rows.items(), strict=True):
+    gap = frames.shape[2] // 16
+    axis.imshow(side_by_side(frames, gap), interpolation='nearest')
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    axis.set_ylabel(name.replace(' ', '\n'), fontsize=9)
+  first = next(iter(rows.values()))
+  width = first.shape[2]
+  centres = np.arange(columns) * (width + width // 16) + width / 2
+  axes[0].set_xticks(centres, titles, fontsize=9)
+  axes[0].tick_params(labelbottom=False, labeltop=True, length=0)
   picture.suptitle(heading)
   path = files.claim_file(path)
   files.replace(path, lambda file: picture.savefig(file, dpi=120, format='png'))
+
+
+def side_by_side(frames: np.ndarray, gap: int = 1) -> np.ndarray:
+  """Returns frames side by side, with white between them, uint8 [H, W, 3].
+
+  Args:
+    frames: uint8 [N, H, W, 3]; or rows of them, [R, N, H, W, 3].
+    gap: pixels between frames.
+  """
+  rows = frames if frames.ndim == 5 else frames[None]
+  spread = (0, 0), (0, 0), (0, gap), (0, gap), (0, 0)
+  apart = np.pad(rows, spread, constant_values=255)
+  num_rows, columns, height, width, _ = apart.shape
+  sheet = apart.swapaxes(1, 2).reshape(num_rows * height, columns * width, 3)
+  return sheet[: len(sheet) - gap, : columns * width - gap]
 
 
 def save_returns(
@@ -132,13 +157,26 @@ def save_video(
     panels: frames by name of the panel, uint8 [T, S, S, 3] each.
     captions: captions of the T frames, shown below the panels.
   """
-  _save_mp4(
-    files.claim_file(path),
-    (
-      _video_frame({k: v[i] for k, v in panels.items()}, caption)
-      for i, caption in enumerate(captions)
-    ),
-  )
+  width = len(panels) * (_PANEL_PIXELS + _GAP_PIXELS) - _GAP_PIXELS
+  longest = max(captions, key=len)
+  fonts = (ImageFont.truetype(_FONT, x) for x in range(_TEXT_PIXELS, 1, -1))
+  font = next(x for x in fonts if x.getlength(longest) <= width or x.size == 2)
+
+  def frame(index: int) -> np.ndarray:
+    size = width, _PANEL_PIXELS + 2 * _CAPTION_PIXELS
+    image = Image.new('RGB', size, 'white')
+    draw = ImageDraw.Draw(image)
+    draw.text((0, size[1] - 24), captions[index], 'black', font)
+    for i, (name, frames) in enumerate(panels.items()):
+      left = i * (_PANEL_PIXELS + _GAP_PIXELS)
+      draw.text((left, 8), name, 'black', font)
+      panel = Image.fromarray(frames[index]).resize(
+        (_PANEL_PIXELS, _PANEL_PIXELS), Image.Resampling.NEAREST
+      )
+      image.paste(panel, (left, _CAPTION_PIXELS))
+    return np.asarray(image)
+
+  _save_mp4(files.claim_file(path), map(frame, range(len(captions))))
 
 
 def save_observations(path: Path, observation: np.ndarray) -> None:
@@ -182,25 +220,3 @@ def _save_mp4(
     container.mux(stream.encode())
   # Written atomically, because half a video would look complete.
   files.replace(path, lambda file: file.write_bytes(video.getbuffer()))
-
-
-def _video_frame(panels: Mapping[str, np.ndarray], caption: str) -> np.ndarray:
-  size = (_PANEL_PIXELS, _PANEL_PIXELS)
-  gap = np.full(
-    (_CAPTION_PIXELS + _PANEL_PIXELS, _GAP_PIXELS, 3), 255, np.uint8
-  )
-  images = []
-  for name, frame in panels.items():
-    image = cv2.resize(frame, size, interpolation=cv2.INTER_NEAREST)
-    images += [gap, np.concatenate([_text(name, _PANEL_PIXELS), image])]
-  body = np.concatenate(images[1:], axis=1)  # Gaps lie between the panels.
-  return np.concatenate([body, _text(caption, body.shape[1])])
-
-
-def _text(text: str, width: int) -> np.ndarray:
-  strip = np.full((_CAPTION_PIXELS, width, 3), 255, np.uint8)
-  cv2.putText(
-      strip, text, (8, 22), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1,
-      cv2.LINE_AA,
-  )  # fmt: skip
-  return strip

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from carracing_data import files
-import imageio.v3 as imageio
 import jinja2
 import markupsafe
 import matplotlib
 from matplotlib import figure
 import numpy as np
+from PIL import Image
 
 _BASE = Path(__file__).parent / 'templates'
 _SALT = 'carracing'  # Makes the identifiers in an SVG the same every time.
@@ -57,8 +57,9 @@ def data_url(content: bytes, media_type: str) -> markupsafe.Markup:
 
 def picture(frame: np.ndarray) -> markupsafe.Markup:
   """Returns a frame, uint8 [H, W, 3], as the URL of a PNG."""
-  content = imageio.imwrite('<bytes>', frame, extension='.png')
-  return data_url(content, 'image/png')
+  file = io.BytesIO()
+  Image.fromarray(frame).save(file, 'PNG')
+  return data_url(file.getvalue(), 'image/png')
 
 
 def drawing(plot: figure.Figure) -> markupsafe.Markup:

@@ -1,4 +1,4 @@
-"""A prepared rollouts dataset → HTML pages of its episodes, and their videos.
+"""A prepared rollouts dataset → HTML pages of its episodes, and statistics.
 
 A folder belongs to the content of one dataset. Videos, which take most of the
 time, are made in several processes, and later runs keep them. Pages are written
@@ -6,9 +6,9 @@ from the last one to the first, which sums up all episodes.
 """
 
 from collections.abc import Mapping, Sequence
-import dataclasses
+import functools
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from carracing_data import errors
 from carracing_data import files
@@ -19,23 +19,21 @@ from carracing_data import progress
 from carracing_data import shards
 from carracing_rollouts import loader
 from carracing_rollouts import schema
-import markupsafe
-import numpy as np
-from tools.browse_rollouts import cards
-from tools.showing import origins
+from carracing_rollouts import who_drove
+from tools.browse_rollouts import episodes as episodes_lib
+from tools.showing import markdown
 from tools.showing import pictures
+from tools.showing import rollout_statistics
 from tools.showing import webpages
 
 INDEX = 'index.html'
 VIDEOS = 'videos'
+_TABLES, _HISTOGRAMS = 'statistics.md', 'statistics.png'
+_SHEET = 'contact_sheet.png'
 _SUBJECT = 'dataset.json'
 _PAGE_EPISODES = 50
 _VIDEOS_PER_JOB = 10
 _NUM_EXTREMES = 5  # Episodes named for their high or low returns.
-
-
-class BrowserError(errors.UserError):
-  """A folder holds the pages of another dataset."""
 
 
 class _Subject(json_documents.Document):
@@ -43,44 +41,6 @@ class _Subject(json_documents.Document):
 
   dataset: str
   metadata_sha256: json_documents.Sha256
-
-
-class Link(NamedTuple):
-  """An episode as the first page names it.
-
-  Attributes:
-    title: split and index in the split.
-    address: of its card.
-    return_: sum of its rewards.
-  """
-
-  title: str
-  address: str
-  return_: float
-
-
-@dataclasses.dataclass(frozen=True)
-class _VideosJob:
-  """Makes videos of episodes of a split.
-
-  Attributes:
-    dataset: folder of the dataset.
-    split: name of the split.
-    episode_ids: indices in the split.
-    output_dir: output directory.
-  """
-
-  dataset: str
-  split: str
-  episode_ids: Sequence[int]
-  output_dir: Path
-
-  def __call__(self) -> None:
-    episodes = loader.episodes(self.dataset, split=self.split)
-    for i in self.episode_ids:
-      pictures.save_observations(
-        self.output_dir / _video(self.split, i), episodes[i].observation
-      )
 
 
 def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
@@ -96,10 +56,9 @@ def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
 
   Raises:
     errors.DatasetError: there is no such dataset, or it is damaged.
-    errors.UserError: the output directory is not writable, or another process
-      is writing to it.
     errors.DocumentError: `dataset.json` in the output directory is damaged.
-    BrowserError: the output directory holds the pages of another dataset.
+    errors.UserError: the output directory holds the pages of another dataset,
+      is not writable, or another process is writing to it.
   """
   prepared = prepared_dataset.find(dataset, data_dir, schema.KIND)
   # Opened first: much of what may be wrong shows before an hour of work.
@@ -107,19 +66,21 @@ def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
     split: loader.episodes(str(prepared.folder), split=split)
     for split in schema.SPLITS
   }
-  found = {split: origins.Origins(prepared, split) for split in schema.SPLITS}
+  driven = {
+    split: who_drove.of_split(prepared, split) for split in schema.SPLITS
+  }
   files.claim_folder(output_dir / VIDEOS)
   with files.locked(output_dir), files.write_errors(output_dir):
     _claim(output_dir, prepared)
     for folder in output_dir, output_dir / VIDEOS:
       shards.remove_temporary(folder)
     _make_videos(prepared, output_dir)
-    _write_pages(prepared, episodes, found, output_dir)
+    _write_pages(prepared, episodes, driven, output_dir)
   return output_dir / INDEX
 
 
 def _claim(output_dir: Path, prepared: prepared_dataset.Dataset) -> None:
-  """Raises BrowserError if a folder belongs to the pages of other data."""
+  """Raises UserError if a folder belongs to the pages of other data."""
   path = output_dir / _SUBJECT
   wanted = _Subject(
     dataset=prepared.full_name,
@@ -135,7 +96,7 @@ def _claim(output_dir: Path, prepared: prepared_dataset.Dataset) -> None:
       f'{error}; choose another --output_dir, or delete {output_dir}'
     ) from None
   if found != wanted:
-    raise BrowserError(
+    raise errors.UserError(
       f'{output_dir} holds the pages of {found.dataset} with the digest'
       f' {found.metadata_sha256[:8]}, not of {wanted.dataset} with'
       f' {wanted.metadata_sha256[:8]}; choose another --output_dir'
@@ -144,37 +105,25 @@ def _claim(output_dir: Path, prepared: prepared_dataset.Dataset) -> None:
 
 def _video(split: str, episode_id: int) -> str:
   """Returns the path of a video in the output directory."""
-  return f'{VIDEOS}/{split}-{episode_id}.mp4'
-
-
-def _is_file(path: Path) -> bool:
-  return path.exists() and path.stat().st_size > 0
+  return f'{VIDEOS}/{episodes_lib.anchor((split, episode_id))}.mp4'
 
 
 def _page(index: int) -> str:
-  """Returns the path in the output directory of the page of an episode.
-
-  Args:
-    index: index of the episode among those of all splits.
-  """
+  """Returns the page of an episode, of an index among those of all splits."""
   number = index // _PAGE_EPISODES + 1
   return INDEX if number == 1 else f'page_{number}.html'
 
 
 def _make_videos(prepared: prepared_dataset.Dataset, output_dir: Path) -> None:
   """Makes the missing videos; one that exists is complete."""
-  folder = output_dir / VIDEOS
   jobs, total = [], 0
   for split in schema.SPLITS:
-    num_episodes = prepared.splits[split].num_episodes
-    missing = [
-      i
-      for i in range(num_episodes)
-      if not _is_file(output_dir / _video(split, i))
-    ]
-    total += num_episodes
+    ids = range(prepared.splits[split].num_episodes)
+    missing = [i for i in ids if not (output_dir / _video(split, i)).exists()]
+    total += len(ids)
     jobs += [
-      _VideosJob(
+      functools.partial(
+        _save_videos,
         str(prepared.folder),
         split,
         missing[start : start + _VIDEOS_PER_JOB],
@@ -184,93 +133,121 @@ def _make_videos(prepared: prepared_dataset.Dataset, output_dir: Path) -> None:
     ]
 
   def count() -> int:
-    return len(list(folder.glob('*.mp4')))
+    return len(list((output_dir / VIDEOS).glob('*.mp4')))
 
   with progress.watching('videos', 'episodes', total, count):
     processes.run_locally(jobs, min(processes.num_cores(), len(jobs)))
 
 
+def _save_videos(
+  dataset: str, split: str, episode_ids: Sequence[int], output_dir: Path
+) -> None:
+  episodes = loader.episodes(dataset, split=split)
+  for i in episode_ids:
+    pictures.save_observations(
+      output_dir / _video(split, i), episodes[i].observation
+    )
+
+
 def _write_pages(
   prepared: prepared_dataset.Dataset,
   episodes: Mapping[str, Sequence[schema.Episode]],
-  found: Mapping[str, origins.Origins],
+  driven: Mapping[str, Sequence[who_drove.Drive]],
   output_dir: Path,
 ) -> None:
-  """Writes the pages in reverse, so that all returns are known for the first.
-
-  Args:
-    prepared: a dataset, see `prepared_dataset.find`.
-    episodes: episodes by split.
-    found: origins of the episodes, by split.
-    output_dir: output directory.
-  """
+  """Writes the pages in reverse: the first one sums up all episodes."""
   keys = [(split, i) for split in episodes for i in range(len(episodes[split]))]
   starts = range(0, len(keys), _PAGE_EPISODES)
-  pages = [_page(start) for start in starts]
-  drivers = {
-    key: title
-    for title, driven in origins.by_driver(prepared, *schema.SPLITS).items()
-    for key in driven
-  }
-  facts: list[cards.Facts] = []  # Of all episodes, in reverse.
+  by_driver = who_drove.by_driver(prepared, *schema.SPLITS)
+  drivers = {key: title for title, ids in by_driver.items() for key in ids}
+  collected = rollout_statistics.Collector()
   with progress.Progress('pages', 'episodes', len(keys)) as counted:
     counted.start()
     for start in reversed(starts):
       shown = []
-      for split, i in keys[start : start + _PAGE_EPISODES]:
-        name = f'{split} {i}'
+      for key in keys[start : start + _PAGE_EPISODES]:
+        split, i = key
+        episode = episodes[split][i]
+        episodes_lib.check(key, episode)
         shown.append(
-          cards.make(
-            name,
-            episodes[split][i],
-            found[split][i],
-            drivers[split, i],
+          episodes_lib.show(
+            key,
+            episode,
+            collected.add(key, episode),
+            drivers[key],
+            driven[split][i].track_seed,
             _video(split, i),
           )
         )
         counted.count_one()
-      facts += [card.facts for card in reversed(shown)]
+      summary = None
+      if start == 0:
+        found = collected.statistics(prepared, by_driver)
+        _write_statistics(prepared, found, output_dir)
+        summary = _summary(found)
       webpages.save(
         output_dir / _page(start),
-        Path(__file__).with_name('episodes.html'),
+        Path(__file__).with_name('pages.html'),
         dataset=prepared.full_name,
-        pages=pages,
+        citation=prepared.citation,
+        pages=[_page(start) for start in starts],
         number=start // _PAGE_EPISODES + 1,
-        cards=shown,
-        summary=None if start else _summary(prepared, facts[::-1]),
+        episodes=shown,
+        summary=summary,
       )
 
 
-def _summary(
-  prepared: prepared_dataset.Dataset, facts: Sequence[cards.Facts]
-) -> dict[str, Any]:
-  """Returns what the first page tells of the dataset, given all episodes."""
-  links = [
-    Link(x.title, f'{_page(i)}#{x.identifier}', x.return_)
-    for i, x in enumerate(facts)
+def _write_statistics(
+  prepared: prepared_dataset.Dataset,
+  found: rollout_statistics.Statistics,
+  output_dir: Path,
+) -> None:
+  """Writes what a dataset card shows."""
+  tables = (found.splits, found.drivers, found.actions)
+  lines = [
+    f'Computed from `{prepared.citation}` by `python -m tools.browse_rollouts`.'
   ]
-  ranked = sorted(links, key=lambda link: -link.return_)
-  splits, first = [], 0
-  for split in schema.SPLITS:
-    recorded = prepared.splits[split]
-    splits.append((split, links[first].address, recorded))
-    first += recorded.num_episodes
-  returns: dict[str, list[float]] = {}
-  for x in facts:
-    returns.setdefault(x.driver, []).append(x.return_)
+  lines += [markdown.table(*table) for table in tables]
+  files.replace(
+    output_dir / _TABLES,
+    lambda file: file.write_bytes(('\n\n'.join(lines) + '\n').encode()),
+  )
+  picture = rollout_statistics.histograms(found, prepared.full_name)
+  files.replace(
+    output_dir / _HISTOGRAMS,
+    lambda file: picture.savefig(file, dpi=100, format='png'),
+  )
+  pictures.save_strip(
+    output_dir / _SHEET,
+    found.sheet,
+    rollout_statistics.SHEET_TITLES,
+    f'{prepared.full_name}: episodes from start to end',
+  )
+
+
+def _summary(found: rollout_statistics.Statistics) -> dict[str, Any]:
+  """Returns what the first page tells of the dataset."""
+  addresses = {
+    key: f'{_page(i)}#{episodes_lib.anchor(key)}'
+    for i, key in enumerate(found.facts)
+  }
+  ranked = [
+    (episodes_lib.title(key), addresses[key], found.facts[key].return_)
+    for key in sorted(found.facts, key=lambda key: -found.facts[key].return_)
+  ]
+  returns = [x.return_ for x in found.facts.values()]
+  completed = [x.completed for x in found.facts.values()]
   return {
-    'citation': prepared.citation,
-    'splits': splits,
-    'drivers': [(name, np.array(x)) for name, x in returns.items()],
+    'tables': (found.splits, found.drivers, found.actions),
+    # The first episode of each split.
+    'addresses': {split: addresses[split, 0] for split in schema.SPLITS},
     'highest': ranked[:_NUM_EXTREMES],
     'lowest': ranked[: -_NUM_EXTREMES - 1 : -1],
-    'histogram': _histogram(facts),
+    'histogram': webpages.drawing(
+      pictures.plot_returns(returns, completed, '', 'episodes')
+    ),
+    'pictures': (
+      (_SHEET, 'Frames of episodes from start to end, by driver'),
+      (_HISTOGRAMS, 'Histograms of lengths, returns and actions; mean frame'),
+    ),
   }
-
-
-def _histogram(facts: Sequence[cards.Facts]) -> markupsafe.Markup:
-  returns = [x.return_ for x in facts]
-  completed = [x.completed for x in facts]
-  return webpages.drawing(
-    pictures.plot_returns(returns, completed, '', 'episodes')
-  )

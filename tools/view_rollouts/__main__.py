@@ -23,9 +23,9 @@ import numpy as np
 with epy.lazy_imports():
   from carracing_data import prepared_dataset
   from carracing_rollouts import loader
-  from tools import replay
-  from tools.showing import origins
+  from carracing_rollouts import who_drove
   from tools.showing import pictures
+  from tools.view_rollouts import replay
 
 _DATASET = command_line.dataset_flag()
 _SPLIT = flags.DEFINE_enum(
@@ -76,8 +76,8 @@ def view(
   files.claim_folder(output_dir)
   episode = episodes[episode_id]
   panels = {'observation 64x64': episode.observation}
-  origin = origins.Origins(prepared, split)[episode_id]
-  originals = replay.replay(prepared, origin.track_seed, episode)
+  track_seed, driver = who_drove.of_split(prepared, split)[episode_id]
+  originals = replay.replay(prepared, track_seed, episode)
   if originals is not None:
     panels = {'simulator 96x96': originals, **panels}
 
@@ -90,7 +90,7 @@ def view(
     sheet,
     {title: frames[columns] for title, frames in panels.items()},
     [f'step {i}\nreturn {returns[i]:.1f}' for i in columns],
-    f'{name}, {split} episode {episode_id}, driven by {origin.driver.title}',
+    f'{name}, {split} episode {episode_id}, driven by {driver.title}',
   )
   pictures.save_video(
     video,

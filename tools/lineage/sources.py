@@ -1,4 +1,4 @@
-"""Where weights and datasets come from: a folder → the tree of its sources.
+"""What an artefact was made from: its folder → the tree of its sources.
 
 Everything is read from the documents that builds and trainers leave. A source
 is recognised by its content, so a file of the same name is not taken for it.
@@ -7,6 +7,7 @@ found, and say so.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -28,11 +29,11 @@ import pydantic
 from trainers import run_documents
 
 ROUNDED = 'rounded to float16'  # A fact of published weights.
-_NAMES = {'vae': 'V (vae)', 'mdn_rnn': 'M (mdn_rnn)', 'controller': 'C'}
 
 
-class Node(json_documents.Document):
-  """An artefact and what it was made from.
+@dataclasses.dataclass(frozen=True)
+class Artefact:
+  """Weights, a dataset, an action log or a driver, and what it was made from.
 
   Attributes:
     kind: `vae`, `mdn_rnn`, `controller`, `carracing_rollouts`,
@@ -49,9 +50,25 @@ class Node(json_documents.Document):
   name: str
   digest: str | None = None
   path: str | None = None
-  facts: list[str] = []
+  facts: list[str] = dataclasses.field(default_factory=list)
   command: str | None = None
-  sources: list['Node'] = []
+  sources: list['Artefact'] = dataclasses.field(default_factory=list)
+
+  @property
+  def title(self) -> str:
+    """Its name and the beginning of its digest."""
+    if self.digest is None:
+      return self.name
+    return f'{self.name} @{self.digest[: digests.SHORT]}'
+
+  @property
+  def again(self) -> str:
+    """How it is made again; empty if that is not known."""
+    if self.command is not None:
+      return f'again: {self.command}'
+    if self.kind == 'action_log':
+      return 'cannot be made again: keep the file'
+    return ''
 
 
 class _Training(pydantic.BaseModel):
@@ -63,13 +80,9 @@ class _Training(pydantic.BaseModel):
   command: str | None = None
   git_revision: str | None = None
   rounded_from: json_documents.Sha256 | None = None
-  # Of weights whose description has no `sources`.
-  dataset: str | None = None
-  vae_sha256: json_documents.Sha256 | None = None
-  mdn_rnn_sha256: json_documents.Sha256 | None = None
 
 
-class Family:
+class Finder:
   """Finds the sources of artefacts on this machine."""
 
   def __init__(self, data_dir: str | None, search: Sequence[Path]):
@@ -82,7 +95,7 @@ class Family:
     self._data_dir = data_dir
     self._weights: dict[str, Path] = {}
     self._rounded: dict[tuple[str, str], Path] = {}
-    self._known: dict[str, Node] = {}
+    self._known: dict[str, Artefact] = {}
     for path in below(search, weights.FILE):
       try:
         described = weights.describe(path)
@@ -94,7 +107,7 @@ class Family:
       except errors.UserError as error:  # They are nobody's source.
         logging.warning('Left out: %s', error)
 
-  def of(self, name: str) -> Node:
+  def of(self, name: str) -> Artefact:
     """Returns the tree of a folder of weights, an agent, a run or a dataset.
 
     Args:
@@ -111,15 +124,15 @@ class Family:
       return self._of_unfinished(run)
     return self._of_dataset(name, None)
 
-  def _of_unfinished(self, run: run_documents.Run) -> Node:
-    return Node(
+  def _of_unfinished(self, run: run_documents.Run) -> Artefact:
+    return Artefact(
       kind=run.model,
-      name=_NAMES[run.model],
+      name=_name(run.model),
       facts=['not finished'],
       sources=list(self._sources(_Training(sources=run.sources))),
     )
 
-  def _of_weights(self, folder: Path) -> Node:
+  def _of_weights(self, folder: Path) -> Artefact:
     described = weights.describe(folder)
     sha256 = described.weights_sha256
     if sha256 in self._known:
@@ -130,68 +143,61 @@ class Family:
       raise errors.DocumentError(
         f'{folder} is damaged: training: {json_documents.explain(error)}'
       ) from None
-    node = Node(
+    found = Artefact(
       kind=described.model,
-      name=_NAMES[described.model],
+      name=_name(described.model),
       digest=sha256,
       path=os.fspath(folder),
       facts=list(_facts_of_weights(training)),
       command=training.command,
     )
     # While its sources are looked up: weights may name themselves.
-    self._known[sha256] = node
+    self._known[sha256] = found
     if training.rounded_from is None:
-      changed = {'sources': list(self._sources(training))}
+      complete = dataclasses.replace(
+        found, sources=list(self._sources(training))
+      )
     else:
-      original = self._original(node, training, training.rounded_from)
-      changed = {
-        'facts': [ROUNDED],
-        'command': None,  # That of the original weights.
-        'sources': [original],
-      }
-    complete = node.model_copy(update=changed)
+      original = self._original(found, training, training.rounded_from)
+      complete = dataclasses.replace(
+        found,
+        facts=[ROUNDED],
+        command=None,  # That of the original weights.
+        sources=[original],
+      )
     self._known[sha256] = complete
     return complete
 
-  def _original(self, rounded: Node, training: _Training, sha256: str) -> Node:
+  def _original(
+    self, rounded: Artefact, training: _Training, sha256: str
+  ) -> Artefact:
     """Returns the weights that were rounded, as far as they are known."""
     if sha256 in self._weights:
       return self._of_weights(self._weights[sha256])
-    return rounded.model_copy(
-      update={
-        'digest': sha256,
-        'path': None,
-        'sources': list(self._sources(training)),
-      }
+    return dataclasses.replace(
+      rounded,
+      digest=sha256,
+      path=None,
+      sources=list(self._sources(training)),
     )
 
-  def _sources(self, training: _Training) -> Iterator[Node]:
+  def _sources(self, training: _Training) -> Iterator[Artefact]:
     """Yields the sources of a run by role, so M before V."""
     for _, source in sorted(training.sources.items()):
       if 'weights' not in source.sha256:
         yield self._of_dataset(source.name, source.sha256)
-      elif source.name in _NAMES:
+      elif source.name in agent.NAMES:
         yield self._weights_with(source.name, source.sha256['weights'])
-    if training.sources:
-      return
-    for role in 'mdn_rnn', 'vae':
-      sha256 = getattr(training, f'{role}_sha256')
-      if sha256 is not None:
-        yield self._weights_with(role, sha256)
-    if training.dataset is not None:
-      yield Node(
-        kind=training.dataset.partition('/')[0],
-        name=training.dataset,
-        facts=['an older version did not record its content'],
-      )
 
-  def _weights_with(self, kind: str, sha256: str) -> Node:
+  def _weights_with(self, kind: str, sha256: str) -> Artefact:
     path = self._weights.get(sha256, self._rounded.get((kind, sha256)))
     if path is not None:
       return self._of_weights(path)
-    return Node(kind=kind, name=_NAMES[kind], digest=sha256)
+    return Artefact(kind=kind, name=_name(kind), digest=sha256)
 
-  def _of_dataset(self, name: str, wanted: Mapping[str, str] | None) -> Node:
+  def _of_dataset(
+    self, name: str, wanted: Mapping[str, str] | None
+  ) -> Artefact:
     """Returns the tree of a dataset.
 
     Args:
@@ -203,7 +209,9 @@ class Family:
       self._known[key] = self._new_dataset(name, wanted)
     return self._known[key]
 
-  def _new_dataset(self, name: str, wanted: Mapping[str, str] | None) -> Node:
+  def _new_dataset(
+    self, name: str, wanted: Mapping[str, str] | None
+  ) -> Artefact:
     facts = []
     try:
       prepared = prepared_dataset.find(
@@ -215,14 +223,14 @@ class Family:
     except errors.UserError:
       if wanted is None:
         raise
-    return Node(
+    return Artefact(
       kind=name.partition('/')[0],
       name=name,
       digest=digests.of_dataset(wanted),
       facts=facts,
     )
 
-  def _found_dataset(self, prepared: prepared_dataset.Dataset) -> Node:
+  def _found_dataset(self, prepared: prepared_dataset.Dataset) -> Artefact:
     config, splits = prepared.config, prepared.splits.values()
     folder = prepared.folder
     keys: dict[str, Any] | None = {'name': prepared.config_name}
@@ -245,7 +253,7 @@ class Family:
         keys['actions'] = os.fspath(folder / schema.ACTION_LOG)
       if config['policy'] == schema.RECORDED:
         del keys['num_episodes']
-    return Node(
+    return Artefact(
       kind=prepared.name,
       name=prepared.full_name,
       digest=prepared.digest,
@@ -258,31 +266,32 @@ class Family:
       sources=sources,
     )
 
-  def _drivers(self, folder: Path, config: Mapping[str, Any]) -> Iterator[Node]:
+  def _drivers(
+    self, folder: Path, config: Mapping[str, Any]
+  ) -> Iterator[Artefact]:
     """Yields who drove the episodes of a rollouts dataset."""
     if config['policy'] != schema.RECORDED:
-      yield Node(
+      yield Artefact(
         kind='policy', name=config['policy'], facts=[f'seed {config["seed"]}']
       )
     if 'actions_sha256' not in config:
       return
-    node = Node(
+    found = Artefact(
       kind='action_log', name='action log', digest=config['actions_sha256']
     )
     try:
       log = action_log.of_dataset(folder, config)
     except errors.UserError as error:
-      yield node.model_copy(update={'facts': [str(error)]})
+      yield dataclasses.replace(found, facts=[str(error)])
       return
-    yield node.model_copy(
-      update={
-        'path': os.fspath(folder / schema.ACTION_LOG),
-        'facts': [f'{len(log.actions):,} episodes'],
-        'sources': list(self._logged_drivers(log)),
-      }
+    yield dataclasses.replace(
+      found,
+      path=os.fspath(folder / schema.ACTION_LOG),
+      facts=[f'{len(log.actions):,} episodes'],
+      sources=list(self._logged_drivers(log)),
     )
 
-  def _logged_drivers(self, log: action_log.ActionLog) -> Iterator[Node]:
+  def _logged_drivers(self, log: action_log.ActionLog) -> Iterator[Artefact]:
     """Yields the drivers of a log, whatever the level of noise."""
     groups: dict[str, list[action_log.LoggedEpisode]] = {}
     for episode in log.header.episodes:
@@ -301,7 +310,7 @@ class Family:
         facts.append(f'noise {listed}{spells}')
       if driver.weights_sha256 is None:
         kind = 'person' if driver.name == 'keyboard' else 'policy'
-        yield Node(kind=kind, name=driver.name, facts=facts)
+        yield Artefact(kind=kind, name=driver.name, facts=facts)
         continue
       sha256 = driver.weights_sha256.model_dump()
       c = self._weights_with('controller', sha256['controller'])
@@ -311,36 +320,53 @@ class Family:
       # A C that was trained on has the earlier one among its sources.
       found = [x.digest for x in c.sources if x.kind != c.kind]
       if found != [x.digest for x in others]:
-        c = Node(kind=c.kind, name=c.name, digest=c.digest, sources=others)
-      yield c.model_copy(update={'facts': [*facts, *c.facts]})
+        c = Artefact(kind=c.kind, name=c.name, digest=c.digest, sources=others)
+      yield dataclasses.replace(c, facts=[*facts, *c.facts])
 
 
-def lines(node: Node) -> Iterator[str]:
+def _name(part: str) -> str:
+  return f'{agent.NAMES[part]} ({part})'
+
+
+def walk(artefact: Artefact) -> Iterator[Artefact]:
+  """Yields an artefact and all of its sources, each once."""
+  seen = set()
+  waiting = [artefact]
+  while waiting:
+    artefact = waiting.pop(0)
+    key = artefact.digest or (artefact.name, *artefact.facts)
+    if key in seen:
+      continue
+    seen.add(key)
+    yield artefact
+    waiting = [*artefact.sources, *waiting]
+
+
+def lines(artefact: Artefact) -> Iterator[str]:
   """Yields the lines of a tree, for people."""
-  for line in _lines(node, '', '', set()):
+  for line in _lines(artefact, '', '', set()):
     # Foreign files may hold control characters of terminals.
     yield ''.join(
       x if x.isprintable() else '\N{REPLACEMENT CHARACTER}' for x in line
     )
 
 
-def _lines(node: Node, first: str, rest: str, shown: set[str]) -> Iterator[str]:
-  digest = '' if node.digest is None else f' @{node.digest[: digests.SHORT]}'
-  head = ', '.join([f'{node.name}{digest}', *node.facts])
-  if node.digest in shown and node.sources:
+def _lines(
+  artefact: Artefact, first: str, rest: str, shown: set[str]
+) -> Iterator[str]:
+  head = ', '.join([artefact.title, *artefact.facts])
+  if artefact.digest in shown and artefact.sources:
     yield f'{first}{head}: see above'
     return
   yield first + head
-  if node.digest is not None:
-    shown.add(node.digest)
-    stem = rest + ('│ ' if node.sources else '  ')
-    yield f'{stem}{node.path or "not found here"}'
-    if node.command:
-      yield f'{stem}again: {node.command}'
-    elif node.kind == 'action_log':
-      yield f'{stem}cannot be made again: keep the file'
-  for i, source in enumerate(node.sources):
-    last = i == len(node.sources) - 1
+  if artefact.digest is not None:
+    shown.add(artefact.digest)
+    stem = rest + ('│ ' if artefact.sources else '  ')
+    yield f'{stem}{artefact.path or "not found here"}'
+    if artefact.again:
+      yield f'{stem}{artefact.again}'
+  for i, source in enumerate(artefact.sources):
+    last = i == len(artefact.sources) - 1
     yield from _lines(
       source,
       rest + ('└─ ' if last else '├─ '),
@@ -369,7 +395,15 @@ def _facts_of_weights(training: _Training) -> Iterator[str]:
       yield f'{name} {training.validation[name]:.4g}'
       break
   if training.git_revision is not None:
-    yield f'code {training.git_revision[:10]}'
+    yield f'code {short_revision(training.git_revision)}'
+
+
+def short_revision(revision: str | None) -> str:
+  """Returns a revision of the code for people; `-dirty` stays at its end."""
+  if revision is None:
+    return 'unknown'
+  commit, mark, dirty = revision.partition('-')
+  return f'{commit[:10]}{mark}{dirty}'
 
 
 def below(folders: Iterable[Path], name: str) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""What a section of a report is made of; `templates/report.html` shows it."""
+"""What a section of a report is made of; `report.html` shows it."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -9,6 +9,8 @@ import markupsafe
 from matplotlib import axes as axes_lib
 from matplotlib import figure
 import numpy as np
+from tools.lineage import sources
+from tools.showing import pictures
 from tools.showing import webpages
 
 PLOT_INCHES = (4.2, 2.7)  # As wide as the screen of a phone.
@@ -76,32 +78,11 @@ class Pictures:
 
 
 @dataclasses.dataclass(frozen=True)
-class Artefact:
-  """An artefact of a lineage.
-
-  Attributes:
-    anchor: identifies it in the page; empty: it has no content of its own.
-    title: name and digest.
-    facts: what is known.
-    path: where it is.
-    command: what makes it again, as far as it is known.
-    sources: titles and anchors of what it was made from.
-  """
-
-  anchor: str
-  title: str
-  facts: str
-  path: str
-  command: str
-  sources: Sequence[tuple[str, str]]
-
-
-@dataclasses.dataclass(frozen=True)
 class Artefacts:
-  """A lineage."""
+  """A lineage: artefacts, and where they are."""
 
   kind: ClassVar[str] = 'artefacts'
-  items: Sequence[Artefact]
+  items: Sequence[tuple[sources.Artefact, str]]
 
 
 Block = Text | Heading | Table | Pictures | Artefacts
@@ -126,11 +107,7 @@ def strip(frames: np.ndarray, alt: str, caption: str) -> Picture:
     alt: see `Picture`.
     caption: see `Picture`.
   """
-  rows = frames if frames.ndim == 5 else frames[None]
-  gap = ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0))
-  apart = np.pad(rows, gap, constant_values=255)
-  sheet = np.concatenate([*np.concatenate([*apart.swapaxes(0, 1)], 2)])
-  return Picture(webpages.picture(sheet), alt, caption)
+  return Picture(webpages.picture(pictures.side_by_side(frames)), alt, caption)
 
 
 def plot(title: str) -> tuple[figure.Figure, axes_lib.Axes]:

@@ -1,38 +1,19 @@
-"""An episode and its origin → its card on an HTML page."""
+"""An episode and who drove it → what a page shows of it."""
 
 from typing import NamedTuple
 
 from carracing_data import errors
 from carracing_data import rlds_steps
-from carracing_rollouts import environment
 from carracing_rollouts import schema
-from carracing_rollouts import scores
 import markupsafe
 import numpy as np
-from tools.showing import origins
+from tools.showing import pictures
+from tools.showing import rollout_statistics
 from tools.showing import webpages
 
-_FRAMES = 8  # Of an episode on its card.
+_FRAMES = 8  # Of an episode on its page.
 _PLOT_COLUMNS = 200
 _PLOT_HEIGHT = 20
-
-
-class Facts(NamedTuple):
-  """Facts of an episode.
-
-  Attributes:
-    title: split and index in the split.
-    identifier: of the card on its page.
-    driver: who drove.
-    return_: sum of the rewards.
-    completed: whether the lap was completed.
-  """
-
-  title: str
-  identifier: str
-  driver: str
-  return_: float
-  completed: bool
 
 
 class Plot(NamedTuple):
@@ -51,13 +32,14 @@ class Plot(NamedTuple):
   path: str
 
 
-class Card(NamedTuple):
+class Shown(NamedTuple):
   """What a page shows of an episode.
 
   Attributes:
-    facts: what the first page needs, too.
-    num_steps: number of transitions, N.
-    ending: how the episode ended.
+    title: split and index in the split.
+    anchor: of the episode on its page.
+    facts: its length, return and ending.
+    driver: who drove.
     track_seed: seed of the track.
     video: address of the video.
     poster: URL of a frame, shown until the video plays.
@@ -65,9 +47,10 @@ class Card(NamedTuple):
     plots: actions over time, by name.
   """
 
-  facts: Facts
-  num_steps: int
-  ending: str
+  title: str
+  anchor: str
+  facts: rollout_statistics.Facts
+  driver: str
   track_seed: int
   video: str
   poster: markupsafe.Markup
@@ -75,50 +58,49 @@ class Card(NamedTuple):
   plots: dict[str, Plot]
 
 
-def make(
-  title: str,
-  episode: schema.Episode,
-  origin: origins.Origin,
-  driver: str,
-  video: str,
-) -> Card:
-  """Makes the card of an episode.
+def title(key: rollout_statistics.Key) -> str:
+  """Returns the name of an episode for people."""
+  return f'{key[0]} {key[1]}'
 
-  Args:
-    title: split and index in the split.
-    episode: the episode.
-    origin: where it comes from.
-    driver: who drove, see `origins.by_driver`.
-    video: address of its video.
+
+def anchor(key: rollout_statistics.Key) -> str:
+  """Returns the name of an episode in addresses."""
+  return f'{key[0]}-{key[1]}'
+
+
+def check(key: rollout_statistics.Key, episode: schema.Episode) -> None:
+  """Checks an episode before it is shown.
 
   Raises:
-    errors.DatasetError: the episode breaks a promise, e.g. a reward is NaN.
+    errors.DatasetError: it breaks a promise, e.g. a reward is NaN.
   """
   for problem in rlds_steps.broken_promises(vars(episode)):
     raise errors.DatasetError(
-      f'episode {title}: {problem}; diagnose it with python -m tools.verify,'
-      ' with the same --dataset and --data_dir'
+      f'episode {title(key)}: {problem}; diagnose it with python -m'
+      ' tools.verify, with the same --dataset and --data_dir'
     )
-  summary = rlds_steps.summarize(vars(episode))
-  last_reward = float(episode.reward[-2])
+
+
+def show(
+  key: rollout_statistics.Key,
+  episode: schema.Episode,
+  facts: rollout_statistics.Facts,
+  driver: str,
+  track_seed: int,
+  video: str,
+) -> Shown:
+  """Returns what a page shows of an episode; see `Shown`."""
   moments = np.linspace(0, len(episode) - 1, _FRAMES).round().astype(int)
   frames = episode.observation[moments]
-  return Card(
-    facts=Facts(
-      title=title,
-      identifier=title.replace(' ', '-'),
-      driver=driver,
-      return_=summary.total_reward,
-      completed=bool(
-        environment.lap_completed(summary.terminated, last_reward)
-      ),
-    ),
-    num_steps=summary.num_steps - 1,
-    ending=scores.ending(summary.terminated, last_reward),
-    track_seed=origin.track_seed,
+  return Shown(
+    title=title(key),
+    anchor=anchor(key),
+    facts=facts,
+    driver=driver,
+    track_seed=track_seed,
     video=video,
     poster=webpages.picture(frames[_FRAMES // 2]),
-    strip=webpages.picture(_strip(frames)),
+    strip=webpages.picture(pictures.side_by_side(frames)),
     plots={
       name: plot(values, low, high)
       for name, values, low, high in zip(
@@ -129,13 +111,6 @@ def make(
       )
     },
   )
-
-
-def _strip(frames: np.ndarray) -> np.ndarray:
-  """Returns frames side by side, with a white line between them."""
-  line = np.full((len(frames), frames.shape[1], 1, 3), 255, np.uint8)
-  lined = np.concatenate([frames, line], axis=2)
-  return np.concatenate([*lined], axis=1)[:, :-1]
 
 
 def plot(values: np.ndarray, low: float, high: float) -> Plot:

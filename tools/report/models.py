@@ -1,9 +1,10 @@
-"""What V, M and C of a line of work see and dream, as parts of its report."""
+"""What V, M and C see and dream, as parts of a report."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from carracing_data import errors
+from carracing_data import prepared_dataset
 from carracing_rollouts import loader
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,9 @@ from models import world_model
 import numpy as np
 from tools.dream_errors import accuracy
 from tools.dream_errors import tables
-from tools.lineage import line_of_work
-from tools.report import report_blocks
-from tools.report import report_data
+from tools.lineage import find
+from tools.report import blocks
+from tools.report import data
 from tools.showing import watched_dreams
 from tools.showing import webpages
 
@@ -44,45 +45,45 @@ class _Base(NamedTuple):
   origin: str
 
 
-def of_v(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
+def of_v(lineage: find.Lineage) -> Iterator[blocks.Block]:
   """Yields reconstructions, and what each latent number does."""
-  path = line.parts['vae'].path
+  path = lineage.parts['vae'].path
   if path is None:
     return
   v = weights.load(path, 'vae')
   model = world_model.WorldModel(v.model, jax.device_put(v.variables))
-  yield report_blocks.Heading('Reconstructions')
-  if not report_data.shown(line):
-    yield report_blocks.Text('There are no frames here to reconstruct.')
+  yield blocks.Heading('Reconstructions')
+  if not data.shown(lineage):
+    yield blocks.Text('There are no frames here to reconstruct.')
   strips = []
-  for dataset in report_data.shown(line):
+  for dataset in data.shown(lineage):
     frames = loader.spread_frames(dataset, count=_COLUMNS)
     z = world_model.encode_episode(model, frames).mean
-    name = '/'.join(dataset.split('/')[-3:-1])
+    name = prepared_dataset.find(dataset).full_name
     shown = np.stack([frames, np.asarray(_decode(model, z))])
     title = f'Validation frames of {name} above their reconstructions'
-    strips.append(report_blocks.strip(shown, title, title))
-  yield report_blocks.Pictures(strips, width=450)
-  yield report_blocks.Heading('Traversals')
-  base = _base(line, model)
+    strips.append(blocks.strip(shown, title, title))
+  yield blocks.Pictures(strips, width=450)
+  yield blocks.Heading('Traversals')
+  base = _base(lineage, model)
   order = np.arange(len(base.z))
   if base.kl is not None:
     order = np.argsort(-base.kl, kind='stable')
   how = 'in their order' if base.kl is None else 'sorted by KL'
-  yield report_blocks.Text(
+  yield blocks.Text(
     f'Each of the {len(base.z)} latent numbers from −3 to 3, {how}; the others'
     f' stay as they are {base.origin}. V leaves those of nearly 0 nats unused:'
     ' they change nothing.'
   )
-  yield report_blocks.Pictures([_traversal(model, base, int(i)) for i in order])
+  yield blocks.Pictures([_traversal(model, base, int(i)) for i in order])
 
 
-def _base(line: line_of_work.Line, model: world_model.WorldModel) -> _Base:
-  if report_data.shown(line):
-    frames = loader.spread_frames(report_data.newest(line), count=_FRAMES)
+def _base(lineage: find.Lineage, model: world_model.WorldModel) -> _Base:
+  if data.shown(lineage):
+    frames = loader.spread_frames(data.newest(lineage), count=_FRAMES)
     posterior = world_model.encode_episode(model, frames)
     return _usual(posterior, 'frame of the newest data')
-  m = line.parts.get('mdn_rnn')
+  m = lineage.parts.get('mdn_rnn')
   if m is not None and m.path is not None:
     try:
       starts = start_states.load(m.path)
@@ -103,14 +104,14 @@ def _usual(posterior: vae.Posterior, of: str) -> _Base:
 
 def _traversal(
   model: world_model.WorldModel, base: _Base, index: int
-) -> report_blocks.Picture:
+) -> blocks.Picture:
   z = np.tile(base.z.astype(np.float32), (len(_TRAVERSAL), 1))
   z[:, index] = _TRAVERSAL
   frames = np.asarray(_decode(model, z))
   caption = f'z[{index}]'
   if base.kl is not None:
     caption += f' · {base.kl[index]:.2f} nats'
-  return report_blocks.strip(
+  return blocks.strip(
     frames, f'frames decoded with z[{index}] from −3 to 3', caption
   )
 
@@ -118,37 +119,35 @@ def _traversal(
 _decode = jax.jit(world_model.decode_uint8)
 
 
-def of_m(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
+def of_m(lineage: find.Lineage) -> Iterator[blocks.Block]:
   """Yields a dream beside what was recorded, and errors by horizon."""
-  v, m = line.parts['vae'].path, line.parts['mdn_rnn'].path
+  v, m = lineage.parts['vae'].path, lineage.parts['mdn_rnn'].path
   if v is None or m is None:
     return
   model = world_model.load(v, m)
-  yield report_blocks.Heading('Dreams')
-  dataset = report_data.newest(line)
+  yield blocks.Heading('Dreams')
+  dataset = data.newest(lineage)
   yield from _dream(model, dataset)
-  yield report_blocks.Heading('Errors by horizon')
+  yield blocks.Heading('Errors by horizon')
   measured = accuracy.measure(
-    model, dataset, None, jax.random.key(_KEY), report_data.MAX_EPISODES
+    model, dataset, None, jax.random.key(_KEY), data.MAX_EPISODES
   )
-  yield report_blocks.Table(*tables.by_driver(measured))
+  yield blocks.Table(*tables.by_driver(measured))
   title, found = list(measured.items())[-1]
   drivers = '' if title == accuracy.ALL else f' driven by {title}'
-  yield report_blocks.Text(
+  yield blocks.Text(
     f'M watches {accuracy.SEEN_STEPS} steps of episodes{drivers} and then'
     ' dreams, given the recorded actions. z: root mean squared error of the'
     ' latent vector; frame: squared error of the decoded frame. V alone decodes'
     ' what it sees, without M.'
   )
-  yield report_blocks.Pictures(
-    [_error_plot('z', found), _error_plot('frame', found)]
-  )
-  yield report_blocks.Table(*tables.by_horizon(found))
+  yield blocks.Pictures([_error_plot('z', found), _error_plot('frame', found)])
+  yield blocks.Table(*tables.by_horizon(found))
 
 
 def _dream(
   model: world_model.WorldModel, dataset: str
-) -> Iterator[report_blocks.Block]:
+) -> Iterator[blocks.Block]:
   episode = loader.episodes(dataset, split='validation')[0]
   if len(episode) < 4:
     raise errors.DatasetError('the first validation episode is too short')
@@ -164,7 +163,7 @@ def _dream(
   steps = np.linspace(seen_steps, len(observation) - 1, _COLUMNS)
   steps = steps.round().astype(int)
   since = ', '.join(f'+{step - seen_steps}' for step in steps)
-  yield report_blocks.Text(
+  yield blocks.Text(
     'M watches the beginning of the first validation episode of the newest data'
     f' and dreams on, given the recorded actions. Steps since then: {since}.'
   )
@@ -174,17 +173,17 @@ def _dream(
     'dream': warm['dream'],
     f'dream at temperature {_COLD}': cold['dream'],
   }
-  yield report_blocks.Pictures(
+  yield blocks.Pictures(
     [
-      report_blocks.strip(frames[steps], f'strip of frames: {title}', title)
+      blocks.strip(frames[steps], f'strip of frames: {title}', title)
       for title, frames in rows.items()
     ],
     width=600,
   )
 
 
-def _error_plot(kind: str, found: accuracy.Accuracy) -> report_blocks.Picture:
-  drawing, axes = report_blocks.plot(f'error of {kind}')
+def _error_plot(kind: str, found: accuracy.Accuracy) -> blocks.Picture:
+  drawing, axes = blocks.plot(f'error of {kind}')
   for name, of_kind in found.errors.items():
     values = of_kind.latent if kind == 'z' else of_kind.frame
     if kind == 'z' and name == accuracy.V_ALONE:
@@ -193,14 +192,14 @@ def _error_plot(kind: str, found: accuracy.Accuracy) -> report_blocks.Picture:
   axes.set_ylim(bottom=0)
   axes.set_xlabel('steps ahead', fontsize=8)
   axes.legend(frameon=False, fontsize=7)
-  return report_blocks.Picture(
+  return blocks.Picture(
     webpages.drawing(drawing), f'error of {kind} by horizon'
   )
 
 
-def of_c(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
+def of_c(lineage: find.Lineage) -> Iterator[blocks.Block]:
   """Yields dreams in which C drives."""
-  paths = [line.parts[name].path for name in agent.PARTS]
+  paths = [lineage.parts[name].path for name in agent.PARTS]
   v, m, c = paths
   if v is None or m is None or c is None:
     return
@@ -211,14 +210,14 @@ def of_c(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
   starts = start_states.load(m)
   state = start_states.draw(starts, _DREAMS, jax.random.key(_KEY))
   frames = np.asarray(_drive(driver, state, jax.random.key(_KEY + 1)))
-  yield report_blocks.Heading('C drives in dreams')
-  yield report_blocks.Text(
+  yield blocks.Heading('C drives in dreams')
+  yield blocks.Text(
     f'M dreams {_DREAM_STEPS} steps from real start states, and C drives; every'
     f' {_DREAM_STEPS // (_COLUMNS - 1)}th frame.'
   )
-  yield report_blocks.Pictures(
+  yield blocks.Pictures(
     [
-      report_blocks.strip(x, f'frames of dream {i}', '')
+      blocks.strip(x, f'frames of dream {i}', '')
       for i, x in enumerate(frames, 1)
     ],
     width=450,

@@ -1,4 +1,4 @@
-"""Runs of a line of work, as parts of its report: curves, scores, settings."""
+"""Runs, as parts of a report: curves, scores, settings."""
 
 from collections.abc import Iterator, Mapping
 import math
@@ -6,11 +6,12 @@ from pathlib import Path
 
 from carracing_rollouts import scores
 from etils import epy
+from models import agent
 from models import weights
 from tools.driving import evaluation
-from tools.lineage import ancestry
-from tools.lineage import line_of_work
-from tools.report import report_blocks
+from tools.lineage import find
+from tools.lineage import sources
+from tools.report import blocks
 from tools.showing import pictures
 from tools.showing import webpages
 from trainers import run_documents
@@ -22,7 +23,6 @@ with epy.lazy_imports():  # They import TensorFlow, which takes seconds.
 _ROLES = ('train', 'validation')
 _SPEED = ('examples_per_second', 'input_wait_share')
 _WIDE_RANGE = 30  # From which on an axis is logarithmic.
-_NAMES = {'controller': 'C', 'mdn_rnn': 'M', 'vae': 'V'}
 Curves = Mapping[str, Mapping[int, float]]  # By tag, and by step.
 
 
@@ -44,34 +44,32 @@ def read_curves(workdir: Path) -> Curves:
   }
 
 
-def training(
-  line: line_of_work.Line, part: str
-) -> Iterator[report_blocks.Block]:
+def training(lineage: find.Lineage, part: str) -> Iterator[blocks.Block]:
   """Yields the curves of a part's training and its validation metrics."""
-  node = line.parts[part]
-  if part not in line.runs:
-    yield report_blocks.Text(
-      f'The run that trained {_NAMES[part]} is not found here, so there are no'
-      ' curves.'
+  found = lineage.parts[part]
+  if part not in lineage.runs:
+    yield blocks.Text(
+      f'The run that trained {agent.NAMES[part]} is not found here, so there'
+      ' are no curves.'
     )
-  elif not list(line.runs[part].glob('events.out.tfevents.*')):
-    yield report_blocks.Text(
-      f'The run that trained {_NAMES[part]} has no TensorBoard logs.'
+  elif not list(lineage.runs[part].glob('events.out.tfevents.*')):
+    yield blocks.Text(
+      f'The run that trained {agent.NAMES[part]} has no TensorBoard logs.'
     )
   else:
-    drawn = [*_draw(read_curves(line.runs[part]))]
+    drawn = [*_draw(read_curves(lineage.runs[part]))]
     if drawn:
-      yield report_blocks.Pictures(drawn)
+      yield blocks.Pictures(drawn)
     else:
-      yield report_blocks.Text('The run has logged too little for curves.')
-  if node.path is None:
-    yield report_blocks.Text(_absent(node))
+      yield blocks.Text('The run has logged too little for curves.')
+  if found.path is None:
+    yield blocks.Text(_absent(found))
     return
-  trained = weights.describe(node.path).training
+  trained = weights.describe(found.path).training
   metrics = trained.get('validation')
   if isinstance(metrics, dict) and metrics:
     of_c = ', on selection tracks' if part == 'controller' else ''
-    yield report_blocks.Table(
+    yield blocks.Table(
       ['metric', 'value'],
       [[name, _number(value)] for name, value in metrics.items()],
       f'Validation of these weights, of step {trained.get("step")}{of_c}.',
@@ -82,13 +80,13 @@ def _number(value: float) -> str:
   return f'{value:,.0f}' if float(value).is_integer() else f'{value:.4g}'
 
 
-def _absent(node: ancestry.Node) -> str:
-  if node.digest is None:
-    return f'The run of {node.name} is not finished: there are no weights yet.'
-  return f'The weights of {node.name} are not found here.'
+def _absent(part: sources.Artefact) -> str:
+  if part.digest is None:
+    return f'The run of {part.name} is not finished: there are no weights yet.'
+  return f'The weights of {part.name} are not found here.'
 
 
-def _draw(curves: Curves) -> Iterator[report_blocks.Picture]:
+def _draw(curves: Curves) -> Iterator[blocks.Picture]:
   """Yields a drawing of each metric beside its baselines."""
   # What is also validated comes first.
   tags = sorted(curves, key=lambda tag: not tag.startswith('validation/'))
@@ -113,8 +111,8 @@ def _draw(curves: Curves) -> Iterator[report_blocks.Picture]:
 
 def _panel(
   title: str, lines: Mapping[str, Mapping[int, float]]
-) -> report_blocks.Picture:
-  drawing, axes = report_blocks.plot(title)
+) -> blocks.Picture:
+  drawing, axes = blocks.plot(title)
   for label, points in lines.items():
     steps, values = zip(*sorted(points.items()))
     train = label == 'train'
@@ -137,22 +135,22 @@ def _panel(
     axes.set_yscale('log')
   axes.set_xlabel('step', fontsize=8)
   axes.legend(frameon=False, fontsize=7)
-  return report_blocks.Picture(
+  return blocks.Picture(
     webpages.drawing(drawing), f'curve of {title} by training step'
   )
 
 
-def score(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
+def score(lineage: find.Lineage) -> Iterator[blocks.Block]:
   """Yields the scores of the agent, beside those of policies."""
-  own = [x for x in line.evaluations if x.subject.driver.policy is None]
+  own = [x for x in lineage.evaluations if x.subject.driver.policy is None]
   if not own:
-    yield report_blocks.Text(
+    yield blocks.Text(
       'No score of this agent is found here; python -m tools.evaluate computes'
       ' one.'
     )
     return
   sets = {found.subject.tracks for found in own}
-  yield report_blocks.Table(
+  yield blocks.Table(
     ['driver', 'tracks', 'score'],
     [
       [
@@ -161,54 +159,54 @@ def score(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
         scores.describe(found.summary),
       ]
       for found in sorted(
-        line.evaluations, key=lambda x: x.subject.driver.policy or ''
+        lineage.evaluations, key=lambda x: x.subject.driver.policy or ''
       )
       if found.subject.tracks in sets
     ],
     'Returns on tracks that were not trained on, in the stock game.',
   )
-  yield report_blocks.Pictures(
+  yield blocks.Pictures(
     [_returns(found) for found in own],
     width=500,
   )
 
 
-def _returns(found: evaluation.Evaluation) -> report_blocks.Picture:
+def _returns(found: evaluation.Evaluation) -> blocks.Picture:
   title = f'{found.summary.episodes} {found.subject.tracks} tracks'
   drawing = pictures.plot_returns(
     [drive.return_ for drive in found.drives],
     [drive.completed for drive in found.drives],
     title,
     'tracks',
-    report_blocks.PLOT_INCHES,
+    blocks.PLOT_INCHES,
   )
-  return report_blocks.Picture(
+  return blocks.Picture(
     webpages.drawing(drawing),
     f'histogram of returns on {title}, mean {found.summary.mean:.1f}',
   )
 
 
-def settings(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
+def settings(lineage: find.Lineage) -> Iterator[blocks.Block]:
   """Yields the configs of the runs, and what they ran on."""
-  if not line.runs:
-    yield report_blocks.Text(
+  if not lineage.runs:
+    yield blocks.Text(
       'No run is found here. The commands above contain the settings.'
     )
   columns = {}
-  for part, workdir in line.runs.items():
+  for part, workdir in lineage.runs.items():
     config = run_documents.read_config(workdir)
     if config is not None:
-      yield report_blocks.Table(
-        [f'config of {_NAMES[part]}', ''],
+      yield blocks.Table(
+        [f'config of {agent.NAMES[part]}', ''],
         [[key, str(value)] for key, value in config.root.items()],
       )
     run = run_documents.read_run(workdir)
     if run is not None and run.starts:
-      columns[_NAMES[part]] = _versions(run)
+      columns[agent.NAMES[part]] = _versions(run)
   if not columns:
     return
   names = dict.fromkeys(name for column in columns.values() for name in column)
-  yield report_blocks.Table(
+  yield blocks.Table(
     ['', *columns],
     [[x, *(column.get(x, '') for column in columns.values())] for x in names],
     'The last start of each run.',
@@ -220,7 +218,7 @@ def _versions(run: run_documents.Run) -> dict[str, str]:
   return {
     'started': last.time,
     'starts': str(len(run.starts)),
-    'code': (last.git_revision or 'unknown')[:10],
+    'code': sources.short_revision(last.git_revision),
     'platform': last.platform,
     'device': f'{last.devices} × {last.device}',
     'Python': last.python,

@@ -1,0 +1,88 @@
+"""Episodes of a prepared dataset → their tracks, and who drove."""
+
+from typing import NamedTuple
+
+from carracing_data import errors
+from carracing_data import prepared_dataset
+from carracing_rollouts import action_log
+from carracing_rollouts import rollout
+from carracing_rollouts import schema
+import pydantic
+
+
+class Drive(NamedTuple):
+  """Where an episode comes from.
+
+  Attributes:
+    track_seed: seed of the track.
+    driver: who drove.
+  """
+
+  track_seed: int
+  driver: action_log.Driver
+
+
+def of_split(prepared: prepared_dataset.Dataset, split: str) -> list[Drive]:
+  """Returns who drove each episode of a split, and where.
+
+  Args:
+    prepared: a dataset, see `prepared_dataset.find`.
+    split: `train` or `validation`.
+
+  Raises:
+    errors.DatasetError: the dataset's log is missing or damaged, or does not
+      fit the dataset; or its policy has no proper name.
+  """
+  config = prepared.config
+  try:
+    policy = action_log.Driver(name=config['policy'])
+  except pydantic.ValidationError:
+    raise errors.DatasetError(
+      f'{prepared.folder} names a policy {config["policy"]!r}, which no'
+      ' version of this project has'
+    ) from None
+  logged = []
+  if 'actions_sha256' in config:
+    log = action_log.of_dataset(prepared.folder, config)
+    logged = [Drive(x.track_seed, x.driver) for x, _ in log.of_split(split)]
+  from_policy = schema.split_sizes(config['num_episodes'])[split]
+  recorded = prepared.splits[split].num_episodes
+  if from_policy + len(logged) != recorded:
+    raise errors.DatasetError(
+      f'{prepared.folder} has {recorded} {split} episodes, but its config and'
+      f' log tell of {from_policy + len(logged)}; restore it from another copy'
+    )
+  seeds = (
+    rollout.episode_seeds(config['seed'], split, i)[0]
+    for i in range(from_policy)
+  )
+  return [*(Drive(seed, policy) for seed in seeds), *logged]
+
+
+def by_driver(
+  prepared: prepared_dataset.Dataset, *splits: str
+) -> dict[str, list[tuple[str, int]]]:
+  """Returns the episodes of each driver.
+
+  Args:
+    prepared: a dataset, see `prepared_dataset.find`.
+    *splits: names of splits.
+
+  Returns:
+    (split, index in the split) of the episodes, by title of the driver. Titles
+    of different agents get the beginning of the digest of their C.
+
+  Raises:
+    errors.DatasetError: see `of_split`.
+  """
+  found: dict[action_log.Driver, list[tuple[str, int]]] = {}
+  for split in splits:
+    for i, drive in enumerate(of_split(prepared, split)):
+      found.setdefault(drive.driver, []).append((split, i))
+  titles = [driver.title for driver in found]
+  by_title: dict[str, list[tuple[str, int]]] = {}
+  for driver, episodes in found.items():
+    unique = titles.count(driver.title) == 1
+    title = driver.title if unique else driver.full_title
+    by_title.setdefault(title, []).extend(episodes)  # V or M may differ.
+  return by_title

@@ -1,0 +1,256 @@
+"""A folder → the agent, run or weights it holds, and all that belongs to them.
+
+The folder of a pipeline stands for the newest agent in it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import logging
+from carracing_data import errors
+from carracing_data import files
+from models import agent
+from models import weights
+from tools.driving import evaluation
+from tools.lineage import sources
+from trainers import run_documents
+
+_FILES = (
+  'run.json',
+  *(
+    f'{folder}{weights.FILE}'
+    for folder in ('', 'weights/', 'controller/', 'agent/controller/')
+  ),
+)
+_PIPELINE = 'pipeline.json'  # In the folder of a pipeline.
+_MAX_PARENTS = 4  # From an agent's part up to the folder of a pipeline.
+
+
+class Lineage(NamedTuple):
+  """An agent, run or weights, and all that belongs to them.
+
+  Attributes:
+    folder: where it was looked for.
+    newest: folder of the agent, run or weights in it.
+    artefact: the same, with its sources.
+    parts: V, M and C as far as it has them, by name, C first.
+    runs: folders of the runs that trained the parts, as far as they are found.
+    rollouts: the datasets that V and M were trained on, oldest first.
+    evaluations: scores of C, and of policies beside it.
+  """
+
+  folder: Path
+  newest: Path
+  artefact: sources.Artefact
+  parts: Mapping[str, sources.Artefact]
+  runs: Mapping[str, Path]
+  rollouts: Sequence[sources.Artefact]
+  evaluations: Sequence[evaluation.Evaluation]
+
+
+def artefact(
+  name: str, data_dir: str | None, search: Sequence[Path]
+) -> sources.Artefact:
+  """Finds what a folder or a dataset was made from.
+
+  Args:
+    name: folder, see `lineage`; or a dataset, see `prepared_dataset.find`.
+    data_dir: see `lineage`.
+    search: see `lineage`.
+
+  Raises:
+    errors.UserError: it is none of them, or it is damaged.
+  """
+  folder = files.expand(name)
+  newest = _newest(folder)
+  finder = sources.Finder(
+    data_dir or (newest and _data_dir(newest)), _near(folder, newest, search)
+  )
+  try:
+    return finder.of(name if newest is None else os.fspath(newest))
+  except errors.DatasetError as error:
+    if not name.startswith(('.', '/', '~')) and not folder.exists():
+      raise
+    raise errors.DatasetError(
+      f'{folder} holds no run, no agent and no weights, and as a dataset:'
+      f' {error}'
+    ) from None
+
+
+def lineage(
+  folder: Path, data_dir: str | None, search: Sequence[Path]
+) -> Lineage:
+  """Finds all that belongs to an agent, a run or weights.
+
+  Args:
+    folder: folder of an agent, of a run, of weights, or of a pipeline, of which
+      the newest agent is taken, of those with a score if there are any.
+    data_dir: data directory; None: a folder `data` beside the runs, or else
+      the default one, see `prepared_dataset.find`.
+    search: more folders below which runs, weights and scores may lie.
+
+  Raises:
+    errors.UserError: the folder holds none of them, or it is damaged.
+  """
+  newest = _newest(folder)
+  if newest is None:
+    raise run_documents.RunError(
+      f'{folder} holds no run and no agent; name the folder of a pipeline, of a'
+      ' run or of an agent'
+    )
+  for inside in newest, newest / 'agent':
+    for part in agent.PARTS:
+      if (inside / part / weights.FILE).exists():
+        weights.describe(inside / part)  # Fails if it is damaged.
+  near = _near(folder, newest, search)
+  finder = sources.Finder(data_dir or _data_dir(newest), near)
+  found = finder.of(os.fspath(newest))
+  parts = _parts(found)
+  by_digest = {}
+  for workdir in sources.below(near, 'metrics.json'):
+    try:
+      metrics = run_documents.finished_metrics(workdir)
+      by_digest.setdefault(metrics.weights_sha256, workdir)
+    except errors.UserError as error:
+      logging.warning('Left out: %s', error)
+  runs = {
+    name: by_digest[digest]
+    for name, part in parts.items()
+    for digest in reversed(_digests(part))
+    if digest in by_digest
+  }
+  if found.digest is None:  # It is not finished.
+    runs[found.kind] = newest
+  return Lineage(
+    folder,
+    newest,
+    found,
+    parts,
+    runs,
+    [x for x in _trained_on(parts) if x.kind == 'carracing_rollouts'],
+    list(_evaluations(folder, near, parts)),
+  )
+
+
+def _newest(folder: Path) -> Path | None:
+  """Returns the folder itself, or the newest run of a pipeline in it.
+
+  Runs of C with a score come before others: a pipeline scores the one it chose.
+  """
+  if any(os.path.exists(folder / file) for file in _FILES):
+    return folder
+  scored = {_controller(x) for _, x in _read_evaluations([folder])}
+  best = None
+  for workdir in sources.below([folder], 'run.json'):
+    try:
+      run = run_documents.read_run(workdir)
+    except errors.UserError as error:
+      logging.warning('Left out: %s', error)
+      continue
+    if run is not None and run.starts:
+      finished = (workdir / 'metrics.json').exists()
+      stage = agent.PARTS.index(run.model)
+      chosen = finished and _weights_of(workdir) in scored
+      order = (stage, finished, chosen, run.starts[-1].time, workdir)
+      best = order if best is None else max(best, order)
+  return None if best is None else best[-1]
+
+
+def _weights_of(workdir: Path) -> str | None:
+  """Returns the digest of what a run exported, if it can be read."""
+  try:
+    return run_documents.finished_metrics(workdir).weights_sha256
+  except errors.UserError:  # Told when the runs are matched with their weights.
+    return None
+
+
+def _near(
+  folder: Path, newest: Path | None, search: Sequence[Path]
+) -> list[Path]:
+  """Returns the folders below which sources may lie, the nearest first."""
+  parents = folder.absolute().parents
+  near = [folder]
+  if newest is None or newest == folder:
+    made_by_run = (folder.absolute().parent / 'run.json').exists()
+    near += parents[: 2 if made_by_run else 1]
+  pipelines = [x for x in parents[:_MAX_PARENTS] if (x / _PIPELINE).exists()]
+  for root in [folder, *pipelines, *search]:
+    if root.is_dir():
+      # Rounds of a pipeline have folders of their own.
+      near += [root, *sorted(x for x in root.iterdir() if x.is_dir())]
+  return near
+
+
+def _data_dir(folder: Path) -> str | None:
+  for parent in [folder, *folder.absolute().parents[:_MAX_PARENTS]]:
+    if (parent / 'data' / 'carracing_rollouts').is_dir():
+      return os.fspath(parent / 'data')
+  return None
+
+
+def _parts(found: sources.Artefact) -> dict[str, sources.Artefact]:
+  """Returns C, M and V, as far as they are among an artefact's sources."""
+  parts = {found.kind: found}
+  for name in reversed(agent.PARTS[: agent.PARTS.index(found.kind)]):
+    # M's own V is a source of its data.
+    for source in [*found.sources, *sources.walk(found)]:
+      if source.kind == name:
+        parts.setdefault(name, source)
+  return parts
+
+
+def _digests(part: sources.Artefact) -> list[str]:
+  """Returns the digests of weights, and of what was rounded to them."""
+  rounded = part.sources[:1] if sources.ROUNDED in part.facts else []
+  return [x.digest for x in [part, *rounded] if x.digest is not None]
+
+
+def _trained_on(
+  parts: Mapping[str, sources.Artefact],
+) -> Iterator[sources.Artefact]:
+  """Yields all sources of V and M up to those who drove, each once."""
+  roots = [parts[name] for name in ('vae', 'mdn_rnn') if name in parts]
+  seen = set()
+  for root in roots:
+    for found in _without_drivers(root):
+      if found.digest not in seen:
+        seen.add(found.digest)
+        yield found
+
+
+def _without_drivers(found: sources.Artefact) -> Iterator[sources.Artefact]:
+  yield found
+  if found.kind != 'carracing_rollouts':
+    for source in found.sources:
+      yield from _without_drivers(source)
+
+
+def _evaluations(
+  root: Path, folders: Iterable[Path], parts: Mapping[str, sources.Artefact]
+) -> Iterator[evaluation.Evaluation]:
+  """Yields scores of this C, and of policies below `root`."""
+  c = parts['controller'].digest if 'controller' in parts else None
+  for folder, found in _read_evaluations(folders):
+    policy = found.subject.driver.policy
+    # C names its V and M, which may have been rounded since.
+    if _controller(found) == c:
+      yield found
+    elif policy is not None and folder.is_relative_to(root):
+      yield found
+
+
+def _read_evaluations(
+  folders: Iterable[Path],
+) -> Iterator[tuple[Path, evaluation.Evaluation]]:
+  for folder in sources.below(folders, evaluation.FILE):
+    try:
+      yield folder, evaluation.read(folder / evaluation.FILE)
+    except errors.UserError as error:
+      logging.warning('Left out: %s', error)
+
+
+def _controller(found: evaluation.Evaluation) -> str:
+  """Returns the digest of the C that was scored; of a policy an empty text."""
+  return (found.subject.driver.agent or {}).get('controller', '')
