@@ -19,8 +19,8 @@ import numpy as np
 from pyarrow import parquet
 import pytest
 import tensorflow_datasets as tfds
-from tools.driving import drives
-from tools.driving import evaluation
+from tools.driving import drivers
+from tools.driving import track_scores
 from tools.export import hub_datasets
 from tools.export import hub_models
 from tools.export import minari_datasets
@@ -204,8 +204,8 @@ def score(agent_folder, tmp_path_factory):
 
   def make(driver=None, tracks='test'):
     folder = tmp_path_factory.mktemp('score')
-    evaluation.evaluate(
-      driver or drives.of_agent(agent_folder),
+    track_scores.evaluate(
+      driver or drivers.of_agent(agent_folder)[0],
       None if driver else agent_folder,
       tracks,
       2,
@@ -213,7 +213,7 @@ def score(agent_folder, tmp_path_factory):
       lambda jobs: [job() for job in jobs],
       max_steps=4,
     )
-    return folder / evaluation.FILE
+    return folder / track_scores.FILE
 
   return make
 
@@ -239,7 +239,7 @@ def test_the_card_of_an_agent_has_its_score(hub_model, agent_folder, data_dir):
   card = huggingface_hub.ModelCard.load(hub_model / 'README.md')
   check_card(card, hub_model, agent_folder, hub_model, data_dir)
   assert card.data.pipeline_tag == 'reinforcement-learning'
-  found = evaluation.of_agent(hub_model / evaluation.FILE, hub_model)
+  found = track_scores.of_agent(hub_model / track_scores.FILE, hub_model)
   summary = found.summary
   [result] = card.data.eval_results
   assert (result.dataset_type, result.metric_type) == (
@@ -260,15 +260,15 @@ def test_without_a_score_the_card_claims_none(agent_folder, tmp_path):
   card = huggingface_hub.ModelCard.load(folder / 'README.md')
   check_card(card, folder, agent_folder)
   assert card.data.eval_results is None
-  assert not (folder / evaluation.FILE).exists()
+  assert not (folder / track_scores.FILE).exists()
 
 
 def test_the_score_of_another_driver_is_refused(agent_folder, score, tmp_path):
   for path, message in (
-    (score(drives.of_policy('uniform')), 'is not the score of the agent in'),
+    (score(drivers.of_policy('uniform')), 'is not the score of the agent in'),
     (score(tracks='selection'), 'is over the selection tracks'),
   ):
-    with pytest.raises(evaluation.EvaluationError, match=message):
+    with pytest.raises(track_scores.EvaluationError, match=message):
       hub_models.export(agent_folder, tmp_path, path)
   assert not [*tmp_path.iterdir()]
 
@@ -278,7 +278,7 @@ def test_exports_of_the_same_inputs_are_the_same_bytes(
 ):
   again = hub_datasets.export(TINY, tmp_path, str(data_dir), 80)
   assert content(again) == content(hub_dataset)
-  score_file = hub_model / evaluation.FILE
+  score_file = hub_model / track_scores.FILE
   for source, file in (agent_folder, score_file), (hub_model, None):
     again = hub_models.export(source, tmp_path / source.name, file)
     assert content(again) == content(hub_model)

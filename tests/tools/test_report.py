@@ -7,8 +7,9 @@ import shutil
 
 from carracing_data import processes
 from conftest import VERSION
-from tools.driving import drives
-from tools.driving import evaluation
+from models import agent
+from tools.driving import drivers
+from tools.driving import track_scores
 from tools.lineage import ancestry
 from tools.lineage import line_of_work
 from tools.report import reporting
@@ -25,8 +26,8 @@ def test_report_of_an_agent_shows_its_whole_line_of_work(
 ):
   folder = shutil.copytree(agent_folder, tmp_path / '<b>agent')
   run = functools.partial(processes.run_locally, num_workers=1)
-  found = evaluation.evaluate(
-    drives.of_agent(folder), folder, 'test', 2, folder / 'score', run, 9
+  found = track_scores.evaluate(
+    *drivers.of_agent(folder), folder, 'test', 2, folder / 'score', run, 9
   )
   output = tmp_path / 'page' / 'report.html'
   text = make(
@@ -47,8 +48,7 @@ def test_report_of_an_agent_shows_its_whole_line_of_work(
   assert text.count('alt="strip of frames: ') == 4  # A dream, in four rows.
   assert 'has 130 transitions or more' in text  # Else there were its errors.
   assert text.count('alt="frames of dream ') == 4  # In which C drives.
-  digests = drives.of_agent(folder).agent
-  assert digests is not None
+  digests = agent.digests(folder)
   for digest in digests.values():
     assert f'id="artefact-{digest[:12]}"' in text
   assert '$ cd datasets && tfds build carracing_latents' in text

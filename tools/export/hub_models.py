@@ -14,7 +14,7 @@ import jax
 from models import agent
 from models import weights
 import pydantic
-from tools.driving import evaluation
+from tools.driving import track_scores
 from tools.showing import markdown
 from trainers import run_documents
 
@@ -39,14 +39,14 @@ def export(folder: Path, output_dir: Path, score_file: Path | None) -> Path:
 
   Raises:
     weights.WeightsError: the agent is missing or damaged.
-    evaluation.EvaluationError: the score is missing, of another agent or not
+    track_scores.EvaluationError: the score is missing, of another agent or not
       over the test tracks.
     errors.DocumentError: the score is damaged.
     errors.UserError: the new folder exists already, or cannot be written.
   """
   agent.load(folder)  # Fails on parts that do not belong together.
-  if score_file is None and (folder / evaluation.FILE).exists():
-    score_file = folder / evaluation.FILE
+  if score_file is None and (folder / track_scores.FILE).exists():
+    score_file = folder / track_scores.FILE
   score = None if score_file is None else _score(score_file, folder)
   with files.new_folder(output_dir / _TITLE) as unfinished:
     for part in agent.PARTS:
@@ -55,22 +55,22 @@ def export(folder: Path, output_dir: Path, score_file: Path | None) -> Path:
         if (folder / part / file).exists():
           shutil.copyfile(folder / part / file, unfinished / part / file)
     if score is not None:
-      evaluation.save(unfinished, score)
+      track_scores.save(unfinished, score)
     _card(unfinished, score).save(unfinished / 'README.md')
   return output_dir / _TITLE
 
 
-def _score(path: Path, folder: Path) -> evaluation.Evaluation:
+def _score(path: Path, folder: Path) -> track_scores.Evaluation:
   """Returns the score in a file, if it is one of this agent."""
   try:
-    score = evaluation.of_agent(path, folder)
+    score = track_scores.of_agent(path, folder)
   except FileNotFoundError:
-    raise evaluation.EvaluationError(
+    raise track_scores.EvaluationError(
       f'there is no {path}; make it with: python -m tools.evaluate'
       f' --agent={folder} --output_dir={path.parent}'
     ) from None
   if score.subject.tracks != _TRACKS:
-    raise evaluation.EvaluationError(
+    raise track_scores.EvaluationError(
       f'{path} is over the {score.subject.tracks} tracks, which is no score;'
       f' pass that of: python -m tools.evaluate --tracks={_TRACKS}'
     )
@@ -78,7 +78,7 @@ def _score(path: Path, folder: Path) -> evaluation.Evaluation:
 
 
 def _card(
-  folder: Path, score: evaluation.Evaluation | None
+  folder: Path, score: track_scores.Evaluation | None
 ) -> huggingface_hub.ModelCard:
   sources = _datasets(folder)
   data = huggingface_hub.ModelCardData(
@@ -102,7 +102,7 @@ def _card(
     title=_TITLE,
     score=score,
     score_text=None if score is None else scores.describe(score.summary),
-    histogram=evaluation.HISTOGRAM,
+    histogram=track_scores.HISTOGRAM,
     parts=markdown.table(
       (
         'part',

@@ -23,7 +23,7 @@ with epy.lazy_imports():
   from carracing_data import runtime
   from carracing_rollouts import scores
   from models import agent
-  from tools.driving import evaluation
+  from tools.driving import track_scores
   from tools.figures import animation
   from tools.showing import markdown
 
@@ -128,9 +128,9 @@ def _return(summary: 'scores.Summary') -> str:
 
 
 def _pretrained() -> 'scores.Summary':
-  path = agent.PRETRAINED / evaluation.FILE
+  path = agent.PRETRAINED / track_scores.FILE
   try:
-    return evaluation.of_agent(path, agent.PRETRAINED).summary
+    return track_scores.of_agent(path, agent.PRETRAINED).summary
   except FileNotFoundError:
     raise errors.UserError(
       f'{path} is missing; restore it with: git checkout -- {path}'
@@ -141,6 +141,7 @@ def main(argv: Sequence[str]) -> None:
   del argv
   logging.info('Making the tables and pictures of the documents anew.')
   runtime.prepare()
+  runtime.use_cpu()  # Films the drive that is scored.
   for path, text in documents().items():
     content = text.encode()
     files.replace(path, lambda file, content=content: file.write_bytes(content))

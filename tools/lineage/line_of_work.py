@@ -9,7 +9,7 @@ from absl import logging
 from carracing_data import errors
 from models import agent
 from models import weights
-from tools.driving import evaluation
+from tools.driving import track_scores
 from tools.lineage import ancestry
 from trainers import run_documents
 
@@ -42,7 +42,7 @@ class Line(NamedTuple):
   parts: Mapping[str, ancestry.Node]
   runs: Mapping[str, Path]
   rollouts: Sequence[ancestry.Node]
-  evaluations: Sequence[evaluation.Evaluation]
+  evaluations: Sequence[track_scores.Evaluation]
 
 
 def find(folder: Path, data_dir: str | None, search: Sequence[Path]) -> Line:
@@ -195,7 +195,7 @@ def _without_drivers(node: ancestry.Node) -> Iterator[ancestry.Node]:
 
 def _evaluations(
   root: Path, folders: Iterable[Path], parts: Mapping[str, ancestry.Node]
-) -> Iterator[evaluation.Evaluation]:
+) -> Iterator[track_scores.Evaluation]:
   """Yields scores of this C, and of policies below `root`."""
   c = parts['controller'].digest if 'controller' in parts else None
   for folder, found in _read_evaluations(folders):
@@ -209,14 +209,14 @@ def _evaluations(
 
 def _read_evaluations(
   folders: Iterable[Path],
-) -> Iterator[tuple[Path, evaluation.Evaluation]]:
-  for folder in ancestry.below(folders, evaluation.FILE):
+) -> Iterator[tuple[Path, track_scores.Evaluation]]:
+  for folder in ancestry.below(folders, track_scores.FILE):
     try:
-      yield folder, evaluation.read(folder / evaluation.FILE)
+      yield folder, track_scores.read(folder / track_scores.FILE)
     except errors.UserError as error:
       logging.warning('Left out: %s', error)
 
 
-def _controller(found: evaluation.Evaluation) -> str:
+def _controller(found: track_scores.Evaluation) -> str:
   """Returns the digest of the C that was scored; of a policy an empty text."""
   return (found.subject.driver.agent or {}).get('controller', '')

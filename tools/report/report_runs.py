@@ -7,7 +7,7 @@ from pathlib import Path
 from carracing_rollouts import scores
 from etils import epy
 from models import weights
-from tools.driving import evaluation
+from tools.driving import track_scores
 from tools.lineage import ancestry
 from tools.lineage import line_of_work
 from tools.report import report_blocks
@@ -173,7 +173,7 @@ def score(line: line_of_work.Line) -> Iterator[report_blocks.Block]:
   )
 
 
-def _returns(found: evaluation.Evaluation) -> report_blocks.Picture:
+def _returns(found: track_scores.Evaluation) -> report_blocks.Picture:
   title = f'{found.summary.episodes} {found.subject.tracks} tracks'
   drawing = pictures.plot_returns(
     [drive.return_ for drive in found.drives],
