@@ -73,9 +73,8 @@ def with_noise(noise: str, noise_share: float = 1.0) -> list[action_log.Driver]:
     reason = str(error)
     if isinstance(error, pydantic.ValidationError):
       reason = json_documents.explain(error)
-    raise errors.UserError(
-      f'--noise={noise[:80]} --noise_share={noise_share}: {reason}'
-    ) from None
+    share = '' if noise_share == 1 else f' --noise_share={noise_share}'
+    raise errors.UserError(f'--noise={noise[:80]}{share}: {reason}') from None
 
 
 def of_policy(spec: str) -> action_log.Driver:
