@@ -702,7 +702,7 @@ NAMES = (
     (DREAM_ROUNDS + '--rounds=101', 'rounds=101'),
     (DREAM_ROUNDS + '--output_dir={tmp}/file', 'cannot write .*file'),
     (DREAM_ROUNDS + '--noise_share=2', '--noise_share=2.0: .* or equal to 1'),
-    (DREAM_ROUNDS + '--noise=0,x', "--noise=0,x: could .* float: 'x'"),
+    (DREAM_ROUNDS + '--noise=0,x', "--noise=0,x .* could .* float: 'x'"),
     (DREAM_ROUNDS + '--noise=0', 'noise_share: there is no noise'),
     ('tools.benchmark --output_dir={tmp}/out --only=none', 'no stage none'),
     ('tools.benchmark --output_dir={tmp}/out --rounds=0', 'rounds=0'),

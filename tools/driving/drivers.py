@@ -110,16 +110,16 @@ def policy(
   if first.weights_sha256 is None:
     return policies.make(first.name)
   assert agent_folder is not None
-  loaded = _load(agent_folder, first.weights_sha256)
+  loaded = _load(agent_folder, *first.weights_sha256.model_dump().items())
   if not any(driver.noise for driver in drivers):
     return loaded
   return NoisyAgent(loaded, drivers)
 
 
 @functools.lru_cache(maxsize=1)  # Loaded once for all jobs of a process.
-def _load(folder: str, digests: action_log.AgentWeights) -> agent.Agent:
+def _load(folder: str, *digests: tuple[str, str]) -> agent.Agent:
   runtime.use_cpu()
-  if agent.digests(folder) != digests.model_dump():
+  if agent.digests(folder) != dict(digests):
     raise errors.UserError(f'the agent in {folder} changed during its drives')
   return agent.load(folder)
 

@@ -176,8 +176,8 @@ class Job:
     if digest != self.path.stem:
       return None
     ends = np.cumsum(num_steps)[:-1]
-    columns = np.split(action, ends), np.split(reward, ends), terminated
-    return [Driven(*x, bool(end)) for *x, end in zip(*columns, strict=True)]
+    parts = zip(np.split(action, ends), np.split(reward, ends), terminated)
+    return [Driven(x, y, bool(end)) for x, y, end in parts]
 
   def __call__(self) -> None:
     if self.result() is not None:

@@ -8,6 +8,7 @@ more episodes, and then equals one that was recorded at once.
 from collections.abc import Iterator, Sequence
 import dataclasses
 import itertools
+import os
 from pathlib import Path
 import shutil
 
@@ -37,7 +38,7 @@ class Plan:
   """
 
   drivers: tuple[action_log.Driver, ...]
-  agent_folder: str | None
+  agent_folder: str | os.PathLike[str] | None
   seed: int
   simulator: str
   max_steps: int

@@ -223,7 +223,7 @@ class Pipeline:
     def check() -> None:
       who = drivers.of_agent(agent_folder, noise, noise_share)
       plan = recorded_actions.Plan(
-        tuple(who), str(agent_folder), seed, _SIMULATOR, max_steps
+        tuple(who), agent_folder, seed, _SIMULATOR, max_steps
       )
       found = recorded_actions.find(plan, num_episodes, log)
       if found is None or len(found.actions) < num_episodes:
