@@ -11,7 +11,7 @@ import imageio.v3 as imageio
 from models import agent
 from PIL import Image
 import pytest
-from tools.driving import evaluation
+from tools.driving import track_scores
 from tools.figures import __main__ as figures
 from tools.figures import animation
 
@@ -33,7 +33,7 @@ def test_no_table_is_stale():
 
 
 def test_the_recorded_score_is_that_of_the_pretrained_agent():
-  found = evaluation.read(agent.PRETRAINED / evaluation.FILE)
+  found = track_scores.read(agent.PRETRAINED / track_scores.FILE)
   assert found.subject.driver.agent == agent.digests(agent.PRETRAINED)
   assert found.summary.episodes == 1000
   assert found.subject.tracks == 'test'

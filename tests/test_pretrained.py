@@ -6,7 +6,7 @@ from models import agent
 from models import weights
 import pytest
 import safetensors
-from tools.driving import drives
+from tools.driving import jobs
 
 LEAST = 800
 
@@ -37,8 +37,9 @@ def test_a_damaged_one_is_restored_from_the_repository(tmp_path, monkeypatch):
 
 
 def test_it_drives():
-  driven = drives.drive(agent.load(), tracks.TEST[:2], environment.MAX_STEPS)
-  returns = [drive.return_ for drive in driven]
+  games = environment.Environments(tracks.TEST[:2], environment.MAX_STEPS)
+  driven = jobs.drive(games, agent.load(), [jobs.policy_seed(0)] * 2)
+  returns = [x.scores()[-1] for x in driven]
   assert min(returns) > LEAST, returns
 
 

@@ -21,7 +21,7 @@ from carracing_rollouts import tracks
 from etils import epy
 
 with epy.lazy_imports():
-  from tools.driving import recording
+  from tools.driving import drivers
   from tools.pipelines import rounds_of_dreams
   from tools.pipelines import stages
 
@@ -71,8 +71,8 @@ _NUM_TRACKS = flags.DEFINE_integer(
 def main(argv: Sequence[str]) -> None:
   del argv
   logging.info('Making an agent in dreams, into %s.', _OUTPUT_DIR.value)
-  levels = recording.noise_levels(_NOISE.value)
-  noise_share = recording.check_noise_share(_NOISE_SHARE.value, levels)
+  noise_share = _NOISE_SHARE.value
+  drivers.with_noise(_NOISE.value, noise_share)
   settings = rounds_of_dreams.Settings(
     rounds=_ROUNDS.value,
     seed=_SEED.value,

@@ -5,8 +5,8 @@
 
 Drives one track of the test set in the exact simulator, prints the return, and
 writes drive.mp4, in real time, and drive.png, a few moments, to the output
-directory: the simulator's frame; its observation's reconstruction by V; and
-the frame that M expected one step before.
+directory: the simulator's frame without its dashboard; its observation's
+reconstruction by V; and the frame that M expected one step before.
 """
 
 from collections.abc import Sequence
@@ -43,16 +43,17 @@ def main(argv: Sequence[str]) -> None:
     command_line.agent_name(_AGENT.value),
   )
   runtime.prepare()
+  runtime.use_cpu()  # Other devices round, and so drive, otherwise.
   driver = agent.load(agent.folder_of(_AGENT.value))
   output_dir = files.claim_folder(files.expand(_OUTPUT_DIR.value))
-  driven = filming.drive(
+  frames, driven = filming.drive(
     driver, tracks.TEST[_TRACK.value], environment.MAX_STEPS
   )
   result = (
     f'Test track {_TRACK.value}: return {driven.scores()[-1]:.1f} after'
     f' {len(driven.action)} steps, {driven.ending()}'
   )
-  panels = filming.show(driver.model, driven)
+  panels = filming.show(driver.model, frames, driven.action)
   saved = filming.save(driven, panels, result, output_dir)
   print(result)
   logging.info('Saved %s', ' and '.join(map(str, saved)))

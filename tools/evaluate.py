@@ -22,13 +22,12 @@ from carracing_rollouts import tracks
 from etils import epy
 
 with epy.lazy_imports():
-  from carracing_data import beam
   from carracing_data import processes
   from carracing_data import runtime
   from carracing_rollouts import scores
   from models import agent
-  from tools.driving import drives
-  from tools.driving import evaluation
+  from tools.driving import drivers
+  from tools.driving import track_scores
 
 _AGENT = command_line.agent_flag()
 _POLICY = flags.DEFINE_string(
@@ -52,13 +51,6 @@ _NUM_WORKERS = flags.DEFINE_integer(
   'Number of processes; defaults to the number of cores.',
   lower_bound=1,
 )
-_BEAM = flags.DEFINE_string(
-  'beam_pipeline_options',
-  None,
-  'Options of Apache Beam, separated by commas as `tfds build` takes them,'
-  ' e.g. runner=DirectRunner,direct_num_workers=2; by default the processes of'
-  ' --num_workers drive, without Beam.',
-)
 _OUTPUT_DIR = command_line.output_dir_flag('evaluation')
 
 
@@ -67,31 +59,28 @@ def main(argv: Sequence[str]) -> None:
   if _AGENT.value is not None and _POLICY.value is not None:
     raise errors.UserError('pass --agent or --policy, not both')
   logging.info(
-    'Evaluating %s on %d %s tracks.',
+    'Evaluating %s on %d %s track%s.',
     _POLICY.value or command_line.agent_name(_AGENT.value),
     _EPISODES.value,
     _TRACKS.value,
+    '' if _EPISODES.value == 1 else 's',
   )
-  if _BEAM.value is None:
-    workers = _NUM_WORKERS.value or processes.num_cores()
-    run = functools.partial(processes.run_locally, num_workers=workers)
-  else:
-    config = beam.config(_BEAM.value)
-    run = functools.partial(beam.run, config=config)
-  runtime.use_cpu()
+  workers = _NUM_WORKERS.value or processes.num_cores()
   folder = None
   if _POLICY.value is not None:
-    driver = drives.of_policy(_POLICY.value)
+    driver = drivers.of_policy(_POLICY.value)
   else:
+    runtime.use_cpu()
     folder = agent.folder_of(_AGENT.value)
-    driver = drives.of_agent(folder)
-  result = evaluation.evaluate(
+    agent.load(folder)  # Fails on parts that do not belong together.
+    [driver] = drivers.of_agent(folder)
+  result = track_scores.evaluate(
     driver,
     folder,
     _TRACKS.value,
     _EPISODES.value,
     _OUTPUT_DIR.value,
-    run,
+    functools.partial(processes.run_locally, num_workers=workers),
   )
   print(scores.describe(result.summary))
 

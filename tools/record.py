@@ -12,12 +12,12 @@ without the agent:
     "policy": "recorded", "actions": "driven.npz"}'
 
 Recording can be stopped at any moment and loses only the batches of 8 episodes
-under way: the same command goes on.
+under way: the same command goes on. More --episodes extend a finished log,
+which then equals one that was recorded at once.
 """
 
 from collections.abc import Sequence
 import functools
-import os
 
 from absl import flags
 from absl import logging
@@ -31,10 +31,10 @@ with epy.lazy_imports():
   from carracing_data import runtime
   from carracing_rollouts import action_log
   from carracing_rollouts import environment
-  from carracing_rollouts import policies
   from models import agent
+  from tools.driving import drivers
   from tools.driving import keyboard
-  from tools.driving import recording
+  from tools.driving import recorded_actions
 
 _AGENT = flags.DEFINE_string(
   'agent',
@@ -108,43 +108,41 @@ def main(argv: Sequence[str]) -> None:
     raise errors.UserError('pass one of --agent, --policy and --driver')
   [driver] = (value for value in given if value is not None)
   logging.info('Recording %d episodes of %s.', _EPISODES.value, driver)
-  levels = recording.noise_levels(_NOISE.value)
-  if _AGENT.value is None and (levels != [0] or _NOISE_SHARE.value != 1):
+  noise = _NOISE.value, _NOISE_SHARE.value
+  if _AGENT.value is None and noise != ('0', 1):
     raise errors.UserError('--noise and --noise_share need --agent')
-  noise_share = recording.check_noise_share(_NOISE_SHARE.value, levels)
+  drivers.with_noise(*noise)
   simulator = environment.check_simulator(_SIMULATOR.value)
   output = files.claim_file(files.expand(_OUTPUT.value))
   workers = _NUM_WORKERS.value or processes.num_cores()
   folder = None
   if _AGENT.value is not None:
     runtime.use_cpu()
-    folder = os.path.abspath(files.expand(_AGENT.value))
+    folder = files.expand(_AGENT.value)
     agent.load(folder)  # Fails on parts that do not belong together.
-    drivers = recording.agent_drivers(folder, levels, noise_share)
+    who = drivers.of_agent(folder, *noise)
   elif _DRIVER.value is not None:
     if simulator != 'gymnasium' or _NUM_WORKERS.value is not None:
       raise errors.UserError(
         '--driver=keyboard shows the stock game in one window: leave out'
         ' --simulator and --num_workers'
       )
-    workers, drivers = 1, [action_log.Driver(name=recording.KEYBOARD)]
+    workers, who = 1, [action_log.Driver(name=keyboard.NAME)]
   else:
-    policy = _POLICY.value or ''
-    policies.make(policy)
-    drivers = [action_log.Driver(name=policy)]
-  plan = recording.Plan(
-    tuple(drivers), folder, _SEED.value, simulator, _MAX_STEPS.value
+    who = [drivers.of_policy(driver)]
+  plan = recorded_actions.Plan(
+    tuple(who), folder, _SEED.value, simulator, _MAX_STEPS.value
   )
-  run = functools.partial(processes.run_locally, num_workers=workers)
+  execute = functools.partial(processes.run_locally, num_workers=workers)
   try:
-    log = recording.record(plan, _EPISODES.value, output, run)
+    log = recorded_actions.record(plan, _EPISODES.value, output, execute)
   except keyboard.Stopped:
     print(
       'Stopped; the episode under way is not recorded. The same command goes'
       ' on, and with fewer --episodes makes a log of what is there.'
     )
     return
-  for line in recording.describe(log):
+  for line in recorded_actions.describe(log):
     print(line)
   print(f'{output}: {output.stat().st_size / 1e6:.2f} MB')
 

@@ -19,7 +19,7 @@ from carracing_rollouts import tracks
 from etils import epy
 
 with epy.lazy_imports():
-  from tools.driving import recording
+  from tools.driving import drivers
   from tools.pipelines import rounds
   from tools.pipelines import stages
 
@@ -61,7 +61,7 @@ _NUM_TRACKS = _count(
 def main(argv: Sequence[str]) -> None:
   del argv
   logging.info('Making an agent in two rounds, into %s.', _OUTPUT_DIR.value)
-  recording.noise_levels(_NOISE.value)
+  drivers.with_noise(_NOISE.value)
   settings = rounds.Settings(
     random_episodes=_RANDOM_EPISODES.value,
     driven_episodes=_DRIVEN_EPISODES.value,

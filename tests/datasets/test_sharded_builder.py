@@ -25,7 +25,7 @@ from conftest import PROJECT
 from conftest import VERSION
 import psutil
 import pytest
-from tools.driving import recording
+from tools.driving import recorded_actions
 
 # Both kinds of episodes: 7 + 1 that a policy drives, 3 + 1 that are replayed.
 CONFIG = {
@@ -95,8 +95,10 @@ def _log(tmp_path_factory):
   def make(folder):
     folder.mkdir()
     drivers = (action_log.Driver(name='brownian'),)
-    plan = recording.Plan(drivers, None, 0, 'sketched', CONFIG['max_steps'])
-    recording.record(
+    plan = recorded_actions.Plan(
+      drivers, None, 0, 'sketched', CONFIG['max_steps']
+    )
+    recorded_actions.record(
       plan, 4, folder / 'log.npz', lambda jobs: [job() for job in jobs]
     )
 

@@ -3,7 +3,6 @@ import re
 import signal
 import time
 
-from carracing_data import beam
 from carracing_data import errors
 from carracing_data import json_documents
 from carracing_data import processes
@@ -19,27 +18,24 @@ from models import agent
 from models import world_model
 import numpy as np
 import pytest
-from tools.driving import drives
-from tools.driving import evaluation
+from tools.driving import drivers
+from tools.driving import jobs
+from tools.driving import track_scores
 
 MAX_STEPS = 60
-BEAM = (
-  'runner=DirectRunner,direct_running_mode=multi_processing,'
-  'direct_num_workers=2'
-)
 locally = functools.partial(processes.run_locally, num_workers=1)
 
 
 def evaluate(folder, output_dir, episodes=2, run=locally, max_steps=MAX_STEPS):
-  driver = drives.of_agent(folder)
-  return evaluation.evaluate(
+  [driver] = drivers.of_agent(folder)
+  return track_scores.evaluate(
     driver, folder, 'test', episodes, output_dir, run, max_steps
   )
 
 
 def evaluate_policy(spec, output_dir, episodes=2, name='test', max_steps=30):
-  driver = drives.of_policy(spec)
-  return evaluation.evaluate(
+  driver = drivers.of_policy(spec)
+  return track_scores.evaluate(
     driver, None, name, episodes, output_dir, locally, max_steps
   )
 
@@ -85,12 +81,8 @@ def expected(agent_folder, tmp_path_factory):
   return evaluate(agent_folder, folder, episodes=10, max_steps=30).drives
 
 
-@pytest.mark.parametrize('how', ['two workers', 'Beam'])
-def test_runners_give_the_same_results(how, expected, agent_folder, tmp_path):
-  if how == 'Beam':
-    run = functools.partial(beam.run, config=beam.config(BEAM))
-  else:
-    run = functools.partial(processes.run_locally, num_workers=2)
+def test_two_workers_give_the_same_results(expected, agent_folder, tmp_path):
+  run = functools.partial(processes.run_locally, num_workers=2)
   found = evaluate(agent_folder, tmp_path, 10, run, max_steps=30)
   assert found.drives == expected
 
@@ -107,13 +99,14 @@ def test_more_tracks_extend_an_evaluation(expected, agent_folder, tmp_path):
   assert evaluate(agent_folder, tmp_path, 10, run, 30) == second
   names = sorted(path.name for path in tmp_path.iterdir())
   assert names == ['.lock', 'evaluation.json', 'histogram.png']
-  with pytest.raises(evaluation.EvaluationError, match='--episodes=10 or more'):
+  with pytest.raises(
+    track_scores.EvaluationError, match='--episodes=10 or more'
+  ):
     evaluate(agent_folder, tmp_path, 9, max_steps=30)
 
 
 @pytest.mark.parametrize(
-  'damage',
-  ['', '{', 'half', ('"completed": false', '"completed": true'), 'other track'],
+  'damage', ['empty', 'text', 'half', 'edited', 'other tracks']
 )
 def test_only_intact_results_are_reused(damage, tmp_path):
   class Stopped(Exception):
@@ -122,32 +115,31 @@ def test_only_intact_results_are_reused(damage, tmp_path):
   ran = []
 
   def run(jobs, stop=False):
-    ran.append([job.first for job in jobs])
+    ran.append([job.path for job in jobs])
     processes.run_locally(jobs, num_workers=1)
     if stop:
       raise Stopped
 
   def start(run):
-    driver = drives.of_policy('brownian')
-    return evaluation.evaluate(driver, None, 'test', 10, tmp_path, run, 20)
+    driver = drivers.of_policy('brownian')
+    return track_scores.evaluate(driver, None, 'test', 10, tmp_path, run, 20)
 
   with pytest.raises(Stopped):
     start(functools.partial(run, stop=True))
-  staged = tmp_path / '.unfinished'
-  file, other = staged / 'test-000000.json', staged / 'test-000008.json'
-  (staged / '.test-000000.json.0.tmp').write_text('of a killed worker')
-  text = file.read_text()
+  [[file, other]] = ran
+  (file.parent / f'.{file.name}.0.tmp').write_text('of a killed worker')
+  content = bytearray(file.read_bytes())
   if damage == 'half':
-    file.write_text(text[: len(text) // 2])
-  elif damage == 'other track':
-    file.write_text(other.read_text())
-  elif isinstance(damage, tuple):
-    assert damage[0] in text
-    file.write_text(text.replace(*damage, 1))
+    content = content[: len(content) // 2]
+  elif damage == 'edited':
+    content[len(content) // 2] ^= 1
+  elif damage == 'other tracks':
+    content = other.read_bytes()
   else:
-    file.write_text(damage)
+    content = b'{' if damage == 'text' else b''
+  file.write_bytes(content)
   found = start(run)
-  assert ran == [[0, 8], [0]]
+  assert ran == [[file, other], [file]]
   assert (
     found.drives
     == evaluate_policy('brownian', tmp_path / 'other', 10, max_steps=20).drives
@@ -164,12 +156,12 @@ def test_killed_evaluation_continues_to_the_same_results(command, tmp_path):
 
   staged = tmp_path / 'killed' / '.unfinished'
   process = command.start(*arguments(tmp_path / 'killed'))
-  while not (staged / 'test-000008.json').exists():  # The shorter job.
+  while not list(staged.glob('*.npz')):  # That of the shorter job.
     assert process.poll() is None
     time.sleep(0.01)
   process.send_signal(signal.SIGKILL)
   assert process.wait() == -signal.SIGKILL
-  assert not (tmp_path / 'killed' / evaluation.FILE).exists()
+  assert not (tmp_path / 'killed' / track_scores.FILE).exists()
 
   for name in 'killed', 'whole':
     done = command(*arguments(tmp_path / name))
@@ -181,39 +173,49 @@ def test_killed_evaluation_continues_to_the_same_results(command, tmp_path):
     assert (' evaluation 1/9\n' in done.stderr) == (name == 'killed')
     assert imageio.imread(tmp_path / name / 'histogram.png').shape[1] > 500
   texts = [
-    (tmp_path / name / evaluation.FILE).read_text()
+    (tmp_path / name / track_scores.FILE).read_text()
     for name in ('killed', 'whole')
   ]
   assert texts[0] == texts[1]
-  found = evaluation.read(tmp_path / 'whole' / evaluation.FILE)
+  found = track_scores.read(tmp_path / 'whole' / track_scores.FILE)
   # Cars that left the field did not complete the lap.
   assert all(drive.steps < 300 for drive in found.drives)
   assert not any(drive.completed for drive in found.drives)
 
 
+def drive(policy, seeds, max_steps):
+  driven = jobs.drive(
+    environment.Environments(seeds, max_steps),
+    policy,
+    [jobs.policy_seed(seed) for seed in seeds],
+  )
+  return [(x.action.tolist(), x.reward.tolist(), x.terminated) for x in driven]
+
+
 def test_a_drive_depends_on_its_track_alone():
   policy = policies.make('random_policy')
   seeds = list(tracks.TEST[:3])
-  together = drives.drive(policy, seeds, max_steps=20)
-  assert drives.drive(policy, seeds[::-1], max_steps=20) == together[::-1]
-  assert drives.drive(policy, seeds[1:2], max_steps=20) == together[1:2]
-  assert len({drive.return_ for drive in together}) > 1
+  together = drive(policy, seeds, max_steps=20)
+  assert drive(policy, seeds[::-1], max_steps=20) == together[::-1]
+  assert drive(policy, seeds[1:2], max_steps=20) == together[1:2]
+  assert len({tuple(rewards) for _, rewards, _ in together}) > 1
 
 
 def test_another_evaluation_is_not_overwritten(agent_folder, tmp_path):
   whole = tmp_path / 'whole'
   evaluate_policy('brownian', whole, max_steps=5)
   with pytest.raises(
-    evaluation.EvaluationError,
+    track_scores.EvaluationError,
     match='something else: policy brownian, not uniform; choose another',
   ):
     evaluate_policy('uniform', whole, max_steps=5)
   with pytest.raises(
-    evaluation.EvaluationError, match='tracks test, not selection;'
+    track_scores.EvaluationError, match='tracks test, not selection;'
   ):
     evaluate_policy('brownian', whole, name='selection', max_steps=5)
   with pytest.raises(
-    evaluation.EvaluationError, match='policy brownian, not none; controller no'
+    track_scores.EvaluationError,
+    match='policy brownian, not none; vae none, not ',
   ):
     evaluate(agent_folder, whole, max_steps=5)
 
@@ -222,7 +224,9 @@ def test_another_evaluation_is_not_overwritten(agent_folder, tmp_path):
 
   with pytest.raises(KeyboardInterrupt):
     evaluate(agent_folder, tmp_path / 'part', run=fail)
-  with pytest.raises(evaluation.EvaluationError, match='policy none, not unif'):
+  with pytest.raises(
+    track_scores.EvaluationError, match='policy none, not unif'
+  ):
     evaluate_policy('uniform', tmp_path / 'part')
 
 
@@ -231,19 +235,19 @@ def test_other_packages_show_but_do_not_extend_an_evaluation(tmp_path):
   content = found.model_dump(by_alias=True)
   content['subject']['packages']['box2d'] = '1.0'
   json_documents.write(
-    tmp_path / evaluation.FILE, json_documents.sealed(content, 'sha256')
+    tmp_path / track_scores.FILE, json_documents.sealed(content, 'sha256')
   )
   again = evaluate_policy('brownian', tmp_path, max_steps=5)
   assert again.drives == found.drives
   with pytest.raises(
-    evaluation.EvaluationError, match='package box2d 1.0, not 2'
+    track_scores.EvaluationError, match='package box2d 1.0, not 2'
   ):
     evaluate_policy('brownian', tmp_path, episodes=3, max_steps=5)
 
 
 def test_an_edited_evaluation_is_not_believed(tmp_path):
   evaluate_policy('brownian', tmp_path, max_steps=5)
-  path = tmp_path / evaluation.FILE
+  path = tmp_path / track_scores.FILE
   path.write_text(path.read_text().replace('"steps": 5', '"steps": 6', 1))
   with pytest.raises(errors.DocumentError, match='damaged: .*; delete it'):
     evaluate_policy('brownian', tmp_path, max_steps=5)
@@ -254,23 +258,10 @@ def test_an_evaluation_of_other_tracks_is_not_believed(tmp_path):
   content = found.model_dump(by_alias=True)
   content['drives'].reverse()
   json_documents.write(
-    tmp_path / evaluation.FILE, json_documents.sealed(content, 'sha256')
+    tmp_path / track_scores.FILE, json_documents.sealed(content, 'sha256')
   )
   with pytest.raises(errors.DocumentError, match='not the first ones of a set'):
     evaluate_policy('brownian', tmp_path, max_steps=5)
-
-
-def test_a_failure_of_beam_is_one_line(command, tmp_path):
-  done = command(
-    'tools.evaluate',
-    '--policy=straight_ahead',
-    '--episodes=1',
-    f'--output_dir={tmp_path}',
-    '--beam_pipeline_options=direct_num_workers=-1',
-  )
-  assert done.status == 1
-  assert 'Traceback' not in done.stderr
-  assert 'Error: Beam failed with ' in done.stderr
 
 
 def test_summary_of_four_drives():
@@ -313,12 +304,18 @@ class Follower:
 
 
 def test_only_a_finished_lap_is_completed():
-  [lap] = drives.drive(Follower(), [tracks.TEST[2]], environment.MAX_STEPS)
-  assert lap.completed and lap.steps < environment.MAX_STEPS
+  def follow(max_steps):
+    game = environment.Environments([tracks.TEST[2]], max_steps)
+    [driven] = jobs.drive(game, Follower(), [jobs.policy_seed(0)])
+    return driven
+
+  lap = follow(environment.MAX_STEPS)
+  steps = len(lap.action)
+  assert lap.completed and steps < environment.MAX_STEPS
   # Every tile of the track counts once, and every step costs 0.1.
-  np.testing.assert_allclose(lap.return_, 1000 - lap.steps / 10, atol=0.2)
-  [cut] = drives.drive(Follower(), [tracks.TEST[2]], lap.steps - 1)
-  assert not cut.completed and cut.steps == lap.steps - 1
+  np.testing.assert_allclose(lap.scores()[-1], 1000 - steps / 10, atol=0.2)
+  cut = follow(steps - 1)
+  assert not cut.completed and len(cut.action) == steps - 1
 
 
 def test_track_sets_are_disjoint():

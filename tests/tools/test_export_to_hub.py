@@ -16,8 +16,8 @@ from models import weights
 import numpy as np
 from pyarrow import parquet
 import pytest
-from tools.driving import drives
-from tools.driving import evaluation
+from tools.driving import drivers
+from tools.driving import track_scores
 from tools.export import float16
 from tools.export import hub_datasets
 from tools.export import hub_models
@@ -122,10 +122,12 @@ def score(agent_folder, tmp_path_factory):
   """Returns a function that scores an agent, or a policy, on two tracks."""
 
   def make(folder=agent_folder, policy=None, tracks='test'):
-    driver = drives.of_policy(policy) if policy else drives.of_agent(folder)
+    driver = (
+      drivers.of_policy(policy) if policy else drivers.of_agent(folder)[0]
+    )
     agent_folder = None if policy else folder
     folder = tmp_path_factory.mktemp('score')
-    evaluation.evaluate(
+    track_scores.evaluate(
       driver,
       agent_folder,
       tracks,
@@ -134,7 +136,7 @@ def score(agent_folder, tmp_path_factory):
       lambda jobs: [job() for job in jobs],
       max_steps=4,
     )
-    return folder / evaluation.FILE
+    return folder / track_scores.FILE
 
   return make
 
@@ -162,7 +164,7 @@ def test_the_card_of_an_agent_has_its_score(hub_model, agent_folder, data_dir):
   card = huggingface_hub.ModelCard.load(hub_model / 'README.md')
   check_card(card, hub_model, agent_folder, hub_model, data_dir)
   assert card.data.pipeline_tag == 'reinforcement-learning'
-  found = evaluation.of_agent(hub_model / evaluation.FILE, hub_model)
+  found = track_scores.of_agent(hub_model / track_scores.FILE, hub_model)
   summary = found.summary
   [result] = card.data.eval_results
   assert (result.dataset_type, result.metric_type) == (
@@ -183,7 +185,7 @@ def test_without_a_score_the_card_claims_none(agent_folder, tmp_path):
   card = huggingface_hub.ModelCard.load(folder / 'README.md')
   check_card(card, folder, agent_folder)
   assert card.data.eval_results is None
-  assert not (folder / evaluation.FILE).exists()
+  assert not (folder / track_scores.FILE).exists()
 
 
 def test_the_score_of_another_driver_is_refused(agent_folder, score, tmp_path):
@@ -191,7 +193,7 @@ def test_the_score_of_another_driver_is_refused(agent_folder, score, tmp_path):
     (score(policy='uniform'), 'is not the score of the agent in'),
     (score(tracks='selection'), 'is over the selection tracks'),
   ):
-    with pytest.raises(evaluation.EvaluationError, match=message):
+    with pytest.raises(track_scores.EvaluationError, match=message):
       hub_models.export(agent_folder, tmp_path, path)
   assert not [*tmp_path.iterdir()]
 
@@ -201,7 +203,7 @@ def test_exports_of_the_same_inputs_are_the_same_bytes(
 ):
   again = hub_datasets.export(TINY, tmp_path, str(data_dir), 80)
   assert content(again) == content(hub_dataset)
-  score_file = hub_model / evaluation.FILE
+  score_file = hub_model / track_scores.FILE
   for source, file in (agent_folder, score_file), (hub_model, None):
     again = hub_models.export(source, tmp_path / source.name, file)
     assert content(again) == content(hub_model)
@@ -334,13 +336,13 @@ def test_a_rounded_agent_has_a_score_of_its_own(
 ):
   of_original = score()
   for path in of_original, score(rounded, tracks='selection'):
-    with pytest.raises(evaluation.EvaluationError, match='score that folder'):
+    with pytest.raises(track_scores.EvaluationError, match='score that folder'):
       hub_models.export(agent_folder, tmp_path, path, rounded=True)
   assert not [x for x in tmp_path.iterdir() if x.name != '.lock']
   of_rounded = score(rounded)
   folder = hub_models.export(agent_folder, tmp_path, of_rounded, rounded=True)
   assert agent.digests(folder) == agent.digests(rounded)
-  assert (folder / evaluation.FILE).exists()
+  assert (folder / track_scores.FILE).exists()
 
 
 @pytest.mark.parametrize('part', ['vae', 'mdn_rnn'])

@@ -16,7 +16,7 @@ from conftest import PROJECT
 from models import agent
 from models import weights
 import pytest
-from tools.driving import recording
+from tools.driving import recorded_actions
 from tools.lineage import sources
 
 
@@ -93,9 +93,9 @@ def driven(agent_folder, tmp_path):
     )
     for noise, share in ((0.0, 1.0), (0.5, 0.25))
   )
-  plan = recording.Plan(drivers, str(agent_folder), 0, 'sketched', 6)
+  plan = recorded_actions.Plan(drivers, str(agent_folder), 0, 'sketched', 6)
   log = tmp_path / 'log.npz'
-  recording.record(plan, 3, log, lambda jobs: [job() for job in jobs])
+  recorded_actions.record(plan, 3, log, lambda jobs: [job() for job in jobs])
   builder_lib.Builder(
     data_dir=tmp_path,
     config=builder_lib.RolloutsConfig(

@@ -213,7 +213,7 @@ def test_same_seed_and_keys_show_the_same(either, open_window):
 
 
 def test_agent_drives_the_game_as_always(driver, open_window):
-  driven = filming.drive(driver, tracks.TEST[3], STEPS)
+  _, driven = filming.drive(driver, tracks.TEST[3], STEPS)
   world = worlds.Game(driver)
   opened = open_window(world, seed=3, agent_drives=True)
   actions = []

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tracemalloc
@@ -28,7 +29,8 @@ from models import agent
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from tools.driving import recording
+from tools.driving import drivers
+from tools.driving import recorded_actions
 from tools.view_rollouts import replay
 
 STEPS = 40
@@ -56,7 +58,10 @@ def log_file(agent_folder, tmp_path_factory, command):
     done = record_command(command, agent_folder, folder / 'log.npz')
     assert done.status == 0, done.stderr
     assert 'recording 4/4 · ' in done.stderr
-    assert 'agent, noise 0.5: 1 episodes, return' in done.stdout
+    assert re.search(
+      r'agent, noise 0\.5: 1 episode, return -?[\d.]+\n', done.stdout
+    )
+    assert re.search(r'agent: 3 episodes, return -?[\d.]+ ± ', done.stdout)
 
   return made_once(tmp_path_factory, 'action_log', make) / 'log.npz'
 
@@ -118,14 +123,18 @@ def test_the_same_command_finds_its_log(log_file, agent_folder, command):
 
 
 def make_plan(seed=3):
-  return recording.Plan(
-    (action_log.Driver(name='brownian'),), None, seed, 'sketched', STEPS
+  return recorded_actions.Plan(
+    (drivers.of_policy('brownian'),), None, seed, 'sketched', STEPS
   )
+
+
+def run_all(jobs):
+  processes.run_locally(jobs, num_workers=1)
 
 
 @pytest.mark.parametrize('damage', [None, 'truncated', 'empty', 'swapped'])
 def test_interrupted_recording_goes_on(damage, tmp_path):
-  def run_all(jobs):
+  def count_and_run(jobs):
     counts.append(len(jobs))
     processes.run_locally(jobs, num_workers=2)
 
@@ -133,30 +142,77 @@ def test_interrupted_recording_goes_on(damage, tmp_path):
     jobs[0]()
     raise KeyboardInterrupt
 
+  def interrupted(seed, name):
+    with pytest.raises(KeyboardInterrupt):
+      recorded_actions.record(make_plan(seed), 12, tmp_path / name, run_one)
+    [part] = tmp_path.glob(f'.{name}.unfinished/*.npz')
+    return part
+
   counts = []
-  recording.record(make_plan(), 12, tmp_path / 'whole.npz', run_all)
-  with pytest.raises(KeyboardInterrupt):
-    recording.record(make_plan(), 12, tmp_path / 'log.npz', run_one)
-  [part] = tmp_path.glob('.log.npz.unfinished/*/*.npz')
-  if damage == 'swapped':  # A good log, but of another part.
-    other = tmp_path / 'other.npz'
-    recording.record(make_plan(seed=4), 9, other, run_all)
-    log = action_log.read(other)
-    episodes = log.header.episodes[: len(action_log.read(part).actions)]
-    header = log.header.model_copy(update={'episodes': episodes})
-    action_log.write(
-      part, action_log.ActionLog(header, log.actions[: len(episodes)])
-    )
-    other.unlink()
-    del counts[1:]
+  recorded_actions.record(make_plan(), 12, tmp_path / 'whole.npz', run_all)
+  part = interrupted(3, 'log.npz')
+  content = part.read_bytes()
+  if damage == 'swapped':  # A good one, but of other tracks.
+    part.write_bytes(interrupted(4, 'other.npz').read_bytes())
+    shutil.rmtree(tmp_path / '.other.npz.unfinished')
   elif damage:
-    content = part.read_bytes()
     part.write_bytes(content[: len(content) // 2] if damage[0] == 't' else b'')
-  recording.record(make_plan(), 12, tmp_path / 'log.npz', run_all)
-  assert counts == [3, 3 if damage else 2]
+  recorded_actions.record(make_plan(), 12, tmp_path / 'log.npz', count_and_run)
+  assert counts == [3 if damage else 2]
   whole = (tmp_path / 'whole.npz').read_bytes()
   assert (tmp_path / 'log.npz').read_bytes() == whole
   assert sorted(p.name for p in tmp_path.iterdir()) == ['log.npz', 'whole.npz']
+
+
+@pytest.fixture
+def short_log(tmp_path):
+  """Log of 8 + 1 episodes."""
+  path = tmp_path / 'log.npz'
+  recorded_actions.record(make_plan(), 9, path, run_all)
+  return path
+
+
+def test_more_episodes_extend_a_log_as_if_recorded_at_once(short_log, tmp_path):
+  def run(jobs):
+    ran.extend(drive.track for job in jobs for drive in job.drives)
+    run_all(jobs)
+
+  ran = []
+  whole = tmp_path / 'whole.npz'
+  recorded_actions.record(make_plan(), 21, whole, run_all)
+  recorded_actions.record(make_plan(), 21, short_log, run)
+  assert short_log.read_bytes() == whole.read_bytes()
+  # Those that are new, and the one by which the others are checked.
+  assert len(ran) == len({*ran}) == 12 + 1
+  with pytest.raises(
+    errors.UserError, match='of 21 episodes; pass --episodes='
+  ):
+    recorded_actions.record(make_plan(), 9, short_log, run_all)
+  assert short_log.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize('other', ['actions', 'packages'])
+def test_a_log_that_was_driven_otherwise_is_not_extended(other, short_log):
+  log = action_log.read(short_log)
+  if other == 'actions':
+    log.actions[0][0, 1] /= 2
+    message = 'this machine, with these packages, drives its first'
+  else:
+    log.header.packages['box2d'] = '0.9'
+    message = "other packages, {'box2d': '0.9'.*cannot be extended"
+  action_log.write(short_log, log)
+  content = short_log.read_bytes()
+  with pytest.raises(errors.UserError, match=f'{message}.*another --output'):
+    recorded_actions.record(make_plan(), 21, short_log, run_all)
+  assert short_log.read_bytes() == content
+
+
+def test_spread_of_a_log_is_that_of_scores(short_log):
+  log = action_log.read(short_log)
+  returns = [episode.return_ for episode in log.header.episodes]
+  spread = f'{statistics.mean(returns):.1f} ± {statistics.stdev(returns):.1f}'
+  [said] = recorded_actions.describe(log)
+  assert said == f'brownian: 9 episodes, return {spread}'
 
 
 def test_log_inside_the_dataset_survives_building_again(log_file, tmp_path):
@@ -305,10 +361,10 @@ PERSON = """
 import sys
 import pygame
 from carracing_rollouts import action_log
-from tools.driving import recording
+from tools.driving import recorded_actions
 from pathlib import Path
 
-output, *keys_of_jobs = sys.argv[1:]
+output, num_episodes, *keys_of_jobs = sys.argv[1:]
 
 
 def run(jobs):
@@ -317,20 +373,21 @@ def run(jobs):
     for name in keys.split('+'):
       key = getattr(pygame, name)
       pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=key))
-    print('driving', job.split)
+    print('driving', job.drives[0].track)
     job()
 
 
-plan = recording.Plan(
+plan = recorded_actions.Plan(
   (action_log.Driver(name='keyboard'),), None, 1, 'gymnasium', 25
 )
-recording.record(plan, 2, Path(output), run)
+recorded_actions.record(plan, int(num_episodes), Path(output), run)
 """
 
 
-def drive_by_hand(output, *keys_of_episodes):
+def drive_by_hand(output, num_episodes, *keys_of_episodes):
+  arguments = [str(output), str(num_episodes), *keys_of_episodes]
   return subprocess.run(
-    [sys.executable, '-c', PERSON, str(output), *keys_of_episodes],
+    [sys.executable, '-c', PERSON, *arguments],
     env={**os.environ, 'SDL_AUDIODRIVER': 'dummy'},
     capture_output=True,
     text=True,
@@ -338,24 +395,36 @@ def drive_by_hand(output, *keys_of_episodes):
 
 
 def test_person_at_the_keyboard_drives_stops_and_goes_on(tmp_path):
+  def driven(done):
+    return [int(track) for track in re.findall('driving (.*)', done.stdout)]
+
   output = tmp_path / 'log.npz'
-  stopped = drive_by_hand(output, 'K_UP+K_LEFT', 'K_ESCAPE')
-  assert 'tools.keyboard.Stopped' in stopped.stderr
+  stopped = drive_by_hand(output, 2, 'K_UP+K_LEFT', 'K_ESCAPE')
+  assert 'tools.driving.keyboard.Stopped' in stopped.stderr
   assert not output.exists()
 
-  done = drive_by_hand(output, 'K_UP')
+  done = drive_by_hand(output, 2, 'K_UP')
   assert done.returncode == 0, done.stderr
-  # The validation episode came first, and was kept.
-  assert 'driving validation' in stopped.stdout
-  assert re.findall('driving (.*)', done.stdout) == ['train']
   log = action_log.read(output)
-  assert [e.split for e in log.header.episodes] == ['train', 'validation']
+  train, validation = log.header.episodes
+  # The validation episode came first, and was kept.
+  assert (train.split, validation.split) == ('train', 'validation')
+  assert driven(stopped) == [validation.track_seed, train.track_seed]
+  assert driven(done) == [train.track_seed]
   np.testing.assert_array_equal(log.actions[0], [[0, 1, 0]] * 25)
   np.testing.assert_array_equal(log.actions[1], [[-1, 1, 0]] * 25)
   for logged, actions in zip(log.header.episodes, log.actions):
     assert logged.driver == action_log.Driver(name='keyboard')
     # The game in the window is the one that is replayed.
     assert len(rollout.replay(logged, actions, 'sketched')) == 26
+
+  more = drive_by_hand(output, 3, 'K_RIGHT')
+  assert more.returncode == 0, more.stderr
+  log = action_log.read(output)
+  assert log.header.episodes[::2] == [train, validation]
+  # Nobody drives the same again.
+  assert driven(more) == [log.header.episodes[1].track_seed]
+  np.testing.assert_array_equal(log.actions[1], [[1, 0, 0]] * 25)
 
 
 def arrays_of(log_file):
@@ -559,12 +628,12 @@ class Listener:
 
 def test_noise_comes_in_spells():
   def listen(kinds, seeds):
-    drivers = [
+    described = [
       action_log.Driver(name='agent', noise=level, noise_share=share)
       for level, share in kinds
     ]
     listener = Listener()
-    noisy = recording._NoisyAgent(listener, drivers)
+    noisy = drivers.NoisyAgent(listener, described)
     carry = noisy.initial_carry([np.random.SeedSequence(s) for s in seeds])
     for _ in range(4000):
       _, carry = noisy(np.zeros((len(seeds), 64, 64, 3), np.uint8), carry)

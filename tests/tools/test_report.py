@@ -7,8 +7,9 @@ import shutil
 
 from carracing_data import processes
 from conftest import VERSION
-from tools.driving import drives
-from tools.driving import evaluation
+from models import agent
+from tools.driving import drivers
+from tools.driving import track_scores
 from tools.lineage import find
 from tools.lineage import sources
 from tools.report import page
@@ -31,8 +32,8 @@ def test_report_of_an_agent_shows_its_whole_line_of_work(
   run = functools.partial(processes.run_locally, num_workers=1)
   # Where `tools.evaluate` writes by default, and where trainers are told to.
   score = tmp_path / 'evaluation'
-  found = evaluation.evaluate(
-    drives.of_agent(folder), folder, 'test', 2, score, run, 9
+  found = track_scores.evaluate(
+    *drivers.of_agent(folder), folder, 'test', 2, score, run, 9
   )
   (tmp_path / 'runs').symlink_to(world.vae.parents[1])
   done = command(
@@ -56,8 +57,7 @@ def test_report_of_an_agent_shows_its_whole_line_of_work(
   assert text.count('alt="strip of frames: ') == 4  # A dream, in four rows.
   assert 'has 130 transitions or more' in text  # Else there were its errors.
   assert text.count('alt="frames of dream ') == 4  # In which C drives.
-  digests = drives.of_agent(folder).agent
-  assert digests is not None
+  digests = agent.digests(folder)
   for digest in digests.values():
     assert f'id="artefact-{digest[:12]}"' in text
   assert '$ tfds build datasets/carracing_latents' in text

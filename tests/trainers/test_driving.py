@@ -1,10 +1,11 @@
 """The trainer drives as the exported agent does."""
 
+from carracing_rollouts import environment
 from carracing_rollouts import tracks
 from models import agent
 import numpy as np
 import pytest
-from tools.driving import drives
+from tools.driving import jobs
 from trainers.control import driving
 from trainers.control import fleet as fleet_lib
 from trainers.control import practice
@@ -28,8 +29,9 @@ def test_scores_equal_those_of_the_agent(agent_folder):
   fleet.close()
   assert len({*found.steps.tolist()}) > 1
   for seed, steps, score in zip(seeds, found.steps, found.returns):
-    [expected] = drives.drive(driver, [seed], max_steps=int(steps))
-    assert expected.return_ == pytest.approx(score, abs=1e-3)
+    games = environment.Environments([seed], int(steps))
+    [expected] = jobs.drive(games, driver, [jobs.policy_seed(seed)])
+    assert expected.scores()[-1] == pytest.approx(score, abs=1e-3)
 
 
 def test_folded_parameters_are_those_of_the_controller(agent_folder):

@@ -1,31 +1,20 @@
-"""A person at the keyboard drives: track → actions and rewards."""
+"""A person at the keyboard: pressed keys → actions, in a window of the game."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 import contextlib
 import os
-from typing import Any, NamedTuple
 
 from carracing_data import errors
-import gymnasium
+from carracing_rollouts import environment  # Silences pygame's greeting.
+from gymnasium.envs.box2d import car_racing
 import numpy as np
+import pygame
 
+NAME = 'keyboard'  # Of a person in action logs.
 _CAPTION = 'arrow keys: steer, gas, brake · Esc: stop'
 _BRAKE = 0.8  # A full brake locks the wheels.
 _DRIVER = 'SDL_VIDEODRIVER'
-
-
-class Driven(NamedTuple):
-  """An episode of N steps.
-
-  Attributes:
-    action: float32 [N, 3]: steering −1..1, gas 0..1, brake 0..1.
-    reward: float32 [N].
-    terminated: whether the last step ended it; if not, the step limit did.
-  """
-
-  action: np.ndarray
-  reward: np.ndarray
-  terminated: bool
+_ARROWS = pygame.K_LEFT, pygame.K_RIGHT, pygame.K_UP, pygame.K_DOWN
 
 
 class Stopped(Exception):
@@ -39,10 +28,8 @@ class Keys:
     """Begins with the codes of keys that are held already."""
     self._held = set(held)
 
-  def handle(self, event: Any) -> None:
+  def handle(self, event: pygame.event.Event) -> None:
     """Notes an event of pygame; other events than those of keys do nothing."""
-    import pygame  # Prints a greeting.
-
     if event.type == pygame.KEYDOWN:
       self._held.add(event.key)
     elif event.type == pygame.KEYUP:
@@ -52,14 +39,8 @@ class Keys:
 
   def action(self) -> np.ndarray:
     """Returns the action of the arrows, float32 [3]."""
-    left, right, gas, brake = (float(key in self._held) for key in _arrows())
+    left, right, gas, brake = (float(key in self._held) for key in _ARROWS)
     return np.array([right - left, gas, _BRAKE * brake], np.float32)
-
-
-def _arrows() -> tuple[int, int, int, int]:
-  import pygame  # Prints a greeting.
-
-  return pygame.K_LEFT, pygame.K_RIGHT, pygame.K_UP, pygame.K_DOWN
 
 
 @contextlib.contextmanager
@@ -69,8 +50,6 @@ def display() -> Iterator[None]:
   Raises:
     errors.UserError: there is no display, or no window opens.
   """
-  import pygame  # Prints a greeting.
-
   try:
     pygame.display.init()
     # SDL's last resort, where nobody would see the window.
@@ -85,42 +64,46 @@ def display() -> Iterator[None]:
     ) from None
 
 
-def drive(track_seed: int, max_steps: int) -> Driven:
-  """Shows the stock game in a window, in real time, until the episode ends.
+class _ShownCarRacing(car_racing.CarRacing):
+  def __init__(self):
+    super().__init__(render_mode='human')
 
-  Args:
-    track_seed: seed of the track.
-    max_steps: steps after which the episode is truncated.
 
-  Raises:
-    Stopped: the person stopped before the end.
-    errors.UserError: there is no display.
+class Environments(environment.Environments):
+  """The stock game in a window, in real time."""
+
+  GAME = _ShownCarRacing
+
+  def reset(self) -> np.ndarray:
+    """Opens the window; see `environment.Environments.reset`.
+
+    Raises:
+      errors.UserError: there is no display.
+    """
+    with display():
+      return super().reset()
+
+
+class Person:
+  """The policy of a person, who watches the window and presses keys.
+
+  Calling it raises `Stopped` when the person stops before the end.
   """
-  import pygame  # Prints a greeting.
 
-  with (
-    display(),
-    contextlib.closing(
-      gymnasium.make(
-        'CarRacing-v3', render_mode='human', max_episode_steps=max_steps
-      )
-    ) as game,
-  ):
-    game.reset(seed=track_seed)
+  def initial_carry(self, seeds: Sequence[np.random.SeedSequence]) -> tuple[()]:
+    del seeds
     pygame.display.set_caption(_CAPTION)
     held = pygame.key.get_pressed()  # Since the episode before.
-    keys = Keys(key for key in _arrows() if held[key])
-    actions, rewards = [], []
-    while True:
-      for event in pygame.event.get():
-        keys.handle(event)
-        escape = event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE
-        if event.type == pygame.QUIT or escape:
-          raise Stopped
-      actions.append(keys.action())
-      _, reward, terminated, truncated, _ = game.step(actions[-1])
-      rewards.append(reward)
-      if terminated or truncated:
-        return Driven(
-          np.stack(actions), np.array(rewards, np.float32), bool(terminated)
-        )
+    self._keys = Keys(key for key in _ARROWS if held[key])
+    return ()
+
+  def __call__(
+    self, observation: np.ndarray, carry: tuple[()]
+  ) -> tuple[np.ndarray, tuple[()]]:
+    del observation
+    for event in pygame.event.get():
+      self._keys.handle(event)
+      escape = event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE
+      if event.type == pygame.QUIT or escape:
+        raise Stopped
+    return self._keys.action()[None], carry

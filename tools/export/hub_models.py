@@ -15,7 +15,7 @@ import jax
 from models import agent
 from models import weights
 import pydantic
-from tools.driving import evaluation
+from tools.driving import track_scores
 from tools.export import float16
 from tools.showing import markdown
 from trainers import run_documents
@@ -47,14 +47,16 @@ def export(
 
   Raises:
     weights.WeightsError: the agent is missing or damaged, or cannot be rounded.
-    evaluation.EvaluationError: the score is missing, of another agent or not
+    track_scores.EvaluationError: the score is missing, of another agent or not
       over the test tracks.
     errors.DocumentError: the score is damaged.
     errors.UserError: the new folder exists already, or cannot be written.
   """
   agent.load(folder)  # Fails on parts that do not belong together.
-  if score_file is None and not rounded and (folder / evaluation.FILE).exists():
-    score_file = folder / evaluation.FILE
+  if (
+    score_file is None and not rounded and (folder / track_scores.FILE).exists()
+  ):
+    score_file = folder / track_scores.FILE
   score = None
   if score_file is not None and not rounded:
     score = _score(score_file, folder)
@@ -67,7 +69,7 @@ def export(
       if score_file is not None:
         score = _score_of_rounded(score_file, unfinished, path)
     if score is not None:
-      evaluation.save(unfinished, score)
+      track_scores.save(unfinished, score)
     _card(unfinished, score).save(unfinished / 'README.md')
   for part, sha256 in agent.digests(path).items():
     size = (path / part / weights.FILE).stat().st_size
@@ -84,17 +86,17 @@ def _copy(folder: Path, output_dir: Path) -> None:
         shutil.copyfile(folder / part / file, output_dir / part / file)
 
 
-def _score(path: Path, folder: Path) -> evaluation.Evaluation:
+def _score(path: Path, folder: Path) -> track_scores.Evaluation:
   """Returns the score in a file, if it is one of this agent."""
   try:
-    score = evaluation.of_agent(path, folder)
+    score = track_scores.of_agent(path, folder)
   except FileNotFoundError:
-    raise evaluation.EvaluationError(
+    raise track_scores.EvaluationError(
       f'there is no {path}; make it with: python -m tools.evaluate'
       f' --agent={folder} --output_dir={path.parent}'
     ) from None
   if score.subject.tracks != _TRACKS:
-    raise evaluation.EvaluationError(
+    raise track_scores.EvaluationError(
       f'{path} is over the {score.subject.tracks} tracks, which is no score;'
       f' pass that of: python -m tools.evaluate --tracks={_TRACKS}'
     )
@@ -103,12 +105,12 @@ def _score(path: Path, folder: Path) -> evaluation.Evaluation:
 
 def _score_of_rounded(
   path: Path, folder: Path, output_dir: Path
-) -> evaluation.Evaluation:
+) -> track_scores.Evaluation:
   """Returns the score in a file, if it is one of an agent just rounded."""
   try:
     return _score(path, folder)
-  except evaluation.EvaluationError:
-    raise evaluation.EvaluationError(
+  except track_scores.EvaluationError:
+    raise track_scores.EvaluationError(
       f'{path} is no score of the rounded agent over the test tracks; export it'
       ' without --evaluation, score that folder with: python -m tools.evaluate'
       f' --agent={output_dir}, and export it with that score'
@@ -116,7 +118,7 @@ def _score_of_rounded(
 
 
 def _card(
-  folder: Path, score: evaluation.Evaluation | None
+  folder: Path, score: track_scores.Evaluation | None
 ) -> huggingface_hub.ModelCard:
   sources = _datasets(folder)
   data = huggingface_hub.ModelCardData(
@@ -140,7 +142,7 @@ def _card(
     title=_TITLE,
     score=score,
     score_text=None if score is None else scores.describe(score.summary),
-    histogram=evaluation.HISTOGRAM,
+    histogram=track_scores.HISTOGRAM,
     parts=markdown.table(
       (
         'part',

@@ -25,7 +25,7 @@ with epy.lazy_imports():
   from carracing_data import runtime
   from carracing_rollouts import scores
   from models import agent
-  from tools.driving import evaluation
+  from tools.driving import track_scores
   from tools.figures import animation
   from tools.showing import markdown
 
@@ -130,9 +130,9 @@ def _return(summary: 'scores.Summary') -> str:
 
 
 def _pretrained() -> 'scores.Summary':
-  path = agent.PRETRAINED / evaluation.FILE
+  path = agent.PRETRAINED / track_scores.FILE
   try:
-    return evaluation.of_agent(path, agent.PRETRAINED).summary
+    return track_scores.of_agent(path, agent.PRETRAINED).summary
   except FileNotFoundError:
     raise errors.UserError(
       f'{path} is missing; restore it with: git checkout -- {path}'

@@ -13,7 +13,7 @@ from carracing_data import errors
 from carracing_data import files
 from models import agent
 from models import weights
-from tools.driving import evaluation
+from tools.driving import track_scores
 from tools.lineage import sources
 from trainers import run_documents
 
@@ -47,7 +47,7 @@ class Lineage(NamedTuple):
   parts: Mapping[str, sources.Artefact]
   runs: Mapping[str, Path]
   rollouts: Sequence[sources.Artefact]
-  evaluations: Sequence[evaluation.Evaluation]
+  evaluations: Sequence[track_scores.Evaluation]
 
 
 def artefact(
@@ -229,7 +229,7 @@ def _without_drivers(found: sources.Artefact) -> Iterator[sources.Artefact]:
 
 def _evaluations(
   root: Path, folders: Iterable[Path], parts: Mapping[str, sources.Artefact]
-) -> Iterator[evaluation.Evaluation]:
+) -> Iterator[track_scores.Evaluation]:
   """Yields scores of this C, and of policies below `root`."""
   c = parts['controller'].digest if 'controller' in parts else None
   for folder, found in _read_evaluations(folders):
@@ -243,14 +243,14 @@ def _evaluations(
 
 def _read_evaluations(
   folders: Iterable[Path],
-) -> Iterator[tuple[Path, evaluation.Evaluation]]:
-  for folder in sources.below(folders, evaluation.FILE):
+) -> Iterator[tuple[Path, track_scores.Evaluation]]:
+  for folder in sources.below(folders, track_scores.FILE):
     try:
-      yield folder, evaluation.read(folder / evaluation.FILE)
+      yield folder, track_scores.read(folder / track_scores.FILE)
     except errors.UserError as error:
       logging.warning('Left out: %s', error)
 
 
-def _controller(found: evaluation.Evaluation) -> str:
+def _controller(found: track_scores.Evaluation) -> str:
   """Returns the digest of the C that was scored; of a policy an empty text."""
   return (found.subject.driver.agent or {}).get('controller', '')

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from carracing_data import files
 from carracing_data import json_documents
-from tools.driving import evaluation
+from tools.driving import track_scores
 from tools.pipelines import stages
 from trainers import run_documents
 
@@ -99,9 +99,13 @@ def make(output_dir: Path, settings: Settings, execute: stages.Execute) -> str:
     'Drive: unseen tracks, beside the random policy',
     (pictures / 'drive.mp4').exists()
     and stages.intact(
-      lambda: evaluation.of_agent(score / evaluation.FILE, controller / 'agent')
+      lambda: track_scores.of_agent(
+        score / track_scores.FILE, controller / 'agent'
+      )
     )
-    and stages.intact(lambda: evaluation.read(random_score / evaluation.FILE)),
+    and stages.intact(
+      lambda: track_scores.read(random_score / track_scores.FILE)
+    ),
     stages.python('tools.evaluate', agent, episodes, f'--output_dir={score}'),
     stages.python(
       'tools.evaluate',
@@ -130,7 +134,7 @@ def _summary(output_dir: Path, seconds: float) -> str:
     for name in ('vae', 'mdn_rnn')
   )
   driven, random = (
-    evaluation.read(output_dir / name / evaluation.FILE).summary
+    track_scores.read(output_dir / name / track_scores.FILE).summary
     for name in ('score', 'score_of_random_policy')
   )
   return f"""

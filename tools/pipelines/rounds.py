@@ -7,7 +7,7 @@ from carracing_data import files
 from carracing_data import json_documents
 from carracing_data import processes
 from carracing_rollouts import scores
-from tools.driving import evaluation
+from tools.driving import track_scores
 from tools.pipelines import stages
 from trainers import run_documents
 
@@ -121,7 +121,7 @@ def _summary(output_dir: Path, seconds: dict[str, float]) -> str:
       run_documents.finished_metrics(output_dir / name / model).validation
       for model in ('vae', 'mdn_rnn')
     )
-    of_round = evaluation.read(_score(output_dir, name) / evaluation.FILE)
+    of_round = track_scores.read(_score(output_dir, name) / track_scores.FILE)
     lines.append(
       f'{name} episodes: V: squared error {v["reconstruction"]:.1f} · M:'
       f' {m["nll"] - m["nll_floor"]:.3f} nats above the floor · C:'

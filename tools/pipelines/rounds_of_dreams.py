@@ -6,7 +6,7 @@ from carracing_data import files
 from carracing_data import json_documents
 from carracing_data import processes
 from carracing_rollouts import scores
-from tools.driving import evaluation
+from tools.driving import track_scores
 from tools.pipelines import stages
 from tools.showing import markdown
 from trainers import run_documents
@@ -210,7 +210,7 @@ def _summary(
   head = ['round', 'M above the floor, nats', 'dreamt return']
   head += ['score on selection tracks', 'median', 'below 700']
   score = _score(output_dir, best)
-  result = evaluation.read(score / evaluation.FILE).summary
+  result = track_scores.read(score / track_scores.FILE).summary
   lines = ['', markdown.table(head, rows), '']
   lines.append(
     f'The best C on selection tracks is {_controller(output_dir, best)};'

@@ -24,8 +24,9 @@ from carracing_data import json_documents
 from carracing_data import prepared_dataset
 from models import agent
 from models import weights
-from tools.driving import evaluation
-from tools.driving import recording
+from tools.driving import drivers
+from tools.driving import recorded_actions
+from tools.driving import track_scores
 from trainers import run_documents
 
 Execute = Callable[[Sequence[str]], None]
@@ -212,7 +213,7 @@ class Pipeline:
       title: title of the stage.
       agent_folder: folder of the agent.
       log: file of the log.
-      noise: levels of noise, see `recording.noise_levels`.
+      noise: levels of noise, see `drivers.with_noise`.
       noise_share: share of the steps with noise.
       num_episodes: number of episodes.
       max_steps: most steps of an episode.
@@ -220,13 +221,13 @@ class Pipeline:
     """
 
     def check() -> None:
-      drivers = recording.agent_drivers(
-        agent_folder, recording.noise_levels(noise), noise_share
+      who = drivers.of_agent(agent_folder, noise, noise_share)
+      plan = recorded_actions.Plan(
+        tuple(who), agent_folder, seed, _SIMULATOR, max_steps
       )
-      plan = recording.Plan(
-        drivers, str(agent_folder), seed, _SIMULATOR, max_steps
-      )
-      recording.read_finished(plan, num_episodes, log)
+      found = recorded_actions.find(plan, num_episodes, log)
+      if found is None or len(found.actions) < num_episodes:
+        raise FileNotFoundError(log)
 
     self.run(
       title,
@@ -255,10 +256,10 @@ class Pipeline:
       output_dir: folder of the score.
       num_tracks: number of test tracks.
     """
-    path = output_dir / evaluation.FILE
+    path = output_dir / track_scores.FILE
     self.run(
       title,
-      intact(lambda: evaluation.of_agent(path, agent_folder)),
+      intact(lambda: track_scores.of_agent(path, agent_folder)),
       python(
         'tools.evaluate',
         f'--agent={agent_folder}',

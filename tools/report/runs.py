@@ -8,7 +8,7 @@ from carracing_rollouts import scores
 from etils import epy
 from models import agent
 from models import weights
-from tools.driving import evaluation
+from tools.driving import track_scores
 from tools.lineage import find
 from tools.lineage import sources
 from tools.report import blocks
@@ -171,7 +171,7 @@ def score(lineage: find.Lineage) -> Iterator[blocks.Block]:
   )
 
 
-def _returns(found: evaluation.Evaluation) -> blocks.Picture:
+def _returns(found: track_scores.Evaluation) -> blocks.Picture:
   title = f'{found.summary.episodes} {found.subject.tracks} tracks'
   drawing = pictures.plot_returns(
     [drive.return_ for drive in found.drives],

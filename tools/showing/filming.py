@@ -1,87 +1,71 @@
 """A policy on one track → its frames, and what V and M make of them."""
 
+import functools
 from pathlib import Path
-from typing import NamedTuple
 
+from carracing_data import rlds_steps
 from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
-from carracing_rollouts import scores
+import cv2
 import jax
 from models import world_model
 import numpy as np
+from tools.driving import jobs
 from tools.showing import pictures
 
 _COLUMNS = 10
 _CHUNK = 50  # Number of frames that are decoded at once.
 
 
-class Recording(NamedTuple):
-  """An episode of N steps on one track.
-
-  Attributes:
-    frame: simulator's frames, uint8 [N + 1, 96, 96, 3], 0..255.
-    action: float32 [N, 3]: steering −1..1, gas 0..1, brake 0..1.
-    reward: float32 [N].
-    terminated: whether the car finished the lap or left the playing field.
-  """
-
-  frame: np.ndarray
-  action: np.ndarray
-  reward: np.ndarray
-  terminated: bool
-
-  def scores(self) -> np.ndarray:
-    """Returns the sum of the rewards before each frame, float64 [N + 1]."""
-    return np.cumsum([0, *self.reward], dtype=np.float64)
-
-  def ending(self) -> str:
-    """Returns how the episode ended."""
-    return scores.ending(self.terminated, self.reward[-1])
-
-
-def drive(policy: policies.Policy, track: int, max_steps: int) -> Recording:
-  """Drives one track in the exact simulator.
+def drive(
+  policy: policies.Policy, track: int, max_steps: int
+) -> tuple[np.ndarray, jobs.Driven]:
+  """Drives one track in the exact simulator, as it is scored.
 
   Args:
-    policy: policy that chooses the actions, without random draws.
+    policy: policy that chooses the actions.
     track: seed of the track, see `tracks`.
     max_steps: steps after which the episode ends, at least 1.
+
+  Returns:
+    The simulator's frames, uint8 [N + 1, 96, 96, 3], 0..255, and what was
+    driven.
   """
   environments = environment.Environments([track], max_steps)
-  # The policy makes no use of its seed.
-  seed = np.random.SeedSequence(0)
-  played = list(rollout.play(environments, policy, [seed]))
-  return Recording(
-    np.concatenate([step.frame for step in played] + [played[-1].next_frame]),
-    np.concatenate([step.action for step in played]),
-    np.concatenate([step.reward for step in played]),
-    bool(played[-1].terminated[0]),
-  )
+  seeds = [jobs.policy_seed(track)]
+  steps = list(rollout.play(environments, policy, seeds))
+  [driven] = jobs.collect(steps)
+  frames = [step.frame for step in steps] + [steps[-1].next_frame]
+  return np.concatenate(frames), driven
 
 
 def show(
-  model: world_model.WorldModel, driven: Recording
+  model: world_model.WorldModel, frame: np.ndarray, action: np.ndarray
 ) -> dict[str, np.ndarray]:
   """Shows a drive as the agent sees it.
 
   Args:
     model: the agent's world model.
-    driven: the drive.
+    frame: the simulator's frames, uint8 [N + 1, 96, 96, 3], 0..255.
+    action: float32 [N, 3]: steering −1..1, gas 0..1, brake 0..1.
 
   Returns:
     Three versions of the frames by title, uint8 [N + 1, S, S, 3], 0..255: the
-    simulator's; V's reconstructions of the observations; and the frames that M
-    expected one step before, from the true past and the action. Nothing
-    precedes the first frame, so its expectation is its reconstruction.
+    simulator's, cropped and stretched as the observations are; V's
+    reconstructions of the observations; and the frames that M expected one
+    step before, from the true past and the action. Nothing precedes the first
+    frame, so its expectation is its reconstruction.
   """
-  z = world_model.encode_episode(model, environment.resize(driven.frame)).mean
+  z = world_model.encode_episode(model, environment.resize(frame)).mean
   predicted = jax.jit(world_model.predict_sequence)(
-    model, z[None, :-1], driven.action[None]
+    model, z[None, :-1], action[None]
   )
   [expected] = predicted.mixture.expectation()
   return {
-    'simulator': driven.frame,
+    'simulator': np.stack(
+      [cv2.resize(x[: rlds_steps.FRAME_ROWS], x.shape[:2]) for x in frame]
+    ),
     'V: reconstruction': np.asarray(_decode(model, z)),
     'M: expectation': np.asarray(
       _decode(model, np.concatenate([z[:1], expected]))
@@ -91,22 +75,15 @@ def show(
 
 @jax.jit
 def _decode(model: world_model.WorldModel, z: jax.Array) -> jax.Array:
-  """Decodes float32 [N, Z] to uint8 [N, 64, 64, 3], a chunk at a time.
+  """Decodes float32 [N, Z] to uint8 [N, 64, 64, 3].
 
   A thousand frames at once would take half a gigabyte.
-
-  Args:
-    model: world model.
-    z: latent vectors.
   """
-
-  def one(z):
-    return world_model.decode_uint8(model, z)
-
-  return jax.lax.map(one, z, batch_size=_CHUNK)
+  decode = functools.partial(world_model.decode_uint8, model)
+  return jax.lax.map(decode, z, batch_size=_CHUNK)
 
 
-def captions(driven: Recording) -> list[str]:
+def captions(driven: jobs.Driven) -> list[str]:
   """Returns a caption for each of the N + 1 frames."""
   # Digits have the same width, spaces do not: the actions stay in place if what
   # grows comes after them.
@@ -123,7 +100,7 @@ def captions(driven: Recording) -> list[str]:
 
 
 def save(
-  driven: Recording,
+  driven: jobs.Driven,
   panels: dict[str, np.ndarray],
   heading: str,
   output_dir: Path,

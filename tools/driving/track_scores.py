@@ -1,32 +1,46 @@
-"""Evaluates a driver: (driver, set of tracks) → evaluation.json, histogram.png.
+"""The returns of a driver on a set of tracks: evaluation.json, histogram.png.
 
 Finished jobs are kept in a folder below the output directory until all are
 finished, so an evaluation can be interrupted at any moment. A finished one can
 be extended by more tracks.
 """
 
-from collections.abc import Callable, Sequence
 import os
 from pathlib import Path
 import shutil
+from typing import Any
 
 from carracing_data import errors
 from carracing_data import files
 from carracing_data import json_documents
-from carracing_data import shards
+from carracing_rollouts import action_log
 from carracing_rollouts import environment
 from carracing_rollouts import scores
 from carracing_rollouts import tracks as tracks_lib
 from models import agent
 import numpy as np
-from tools.driving import drives
+import pydantic
+from tools.driving import jobs
 from tools.showing import pictures
 
 FILE = 'evaluation.json'
 HISTOGRAM = 'histogram.png'
+_SIMULATOR = 'gymnasium'
 _STAGING = '.unfinished'
 _SUBJECT = 'subject.json'
 _SEAL = 'sha256'
+
+
+class Scored(json_documents.Document):
+  """A driver as `evaluation.json` names it.
+
+  Attributes:
+    agent: digests of the weights of an agent's parts; None for a policy.
+    policy: specification of a policy, see `policies.make`; None for an agent.
+  """
+
+  agent: dict[str, json_documents.Sha256] | None
+  policy: str | None
 
 
 class Subject(json_documents.Document):
@@ -36,14 +50,29 @@ class Subject(json_documents.Document):
     driver: agent or policy.
     tracks: name of the set of tracks, a key of `tracks.SETS`.
     max_steps: time limit of an episode.
-    packages: versions of the packages that affect an episode, and the digest of
-      the `code` of this project that does.
+    packages: what affects an episode besides them, see `jobs.versions`.
   """
 
-  driver: drives.Driver
+  driver: Scored
   tracks: str
   max_steps: int
   packages: dict[str, str]
+
+
+class TrackScore(json_documents.Document):
+  """One episode.
+
+  Attributes:
+    seed: seed of the track.
+    return_: sum of the rewards, float32 each, in float64; `return` in JSON.
+    steps: number of steps, at most the time limit.
+    completed: whether the car finished the lap.
+  """
+
+  seed: int
+  return_: float = pydantic.Field(alias='return')
+  steps: int
+  completed: bool
 
 
 class Evaluation(json_documents.Document):
@@ -51,7 +80,7 @@ class Evaluation(json_documents.Document):
 
   subject: Subject
   summary: scores.Summary
-  drives: list[drives.Drive]
+  drives: list[TrackScore]
   sha256: json_documents.Sha256
 
 
@@ -60,23 +89,23 @@ class EvaluationError(errors.UserError):
 
 
 def evaluate(
-  driver: drives.Driver,
+  driver: action_log.Driver,
   agent_folder: str | os.PathLike[str] | None,
   tracks: str,
   episodes: int,
   output_dir: str | os.PathLike[str],
-  run: Callable[[Sequence[drives.Job]], None],
+  execute: jobs.Execute,
   max_steps: int = environment.MAX_STEPS,
 ) -> Evaluation:
   """Evaluates a driver, as far as the output directory does not hold it yet.
 
   Args:
-    driver: agent or policy.
+    driver: agent without noise, or policy.
     agent_folder: folder of the agent; None for a policy.
     tracks: name of the set of tracks.
     episodes: number of tracks, the first ones of the set.
     output_dir: output directory.
-    run: runs jobs, in any order and in any processes.
+    execute: runs jobs, in any order and in any processes.
     max_steps: time limit.
 
   Returns:
@@ -94,11 +123,14 @@ def evaluate(
       f'there are {len(tracks_lib.SETS[tracks]):,} {tracks} tracks, not'
       f' {episodes:,}'
     )
+  weights = driver.weights_sha256
   subject = Subject(
-    driver=driver,
+    driver=Scored(agent=None, policy=driver.name)
+    if weights is None
+    else Scored(agent=weights.model_dump(), policy=None),
     tracks=tracks,
     max_steps=max_steps,
-    packages={**driver.packages(), 'code': drives.code()},
+    packages=jobs.versions(driver, _SIMULATOR),
   )
   folder = files.expand(output_dir).absolute()
   found = _found(folder, subject, episodes)
@@ -110,10 +142,23 @@ def evaluate(
     found = _found(folder, subject, episodes)
     known = [] if found is None else found.drives
     if len(known) < episodes:
-      jobs = _jobs(subject, agent_folder, len(known), episodes, folder)
-      drives.run_missing(jobs, 'evaluation', 'tracks', episodes, run)
-      known = [*known, *_collect(jobs)]
-    return _finish(folder, subject, known)
+      staged = folder / _STAGING
+      staged.mkdir(exist_ok=True)
+      _claim(staged / _SUBJECT, subject)
+      seeds = tracks_lib.SETS[tracks][len(known) : episodes]
+      drives = [
+        jobs.Drive(
+          driver, track, jobs.policy_seed(track), _SIMULATOR, max_steps
+        )
+        for track in seeds
+      ]
+      driven = jobs.run(
+        [drives], agent_folder, staged, execute, 'evaluation', episodes
+      )
+      known = [*known, *map(_score, seeds, driven)]
+    save(folder, _sealed(subject, known))
+    shutil.rmtree(folder / _STAGING, ignore_errors=True)
+    return read(folder / FILE)
 
 
 def read(
@@ -179,6 +224,30 @@ def save(folder: Path, found: Evaluation) -> None:
   json_documents.write(folder / FILE, found.model_dump(by_alias=True))
 
 
+def _score(track: int, driven: jobs.Driven) -> TrackScore:
+  return TrackScore.model_validate(
+    {
+      'seed': track,
+      'return': float(driven.scores()[-1]),
+      'steps': len(driven.action),
+      'completed': driven.completed,
+    }
+  )
+
+
+def _sealed(subject: Subject, drives: list[TrackScore]) -> Evaluation:
+  summary = scores.summarize(
+    np.array([drive.return_ for drive in drives]),
+    np.array([drive.completed for drive in drives]),
+  )
+  content = {
+    'subject': subject.model_dump(),
+    'summary': summary.model_dump(),
+    'drives': [drive.model_dump(by_alias=True) for drive in drives],
+  }
+  return Evaluation.model_validate(json_documents.sealed(content, _SEAL))
+
+
 def _found(folder: Path, subject: Subject, episodes: int) -> Evaluation | None:
   """Returns the evaluation in a folder; None if there is none."""
   try:
@@ -196,30 +265,26 @@ def _found(folder: Path, subject: Subject, episodes: int) -> Evaluation | None:
   return found
 
 
+def _claim(path: Path, subject: Subject) -> None:
+  """Makes a staging folder that of a subject."""
+  try:
+    found = json_documents.read(path, Subject)
+  except (FileNotFoundError, errors.DocumentError):
+    # The name of a result repeats its subject, so none can be mistaken.
+    json_documents.write(path, subject.model_dump())
+  else:
+    _check_same(path.parents[1], found, subject)
+
+
 def _check_same(
   folder: Path, found: Subject, wanted: Subject, with_packages: bool = True
 ) -> None:
   """Raises EvaluationError, naming the differences, if subjects differ."""
-  pairs = [
-    ('policy', found.driver.policy, wanted.driver.policy),
-    ('tracks', found.tracks, wanted.tracks),
-    ('max_steps', found.max_steps, wanted.max_steps),
-  ]
-  for kind, ours, theirs in (
-    ('', found.driver.agent, wanted.driver.agent),
-    ('package ', found.packages, wanted.packages if with_packages else None),
-  ):
-    if kind and theirs is None:
-      continue
-    ours, theirs = ours or {}, theirs or {}
-    pairs += [
-      (f'{kind}{name}', ours.get(name), theirs.get(name))
-      for name in sorted({*ours, *theirs})
-    ]
+  ours, theirs = (_flat(x, with_packages) for x in (found, wanted))
   differences = [
-    f'{name} {_shown(ours)}, not {_shown(theirs)}'
-    for name, ours, theirs in pairs
-    if ours != theirs
+    f'{name} {_shown(ours.get(name))}, not {_shown(theirs.get(name))}'
+    for name in {**ours, **theirs}
+    if ours.get(name) != theirs.get(name)
   ]
   if differences:
     raise EvaluationError(
@@ -228,75 +293,17 @@ def _check_same(
     )
 
 
+def _flat(subject: Subject, with_packages: bool) -> dict[str, Any]:
+  packages = subject.packages if with_packages else {}
+  return {
+    'policy': subject.driver.policy,
+    'tracks': subject.tracks,
+    'max_steps': subject.max_steps,
+    **(subject.driver.agent or {}),
+    **{f'package {name}': version for name, version in packages.items()},
+  }
+
+
 def _shown(value: str | int | None) -> str:
   text = 'none' if value is None else str(value)
   return text[:8] if len(text) == 64 else text  # Of a digest.
-
-
-def _jobs(
-  subject: Subject,
-  agent_folder: str | os.PathLike[str] | None,
-  first: int,
-  episodes: int,
-  folder: Path,
-) -> list[drives.Job]:
-  """Enters the staging folder; returns the jobs that fill it."""
-  staged = folder / _STAGING
-  staged.mkdir(exist_ok=True)
-  try:
-    _check_same(
-      folder, json_documents.read(staged / _SUBJECT, Subject), subject
-    )
-  except (FileNotFoundError, errors.DocumentError):
-    # Each result repeats what it depends on, so none can be mistaken.
-    json_documents.write(staged / _SUBJECT, subject.model_dump())
-  shards.remove_temporary(staged)
-  seeds = tracks_lib.SETS[subject.tracks][:episodes]
-  starts = range(first, episodes, drives.TRACKS_PER_JOB)
-  return [
-    drives.Job(
-      driver=subject.driver,
-      agent_folder=(
-        None
-        if agent_folder is None
-        else os.path.abspath(files.expand(agent_folder))
-      ),
-      tracks=subject.tracks,
-      first=start,
-      seeds=tuple(seeds[start : start + drives.TRACKS_PER_JOB]),
-      max_steps=subject.max_steps,
-      staging=os.fspath(staged),
-    )
-    for start in starts
-  ]
-
-
-def _collect(jobs: Sequence[drives.Job]) -> list[drives.Drive]:
-  collected = []
-  for job in jobs:
-    result = job.result()
-    if result is None:
-      raise EvaluationError(
-        f'{job.path} was not written although its job ended; do all workers'
-        ' see the same file system, with the same packages?'
-      )
-    collected += result
-  return collected
-
-
-def _finish(
-  folder: Path, subject: Subject, of_tracks: Sequence[drives.Drive]
-) -> Evaluation:
-  """Writes both files, the document last, and removes the staging folder."""
-  summary = scores.summarize(
-    np.array([drive.return_ for drive in of_tracks]),
-    np.array([drive.completed for drive in of_tracks]),
-  )
-  content = {
-    'subject': subject.model_dump(),
-    'summary': summary.model_dump(),
-    'drives': [drive.model_dump(by_alias=True) for drive in of_tracks],
-  }
-  save(folder, Evaluation.model_validate(json_documents.sealed(content, _SEAL)))
-  shutil.rmtree(folder / _STAGING, ignore_errors=True)
-  return read(folder / FILE)

@@ -1,0 +1,189 @@
+"""Who drives: an agent, with noise or without, a policy, or a person.
+
+A driver is a document, `action_log.Driver`, which tells agents by their
+content. `policy` makes what chooses the actions of it.
+"""
+
+from collections.abc import Sequence
+import functools
+import os
+from typing import Any, NamedTuple
+
+from carracing_data import errors
+from carracing_data import json_documents
+from carracing_data import rlds_steps
+from carracing_data import runtime
+from carracing_rollouts import action_log
+from carracing_rollouts import policies
+from models import agent
+import numpy as np
+import pydantic
+from tools.driving import keyboard
+
+_AGENT = 'agent'
+# Of the noise with that of the step before: noise lasts for some 20 steps,
+# because independent noise would average out.
+_CORRELATION = 0.95
+_SPELL = 20  # Steps with noise, or without, where it comes and goes.
+
+
+def of_agent(
+  folder: str | os.PathLike[str], noise: str = '0', noise_share: float = 1.0
+) -> list[action_log.Driver]:
+  """Describes an agent, once for each level of noise.
+
+  Args:
+    folder: folder of the agent.
+    noise: levels of noise, see `with_noise`.
+    noise_share: share of the steps with noise.
+
+  Raises:
+    weights.WeightsError: the agent is missing or damaged.
+    errors.UserError: see `with_noise`.
+  """
+  weights = action_log.AgentWeights(**agent.digests(folder))
+  return [
+    driver.model_copy(update={'weights_sha256': weights})
+    for driver in with_noise(noise, noise_share)
+  ]
+
+
+def with_noise(noise: str, noise_share: float = 1.0) -> list[action_log.Driver]:
+  """Returns any agent as a driver for each level of noise.
+
+  Args:
+    noise: comma-separated standard deviations of the noise on its actions.
+    noise_share: share of the steps with noise, if there is any.
+
+  Raises:
+    errors.UserError: a level is no number or out of range; or so is the share,
+      or it is given without noise.
+  """
+  try:
+    levels = [float(level) for level in noise.split(',')]
+    return [
+      action_log.Driver(
+        name=_AGENT,
+        noise=level,
+        noise_share=noise_share if level or not any(levels) else 1.0,
+      )
+      for level in levels
+    ]
+  except ValueError as error:
+    reason = str(error)
+    if isinstance(error, pydantic.ValidationError):
+      reason = json_documents.explain(error)
+    share = '' if noise_share == 1 else f' --noise_share={noise_share}'
+    raise errors.UserError(f'--noise={noise[:80]}{share}: {reason}') from None
+
+
+def of_policy(spec: str) -> action_log.Driver:
+  """Describes a built-in policy.
+
+  Raises:
+    errors.DatasetError: see `policies.make`.
+  """
+  policies.make(spec)
+  return action_log.Driver(name=spec)
+
+
+def by_hand(driver: action_log.Driver) -> bool:
+  """Returns whether a person drives."""
+  return driver.name == keyboard.NAME
+
+
+def policy(
+  drivers: Sequence[action_log.Driver], agent_folder: str | None
+) -> policies.Policy:
+  """Returns what chooses the actions of B episodes.
+
+  Args:
+    drivers: their B drivers: the same agent, policy or person, but for noise.
+    agent_folder: folder of the agent; None if no agent drives.
+
+  Raises:
+    errors.UserError: the folder holds another agent, or none.
+  """
+  first = drivers[0]
+  if by_hand(first):
+    return keyboard.Person()
+  if first.weights_sha256 is None:
+    return policies.make(first.name)
+  assert agent_folder is not None
+  loaded = _load(agent_folder, *first.weights_sha256.model_dump().items())
+  if not any(driver.noise for driver in drivers):
+    return loaded
+  return NoisyAgent(loaded, drivers)
+
+
+@functools.lru_cache(maxsize=1)  # Loaded once for all jobs of a process.
+def _load(folder: str, *digests: tuple[str, str]) -> agent.Agent:
+  runtime.use_cpu()
+  if agent.digests(folder) != dict(digests):
+    raise errors.UserError(f'the agent in {folder} changed during its drives')
+  return agent.load(folder)
+
+
+class _NoisyCarry(NamedTuple):
+  """The state of B episodes.
+
+  Attributes:
+    generators: sources of the random draws, [B].
+    noise: last noise, standard normal, float64 [B, 3].
+    levels: standard deviations of the noise of actions, float64 [B].
+    shares: shares of the spells with noise, float64 [B].
+    step: number of steps so far, int64 [B].
+    noisy: whether this spell has noise, bool [B].
+    inner: carry of the agent.
+  """
+
+  generators: np.ndarray
+  noise: np.ndarray
+  levels: np.ndarray
+  shares: np.ndarray
+  step: np.ndarray
+  noisy: np.ndarray
+  inner: Any
+
+
+class NoisyAgent:
+  """An agent whose actions get autoregressive noise, all the time or in spells.
+
+  Spells bring the car into states that the agent alone would not reach, and
+  between them the agent recovers.
+  """
+
+  def __init__(self, driver: agent.Agent, drivers: Sequence[action_log.Driver]):
+    """Takes the agent, and the B drivers whose noise it gets."""
+    self._agent, self._drivers = driver, drivers
+
+  def initial_carry(
+    self, seeds: Sequence[np.random.SeedSequence]
+  ) -> _NoisyCarry:
+    size = len(seeds)
+    return _NoisyCarry(
+      np.array([np.random.default_rng(s) for s in seeds], object),
+      np.zeros((size, rlds_steps.ACTION_SIZE)),
+      np.array([driver.noise for driver in self._drivers]),
+      np.array([driver.noise_share for driver in self._drivers]),
+      np.zeros(size, int),
+      np.ones(size, bool),
+      self._agent.initial_carry(seeds),
+    )
+
+  def __call__(
+    self, observation: np.ndarray, carry: _NoisyCarry
+  ) -> tuple[np.ndarray, _NoisyCarry]:
+    generators, noise, levels, shares, step, noisy, inner = carry
+    fresh = np.stack(
+      [g.standard_normal(rlds_steps.ACTION_SIZE) for g in generators]
+    )
+    noise = _CORRELATION * noise + np.sqrt(1 - _CORRELATION**2) * fresh
+    noisy = noisy.copy()
+    for i in np.flatnonzero((shares < 1) & (step % _SPELL == 0)):
+      noisy[i] = generators[i].random() < shares[i]
+    added = (levels * noisy)[:, None] * noise
+    action, inner = self._agent(observation, inner, added)
+    return action, _NoisyCarry(
+      generators, noise, levels, shares, step + 1, noisy, inner
+    )

@@ -1,0 +1,229 @@
+"""Records action logs: (drivers, seed) → the actions of episodes.
+
+Finished jobs are kept in a folder beside the log until all are finished, so
+recording can be interrupted at any moment. A finished log can be extended by
+more episodes, and then equals one that was recorded at once.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import itertools
+import os
+from pathlib import Path
+import shutil
+
+from carracing_data import errors
+from carracing_data import files
+from carracing_rollouts import action_log
+from carracing_rollouts import rollout
+from carracing_rollouts import schema
+import numpy as np
+from tools.driving import drivers
+from tools.driving import jobs
+
+_Number = tuple[str, int]  # Split, and number of an episode in it.
+_Episode = tuple[action_log.LoggedEpisode, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What is recorded.
+
+  Attributes:
+    drivers: who drives; those of consecutive episodes take turns.
+    agent_folder: folder of the agent; None if no agent drives.
+    seed: seed of tracks, policies and noise.
+    simulator: a key of `environment.SIMULATORS`.
+    max_steps: steps after which an episode is truncated.
+  """
+
+  drivers: tuple[action_log.Driver, ...]
+  agent_folder: str | os.PathLike[str] | None
+  seed: int
+  simulator: str
+  max_steps: int
+
+  def header(
+    self, episodes: Sequence[action_log.LoggedEpisode]
+  ) -> action_log.Header:
+    """Returns the header of a log with these episodes."""
+    return action_log.Header(
+      simulator=self.simulator,
+      packages=rollout.versions(self.simulator),
+      max_steps=self.max_steps,
+      episodes=list(episodes),
+    )
+
+  def drive(self, number: _Number) -> jobs.Drive:
+    """Returns what is driven in an episode."""
+    split, i = number
+    driver = self.drivers[i % len(self.drivers)]
+    track, seed = rollout.episode_seeds(self.seed, split, i)
+    return jobs.Drive(driver, track, seed, self.simulator, self.max_steps)
+
+  def records(self, header: action_log.Header) -> bool:
+    """Returns whether a log of this plan has these episodes."""
+    drives = [self.drive(number) for number in _numbers(len(header.episodes))]
+    expected = [(drive.driver, drive.track) for drive in drives]
+    found = [(x.driver, x.track_seed) for x in header.episodes]
+    game = header.simulator, header.max_steps
+    return found == expected and game == (self.simulator, self.max_steps)
+
+
+def record(
+  plan: Plan, num_episodes: int, output: Path, execute: jobs.Execute
+) -> action_log.ActionLog:
+  """Records a log, as far as it is not recorded yet.
+
+  Args:
+    plan: what is recorded.
+    num_episodes: number of episodes, at least 2; see `schema.split_sizes`.
+    output: file of the log.
+    execute: runs jobs, in any order and in any processes.
+
+  Returns:
+    The log.
+
+  Raises:
+    errors.UserError: the output holds another log or more episodes, was
+      recorded otherwise than this process would, or cannot be written.
+  """
+  staged = output.with_name(f'.{output.name}.unfinished')
+  log = find(plan, num_episodes, output)
+  if log is not None and len(log.actions) == num_episodes:
+    if not staged.exists():
+      return log
+  with files.locked(files.claim_folder(staged)):
+    # Another process may have recorded it, or was killed afterwards.
+    log = find(plan, num_episodes, output)
+    if log is None or len(log.actions) < num_episodes:
+      log = _record(plan, num_episodes, log, output, staged, execute)
+      action_log.write(output, log)
+    shutil.rmtree(staged, ignore_errors=True)  # The log is complete.
+  return log
+
+
+def find(
+  plan: Plan, num_episodes: int, output: Path
+) -> action_log.ActionLog | None:
+  """Returns the log in a file if it is what the plan records, or the start.
+
+  Args:
+    plan: what is recorded.
+    num_episodes: number of episodes; see `record`.
+    output: file of the log.
+
+  Returns:
+    A log of at most as many episodes; None if there is no file.
+
+  Raises:
+    errors.UserError: the file holds something else, or more episodes.
+  """
+  if not output.exists():
+    return None
+  try:
+    log = action_log.read(output)
+  except action_log.LogError as error:
+    raise action_log.LogError(
+      f'{error}; delete it, or choose another --output'
+    ) from None
+  count = len(log.actions)
+  if not plan.records(log.header):
+    raise errors.UserError(
+      f'{output} holds another log, of {count} episodes; delete it, or choose'
+      ' another --output'
+    )
+  if count > num_episodes:
+    raise errors.UserError(
+      f'{output} holds a log of {count} episodes; pass --episodes={count} or'
+      ' more, or choose another --output'
+    )
+  return log
+
+
+def _record(
+  plan: Plan,
+  num_episodes: int,
+  log: action_log.ActionLog | None,
+  output: Path,
+  staged: Path,
+  execute: jobs.Execute,
+) -> action_log.ActionLog:
+  """Records the episodes that a log lacks."""
+  known: dict[_Number, _Episode] = {}
+  if log is not None:
+    if log.header != plan.header(log.header.episodes):
+      raise errors.UserError(
+        f'{output} was recorded with other packages, {log.header.packages}, and'
+        ' cannot be extended with these; choose another --output'
+      )
+    pairs = zip(log.header.episodes, log.actions, strict=True)
+    known = dict(zip(_numbers(len(log.actions)), pairs, strict=True))
+  wanted = _numbers(num_episodes)
+  # A log does not tell all that shaped it, e.g. the kind of CPU: its first
+  # episodes are driven again. A person could not.
+  by_hand = drivers.by_hand(plan.drivers[0])
+  again = [] if by_hand else [*known][: len(plan.drivers)]
+  todo = [x for x in wanted if x in again or x not in known]
+  # A person who stops early has episodes of both splits.
+  todo.sort(key=lambda number: number[0] == 'train')
+  groups = itertools.groupby(todo, key=lambda number: number[0])
+  driven = jobs.run(
+    [[plan.drive(number) for number in group] for _, group in groups],
+    plan.agent_folder,
+    staged,
+    execute,
+    'recording',
+    num_episodes,
+  )
+  for number, of_episode in zip(todo, driven, strict=True):
+    episode = _episode(number, plan.drive(number), of_episode)
+    if number in again and not _same(episode, known[number]):
+      raise errors.UserError(
+        f'{output} cannot be extended: this machine, with these packages,'
+        ' drives its first episodes otherwise; choose another --output'
+      )
+    known[number] = episode
+  episodes, actions = zip(*(known[number] for number in wanted))
+  return action_log.ActionLog(plan.header(episodes), actions)
+
+
+def _numbers(num_episodes: int) -> list[_Number]:
+  """Returns the episodes of a log, in order."""
+  sizes = schema.split_sizes(num_episodes)
+  return [(split, i) for split, size in sizes.items() for i in range(size)]
+
+
+def _episode(
+  number: _Number, drive: jobs.Drive, driven: jobs.Driven
+) -> _Episode:
+  logged = action_log.LoggedEpisode.model_validate(
+    {
+      'split': number[0],
+      'track_seed': drive.track,
+      'num_steps': len(driven.action),
+      'return': action_log.total(driven.reward),
+      'terminated': driven.terminated,
+      'driver': drive.driver,
+    }
+  )
+  return logged, driven.action
+
+
+def _same(one: _Episode, other: _Episode) -> bool:
+  return one[0] == other[0] and np.array_equal(one[1], other[1])
+
+
+def describe(log: action_log.ActionLog) -> Iterator[str]:
+  """Yields a line for each driver: how many episodes, and their returns."""
+  returns: dict[str, list[float]] = {}
+  for episode in log.header.episodes:
+    returns.setdefault(episode.driver.title, []).append(episode.return_)
+  for title, values in returns.items():
+    if len(values) == 1:
+      yield f'{title}: 1 episode, return {values[0]:.1f}'
+      continue
+    yield (
+      f'{title}: {len(values)} episodes,'
+      f' return {np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}'
+    )
