@@ -165,7 +165,9 @@ def test_what_was_made_from_a_citation_is_what_is_made_from_a_name(
   plain, exact = (
     prepared_dataset.find(name, world.data_dir) for name in (NAME, cited)
   )
-  assert run_folder.dataset_source(exact) == run_folder.dataset_source(plain)
+  assert run_folder.dataset_sources([exact]) == run_folder.dataset_sources(
+    [plain]
+  )
   family = ancestry.Family(str(world.data_dir), [])
   tree = family.of(cited)
   assert tree == family.of(NAME)
