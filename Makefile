@@ -6,10 +6,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help drive demo agent test lint format figures clean
+.PHONY: help drive demo two_rounds dream_rounds test lint format figures clean
 
 help:  ## Lists the goals; the default.
-	@awk -F ':.*  ## ' '/^[a-z]+:.*  ## / { printf "  make %-8s %s\n", $$1, $$2 }' \
+	@awk -F ':.*  ## ' '/^[a-z_]+:.*  ## / { printf "  make %-12s %s\n", $$1, $$2 }' \
 	  $(firstword $(MAKEFILE_LIST))
 
 drive: $(INSTALLED)  ## Films the pretrained agent, into drive/.
@@ -18,8 +18,11 @@ drive: $(INSTALLED)  ## Films the pretrained agent, into drive/.
 demo: $(INSTALLED)  ## Runs the whole pipeline once, into demo/.
 	python -m tools.demo --output_dir=demo
 
-agent: $(INSTALLED)  ## Makes the agent from nothing, into two_rounds/.
+two_rounds: $(INSTALLED)  ## Makes the agent from nothing, into two_rounds/.
 	python -m tools.two_rounds --output_dir=two_rounds
+
+dream_rounds: $(INSTALLED)  ## Makes an agent in dreams, into dream_rounds/.
+	python -m tools.dream_rounds --output_dir=dream_rounds
 
 test: $(INSTALLED)  ## Runs all tests.
 	python -m pytest -n auto --dist worksteal --durations=20

@@ -684,18 +684,19 @@ NAMES = (
     ('tools.compare_runs', 'name the folders'),
     ('tools.compare_runs {tmp}/empty', 'holds no finished run'),
     ('tools.compare_runs {tmp}/file', 'holds no finished run'),
-    (DEMO + '--num_episodes=0', 'num_episodes=0'),
+    (DEMO + '--config.num_tracks=0', 'config: num_tracks: .*, not 0'),
+    (DEMO + '--config.episodes=3', "unknown config key 'episodes'"),
+    (DEMO + '--config.vae_step=3', "did you mean 'vae_steps'"),
+    (DEMO + '--config.max_steps=many', 'config.max_steps=many: invalid lit'),
+    (DEMO + '--config={tmp}/file', 'config=.*/file: Overriding config is not'),
     (DEMO + '--output_dir={tmp}/file', 'cannot write .*file'),
-    (ROUNDS + '--random_episodes=1', 'random_episodes=1'),
-    (ROUNDS + '--max_steps=1000001', 'max_steps=1000001'),
-    (ROUNDS + '--noise=0,x', "--noise=0,x: could .* float: 'x'"),
-    (ROUNDS + '--output_dir={tmp}/file', 'cannot write .*file'),
-    (DREAM_ROUNDS + '--rounds=-1', 'rounds=-1'),
-    (DREAM_ROUNDS + '--rounds=101', 'rounds=101'),
-    (DREAM_ROUNDS + '--output_dir={tmp}/file', 'cannot write .*file'),
-    (DREAM_ROUNDS + '--noise_share=2', '--noise_share=2.0: .* or equal to 1'),
-    (DREAM_ROUNDS + '--noise=0,x', "--noise=0,x .* could .* float: 'x'"),
-    (DREAM_ROUNDS + '--noise=0', 'noise_share: there is no noise'),
+    (DEMO + 'surplus', "unexpected argument 'surplus'"),
+    (ROUNDS + '--config.random_episodes=1', 'random_episodes: .*, not 1'),
+    (ROUNDS + '--config.selection_tracks=24', 'selection_tracks: .*multiple o'),
+    (ROUNDS + '--config.noise=0,x', "--noise=0,x: 'x' is not a number"),
+    (DREAM_ROUNDS + '--config.rounds=-1', 'config: rounds: .*, not -1'),
+    (DREAM_ROUNDS + '--config.noise_share=2', '--noise_share=2.0: a share is'),
+    (DREAM_ROUNDS + '--config.noise=0', '--noise_share=0.25 needs a level abo'),
     ('tools.benchmark --output_dir={tmp}/out --only=none', 'no stage none'),
     ('tools.benchmark --output_dir={tmp}/out --rounds=0', 'rounds=0'),
     ('tools.benchmark --output_dir={tmp}/out --seconds=-1', 'seconds=-1'),
@@ -914,12 +915,20 @@ def test_damaged_weights(file, content, command, places):
 
 
 @pytest.mark.parametrize('content', JUNK, ids=repr)
-def test_damaged_demo(content, command, places):
+def test_damaged_pipeline(content, command, places):
   out = places['tmp'] / 'out'
   out.mkdir()
-  (out / 'demo.json').write_text(content)
+  (out / 'pipeline.json').write_text(content)
   done = command('tools.demo', f'--output_dir={out}')
-  assert_one_line(done, 'demo.json is damaged')
+  assert_one_line(done, 'pipeline.json is damaged: .*; if not, choose another')
+
+
+def test_pipeline_of_earlier_code(command, places):
+  out = places['tmp'] / 'out'
+  out.mkdir()
+  (out / 'two_rounds.json').write_text('{}')
+  done = command('tools.two_rounds', f'--output_dir={out}')
+  assert_one_line(done, 'begun by an earlier version .*choose another --outp')
 
 
 @pytest.mark.parametrize('content', JUNK, ids=repr)

@@ -36,7 +36,9 @@ def test_help_comes_soon_and_begins_with_an_example(module):
   # A sentence, examples, and then what flows in and out.
   assert re.match(rf'[A-Z].*\.\n\n  python -m {module}\b', text), text
   assert re.search(r'\n\n\S', text), text
-  if re.search('flags.DEFINE|_flag', BINARIES[module].read_text()):
+  if re.search(
+    r'flags.DEFINE|_flag|settings\w*\.run', BINARIES[module].read_text()
+  ):
     assert f'{BINARIES[module].relative_to(PROJECT)}:\n  --' in of_flags
   if module.startswith('trainers'):
     assert '--config' in of_flags and '--workdir' in of_flags

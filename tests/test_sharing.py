@@ -165,7 +165,9 @@ def test_what_was_made_from_a_citation_is_what_is_made_from_a_name(
   plain, exact = (
     prepared_dataset.find(name, world.data_dir) for name in (NAME, cited)
   )
-  assert run_folder.dataset_source(exact) == run_folder.dataset_source(plain)
+  assert run_folder.dataset_sources([exact]) == run_folder.dataset_sources(
+    [plain]
+  )
   finder = sources.Finder(str(world.data_dir), [])
   tree = finder.of(cited)
   assert tree == finder.of(NAME)

@@ -2,74 +2,127 @@
 
   python -m tools.demo --output_dir=demo
 
-Builds rollouts, trains a VAE, builds latents, trains an MDN-RNN, saves pictures
-and a dream to the output directory, trains a controller, lets it drive tracks
-that it has never seen, and writes a report of it all. Prints each command that
-it runs.
-The same command skips finished stages and continues an interrupted one.
+Builds rollouts, trains V, builds latents, trains M, trains C, and lets it drive
+tracks that it has never seen, beside the random policy. Saves pictures and
+films of an episode, a dream and a drive, and a report of it all. Prints each
+command that it runs. The same command skips finished stages and continues an
+interrupted one.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations  # Types of modules that load lazily.
 
-from absl import flags
-from absl import logging
-from carracing_data import command_line
-from carracing_data import files
 from etils import epy
+from tools.pipelines import settings as settings_lib
 
 with epy.lazy_imports():
-  from tools.pipelines import demonstration
+  from tools.driving import track_scores
+  from tools.pipelines import rounds
   from tools.pipelines import stages
+  from trainers import run_documents
 
-_OUTPUT_DIR = command_line.output_dir_flag('demo')
-_NUM_EPISODES = flags.DEFINE_integer(
-  'num_episodes', 30, 'Number of episodes.', 2, 100_000
+SETTINGS = settings_lib.Settings(
+  rounds=0,
+  max_steps=400,
+  vae_steps=1500,
+  mdn_rnn_steps=800,
+  controller_steps=500,
+  selection_tracks=16,
+  num_tracks=16,
 )
-_MAX_STEPS = flags.DEFINE_integer(
-  'max_steps', 400, 'Maximum steps per episode.', 4, 100_000
-)
-_VAE_STEPS = flags.DEFINE_integer(
-  'vae_steps', 1500, 'Number of training steps of the VAE.', 1, 10_000_000
-)
-_MDN_RNN_STEPS = flags.DEFINE_integer(
-  'mdn_rnn_steps',
-  800,
-  'Number of training steps of the MDN-RNN.',
-  1,
-  10_000_000,
-)
-_CONTROLLER_STEPS = flags.DEFINE_integer(
-  'controller_steps',
-  500,
-  'Number of training steps of the controller.',
-  1,
-  10_000_000,
-)
-_NUM_TRACKS = flags.DEFINE_integer(
-  'num_tracks',
-  16,
-  'Number of unseen tracks on which the controller is evaluated.',
-  1,
-  100_000,
-)
+_RANDOM = 'score_of_random_policy'
 
 
-def main(argv: Sequence[str]) -> None:
-  del argv
-  logging.info('Running the pipeline once, into %s.', _OUTPUT_DIR.value)
-  settings = demonstration.Settings(
-    num_episodes=_NUM_EPISODES.value,
-    max_steps=_MAX_STEPS.value,
-    vae_steps=_VAE_STEPS.value,
-    mdn_rnn_steps=_MDN_RNN_STEPS.value,
-    controller_steps=_CONTROLLER_STEPS.value,
-    num_tracks=_NUM_TRACKS.value,
+def make(pipeline: stages.Pipeline, settings: settings_lib.Settings) -> str:
+  """Runs every unfinished stage; returns a summary.
+
+  Raises:
+    errors.UserError: a stage failed.
+  """
+  best = rounds.train_and_score(pipeline, settings)
+  agent, dataset = best / 'controller' / 'agent', 'carracing_rollouts/random'
+  rounds.score(
+    pipeline,
+    _RANDOM,
+    'the random policy drives the same test tracks',
+    settings.num_tracks,
+    None,
   )
-  summary = demonstration.make(
-    files.expand(_OUTPUT_DIR.value), settings, stages.execute
+  pictures = pipeline.folder / 'pictures'
+  output_dir = f'--output_dir={pictures}'
+  data = [f'--data_dir={pipeline.data_dir}', f'--dataset={dataset}']
+  pipeline.run(
+    'pictures_of_an_episode',
+    'as the simulator shows it and as the dataset keeps it',
+    stages.python(
+      'tools.view_rollouts', '--split=validation', *data, output_dir
+    ),
+    [dataset],
+    [pictures / f'validation-0.{x}' for x in ('png', 'mp4')],
   )
-  print(summary)
+  pipeline.run(
+    'pictures_of_a_dream',
+    'V reconstructs frames, M watches an episode and dreams on',
+    stages.python(
+      'tools.dream',
+      f'--vae={agent / "vae"}',
+      f'--mdn_rnn={agent / "mdn_rnn"}',
+      f'--seen_steps={min(80, settings.max_steps // 2)}',
+      '--dream_steps=60',
+      *data,
+      output_dir,
+    ),
+    [agent, dataset],
+    [pictures / x for x in ('reconstructions.png', 'dream.png', 'dream.mp4')],
+  )
+  pipeline.run(
+    'pictures_of_a_drive',
+    'what the agent sees and expects on a test track',
+    stages.python('tools.drive', f'--agent={agent}', output_dir),
+    [agent],
+    [pictures / f'drive.{x}' for x in ('png', 'mp4')],
+  )
+  report = pipeline.folder / 'report.html'
+  scored = best / 'score', pipeline.folder / _RANDOM
+  pipeline.run(
+    'report',
+    'all of this on one page',
+    stages.python('tools.report', str(pipeline.folder), f'--output={report}'),
+    [
+      agent,
+      *sorted(pipeline.folder.rglob('run.json')),
+      *(x / track_scores.FILE for x in scored),
+    ],
+    [report],
+  )
+  return rounds.summary(pipeline, settings, best) + _legend(pipeline)
+
+
+def _legend(pipeline: stages.Pipeline) -> str:
+  """Returns what the results compare with, and what lies where."""
+  folder = pipeline.folder
+  v, m = (
+    run_documents.finished_metrics(folder / name).validation
+    for name in ('vae', 'mdn_rnn')
+  )
+  random = track_scores.read(folder / _RANDOM / track_scores.FILE).summary
+  constant = v['mean_frame_baseline']
+  no_change = m['nll_no_change'] - m['nll_floor']
+  return f"""
+To compare with:
+
+V   squared error of the best constant frame       {constant:8.2f}
+M   nats above the floor if z does not change      {no_change:8.3f}
+C   mean return of the random policy, test tracks  {random.mean:8.1f}
+
+In {folder}:
+  report.html  all of this on one page, for any browser
+  pictures/    drive.mp4, the agent at work; dream.mp4, validation-0.mp4, PNG
+  controller/  run of C; agent/: V, M and C together
+  vae/, mdn_rnn/, data/  runs of V and M, and the datasets
+
+Logs: tensorboard --logdir={folder}
+"""
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  settings_lib.run('demo', SETTINGS, make)

@@ -66,7 +66,8 @@ def run(
     f'File with the hyperparameters; by default {default_file}.'
     ' --config.KEY=VALUE overrides one of them.'
     + ''.join(
-      f'\nThe keys of {name}, with their defaults:\n\n{base.described(schema)}'
+      f'\nThe keys of {name}, with their defaults:\n\n'
+      + base.described(schema())
       for name, schema in configs.items()
     ),
   )

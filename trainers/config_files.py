@@ -40,14 +40,30 @@ def load(
     raise errors.UserError(f'--config is given {len(known.config)} times')
   [file] = known.config or [default_file]
   config = _run(file)
-  for argument in others:
+  check_keys(others, config, f'see {file}')
+  return config, others
+
+
+def check_keys(
+  argv: Sequence[str], config: ml_collections.ConfigDict, hint: str
+) -> None:
+  """Checks the keys that a command line changes, `--config.KEY=VALUE`.
+
+  Args:
+    argv: the command line.
+    config: config with all keys.
+    hint: where they are listed, for the error message.
+
+  Raises:
+    errors.UserError: there is no such key.
+  """
+  for argument in argv:
     name = argument.lstrip('-').partition('=')[0]
     if argument.startswith('-') and name.startswith(('config.', 'noconfig.')):
       if (key := name.partition('.')[2]) not in config:
         close = difflib.get_close_matches(key, config, n=1)
-        hint = f'did you mean {close[0]!r}?' if close else f'see {file}'
+        hint = f'did you mean {close[0]!r}?' if close else hint
         raise errors.UserError(f'unknown config key {key!r}; {hint}')
-  return config, others
 
 
 def _run(file: str) -> ml_collections.ConfigDict:

@@ -12,7 +12,7 @@ weights/               exported weights
 agent/                 of a controller: the exported weights of V, M and C
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 import contextlib
 import datetime
 import importlib.metadata
@@ -69,14 +69,16 @@ class Export(NamedTuple):
   start_states: Callable[[Any], bytes] | None = None
 
 
-def dataset_source(
-  dataset: prepared_dataset.Dataset,
-) -> run_documents.Source:
-  """Returns a prepared dataset as a source of a run."""
-  return run_documents.Source(
-    name=dataset.full_name,
-    sha256=dataset.content_digests,
-  )
+def dataset_sources(
+  datasets: Sequence[prepared_dataset.Dataset],
+) -> dict[str, run_documents.Source]:
+  """Returns prepared datasets as sources of a run, by role."""
+  return {
+    'dataset' if i == 1 else f'dataset_{i}': run_documents.Source(
+      name=dataset.full_name, sha256=dataset.content_digests
+    )
+    for i, dataset in enumerate(datasets, 1)
+  }
 
 
 @contextlib.contextmanager

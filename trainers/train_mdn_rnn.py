@@ -17,7 +17,6 @@ from typing import Any
 from absl import flags
 from absl import logging
 from carracing_data import command_line
-from carracing_data import files
 from etils import epy
 import ml_collections
 from trainers import common_flags
@@ -69,15 +68,9 @@ def train(
   """
   config = base.validated(config, mdn_rnn_config.Config)
   devices.check_batch_size(config.batch_size)
-  latents = [
-    prepared_dataset.find(name, data_dir, schema.KIND)
-    for name in _names(config.dataset)
-  ]
+  latents = prepared_dataset.find_all(config.dataset, data_dir, schema.KIND)
   _check_vae(latents)
-  sources = {
-    f'dataset_{i}' if i > 1 else 'dataset': run_folder.dataset_source(x)
-    for i, x in enumerate(latents, 1)
-  }
+  sources = run_folder.dataset_sources(latents)
   params = None
   if initial_weights is not None:
     initial = _initial(initial_weights, config, latents[0])
@@ -209,19 +202,6 @@ def train_step(
   )
 
 
-def _names(dataset: str) -> list[str]:
-  """Splits `A+B`; a folder may have a + in its name."""
-  if files.expand(dataset).is_dir():
-    return [dataset]
-  names = dataset.split('+')
-  for name in names:
-    if names.count(name) > 1:
-      raise run_documents.RunError(
-        f'invalid config: dataset: {name} is named twice'
-      )
-  return names
-
-
 def _check_vae(latents: Sequence[prepared_dataset.Dataset]) -> None:
   for other in latents[1:]:
     if _vae_sha256(other) != _vae_sha256(latents[0]):
@@ -308,12 +288,11 @@ def _inputs(
   initial_weights: str | None,
 ) -> str:
   """Returns what a run reads, for people."""
-  latents = [
-    prepared_dataset.find(name, data_dir, schema.KIND).citation
-    for name in _names(str(config.get('dataset')))
-  ]
+  latents = prepared_dataset.find_all(
+    str(config.get('dataset')), data_dir, schema.KIND
+  )
   begun = '' if initial_weights is None else f', from {initial_weights}'
-  return ' + '.join(latents) + begun
+  return ' + '.join(x.citation for x in latents) + begun
 
 
 if __name__ == '__main__':

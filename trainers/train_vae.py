@@ -75,15 +75,15 @@ def train(
   """
   config = base.validated(config, vae_config.Config)
   devices.check_batch_size(config.batch_size)
-  rollouts = prepared_dataset.find(config.dataset, data_dir, schema.KIND)
+  rollouts = prepared_dataset.find_all(config.dataset, data_dir, schema.KIND)
   loop.train_and_evaluate(
     config,
     workdir,
-    {'dataset': run_folder.dataset_source(rollouts)},
+    run_folder.dataset_sources(rollouts),
     run_folder.Export(
       'vae',
       {'latent_size': config.latent_size},
-      {'dataset': rollouts.full_name},
+      {'dataset': ' + '.join(x.full_name for x in rollouts)},
     ),
     lambda: make_learner(config, rollouts, workdir),
     options or training_log.DEFAULT,
@@ -92,18 +92,18 @@ def train(
 
 def make_learner(
   config: vae_config.Config,
-  rollouts: prepared_dataset.Dataset,
+  rollouts: Sequence[prepared_dataset.Dataset],
   workdir: Path,
 ) -> supervised_learner.SupervisedLearner:
   """Returns the learner of V on rollouts, before the first step."""
-  folder = str(rollouts.folder)
+  folders = [str(x.folder) for x in rollouts]
   validation = loader.spread_frames(
-    folder, split='validation', count=config.eval_frames
+    folders, split='validation', count=config.eval_frames
   )
   return supervised_learner.SupervisedLearner(
     config,
     create_train_state(config),
-    loader.frames(folder, split='train', **devices.host_part(config)),
+    loader.frames(folders, split='train', **devices.host_part(config)),
     functools.partial(train_step, config),
     _metrics(training=True),
     evaluation(config, validation),
@@ -277,10 +277,10 @@ def _mean_frame_error(frames: np.ndarray) -> float:
 
 def _inputs(config: ml_collections.ConfigDict, data_dir: str | None) -> str:
   """Returns what a run reads, for people."""
-  rollouts = prepared_dataset.find(
+  rollouts = prepared_dataset.find_all(
     str(config.get('dataset')), data_dir, schema.KIND
   )
-  return rollouts.citation
+  return ' + '.join(x.citation for x in rollouts)
 
 
 if __name__ == '__main__':

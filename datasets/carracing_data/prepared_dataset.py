@@ -306,6 +306,25 @@ def find(
   return opened
 
 
+def find_all(
+  names: str,
+  data_dir: epath.PathLike | None = None,
+  *kinds: metadata_lib.Kind,
+) -> list[Dataset]:
+  """Opens `A+B`, one or several datasets; see `find`.
+
+  A folder may have a + in its name.
+
+  Raises:
+    errors.DatasetError: see `find`; or a dataset is named twice.
+  """
+  parts = [names] if files.expand(names).is_dir() else names.split('+')
+  for part in parts:
+    if parts.count(part) > 1:
+      raise errors.DatasetError(f'the dataset {part} is named twice')
+  return [find(part, data_dir, *kinds) for part in parts]
+
+
 def _without_digest(name: str) -> tuple[str, str | None]:
   """Splits `NAME@DIGEST`; the digest is None if there is none.
 

@@ -23,7 +23,7 @@ _GROUP_SIZE = 200
 
 
 def frames(
-  name: str = 'carracing_rollouts',
+  name: str | Sequence[str] = 'carracing_rollouts',
   *,
   split: str = 'train',
   batch_size: int,
@@ -40,7 +40,8 @@ def frames(
   and the frames of 200 consecutive segments are shuffled together.
 
   Args:
-    name: `dataset/config:version`, see `prepared_dataset.find`.
+    name: `dataset/config:version`, see `prepared_dataset.find`; or several
+      ones, which are read as one.
     split: `train` or `validation`.
     batch_size: frames per batch.
     seed: seed of the order.
@@ -57,10 +58,13 @@ def frames(
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  dataset = prepared_dataset.find(name, data_dir, schema.KIND)
-  source = dataset.records(split, ['observation', 'length'])
   return batches.shuffled(
-    source,
+    prepared_dataset.concatenated(
+      [
+        x.records(split, ['observation', 'length'])
+        for x in _found(name, data_dir)
+      ]
+    ),
     _shuffled_frames,
     batch_size=batch_size,
     group_size=_GROUP_SIZE,
@@ -73,7 +77,7 @@ def frames(
 
 
 def spread_frames(
-  name: str = 'carracing_rollouts',
+  name: str | Sequence[str] = 'carracing_rollouts',
   *,
   split: str = 'validation',
   count: int,
@@ -82,20 +86,22 @@ def spread_frames(
   """Returns a fixed set of frames, spread evenly over a split.
 
   Args:
-    name: `dataset/config:version`, see `prepared_dataset.find`.
+    name: see `frames`.
     split: `train` or `validation`.
     count: number of frames; all of them if the split has fewer.
     data_dir: data directory, see `prepared_dataset.find`.
 
   Returns:
-    uint8 [count, 64, 64, 3], 0..255, in the order of the split.
+    uint8 [count, 64, 64, 3], 0..255, in the order of the splits.
 
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  dataset = prepared_dataset.find(name, data_dir, schema.KIND)
-  source = dataset.records(split, ['observation'])
-  ends = np.cumsum(dataset.splits[split].episode_steps)
+  datasets = _found(name, data_dir)
+  source = prepared_dataset.concatenated(
+    [x.records(split, ['observation']) for x in datasets]
+  )
+  ends = np.cumsum([n for x in datasets for n in x.splits[split].episode_steps])
   total = int(ends[-1])
   count = min(count, total)
   frame = np.linspace(0, total - 1, count).round().astype(int)
@@ -150,6 +156,13 @@ def episodes(
     return schema.join(segments)
 
   return grain.MapDataset.range(len(ends)).map(read)  # pyright: ignore
+
+
+def _found(
+  name: str | Sequence[str], data_dir: epath.PathLike | None
+) -> list[prepared_dataset.Dataset]:
+  names = [name] if isinstance(name, str) else name
+  return [prepared_dataset.find(x, data_dir, schema.KIND) for x in names]
 
 
 def _shuffled_frames(

@@ -115,6 +115,25 @@ def test_spread_frames_are_the_same_as_of_the_episodes(data_dir):
     np.testing.assert_array_equal(found, frames[places])
 
 
+def test_several_datasets_are_read_as_one(data_dir):
+  names = [NAME, 'carracing_rollouts/straight_ahead']
+  parts = [
+    loader.spread_frames(x, split='train', count=10**6, data_dir=data_dir)
+    for x in names
+  ]
+  frames = np.concatenate(parts)
+  spread = loader.spread_frames(
+    names, split='train', count=50, data_dir=data_dir
+  )
+  places = np.linspace(0, len(frames) - 1, 50).round().astype(int)
+  np.testing.assert_array_equal(spread, frames[places])
+  batches = loader.frames(names, batch_size=32, num_epochs=1, data_dir=data_dir)
+  found = np.concatenate(list(batches))
+  assert sorted(x.tobytes() for x in found) == sorted(
+    x.tobytes() for x in frames
+  )
+
+
 def test_records_are_a_sequence(data_dir):
   records = prepared_dataset.find(NAME, data_dir, schema.KIND).records(
     'train', ['length']

@@ -53,14 +53,11 @@ def test_interrupted_run_equals_uninterrupted_run(name, world, tmp_path):
   dataset = prepared_dataset.find(
     config.dataset, world.data_dir, rollouts_schema.KIND, latents_schema.KIND
   )
-  sources = {'dataset': run_folder.dataset_source(dataset)}
+  sources = run_folder.dataset_sources([dataset])
   evaluations = []
 
   def make_learner():
-    several = trainer is train_mdn_rnn
-    learner = trainer.make_learner(
-      config, [dataset] if several else dataset, tmp_path
-    )
+    learner = trainer.make_learner(config, [dataset], tmp_path)
     evaluate = learner.evaluate
 
     def interrupted():
@@ -346,6 +343,21 @@ def test_m_trains_on_from_exported_weights(world, tmp_path):
     train_mdn_rnn.train(config, tmp_path / 'c', data, on)
 
 
+def test_v_trains_on_several_datasets(world, tmp_path):
+  names = [f'carracing_rollouts/{x}' for x in ('tiny', 'straight_ahead')]
+  config = tiny_vae_config()
+  config.dataset = '+'.join(names)
+  train_vae.train(config, tmp_path, str(world.data_dir))
+  run = run_documents.read_run(tmp_path)
+  assert run is not None and run.model == 'vae'
+  versions = [f'{name}:{VERSION}' for name in names]
+  assert [x.name for x in run.sources.values()] == versions
+  exported = weights.load(tmp_path / 'weights', 'vae')
+  assert exported.training['dataset'] == ' + '.join(versions)
+  alone = weights.describe(world.vae).weights_sha256
+  assert exported.sha256 != alone
+
+
 def test_m_trains_on_several_datasets(world, tmp_path):
   names = [f'carracing_latents/{x}' for x in ('tiny', 'straight_ahead')]
   config = tiny_mdn_rnn_config()
@@ -380,7 +392,7 @@ def test_a_folder_may_have_a_plus_in_its_name(world, tmp_path):
   config.update(dataset=str(folder), num_steps=1)
   train_mdn_rnn.train(config, tmp_path / 'run', None)
   config.dataset = 'carracing_latents/tiny+carracing_latents/tiny'
-  with pytest.raises(run_documents.RunError, match='tiny is named twice'):
+  with pytest.raises(errors.DatasetError, match='tiny is named twice'):
     train_mdn_rnn.train(config, tmp_path / 'twice', str(world.data_dir))
 
 

@@ -1,7 +1,9 @@
-"""Stages of a pipeline: commands that are run unless their results are there.
+"""Stages of a pipeline: commands that run unless their results are there.
 
-Each command is printed as a user would type it, so that a pipeline also
-documents the steps.
+A stage leaves a stamp: its command, the digests of what it read and wrote, and
+how long it took. It is done as long as its command and its inputs are the same
+and its outputs are whole. Each command is printed as a user would type it, so
+that a pipeline also documents the steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,321 +26,200 @@ from carracing_data import json_documents
 from carracing_data import prepared_dataset
 from models import agent
 from models import weights
-from tools.driving import drivers
-from tools.driving import recorded_actions
-from tools.driving import track_scores
-from trainers import run_documents
 
 Execute = Callable[[Sequence[str]], None]
 ROOT = Path(__file__).parents[2]
-_SECONDS = 'seconds.json'
-_SIMULATOR = 'gymnasium'  # In which agents are recorded.
+_STAMPS = 'stages'
+_STOPPED = 'Stopped; the same command continues from here.'
 
 
-class _Seconds(json_documents.Document):
-  """How long each stage took, with interrupted attempts, by title."""
+class Stamp(json_documents.Document):
+  """What a stage leaves in `stages/`.
 
-  of_stage: dict[str, float]
+  Attributes:
+    command: the command.
+    inputs: digests of what it read, by name.
+    outputs: digests of what it wrote, by name; empty until it is finished.
+    seconds: how long it took, all attempts together.
+  """
+
+  command: list[str]
+  inputs: dict[str, json_documents.Sha256]
+  outputs: dict[str, json_documents.Sha256]
+  seconds: float
 
 
 class Pipeline:
-  """Runs stages, whose times are kept in a folder.
+  """Runs stages in a folder.
 
   Attributes:
+    folder: folder of the pipeline, absolute.
     data_dir: data directory of the datasets.
   """
 
-  def __init__(self, output_dir: Path, total: int, execute: Execute):
+  def __init__(self, folder: Path, execute: Execute):
     """Prepares a pipeline.
 
     Args:
-      output_dir: folder of the pipeline, which exists.
-      total: number of stages.
+      folder: folder of the pipeline, absolute.
       execute: runs a command in `ROOT`; raises UserError if it fails.
     """
+    self.folder = folder
+    self.data_dir = folder / 'data'
     self._execute = execute
-    self.data_dir = output_dir / 'data'
-    self._path = output_dir / _SECONDS
-    self._total = total
-    self._begun = 0
+    self._seconds: dict[str, float] = {}  # Of this call, by stage.
 
-  def seconds(self) -> dict[str, float]:
-    """Returns how long each stage took, over all calls, by title."""
-    try:
-      return json_documents.read(self._path, _Seconds).of_stage
-    except FileNotFoundError:
-      return {}
-    except errors.DocumentError as error:
-      logging.warning('Earlier times are lost: %s', error)
-      return {}
+  def run(
+    self,
+    name: str,
+    title: str,
+    command: Sequence[str],
+    inputs: Sequence[str | Path],
+    outputs: Sequence[str | Path],
+  ) -> None:
+    """Runs the command of a stage, unless it is done.
 
-  def run(self, title: str, done: bool, *commands: Sequence[str]) -> None:
-    """Runs the commands of the next stage, unless it is done.
+    What is not as it was left is judged by the command: it makes what is
+    missing, accepts what is finished, and refuses what it would overwrite.
 
     Args:
-      title: title of the stage.
-      done: whether its results are there.
-      *commands: programs with their arguments.
+      name: name of the stage, unique in the pipeline.
+      title: what it does, for people.
+      command: program and arguments.
+      inputs: what it reads: datasets by name; files, exported weights and
+        agents by path.
+      outputs: what it writes, likewise.
 
     Raises:
-      errors.UserError: a command failed.
+      errors.UserError: the command failed, or an input is damaged.
     """
-    self._begun += 1
-    head = f'{self._begun}/{self._total} {title}'
-    if done:
-      print(f'\n{head}: already done', flush=True)
+    path = self.folder / _STAMPS / f'{name}.json'
+    files.claim_folder(path.parent)
+    earlier = _read(path)
+    stamp = Stamp(
+      command=[relative(part) for part in command],
+      inputs=self._digests(inputs),
+      outputs={},
+      seconds=0.0 if earlier is None else earlier.seconds,
+    )
+    print(f'\n{name}: {title}', end='', flush=True)
+    if earlier is not None and earlier == self._finished(stamp, outputs):
+      print(': already done', flush=True)
+      self._seconds[name] = stamp.seconds
       return
-    print(f'\n{head}', flush=True)
+    print(f'\n$ {shlex.join(stamp.command)}', flush=True)
     started = time.monotonic()
     try:
-      for command in commands:
-        command = [relative(part) for part in command]
-        print(f'$ {shlex.join(command)}', flush=True)
-        self._execute(command)
+      self._execute(stamp.command)
+      stamp = stamp.model_copy(update={'outputs': self._digests(outputs)})
     finally:
       seconds = time.monotonic() - started
-      earlier = self.seconds()
-      total = round(earlier.get(title, 0) + seconds, 1)
-      json_documents.write(self._path, {'of_stage': {**earlier, title: total}})
+      self._seconds[name] = round(stamp.seconds + seconds, 1)
+      stamp = stamp.model_copy(update={'seconds': self._seconds[name]})
+      json_documents.write(path, stamp.model_dump())
     print(f'({seconds:.0f} s)', flush=True)
 
   def build(
-    self, title: str, dataset: str, config: Mapping[str, str | int]
-  ) -> None:
+    self, name: str, title: str, dataset: str, config: Mapping[str, Any]
+  ) -> str:
     """Builds a dataset; see `run`.
 
     Args:
-      title: title of the stage.
+      name: name of the stage.
+      title: what it does, for people.
       dataset: name of the dataset.
-      config: its config, with its `name`.
+      config: its config, with its `name`; files and weights as paths.
+
+    Returns:
+      `dataset/config`.
     """
-
-    def check() -> None:
-      built = prepared_dataset.find(
-        f'{dataset}/{config["name"]}', self.data_dir
-      )
-      found = built.config
-      for key, value in self._identity(config).items():
-        if found.get(key) != value:
-          raise errors.UserError(f'{built.folder} has another {key}')
-
-    arguments = [f'datasets/{dataset}', f'--data_dir={self.data_dir}']
-    arguments.append(f'--config={json.dumps(config)}')
-    self.run(title, intact(check), ['tfds', 'build', *arguments])
-
-  def _identity(self, config: Mapping[str, str | int]) -> dict[str, Any]:
-    """Returns what a dataset records of its config: digests, not paths."""
-    identity: dict[str, Any] = {**config}
-    del identity['name']
-    if (log := identity.pop('actions', None)) is not None:
-      identity['actions_sha256'] = digests.of_file(log)
-    if (rollouts := identity.pop('rollouts', None)) is not None:
-      identity['rollouts_content_sha256'] = self._content(rollouts)
-    if (vae := identity.pop('vae', None)) is not None:
-      identity['vae_sha256'] = weights.describe(vae).weights_sha256
-    return identity
-
-  def _content(self, dataset: str) -> dict[str, str]:
-    return prepared_dataset.find(dataset, self.data_dir).content_digests
+    built = f'{dataset}/{config["name"]}'
+    command = ['tfds', 'build', f'datasets/{dataset}']
+    command.append(f'--data_dir={self.data_dir}')
+    command.append(f'--config={json.dumps(config, default=str)}')
+    inputs = [config[x] for x in ('actions', 'rollouts', 'vae') if x in config]
+    self.run(name, title, command, inputs, [built])
+    return built
 
   def train(
     self,
+    name: str,
     title: str,
-    model: str,
-    workdir: Path,
     inputs: Mapping[str, Path],
     config_file: str | None = None,
     **config: Any,
-  ) -> None:
+  ) -> Path:
     """Trains a model; see `run`.
 
     Args:
-      title: title of the stage.
-      model: `vae`, `mdn_rnn` or `controller`.
-      workdir: folder of the run.
-      inputs: other flags with paths, by name.
-      config_file: name of its config; None: that of the model.
-      **config: changed hyperparameters.
-    """
-
-    def check() -> None:
-      wanted = run_documents.finished_metrics(workdir).weights_sha256
-      run = run_documents.read_run(workdir)
-      if run is None:
-        raise FileNotFoundError
-      if others := {*inputs} - {'data_dir'} - {*run.sources}:
-        raise errors.UserError(f'{workdir} was made without {min(others)}')
-      for role, source in run.sources.items():
-        if (sha256 := source.sha256.get('weights')) is None:
-          same = source.sha256 == self._content(source.name)
-        else:
-          same = (
-            role in inputs
-            and sha256 == weights.describe(inputs[role]).weights_sha256
-          )
-        if not same:
-          raise errors.UserError(f'{workdir} was made with another {role}')
-      if weights.describe(workdir / 'weights').weights_sha256 != wanted:
-        raise errors.UserError(f'{workdir} holds other weights')
-      if model == 'controller':
-        agent.digests(workdir / 'agent')
-
-    self.run(
-      title,
-      intact(check),
-      python(
-        f'trainers.train_{model}',
-        f'--config=trainers/configs/{config_file or model}.py',
-        f'--workdir={workdir}',
-        *(f'--{flag}={path}' for flag, path in inputs.items()),
-        *(f'--config.{key}={value}' for key, value in config.items()),
-      ),
-    )
-
-  def record(
-    self,
-    title: str,
-    agent_folder: Path,
-    log: Path,
-    *,
-    noise: str,
-    noise_share: float = 1.0,
-    num_episodes: int,
-    max_steps: int,
-    seed: int,
-  ) -> None:
-    """Records an agent; see `run`.
-
-    Args:
-      title: title of the stage.
-      agent_folder: folder of the agent.
-      log: file of the log.
-      noise: levels of noise, see `drivers.with_noise`.
-      noise_share: share of the steps with noise.
-      num_episodes: number of episodes.
-      max_steps: most steps of an episode.
-      seed: seed of the tracks and the noise.
-    """
-
-    def check() -> None:
-      who = drivers.of_agent(agent_folder, noise, noise_share)
-      plan = recorded_actions.Plan(
-        tuple(who), agent_folder, seed, _SIMULATOR, max_steps
-      )
-      found = recorded_actions.find(plan, num_episodes, log)
-      if found is None or len(found.actions) < num_episodes:
-        raise FileNotFoundError(log)
-
-    self.run(
-      title,
-      intact(check),
-      python(
-        'tools.record',
-        f'--agent={agent_folder}',
-        f'--noise={noise}',
-        f'--noise_share={noise_share}',
-        f'--episodes={num_episodes}',
-        f'--max_steps={max_steps}',
-        f'--seed={seed}',
-        f'--simulator={_SIMULATOR}',
-        f'--output={log}',
-      ),
-    )
-
-  def score(
-    self, title: str, agent_folder: Path, output_dir: Path, num_tracks: int
-  ) -> None:
-    """Scores an agent on test tracks; see `run`.
-
-    Args:
-      title: title of the stage.
-      agent_folder: folder of the agent.
-      output_dir: folder of the score.
-      num_tracks: number of test tracks.
-    """
-    path = output_dir / track_scores.FILE
-    self.run(
-      title,
-      intact(lambda: track_scores.of_agent(path, agent_folder)),
-      python(
-        'tools.evaluate',
-        f'--agent={agent_folder}',
-        f'--episodes={num_tracks}',
-        f'--output_dir={output_dir}',
-      ),
-    )
-
-  def train_world_model(
-    self,
-    titles: Sequence[str],
-    folder: Path,
-    *,
-    rollouts: Mapping[str, str | int],
-    max_steps: int,
-    vae_steps: int,
-    mdn_rnn_steps: int,
-    **config: Any,
-  ) -> dict[str, Path]:
-    """Makes rollouts, V, their latents and M, four stages; see `run`.
-
-    Args:
-      titles: titles of the four stages, in this order.
-      folder: folder of the runs of V and M.
-      rollouts: config of the rollouts; the latents have the same name.
-      max_steps: most steps of an episode.
-      vae_steps: number of training steps of V.
-      mdn_rnn_steps: number of training steps of M.
-      **config: changed hyperparameters of both.
+      name: name of the stage, and path of the run in the folder of the
+        pipeline; ends with `vae`, `mdn_rnn` or `controller`.
+      title: what it does, for people.
+      inputs: folders of weights, by flag.
+      config_file: name of the config; None: that of the model.
+      **config: changed hyperparameters; the datasets as `A+B`.
 
     Returns:
-      The folders of the exported weights, by flag of the trainer of C.
+      The folder of the exported weights, or of the agent.
     """
-    name = rollouts['name']
-    exported = {x: folder / x / 'weights' for x in ('vae', 'mdn_rnn')}
-    data_dir = {'data_dir': self.data_dir}
-    self.build(titles[0], 'carracing_rollouts', rollouts)
-    self.train(
-      titles[1],
-      'vae',
-      folder / 'vae',
-      data_dir,
-      dataset=f'carracing_rollouts/{name}',
-      num_steps=vae_steps,
-      **config,
+    workdir = self.folder / name
+    model = workdir.name
+    command = python(
+      f'trainers.train_{model}',
+      f'--config=trainers/configs/{config_file or model}.py',
+      f'--workdir={workdir}',
     )
-    latents = {
-      'name': name,
-      'rollouts': f'carracing_rollouts/{name}',
-      'vae': str(exported['vae']),
-    }
-    self.build(titles[2], 'carracing_latents', latents)
-    self.train(
-      titles[3],
-      'mdn_rnn',
-      folder / 'mdn_rnn',
-      data_dir,
-      dataset=f'carracing_latents/{name}',
-      window_steps=min(128, max_steps),
-      num_steps=mdn_rnn_steps,
-      **config,
-    )
+    read: list[str | Path] = [*inputs.values()]
+    exported = workdir / 'agent'
+    if 'dataset' in config:
+      command.append(f'--data_dir={self.data_dir}')
+      read += config['dataset'].split('+')
+      exported = workdir / 'weights'
+    command += [f'--{flag}={path}' for flag, path in inputs.items()]
+    command += [f'--config.{key}={value}' for key, value in config.items()]
+    self.run(name, title, command, read, [exported, workdir / 'metrics.json'])
     return exported
 
+  def minutes(self) -> list[str]:
+    """Returns a line for each stage of this call, and one for all of them."""
+    lines = [f'{x / 60:6.1f}  {name}' for name, x in self._seconds.items()]
+    return [*lines, f'{sum(self._seconds.values()) / 60:6.1f}  altogether']
 
-def intact(check: Callable[[], object]) -> bool:
-  """Returns whether results are there and whole, so that a stage is done.
+  def _finished(
+    self, stamp: Stamp, outputs: Sequence[str | Path]
+  ) -> Stamp | None:
+    """Returns the stamp with its outputs; None if one is not whole."""
+    try:
+      return stamp.model_copy(update={'outputs': self._digests(outputs)})
+    except (FileNotFoundError, errors.UserError):
+      return None
 
-  Damaged ones are left to the command of the stage, which names the damage.
+  def _digests(self, artefacts: Sequence[str | Path]) -> dict[str, str]:
+    return {relative(str(x)): self._digest(x) for x in artefacts}
 
-  Args:
-    check: reads the results; raises FileNotFoundError or UserError if it
-      cannot.
-  """
+  def _digest(self, artefact: str | Path) -> str:
+    """Returns the digest of a dataset (by name), an agent, weights or a file.
+
+    Of datasets it is the one that they record.
+    """
+    if isinstance(artefact, str):
+      return prepared_dataset.find(artefact, self.data_dir).digest
+    if (artefact / 'controller').is_dir():
+      return json_documents.digest(agent.digests(artefact))
+    if artefact.is_dir():
+      return weights.describe(artefact).weights_sha256
+    return digests.of_file(artefact)
+
+
+def _read(path: Path) -> Stamp | None:
+  """Returns a stamp; None if there is none, or if it is damaged."""
   try:
-    check()
-  except (FileNotFoundError, errors.UserError):
-    return False
-  return True
+    return json_documents.read(path, Stamp)
+  except FileNotFoundError:
+    return None
+  except errors.DocumentError as error:
+    logging.warning('Earlier times of a stage are lost: %s', error)
+    return None
 
 
 def relative(argument: str) -> str:
@@ -352,49 +233,6 @@ def relative(argument: str) -> str:
   return re.sub(f'(^|[="]){re.escape(f"{ROOT}{os.sep}")}', r'\1', argument)
 
 
-def claim(
-  output_dir: Path,
-  file: str,
-  settings: json_documents.Document,
-  growing: str | None = None,
-) -> None:
-  """Writes the settings of a pipeline to a new folder, or compares them.
-
-  Args:
-    output_dir: folder of the pipeline.
-    file: name of the file that holds the settings.
-    settings: settings of this call.
-    growing: setting that may be larger than in earlier calls; None: there is
-      none.
-
-  Raises:
-    errors.UserError: the folder cannot be written, or holds another pipeline.
-  """
-  path = files.claim_folder(output_dir) / file
-  try:
-    found = json_documents.read(path, type(settings))
-  except FileNotFoundError:
-    json_documents.write(path, settings.model_dump())
-    return
-  except errors.DocumentError as error:
-    raise errors.UserError(
-      f'{error}. If another version of this project wrote it, use that one;'
-      ' if not, choose another --output_dir or delete that folder'
-    ) from None
-  wanted = settings.model_dump()
-  differences = [
-    f'{name}={value}, not {wanted[name]}'
-    for name, value in found.model_dump().items()
-    if value != wanted[name] and not (name == growing and value < wanted[name])
-  ]
-  if differences:
-    raise errors.UserError(
-      f'{output_dir} was begun with {"; ".join(differences)}; pass what it was'
-      ' begun with, or choose another --output_dir'
-    )
-  json_documents.write(path, wanted)
-
-
 def python(module: str, *arguments: str) -> list[str]:
   """Returns the command that runs a module."""
   return ['python', '-m', module, *arguments]
@@ -405,6 +243,7 @@ def execute(command: Sequence[str]) -> None:
 
   Raises:
     errors.UserError: it failed.
+    SystemExit: this process received SIGTERM, and so the command.
   """
   programs = Path(sys.executable).parent
   environment = {
@@ -413,17 +252,23 @@ def execute(command: Sequence[str]) -> None:
     'TF_CPP_MIN_LOG_LEVEL': '3',  # Silences TensorFlow.
   }
   process = subprocess.Popen(command, cwd=ROOT, env=environment)
-  before = signal.signal(
-    signal.SIGTERM, lambda number, _: process.send_signal(number)
-  )
+  signals = []
+
+  def stop(number: int, _: Any) -> None:
+    signals.append(number)
+    process.send_signal(number)
+
+  before = signal.signal(signal.SIGTERM, stop)
   try:
     status = process.wait()
   except KeyboardInterrupt:  # The terminal sends it to the command, too.
     process.wait()
+    logging.info(_STOPPED)
     raise
   finally:
     signal.signal(signal.SIGTERM, before)
-  if status == -signal.SIGTERM or status == 128 + signal.SIGTERM:
+  if signals:
+    logging.info(_STOPPED)
     sys.exit(128 + signal.SIGTERM)
   if status:
     raise errors.UserError(

@@ -21,7 +21,7 @@ Size = Annotated[int, pydantic.Field(ge=1, le=16_384)]
 NotNegative = Annotated[float, pydantic.Field(ge=0)]
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
-_Config = TypeVar('_Config', bound='RunConfig')
+_Config = TypeVar('_Config', bound=json_documents.Document)
 
 
 class RunConfig(json_documents.Document):
@@ -53,7 +53,7 @@ class SupervisedConfig(RunConfig):
   """0: gradients are not clipped."""
 
 
-def config_dict(config: RunConfig) -> ml_collections.ConfigDict:
+def config_dict(config: json_documents.Document) -> ml_collections.ConfigDict:
   """Returns the hyperparameters as `--config` files return them."""
   return ml_collections.ConfigDict(config.model_dump())
 
@@ -83,11 +83,12 @@ def validated(
     raise errors.UserError(message) from None
 
 
-def described(schema: type[RunConfig]) -> str:
-  """Returns a line for every hyperparameter, with its default and comment."""
-  width = max(map(len, schema.model_fields))
+def described(config: json_documents.Document) -> str:
+  """Returns a line for every key, with its value and comment."""
+  fields = type(config).model_fields
+  width = max(map(len, fields))
   return '\n'.join(
-    f'{name:{width}}  {field.default!r}'
+    f'{name:{width}}  {getattr(config, name)!r}'
     + (f'  {" ".join(field.description.split())}' if field.description else '')
-    for name, field in schema.model_fields.items()
+    for name, field in fields.items()
   )

@@ -8,6 +8,7 @@ class Config(base.SupervisedConfig):
   """Hyperparameters of V."""
 
   dataset: str = 'carracing_rollouts/default'
+  """Several ones: `A+B`."""
   batch_size: base.Count = 32
   """Frames."""
 

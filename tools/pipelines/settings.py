@@ -1,0 +1,172 @@
+"""Settings of a pipeline: flags of its binary, document in its folder."""
+
+from __future__ import annotations  # Types of modules that load lazily.
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+import sys
+from typing import Annotated
+
+from absl import flags
+from absl import logging
+from carracing_data import command_line
+from carracing_data import errors
+from carracing_data import files
+from carracing_data import json_documents
+from carracing_rollouts import tracks
+from etils import epy
+from ml_collections import config_flags
+import pydantic
+from trainers import config_files
+from trainers.configs import base
+
+with epy.lazy_imports():
+  from tools.driving import drivers
+  from tools.pipelines import rounds
+  from tools.pipelines import stages
+
+# `--help` lists the flags under the binary instead of this module.
+flags.disclaim_key_flags()
+
+FILE = 'pipeline.json'  # The settings, in the folder of a pipeline.
+_FILES_OF_EARLIER_CODE = 'demo.json', 'two_rounds.json', 'dream_rounds.json'
+_Episodes = Annotated[int, pydantic.Field(ge=2, le=1_000_000)]
+
+
+class Settings(json_documents.Document):
+  """What a pipeline makes; the comment of each field is its description."""
+
+  model_config = pydantic.ConfigDict(use_attribute_docstrings=True)
+
+  rounds: Annotated[int, pydantic.Field(ge=0, le=100)] = 1
+  """Rounds of recording the newest C and training again."""
+  seed: Annotated[int, pydantic.Field(ge=0, le=1_000_000)] = 0
+  """Seed of all random draws."""
+  dreams: bool = False
+  """C learns in dreams; a round keeps V and trains M and C on. False: C learns
+  in the simulator, and a round trains V, M and C anew."""
+  random_episodes: _Episodes = 30
+  """Episodes of the random policy."""
+  driven_episodes: _Episodes = 120
+  """Recorded episodes in a round."""
+  noise: str = '0,0.3'
+  """Levels of noise on recorded actions, in turns; see tools.record."""
+  noise_share: float = 1.0
+  """Share of the steps with noise; see tools.record."""
+  max_steps: Annotated[int, pydantic.Field(ge=4, le=1_000_000)] = 1000
+  """Maximum steps per episode of the datasets."""
+  vae_steps: base.Steps = 3000
+  """Training steps of V."""
+  mdn_rnn_steps: base.Steps = 1000
+  """Training steps of M on random episodes."""
+  later_mdn_rnn_steps: base.Steps = 1000
+  """Training steps of M in a round."""
+  controller_steps: base.Steps = 600
+  """Training steps of C, at first and in a round."""
+  selection_tracks: Annotated[
+    int, pydantic.Field(ge=16, le=992, multiple_of=16)
+  ] = 32
+  """Tracks on which C is evaluated in training; they select the best C."""
+  num_tracks: Annotated[int, pydantic.Field(ge=1, le=len(tracks.TEST))] = 100
+  """Test tracks of the best C."""
+
+
+def run(
+  name: str,
+  defaults: Settings,
+  make: Callable[[stages.Pipeline, Settings], str] | None = None,
+) -> None:
+  """Runs the binary of a pipeline.
+
+  Args:
+    name: default of `--output_dir`.
+    defaults: defaults of `--config.KEY=VALUE`.
+    make: runs the stages and returns a summary; `rounds.make` if None.
+  """
+  output_dir = command_line.output_dir_flag(name)
+  config = base.config_dict(defaults)
+  try:
+    config_files.check_keys(sys.argv, config, 'see --help')
+  except errors.UserError as error:
+    command_line.exit_with_usage(error)
+  config = config_flags.DEFINE_config_dict(
+    'config',
+    config,
+    'Settings: --config.KEY=VALUE changes one of them. The keys, with their'
+    ' defaults:\n\n' + base.described(defaults),
+  )
+  # ml_collections registers its flag for this module, not for the binary.
+  flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS['config'])
+
+  def main(argv: Sequence[str]) -> None:
+    del argv
+    logging.info('Making an agent from nothing, into %s.', output_dir.value)
+    settings = base.validated(config.value, Settings)
+    drivers.with_noise(settings.noise, settings.noise_share)  # Checks them.
+    folder = files.expand(output_dir.value)
+    print(make_in(folder, settings, make or rounds.make, stages.execute))
+
+  command_line.run(main)
+
+
+def make_in(
+  folder: Path,
+  settings: Settings,
+  make: Callable[[stages.Pipeline, Settings], str],
+  execute: stages.Execute,
+) -> str:
+  """Runs every unfinished stage; writes and returns a summary.
+
+  Args:
+    folder: folder of the pipeline.
+    settings: settings of the pipeline.
+    make: runs the stages and returns a summary.
+    execute: runs a command, see `stages.execute`.
+
+  Raises:
+    errors.UserError: a stage failed, or the folder cannot be written or was
+      begun with other settings.
+  """
+  claim(folder, settings)
+  pipeline = stages.Pipeline(folder.absolute(), execute)
+  summary = make(pipeline, settings)
+  with files.write_errors(folder):
+    (folder / 'summary.txt').write_text(summary)
+  return summary
+
+
+def claim(folder: Path, settings: Settings) -> None:
+  """Writes the settings to a new folder, or compares them; rounds may grow.
+
+  Raises:
+    errors.UserError: the folder cannot be written, or was begun with other
+      settings.
+  """
+  path = files.claim_folder(folder) / FILE
+  for earlier in _FILES_OF_EARLIER_CODE:
+    if (folder / earlier).exists():
+      raise errors.UserError(
+        f'{folder} was begun by an earlier version of this project, which'
+        f' wrote {earlier}; choose another --output_dir'
+      )
+  wanted = settings.model_dump()
+  try:
+    found = json_documents.read(path, Settings).model_dump()
+  except FileNotFoundError:
+    found = wanted
+  except errors.DocumentError as error:
+    raise errors.UserError(
+      f'{error}. If another version of this project wrote it, use that one;'
+      ' if not, choose another --output_dir or delete that folder'
+    ) from None
+  differences = [
+    f'{key}={value}, not {wanted[key]}'
+    for key, value in found.items()
+    if value != wanted[key] and not (key == 'rounds' and value < wanted[key])
+  ]
+  if differences:
+    raise errors.UserError(
+      f'{folder} was begun with {"; ".join(differences)}; pass what it was'
+      ' begun with, or choose another --output_dir'
+    )
+  json_documents.write(path, wanted)
