@@ -81,17 +81,13 @@ class Agent:
         the observation another dtype.
     """
     size = len(observation)
-    if observation.dtype != np.uint8 or observation.shape[1:] != (64, 64, 3):
+    noise = np.zeros((size, controller.ACTION_SIZE)) if noise is None else noise
+    sizes = {len(x) for x in (observation, *carry, noise)}
+    if observation.dtype != np.uint8 or len(sizes) > 1:
       raise ValueError(
         f'observation is {observation.dtype}{list(observation.shape)}, not'
-        ' uint8[B, 64, 64, 3]'
+        f' uint8[B, 64, 64, 3]; with carry and noise, B is one of {sizes}'
       )
-    if any(len(x) != size for x in carry):
-      raise ValueError(f'the carry is not that of {size} episodes')
-    shape = (size, controller.ACTION_SIZE)
-    noise = np.zeros(shape) if noise is None else noise
-    if noise.shape != shape:
-      raise ValueError(f'noise is {list(noise.shape)}, not {list(shape)}')
     inputs = (observation, carry, noise.astype(np.float32))
     parts = [
       jax.tree.map(lambda x, i=i: _padded(x[i : i + _MAX_BATCH]), inputs)
