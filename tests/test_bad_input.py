@@ -66,10 +66,6 @@ def kept(world, agent_folder, tmp_path_factory):
       '  return ml_collections.ConfigDict({"method": ["evolution"]})\n'
     ),
     'number.py': 'def get_config():\n  return 3\n',
-    'short.py': (
-      'import ml_collections\ndef get_config():\n'
-      '  return ml_collections.ConfigDict({"batch_size": 3})\n'
-    ),
   }
   for name, text in configs.items():
     (folder / name).write_text(text)
@@ -263,11 +259,8 @@ DREAMING = (
     (TRAIN['vae'] + '--config=', '--config=: there is no such file'),
     (TRAIN['vae'] + '--config={tmp}', 'there is no such file'),
     (TRAIN['vae'] + '--config={tmp}/none.py', 'there is no such file'),
-    (TRAIN['vae'] + '--config={tmp}/file', 'fails in line 1: SyntaxError'),
-    (
-      TRAIN['vae'] + '--config={kept}/syntax.py',
-      'fails in line 1: SyntaxError',
-    ),
+    (TRAIN['vae'] + '--config={tmp}/file', 'fails: SyntaxError'),
+    (TRAIN['vae'] + '--config={kept}/syntax.py', 'fails: .*line 1'),
     (TRAIN['vae'] + '--config={kept}/nothing.py', 'must define get_config'),
     (TRAIN['vae'] + '--config={kept}/number.py', 'must define get_config'),
     (
@@ -315,9 +308,9 @@ DREAMING = (
     (
       TRAIN['vae'] + '--distributed --coordinator=localhost:1 --num_processes=2'
       ' --process_id=2',
-      '--process_id=2 must be below',
+      'process_id < num_processes',
     ),
-    (TRAIN['vae'] + '--distributed --num_processes=2', 'must be set together'),
+    (TRAIN['vae'] + '--distributed --num_processes=2', 'cannot join .*defined'),
     (TRAIN['vae'] + '--num_processes=2', 'need --distributed'),
     (TRAIN['mdn_rnn'] + '--initial_weights={tmp}/none', 'weights of a mdn_rnn'),
     (TRAIN['mdn_rnn'] + '--initial_weights={vae}', 'of a vae, not of a mdn_'),
@@ -353,10 +346,6 @@ DREAMING = (
       'is --config=FILE a config of this trainer',
     ),
     (TRAIN['controller'] + '--distributed', "flag 'distributed'"),
-    (
-      TRAIN['controller'] + '--config={kept}/short.py --config={kept}/short.py',
-      '--config is given 2 times',
-    ),
     (
       TRAIN['controller'] + '--config={kept}/method.py',
       'a config of this trai',

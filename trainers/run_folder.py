@@ -12,7 +12,7 @@ weights/               exported weights
 agent/                 of a controller: the exported weights of V, M and C
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import datetime
 import importlib.metadata
@@ -272,14 +272,15 @@ def _compared(
   }
   if not wanted.get('cosine_decay'):
     may_differ.add('num_steps')
-  differences = list(_differences(found, wanted, may_differ))
+  differences = run_documents.differences(found, wanted, may_differ)
   there = run if documents[1] is None else documents[1]
   for role in sorted({*there.sources, *run.sources}):
     one, other = there.sources.get(role), run.sources.get(role)
     # The same content may have another name, for instance a later version.
     if not (one and other and one.sha256 == other.sha256):
       contents = (x.model_dump() if x else {} for x in (one, other))
-      differences += [f'{role} {x}' for x in _differences(*contents)]
+      found = run_documents.differences(*contents)
+      differences += [f'{role} {x}' for x in found]
   if differences:
     raise run_documents.RunError(
       f'{workdir} holds a run with a different config'
@@ -287,20 +288,6 @@ def _compared(
       ' delete that folder'
     )
   return there
-
-
-def _differences(
-  found: Mapping[str, Any],
-  wanted: Mapping[str, Any],
-  may_differ: Collection[str] = (),
-) -> Iterator[str]:
-  """Describes each key with differing values."""
-  for key in sorted({*found, *wanted} - set(may_differ)):
-    if found.get(key) != wanted.get(key):
-      there, here = (
-        repr(x[key]) if key in x else 'absent' for x in (found, wanted)
-      )
-      yield f'{key} is {there} there and {here} here'
 
 
 def _has_results(workdir: Path) -> bool:
