@@ -90,6 +90,7 @@ class Weights(NamedTuple):
   """A model and its weights: `model.apply(variables, ...)`.
 
   Attributes:
+    name: `vae`, `mdn_rnn` or `controller`.
     model: linen module, with the sizes used in training.
     variables: `{'params': ...}`, NumPy arrays, float32.
     training: provenance of the weights.
@@ -99,6 +100,7 @@ class Weights(NamedTuple):
     folder: their folder, for messages.
   """
 
+  name: str
   model: Any
   variables: Mapping[str, Any]
   training: Mapping[str, Any]
@@ -227,6 +229,7 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
   model = _checked_model(name, description.config, params, str(path))
   flat = {path: x.astype(np.float32) for path, x in params.items()}
   return Weights(
+    name=name,
     model=model,
     variables={'params': traverse_util.unflatten_dict(flat, sep='/')},
     training=description.training,

@@ -316,7 +316,7 @@ DREAMING = (
     (TRAIN['mdn_rnn'] + '--initial_weights={vae}', 'of a vae, not of a mdn_'),
     (
       TRAIN['mdn_rnn'] + '--initial_weights={mdn_rnn} --config.hidden_size=8',
-      'hidden_size=256, not 8; set --config.hidden_size=256',
+      'hidden_size is 256 there and 8 here',
     ),
     (
       TRAIN['mdn_rnn'] + '--config.dataset=carracing_latents/tiny+',

@@ -79,6 +79,41 @@ def dataset_source(
   )
 
 
+def weights_source(loaded: weights.Weights) -> run_documents.Source:
+  """Returns exported weights as a source of a run."""
+  return run_documents.Source(
+    name=loaded.name, sha256={'weights': loaded.sha256}
+  )
+
+
+def initial_weights(
+  folder: str, name: str, vae_sha256: str, config: Mapping[str, Any]
+) -> weights.Weights:
+  """Loads the weights from which to train on.
+
+  Args:
+    folder: folder of exported weights.
+    name: `mdn_rnn` or `controller`.
+    vae_sha256: digest of V, with which they were trained.
+    config: arguments of the model's constructor.
+
+  Raises:
+    run_documents.RunError: the weights were trained with another V, or their
+      config is another one.
+    weights.WeightsError: see `weights.load`.
+  """
+  initial = weights.load(folder, name)
+  found = run_documents.differences(initial.config, config)
+  if initial.training.get('vae_sha256') != vae_sha256:
+    found.append('it was trained with another V')
+  if found:
+    raise run_documents.RunError(
+      f'{folder} does not fit this run: {"; ".join(found)}; train with its'
+      ' settings and its V, or without --initial_weights'
+    )
+  return initial
+
+
 @contextlib.contextmanager
 def opened(
   workdir: Path,

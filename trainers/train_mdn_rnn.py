@@ -33,7 +33,6 @@ with epy.lazy_imports():
   import jax
   import jax.numpy as jnp
   from models import start_states
-  from models import weights
   from trainers import devices
   from trainers import loop
   from trainers import mdn_rnn_evaluation
@@ -78,19 +77,20 @@ def train(
     f'dataset_{i}' if i > 1 else 'dataset': run_folder.dataset_source(x)
     for i, x in enumerate(latents, 1)
   }
+  model_config = mdn_rnn_evaluation.model_config(config, _latent_size(latents))
   params = None
   if initial_weights is not None:
-    initial = _initial(initial_weights, config, latents[0])
-    params = initial.variables['params']
-    sources['initial_weights'] = run_documents.Source(
-      name='mdn_rnn', sha256={'weights': initial.sha256}
+    initial = run_folder.initial_weights(
+      initial_weights, 'mdn_rnn', _vae_sha256(latents[0]), model_config
     )
+    params = initial.variables['params']
+    sources['initial_weights'] = run_folder.weights_source(initial)
   _check_window(config, latents)
   model = mdn_rnn_evaluation.model(config, _latent_size(latents))
   folders = [str(x.folder) for x in latents]
   export = run_folder.Export(
     'mdn_rnn',
-    mdn_rnn_evaluation.model_config(config, model.latent_size),
+    model_config,
     {
       'dataset': ' + '.join(x.full_name for x in latents),
       'vae_sha256': _vae_sha256(latents[0]),
@@ -234,29 +234,6 @@ def _check_vae(latents: Sequence[prepared_dataset.Dataset]) -> None:
 
 def _vae_sha256(latents: prepared_dataset.Dataset) -> str:
   return latents.config['vae_sha256']
-
-
-def _initial(
-  folder: str,
-  config: mdn_rnn_config.Config,
-  latents: prepared_dataset.Dataset,
-) -> weights.Weights:
-  """Loads the weights from which to train on."""
-  initial = weights.load(folder, 'mdn_rnn')
-  if initial.training.get('vae_sha256') != _vae_sha256(latents):
-    raise run_documents.RunError(
-      f'{folder} was trained on the latents of another VAE than'
-      f' {latents.full_name}; train from random'
-      ' weights, without --initial_weights'
-    )
-  wanted = mdn_rnn_evaluation.model_config(config, initial.model.latent_size)
-  for name, found in initial.config.items():
-    if found != wanted[name]:
-      raise run_documents.RunError(
-        f'{folder} has {name}={found}, not {wanted[name]}; set'
-        f' --config.{name}={found}'
-      )
-  return initial
 
 
 def _check_window(

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional
 from trainers.control import driving
 from trainers.control import networks
-from trainers.control import privileged
+from trainers.control import privileged_observations
 
 _NUM_FEATURES = 32 + 256
 
@@ -144,7 +144,7 @@ class Learner:
     self.actor = Actor()
     self.average = copy.deepcopy(self.actor)
     self.critics = nn.ModuleList(
-      Critic(privileged.SIZE, config.critic_size) for _ in range(2)
+      Critic(privileged_observations.SIZE, config.critic_size) for _ in range(2)
     )
     self.targets = copy.deepcopy(self.critics)
     log_temperature = math.log(config.initial_temperature)
