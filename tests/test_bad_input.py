@@ -119,7 +119,7 @@ BUILD = 'tfds build {dataset} --data_dir={tmp}'
     ('', '--config is empty'),
     (' ', "there is no config ' '"),
     ('{bad', '--config is not valid JSON'),
-    ('{"num_episodes": 2}', 'needs a "name"'),
+    ('{"num_episodes": 2}', 'name: a name has'),
     ('paper.json', "no config 'paper.json'.*cat FILE"),
     ('[1]', r"no config '\[1\]'"),
     ('--overwrite', "no config '--overwrite'"),
