@@ -134,8 +134,8 @@ def load(folder: str | os.PathLike[str] = PRETRAINED) -> Agent:
       and `controller/`; by default the one that comes with this project.
 
   Raises:
-    weights.WeightsError: a part is missing or damaged, was trained with other
-      parts, or does not fit their sizes.
+    weights.WeightsError: a part is missing or damaged, or was trained with
+      other parts.
   """
   try:
     return _load(folder)
@@ -168,13 +168,6 @@ def _load(folder: str | os.PathLike[str]) -> Agent:
         ' python -m trainers.train_controller --workdir=RUN'
         f' --vae={v.folder} --mdn_rnn={m.folder}'
       )
-  sizes = (c.model.latent_size, c.model.hidden_size)
-  full, z_alone = ((v.model.latent_size, x) for x in (m.model.hidden_size, 0))
-  if sizes not in (full, z_alone):
-    raise weights.WeightsError(
-      f'{c.folder} has latent_size and hidden_size {sizes}; those that fit its'
-      f' world model are {full} and {z_alone}'
-    )
   return Agent(model, c.model, jax.device_put(c.variables))
 
 

@@ -500,8 +500,8 @@ NAMES = (
   ('--dataset={tmp}/empty', 'holds no complete dataset.*is missing'),
   ('--dataset={tmp}/file', 'holds no complete dataset'),
   ('--dataset=/none', 'holds no complete dataset'),
-  ('--dataset=' + 'x' * 300, 'no prepared dataset|cannot read the dataset'),
-  ('--dataset=/' + 'x/' * 3000, 'cannot read the dataset'),
+  ('--dataset=' + 'x' * 300, 'no prepared dataset|too long'),
+  ('--dataset=/' + 'x/' * 3000, 'too long'),
   ('--dataset=~nosuchuser/x/y/z', 'home directory'),
   ('--dataset=carracing_rollouts/none', 'no prepared dataset .*tfds build'),
   (

@@ -102,6 +102,8 @@ def run(
     # A KeyboardInterrupt would be lost if it were raised in a callback of JAX.
     # The loop handles the signal by itself.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    if wandb_project.value:
+      command_line.check_package('wandb', 'wandb', '--wandb_project')
     values = [flag.value for flag in inputs]
     with contextlib.suppress(errors.UserError):  # `train` raises it again.
       on = describe_inputs(config.value, *values)

@@ -145,7 +145,6 @@ def train_and_evaluate(
     SystemExit: the process received SIGTERM or SIGINT; the exit status is 128
       plus the number of the signal.
   """
-  training_log.check(options)
   with run_folder.opened(workdir, config, sources) as run:
     if run.finished:
       logging.info('%s is finished; there is nothing left to do.', workdir)

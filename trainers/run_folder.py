@@ -221,9 +221,9 @@ class RunFolder:
     overview = parameter_overview.get_parameter_overview(
       params, include_stats=False
     )
-    path = workdir / 'parameters.txt'
-    with files.write_errors(path):
-      path.write_text(overview + '\n')
+    files.replace(
+      workdir / 'parameters.txt', lambda file: file.write_text(overview + '\n')
+    )
     return 0
 
   def write_pictures(self, images: Mapping[str, np.ndarray]) -> None:

@@ -7,7 +7,6 @@ import time
 from typing import Any, NamedTuple
 
 from absl import logging
-from carracing_data import command_line
 from carracing_data import progress
 from clu import metrics as clu_metrics
 from etils import epy
@@ -212,16 +211,6 @@ class Profile(contextlib.AbstractContextManager):
 
   def __exit__(self, *exception) -> None:
     self._active.close()
-
-
-def check(options: Options) -> None:
-  """Checks that Weights & Biases is installed if it is wanted.
-
-  Raises:
-    errors.UserError: it is not.
-  """
-  if options.wandb_project:
-    command_line.check_package('wandb', 'wandb', '--wandb_project')
 
 
 def start_wandb(
