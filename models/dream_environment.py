@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import operator
 import os
 from typing import Any, Literal
-import warnings
 
 from carracing_data import rlds_steps
 import gymnasium
@@ -166,7 +165,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Returns:
       B frames, uint8 [64, 64, 3], 0..255.
     """
-    return None if _is_blind(self) else tuple(self._decoded())
+    return tuple(self._decoded()) if self.render_mode else None
 
   def _restart(self, new: np.ndarray) -> None:
     """Starts the dreams where `new`, bool [B], is true."""
@@ -298,7 +297,7 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
 
   def render(self) -> Any:
     """Shows the dream; see `gymnasium.Env.render`."""
-    if _is_blind(self):
+    if self.render_mode is None:
       return None
     [frame] = self._dreams._decoded()
     if self.render_mode == 'rgb_array':
@@ -323,14 +322,6 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
 
       pygame.display.quit()
       self._screen = None
-
-
-def _is_blind(env: CarRacingDream | CarRacingDreams) -> bool:
-  """Returns whether an environment has no render mode, with a warning."""
-  if env.render_mode is None:
-    # Not Gymnasium's logger, which colours its warnings in log files, too.
-    warnings.warn('render does nothing without a render_mode', stacklevel=3)
-  return env.render_mode is None
 
 
 @jax.jit

@@ -160,7 +160,7 @@ class TrainingLog(contextlib.AbstractContextManager):
       if self._shown_metric in scalars:
         name = self._shown_metric
         self._progress.show_metric(name, scalars[name])
-      self._write_scalars('train', step, scalars)
+      self._writer.write_scalars(step, _prefixed('train', scalars))
 
   def sync(self) -> None:
     """Waits until all metrics are on disk."""
@@ -170,17 +170,12 @@ class TrainingLog(contextlib.AbstractContextManager):
   def write(self, step: int, evaluation: Evaluation) -> None:
     """Writes an evaluation and shows its results."""
     self.flush()
-    self._write_scalars('validation', step, evaluation.scalars)
+    scalars = _prefixed('validation', evaluation.scalars)
+    self._writer.write_scalars(step, scalars)
     if evaluation.images:
-      self._writer.write_images(
-        step, _prefixed('validation', evaluation.images)
-      )
+      images = _prefixed('validation', evaluation.images)
+      self._writer.write_images(step, images)
     logging.info('Validation after step %d:%s', step, _block(evaluation))
-
-  def _write_scalars(
-    self, prefix: str, step: int, scalars: Mapping[str, float]
-  ) -> None:
-    self._writer.write_scalars(step, _prefixed(prefix, scalars))
 
 
 class Profile(contextlib.AbstractContextManager):
