@@ -14,6 +14,7 @@ agent/                 of a controller: the exported weights of V, M and C
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import os
@@ -157,30 +158,26 @@ def opened(
     yield RunFolder(workdir, config, run, finished)
 
 
+@dataclasses.dataclass
 class RunFolder:
   """A run's folder that this process has locked for writing.
 
   Attributes:
     workdir: the folder.
+    config: hyperparameters of the run.
+    run: its `run.json`.
     finished: whether nothing is left to do.
   """
 
-  def __init__(
-    self,
-    workdir: Path,
-    config: base.RunConfig,
-    run: run_documents.Run,
-    finished: bool,
-  ):
-    self.workdir = workdir
-    self.finished = finished
-    self._config = config
-    self._run = run
+  workdir: Path
+  config: base.RunConfig
+  run: run_documents.Run
+  finished: bool
 
   @property
   def id(self) -> str:
     """Identifies the run; unchanged when it is continued."""
-    first = self._run.starts[0]
+    first = self.run.starts[0]
     return json_documents.digest(first.model_dump())[: digests.SHORT]
 
   def begin(self, first_step: int, params: Any) -> None:
@@ -197,14 +194,12 @@ class RunFolder:
         later step than any checkpoint.
       errors.UserError: the folder cannot be written.
     """
-    start = _start()
-    self._run = self._run.model_copy(
-      update={'starts': [*self._run.starts, start]}
-    )
+    starts = [*self.run.starts, _start()]
+    self.run = self.run.model_copy(update={'starts': starts})
     devices.first_decides(lambda: self._begin(first_step, params))
 
   def _begin(self, first_step: int, params: Any) -> int:
-    workdir, num_steps = self.workdir, self._config.num_steps
+    workdir, num_steps = self.workdir, self.config.num_steps
     if first_step > num_steps:
       raise run_documents.RunError(
         f'{workdir} has been trained for {first_step} steps already, more than'
@@ -216,8 +211,8 @@ class RunFolder:
         f'{workdir} holds weights of step {metrics.step}, but no checkpoint to'
         ' continue from; choose another --workdir, or delete that folder'
       )
-    json_documents.write(workdir / 'config.json', self._config.model_dump())
-    json_documents.write(workdir / 'run.json', self._run.model_dump())
+    json_documents.write(workdir / 'config.json', self.config.model_dump())
+    json_documents.write(workdir / 'run.json', self.run.model_dump())
     overview = parameter_overview.get_parameter_overview(
       params, include_stats=False
     )
@@ -255,13 +250,13 @@ class RunFolder:
       return
     # A checkpoint does not keep the order.
     validation = dict(sorted(scalars.items()))
-    start = self._run.starts[-1]  # The last one: a run can be extended.
+    start = self.run.starts[-1]  # The last one: a run can be extended.
     training = {
       **export.training,
       'step': step,
       'validation': validation,
       'sources': {
-        role: source.model_dump() for role, source in self._run.sources.items()
+        role: source.model_dump() for role, source in self.run.sources.items()
       },
       'command': start.command,
       'git_revision': start.git_revision,
@@ -275,7 +270,7 @@ class RunFolder:
       None if export.start_states is None else export.start_states(params),
     )
     metrics = run_documents.Metrics(
-      num_steps=self._config.num_steps,
+      num_steps=self.config.num_steps,
       step=step,
       validation=validation,
       weights_sha256=sha256,

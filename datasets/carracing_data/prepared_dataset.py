@@ -64,20 +64,14 @@ def features_of(
   )
 
 
+@dataclasses.dataclass(eq=False)
 class Records(Sequence[Any]):
   """The records of a split; decodes only the requested features."""
 
-  def __init__(
-    self,
-    serialized: Sequence[bytes],
-    features: tfds.features.FeaturesDict,
-    folder: Path,
-    split: str,
-  ):
-    self._serialized = serialized
-    self._features = features
-    self._folder = folder
-    self._split = split
+  _serialized: Sequence[bytes]
+  _features: tfds.features.FeaturesDict
+  _folder: Path
+  _split: str
 
   def __len__(self) -> int:
     return len(self._serialized)
