@@ -73,7 +73,9 @@ class Config(tfds.core.BuilderConfig):
       description=str | None,
     )
     try:
-      schema(name=name, description=description, **values)
+      schema.model_validate(
+        {'name': name, 'description': description, **values}
+      )
     except pydantic.ValidationError as error:
       raise errors.DatasetError(
         f'invalid config: {json_documents.explain(error)}'
