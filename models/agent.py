@@ -82,17 +82,13 @@ class Agent:
         the observation another dtype.
     """
     size = len(observation)
-    if observation.dtype != np.uint8 or observation.shape[1:] != (64, 64, 3):
+    noise = np.zeros((size, controller.ACTION_SIZE)) if noise is None else noise
+    sizes = {len(x) for x in (observation, *carry, noise)}
+    if observation.dtype != np.uint8 or len(sizes) > 1:
       raise ValueError(
         f'observation is {observation.dtype}{list(observation.shape)}, not'
-        ' uint8[B, 64, 64, 3]'
+        f' uint8[B, 64, 64, 3]; with carry and noise, B is one of {sizes}'
       )
-    if any(len(x) != size for x in carry):
-      raise ValueError(f'the carry is not that of {size} episodes')
-    shape = (size, controller.ACTION_SIZE)
-    noise = np.zeros(shape) if noise is None else noise
-    if noise.shape != shape:
-      raise ValueError(f'noise is {list(noise.shape)}, not {list(shape)}')
     inputs = (observation, carry, noise.astype(np.float32))
     parts = [
       jax.tree.map(lambda x, i=i: _padded(x[i : i + _MAX_BATCH]), inputs)
@@ -139,8 +135,8 @@ def load(folder: str | os.PathLike[str] = PRETRAINED) -> Agent:
       and `controller/`; by default the one that comes with this project.
 
   Raises:
-    weights.WeightsError: a part is missing or damaged, was trained with other
-      parts, or does not fit their sizes.
+    weights.WeightsError: a part is missing or damaged, or was trained with
+      other parts.
   """
   try:
     return _load(folder)
@@ -173,13 +169,6 @@ def _load(folder: str | os.PathLike[str]) -> Agent:
         ' python -m trainers.train_controller --workdir=RUN'
         f' --vae={v.folder} --mdn_rnn={m.folder}'
       )
-  sizes = (c.model.latent_size, c.model.hidden_size)
-  full, z_alone = ((v.model.latent_size, x) for x in (m.model.hidden_size, 0))
-  if sizes not in (full, z_alone):
-    raise weights.WeightsError(
-      f'{c.folder} has latent_size and hidden_size {sizes}; those that fit its'
-      f' world model are {full} and {z_alone}'
-    )
   return Agent(model, c.model, jax.device_put(c.variables))
 
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import operator
 import os
 from typing import Any, Literal
-import warnings
 
 from carracing_data import rlds_steps
 import gymnasium
@@ -74,34 +73,30 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       max_episode_steps: Gymnasium's name of `max_steps`, if that is given.
 
     Raises:
-      error.Error: an argument is invalid.
+      error.Error: the temperature is invalid.
       weights.WeightsError: weights are missing or damaged, do not belong
         together, or have no start states.
     """
     if max_episode_steps is not None:
       max_steps = max_episode_steps
-    _check('num_envs', num_envs, _is_count(num_envs), 'a positive integer')
-    known = observation in ('latent', 'pixels')
-    _check('observation', observation, known, "'latent' or 'pixels'")
-    known = render_mode in (None, 'rgb_array')
-    _check('render_mode', render_mode, known, "'rgb_array' or None")
-    _check('max_steps', max_steps, _is_count(max_steps), 'a positive integer')
-    fits = _is_number(temperature) and 0 < temperature <= 100
-    _check('temperature', temperature, fits, 'positive and at most 100')
+    assert render_mode in (None, *self.metadata['render_modes'])
+    if not 0 < temperature <= 100:
+      raise error.Error(
+        f'temperature is {temperature}, not positive and at most 100'
+      )
     self._model = world_model.load(vae, mdn_rnn)
     world_model.check_dreams(self._model, mdn_rnn)
     assert self._model.m is not None
     self._starts = jax.device_put(start_states.load(mdn_rnn))
     self._temperature, self._max_steps = temperature, max_steps
     self.num_envs, self.render_mode = int(num_envs), render_mode
-    self._pixels = observation == 'pixels'
     sizes = self._model.v.latent_size, self._model.m.hidden_size
     bound = np.repeat([start_states.MAX_LATENT, 1], sizes).astype(np.float32)
-    self.single_observation_space = spaces.Box(-bound, bound)
-    if self._pixels:
-      self.single_observation_space = spaces.Box(
-        0, 255, rlds_steps.OBSERVATION_SHAPE, np.uint8
-      )
+    self._pixels = observation == 'pixels'
+    self.single_observation_space = {
+      'latent': spaces.Box(-bound, bound),
+      'pixels': spaces.Box(0, 255, rlds_steps.OBSERVATION_SHAPE, np.uint8),
+    }[observation]
     self.single_action_space = spaces.Box(
       rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
     )
@@ -135,13 +130,9 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       seeds = [None if x is None else operator.index(x) for x in seed]
     else:
       seeds = [operator.index(seed) + i for i in range(self.num_envs)]
-    if len(seeds) != self.num_envs:
-      raise error.Error(
-        f'there are {len(seeds)} seeds for {self.num_envs} dreams'
-      )
     self._generators = [
       old if seed is None else seeding.np_random(seed)[0]
-      for seed, old in zip(seeds, self._generators)
+      for seed, old in zip(seeds, self._generators, strict=True)
     ]
     self._ended = np.zeros(self.num_envs, bool)
     self._restart(~self._ended)
@@ -174,7 +165,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Returns:
       B frames, uint8 [64, 64, 3], 0..255.
     """
-    return None if _is_blind(self) else tuple(self._decoded())
+    return tuple(self._decoded()) if self.render_mode else None
 
   def _restart(self, new: np.ndarray) -> None:
     """Starts the dreams where `new`, bool [B], is true."""
@@ -231,23 +222,12 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
   def _checked(self, actions: Any) -> np.ndarray:
     """Returns actions within the action space, float32 [B, 3]."""
-    try:
-      x = np.asarray(actions, np.float32)
-    except (TypeError, ValueError):
+    x = np.asarray(actions, np.float32)
+    shape = (self.num_envs, rlds_steps.ACTION_SIZE)
+    if x.shape != shape or not np.isfinite(x).all():
       raise error.InvalidAction(
-        f'an action is {str(actions)[:50]!r}, not three numbers'
-      ) from None
-    if (count := len(np.atleast_1d(x))) != self.num_envs:
-      raise error.InvalidAction(
-        f'there are {count} actions for {self.num_envs} dreams'
+        f'actions are finite numbers {list(shape)}, not {x.tolist()}'
       )
-    if x.shape[1:] != (rlds_steps.ACTION_SIZE,):
-      raise error.InvalidAction(
-        f'an action has the shape {list(x.shape[1:])}, not'
-        f' {[rlds_steps.ACTION_SIZE]}'
-      )
-    if not np.isfinite(x).all():
-      raise error.InvalidAction('an action is NaN or infinite')
     return np.clip(x, rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH)
 
 
@@ -270,11 +250,10 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
       **arguments: `max_steps`, `temperature`, `vae` and `mdn_rnn`, see there.
 
     Raises:
-      error.Error: an argument is invalid.
+      error.Error: the temperature is invalid.
       weights.WeightsError: see there.
     """
-    known = render_mode in (None, 'rgb_array', 'human')
-    _check('render_mode', render_mode, known, "'rgb_array', 'human' or None")
+    assert render_mode in (None, *self.metadata['render_modes'])
     self._dreams = CarRacingDreams(1, observation, **arguments)
     self.render_mode = render_mode
     self.observation_space = self._dreams.single_observation_space
@@ -318,7 +297,7 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
 
   def render(self) -> Any:
     """Shows the dream; see `gymnasium.Env.render`."""
-    if _is_blind(self):
+    if self.render_mode is None:
       return None
     [frame] = self._dreams._decoded()
     if self.render_mode == 'rgb_array':
@@ -343,27 +322,6 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
 
       pygame.display.quit()
       self._screen = None
-
-
-def _check(name: str, value: Any, fits: bool, wanted: str) -> None:
-  if not fits:
-    raise error.Error(f'{name} is {value!r}, not {wanted}')
-
-
-def _is_blind(env: CarRacingDream | CarRacingDreams) -> bool:
-  """Returns whether an environment has no render mode, with a warning."""
-  if env.render_mode is None:
-    # Not Gymnasium's logger, which colours its warnings in log files, too.
-    warnings.warn('render does nothing without a render_mode', stacklevel=3)
-  return env.render_mode is None
-
-
-def _is_number(x: Any) -> bool:
-  return isinstance(x, int | float | np.number) and not isinstance(x, bool)
-
-
-def _is_count(x: Any) -> bool:
-  return _is_number(x) and x >= 1 and not x % 1
 
 
 @jax.jit

@@ -5,6 +5,7 @@ The only module of `models` that reads or writes files.
 
 from collections.abc import Mapping
 import contextlib
+import importlib
 import json
 import os
 from pathlib import Path
@@ -17,9 +18,6 @@ from carracing_data import files
 from carracing_data import json_documents
 from flax import traverse_util
 import jax
-from models import controller
-from models import mdn_rnn
-from models import vae
 import numpy as np
 import pydantic
 import safetensors
@@ -57,10 +55,11 @@ class _ControllerConfig(json_documents.Document):
   hidden_size: Annotated[int, pydantic.Field(ge=0, le=16_384)]
 
 
-_CONFIGS = {
-  'vae': _VAEConfig,
-  'mdn_rnn': _MDNRNNConfig,
-  'controller': _ControllerConfig,
+# Class, and schema of the arguments of its constructor.
+_MODELS = {
+  'vae': ('VAE', _VAEConfig),
+  'mdn_rnn': ('MDNRNN', _MDNRNNConfig),
+  'controller': ('Controller', _ControllerConfig),
 }
 
 
@@ -91,6 +90,7 @@ class Weights(NamedTuple):
   """A model and its weights: `model.apply(variables, ...)`.
 
   Attributes:
+    name: `vae`, `mdn_rnn` or `controller`.
     model: linen module, with the sizes used in training.
     variables: `{'params': ...}`, NumPy arrays, float32.
     training: provenance of the weights.
@@ -100,6 +100,7 @@ class Weights(NamedTuple):
     folder: their folder, for messages.
   """
 
+  name: str
   model: Any
   variables: Mapping[str, Any]
   training: Mapping[str, Any]
@@ -228,6 +229,7 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
   model = _checked_model(name, description.config, params, str(path))
   flat = {path: x.astype(np.float32) for path, x in params.items()}
   return Weights(
+    name=name,
     model=model,
     variables={'params': traverse_util.unflatten_dict(flat, sep='/')},
     training=description.training,
@@ -270,13 +272,15 @@ def _read(
   config, mismatch = folder / _CONFIG, 'does not match its digest'
   try:
     contents = {x: files.read_bytes(folder / x) for x in (FILE, _CONFIG)}
-    description = json_documents.read(config, Description)
+    description = json_documents.parse(
+      contents[_CONFIG], Description, str(config)
+    )
     if description.format != _FORMAT:
       raise WeightsError(
         f'{folder} was written by another version of this project, in format'
         f' {description.format}; this version reads format {_FORMAT}'
       )
-    _CONFIGS[description.model](**description.config)
+    _MODELS[description.model][1](**description.config)
     content = description.model_dump(exclude_unset=True)
     if not json_documents.is_sealed(content, _SEAL):
       raise errors.DocumentError(f'{config} is damaged: its content {mismatch}')
@@ -329,17 +333,20 @@ def _checked_model(
   Raises:
     WeightsError: they do not fit or are not finite.
   """
-  config = _CONFIGS[name](**config).model_dump()
+  class_name, schema = _MODELS[name]
+  config = schema(**config).model_dump()
   z = np.zeros((1, config['latent_size']), np.float32)
   hidden = np.zeros((1, config.get('hidden_size', 0)), np.float32)
   action = np.zeros((1, 1, 3), np.float32)
   key = jax.random.key(0)
-  model, inputs = {
-    'vae': (vae.VAE, (np.zeros((1, 64, 64, 3), np.uint8), key)),
-    'mdn_rnn': (mdn_rnn.MDNRNN, (z[None], action, (hidden, hidden))),
-    'controller': (controller.Controller, (z, hidden)),
+  inputs = {
+    'vae': (np.zeros((1, 64, 64, 3), np.uint8), key),
+    'mdn_rnn': (z[None], action, (hidden, hidden)),
+    'controller': (z, hidden),
   }[name]
-  model = model(**config)
+  # Imported by name, so that whoever trains V needs neither M nor C.
+  module = importlib.import_module(f'models.{name}')
+  model = getattr(module, class_name)(**config)
   shapes = jax.eval_shape(model.init, key, *inputs)['params']
   expected: Any = traverse_util.flatten_dict(shapes, sep='/')
   rounded = params and all(x.dtype == np.float16 for x in params.values())

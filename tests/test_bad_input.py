@@ -66,10 +66,6 @@ def kept(world, agent_folder, tmp_path_factory):
       '  return ml_collections.ConfigDict({"method": ["evolution"]})\n'
     ),
     'number.py': 'def get_config():\n  return 3\n',
-    'short.py': (
-      'import ml_collections\ndef get_config():\n'
-      '  return ml_collections.ConfigDict({"batch_size": 3})\n'
-    ),
   }
   for name, text in configs.items():
     (folder / name).write_text(text)
@@ -123,7 +119,7 @@ BUILD = 'tfds build {dataset} --data_dir={tmp}'
     ('', '--config is empty'),
     (' ', "there is no config ' '"),
     ('{bad', '--config is not valid JSON'),
-    ('{"num_episodes": 2}', 'needs a "name"'),
+    ('{"num_episodes": 2}', 'name: a name has'),
     ('paper.json', "no config 'paper.json'.*cat FILE"),
     ('[1]', r"no config '\[1\]'"),
     ('--overwrite', "no config '--overwrite'"),
@@ -266,11 +262,8 @@ DREAMING = (
     (TRAIN['vae'] + '--config=', '--config=: there is no such file'),
     (TRAIN['vae'] + '--config={tmp}', 'there is no such file'),
     (TRAIN['vae'] + '--config={tmp}/none.py', 'there is no such file'),
-    (TRAIN['vae'] + '--config={tmp}/file', 'fails in line 1: SyntaxError'),
-    (
-      TRAIN['vae'] + '--config={kept}/syntax.py',
-      'fails in line 1: SyntaxError',
-    ),
+    (TRAIN['vae'] + '--config={tmp}/file', 'fails: SyntaxError'),
+    (TRAIN['vae'] + '--config={kept}/syntax.py', 'fails: .*line 1'),
     (TRAIN['vae'] + '--config={kept}/nothing.py', 'must define get_config'),
     (TRAIN['vae'] + '--config={kept}/number.py', 'must define get_config'),
     (
@@ -318,15 +311,15 @@ DREAMING = (
     (
       TRAIN['vae'] + '--distributed --coordinator=localhost:1 --num_processes=2'
       ' --process_id=2',
-      '--process_id=2 must be below',
+      'process_id < num_processes',
     ),
-    (TRAIN['vae'] + '--distributed --num_processes=2', 'must be set together'),
+    (TRAIN['vae'] + '--distributed --num_processes=2', 'cannot join .*defined'),
     (TRAIN['vae'] + '--num_processes=2', 'need --distributed'),
     (TRAIN['mdn_rnn'] + '--initial_weights={tmp}/none', 'weights of a mdn_rnn'),
     (TRAIN['mdn_rnn'] + '--initial_weights={vae}', 'of a vae, not of a mdn_'),
     (
       TRAIN['mdn_rnn'] + '--initial_weights={mdn_rnn} --config.hidden_size=8',
-      'hidden_size=256, not 8; set --config.hidden_size=256',
+      'hidden_size is 256 there and 8 here',
     ),
     (
       TRAIN['mdn_rnn'] + '--config.dataset=carracing_latents/tiny+',
@@ -356,10 +349,6 @@ DREAMING = (
       'is --config=FILE a config of this trainer',
     ),
     (TRAIN['controller'] + '--distributed', "flag 'distributed'"),
-    (
-      TRAIN['controller'] + '--config={kept}/short.py --config={kept}/short.py',
-      '--config is given 2 times',
-    ),
     (
       TRAIN['controller'] + '--config={kept}/method.py',
       'a config of this trai',
@@ -512,8 +501,8 @@ NAMES = (
   ('--dataset={tmp}/empty', 'holds no complete dataset.*is missing'),
   ('--dataset={tmp}/file', 'holds no complete dataset'),
   ('--dataset=/none', 'holds no complete dataset'),
-  ('--dataset=' + 'x' * 300, 'no prepared dataset|cannot read the dataset'),
-  ('--dataset=/' + 'x/' * 3000, 'cannot read the dataset'),
+  ('--dataset=' + 'x' * 300, 'no prepared dataset|too long'),
+  ('--dataset=/' + 'x/' * 3000, 'too long'),
   ('--dataset=~nosuchuser/x/y/z', 'home directory'),
   ('--dataset=carracing_rollouts/none', 'no prepared dataset .*tfds build'),
   (

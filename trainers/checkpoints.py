@@ -3,7 +3,7 @@
 This is the only module that uses Orbax.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import concurrent.futures
 import contextlib
 import os
@@ -160,36 +160,29 @@ class Checkpoints:
 
   def _choose(self, structure: Mapping[str, str]) -> int:
     """Returns the step of the newest good checkpoint, 0 if there is none."""
-    steps = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
-    for path in self._folder.iterdir():
-      if path.name.isdigit() and int(path.name) not in steps:
-        raise run_documents.RunError(
-          f'{path} is not a complete checkpoint; delete it and rerun the same'
-          ' command to continue from another one or to start over'
-        )
-    unusable = {}
-    chosen = 0
+    steps = {checkpoint.step for checkpoint in self._checkpointer.checkpoints}
+    chosen, defects = 0, {}
     for step in sorted(steps, reverse=True):
-      problem = self._problem(step, structure)
-      if problem is None:
+      if (defect := self._defect(step, structure)) is None:
         chosen = step
         break
-      unusable[step] = problem
+      defects[step] = defect
     # Each save waits for the previous one, so an interruption leaves at most
     # one unfinished checkpoint.
-    damaged = 'damaged' in {kind for kind, _ in unusable.values()}
-    if not chosen and (damaged or len(unusable) > 1):
+    kinds = [kind for kind, _ in defects.values()]
+    if not chosen and kinds not in ([], ['unfinished']):
       reasons = '; '.join(
-        f'step {step}: {reason}' for step, (_, reason) in unusable.items()
+        f'step {step}: {reason}' for step, (_, reason) in defects.items()
       )
       raise run_documents.RunError(
         f'no checkpoint in {self._folder} is good ({reasons}); delete that'
         ' folder to start over'
       )
-    for step, (kind, reason) in unusable.items():
-      aside = self._folder.parent / f'{kind}_checkpoint_{step}'
-      with files.write_errors(aside):
-        aside = files.move_aside(self._folder / str(step), aside)
+    for step, (kind, reason) in defects.items():
+      aside = files.move_aside(
+        self._folder / str(step),
+        self._folder.parent / f'{kind}_checkpoint_{step}',
+      )
       logging.warning(
         'The checkpoint of step %d is %s (%s); it was moved to %s.',
         step,
@@ -199,42 +192,36 @@ class Checkpoints:
       )
     return chosen
 
-  def _problem(
+  def _defect(
     self, step: int, structure: Mapping[str, str]
   ) -> tuple[str, str] | None:
-    """Returns the defect of a checkpoint, and its reason; None if it is good.
-
-    A defect is either `damaged` or `unfinished`.
+    """Returns whether a checkpoint is damaged or unfinished; None if neither.
 
     Args:
       step: step of the checkpoint.
       structure: structure of the items to restore; see `_Record`.
 
+    Returns:
+      `damaged` or `unfinished`, and the reason.
+
     Raises:
-      run_documents.RunError: the checkpoint cannot be read, or is good but
-        belongs to a different run.
+      OSError: the checkpoint cannot be read.
+      run_documents.RunError: it is good but belongs to a different run.
     """
     folder = self._folder / str(step)
     try:
       record = json_documents.read(folder / _RECORD, _Record)
-    except FileNotFoundError:
-      return 'unfinished', f'it has no {_RECORD}, which is written last'
+      for name, expected in record.files.items():
+        if (folder / name).stat().st_size != expected.num_bytes:
+          return 'damaged', f'{name} has the wrong size'
+        if digests.of_file(folder / name) != expected.sha256:
+          return 'damaged', f'{name} has changed'
     except errors.DocumentError as error:
       return 'damaged', str(error)
-    try:
-      for name, expected in record.files.items():
-        path = folder / name
-        if path.stat().st_size != expected.num_bytes:
-          return 'damaged', f'{name} has the wrong size'
-        if digests.of_file(path) != expected.sha256:
-          return 'damaged', f'{name} has changed'
     except (FileNotFoundError, NotADirectoryError) as error:
+      if Path(error.filename).name == _RECORD:
+        return 'unfinished', f'it has no {_RECORD}, which is written last'
       return 'damaged', f'{error.filename} is missing'
-    except OSError as error:
-      raise run_documents.RunError(
-        f'cannot read {error.filename}: {error.strerror}; fix this and'
-        ' rerun the same command to continue'
-      ) from error
     if record.processes != jax.process_count():
       raise run_documents.RunError(
         f'{folder} was saved by {record.processes} processes, each with'
@@ -246,11 +233,11 @@ class Checkpoints:
         f'{folder} was saved by an older version of this project; check that'
         ' out to continue, or choose another --workdir'
       )
-    if differences := list(_differences(record.structure, structure)):
-      more = len(differences) - _SHOWN
+    if found := run_documents.differences(record.structure, structure):
+      more = len(found) - _SHOWN
       raise run_documents.RunError(
         f'{folder} holds a different model from that of the code and config:'
-        f' {"; ".join(differences[:_SHOWN])}'
+        f' {"; ".join(found[:_SHOWN])}'
         + (f' and {more} more differences' if more > 0 else '')
         + '; choose another --workdir, or check out the code that saved it'
       )
@@ -284,14 +271,3 @@ def _structure(items: Mapping[str, Any]) -> dict[str, str]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(dict(items))
     if hasattr(leaf, 'dtype')  # Skips iterators.
   }
-
-
-def _differences(
-  found: Mapping[str, str], wanted: Mapping[str, str]
-) -> Iterator[str]:
-  for name in {**found, **wanted}:
-    if found.get(name) != wanted.get(name):
-      yield (
-        f'{name} is {found.get(name, "absent")} there and'
-        f' {wanted.get(name, "absent")} here'
-      )

@@ -1,12 +1,17 @@
-"""Common flags and start-up of the trainers."""
+"""Common flags and start-up of the trainers, and their config files."""
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import difflib
 import os
 from pathlib import Path
+import runpy
 import signal
 import socket
 import sys
+import traceback
+from typing import Any
 
 from absl import flags
 from absl import logging
@@ -16,7 +21,6 @@ from carracing_data import files
 from etils import epy
 import ml_collections
 from ml_collections import config_flags
-from trainers import config_files
 from trainers.configs import base
 
 with epy.lazy_imports():
@@ -57,11 +61,10 @@ def run(
   """
   default_file = os.path.relpath(_CONFIGS / next(iter(configs)))
   try:
-    loaded, sys.argv = config_files.load(sys.argv, default_file)
-  except errors.UserError as error:
+    loaded, sys.argv = _load(sys.argv, default_file)
+  except (errors.UserError, argparse.ArgumentError) as error:
     command_line.exit_with_usage(error)
-  config = config_flags.DEFINE_config_dict(
-    'config',
+  config = define_config(
     loaded,
     f'File with the hyperparameters; by default {default_file}.'
     ' --config.KEY=VALUE overrides one of them.'
@@ -71,8 +74,6 @@ def run(
       for name, schema in configs.items()
     ),
   )
-  # ml_collections registers its flag for this module, not for the trainer.
-  flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS['config'])
   workdir = flags.DEFINE_string(
     'workdir',
     None,
@@ -99,6 +100,8 @@ def run(
     # A KeyboardInterrupt would be lost if it were raised in a callback of JAX.
     # The loop handles the signal by itself.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    if wandb_project.value:
+      command_line.check_package('wandb', 'wandb', '--wandb_project')
     values = [flag.value for flag in inputs]
     with contextlib.suppress(errors.UserError):  # `train` raises it again.
       on = describe_inputs(config.value, *values)
@@ -116,6 +119,87 @@ def run(
     )
 
   command_line.run(main)
+
+
+def define_config(
+  config: ml_collections.ConfigDict, description: str
+) -> flags.FlagHolder[ml_collections.ConfigDict]:
+  """Defines `--config`, whose `--config.KEY=VALUE` changes a config."""
+  flag = config_flags.DEFINE_config_dict('config', config, description)
+  # ml_collections registers its flag for this module, not for the binary.
+  flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS['config'])
+  return flag
+
+
+def check_keys(
+  argv: Sequence[str], config: ml_collections.ConfigDict, hint: str
+) -> None:
+  """Checks the keys that a command line changes, `--config.KEY=VALUE`.
+
+  Args:
+    argv: the command line.
+    config: config with all keys.
+    hint: where they are listed, for the error message.
+
+  Raises:
+    errors.UserError: there is no such key.
+  """
+  for argument in argv:
+    name = argument.lstrip('-').partition('=')[0]
+    if argument.startswith('-') and name.startswith(('config.', 'noconfig.')):
+      if (key := name.partition('.')[2]) not in config:
+        close = difflib.get_close_matches(key, config, n=1)
+        hint = f'did you mean {close[0]!r}?' if close else hint
+        raise errors.UserError(f'unknown config key {key!r}; {hint}')
+
+
+def _load(
+  argv: Sequence[str], default_file: str
+) -> tuple[ml_collections.ConfigDict, list[str]]:
+  """Returns the config that `--config=FILE` names, and the other arguments.
+
+  Args:
+    argv: the command line.
+    default_file: config file if the command line has no `--config`.
+
+  Raises:
+    argparse.ArgumentError: `--config` has no value.
+    errors.UserError: the file fails, or lacks a key of the command line.
+  """
+  # One dash is as good as two for absl.
+  argv = [f'-{x}' if x.startswith('-config') else x for x in argv]
+  parser = argparse.ArgumentParser(
+    add_help=False, allow_abbrev=False, exit_on_error=False
+  )
+  parser.add_argument('--config', default=default_file)
+  known, others = parser.parse_known_args(argv)
+  config = _run(known.config)
+  check_keys(others, config, f'see {known.config}')
+  return config, others
+
+
+def _run(file: str) -> ml_collections.ConfigDict:
+  if not Path(file).is_file():
+    raise errors.UserError(f'--config={file}: there is no such file')
+  try:
+    get_config: Any = runpy.run_path(file).get('get_config')
+    config = get_config() if callable(get_config) else None
+  except Exception as error:  # User code may raise anything.
+    lines = [
+      frame.lineno
+      for frame in traceback.extract_tb(error.__traceback__)
+      if frame.filename == file
+    ]
+    line = f' in line {lines[-1]}' if lines else ''
+    raise errors.UserError(
+      f'the config file {file} fails{line}: {type(error).__name__}: {error}'
+    ) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise errors.UserError(
+      f'the config file {file} must define get_config(), which returns an'
+      ' ml_collections.ConfigDict; see trainers/configs/vae.py'
+    )
+  return config
 
 
 def _distributed_flags() -> Callable[[], None]:
@@ -153,16 +237,7 @@ def _distributed_flags() -> Callable[[], None]:
           '--coordinator, --num_processes and --process_id need --distributed'
         )
       return
-    if any(x is not None for x in given):
-      if None in given:
-        raise errors.UserError(
-          '--coordinator, --num_processes and --process_id must be set together'
-        )
-      if process_id.value >= num_processes.value:
-        raise errors.UserError(
-          f'--process_id={process_id.value} must be below --num_processes='
-          f'{num_processes.value}'
-        )
+    if coordinator.value is not None:
       host, _, port = coordinator.value.rpartition(':')
       try:
         # JAX would wait for minutes and then abort the process.

@@ -45,6 +45,36 @@ def shard_batch(batch: Tree) -> Tree:
   )
 
 
+def jit_evaluation(step: Callable[..., Tree]) -> Callable[..., Tree]:
+  """Compiles a step of an evaluation, of which each host computes its share.
+
+  Args:
+    step: function (params, batch, ...) → tree of arrays. The batch, a tree of
+      arrays [B, ...], is equal on all hosts. Where the devices do not divide
+      B, each host computes all of it.
+
+  Returns:
+    The compiled step, which returns the same on every host.
+  """
+  if jax.process_count() == 1:
+    return jax.jit(step)
+  compiled = jax.jit(step, out_shardings=replicated())
+
+  def call(params: Any, batch: Any, *others: Any) -> Tree:
+    spec = sharding.PartitionSpec('batch')
+    if len(jax.tree.leaves(batch)[0]) % jax.device_count():
+      spec = sharding.PartitionSpec()
+    placed = jax.tree.map(
+      lambda x: jax.make_array_from_callback(
+        x.shape, sharding.NamedSharding(_mesh(), spec), lambda part: x[part]
+      ),
+      batch,
+    )
+    return compiled(params, placed, *others)
+
+  return call
+
+
 def check_batch_size(batch_size: int) -> None:
   """Checks that all devices get an equal part of a batch.
 

@@ -11,17 +11,22 @@ import math
 from pathlib import Path
 import signal
 import sys
+import threading
+from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 from absl import logging
 from clu import metrics
+import jax
+from jax.experimental import multihost_utils
 from trainers import checkpoints
 from trainers import devices
-from trainers import interruption
 from trainers import run_documents
 from trainers import run_folder
 from trainers import training_log
 from trainers.configs import base
+
+_SIGNALS = signal.SIGTERM, signal.SIGINT
 
 
 class Learner(abc.ABC):
@@ -140,7 +145,6 @@ def train_and_evaluate(
     SystemExit: the process received SIGTERM or SIGINT; the exit status is 128
       plus the number of the signal.
   """
-  training_log.check(options)
   with run_folder.opened(workdir, config, sources) as run:
     if run.finished:
       logging.info('%s is finished; there is nothing left to do.', workdir)
@@ -173,7 +177,7 @@ def train_and_evaluate(
         training_log.Profile(
           workdir, first_step + 1, options.profile_steps
         ) as profile,
-        interruption.Interruption() as interrupted,
+        _Interruption() as interrupted,
       ):
         saved_step, begins = first_step, True
         for step in range(first_step + 1, config.num_steps + 1):
@@ -260,3 +264,44 @@ def _stop(number: signal.Signals, step: int, saved_step: int) -> NoReturn:
     saved_step,
   )
   sys.exit(128 + number)
+
+
+class _Interruption(contextlib.AbstractContextManager):
+  """Turns SIGTERM and SIGINT into a flag that the loop polls between steps.
+
+  Clusters send SIGTERM before they reclaim a machine; Ctrl-C sends SIGINT. A
+  second signal stops the process at once, as usual.
+  """
+
+  def __init__(self):
+    self._received: signal.Signals | None = None
+    self._previous = {}
+
+  def __enter__(self) -> '_Interruption':
+    # With several hosts, JAX handles SIGTERM and synchronises the hosts.
+    alone = jax.process_count() == 1
+    if alone and threading.current_thread() is threading.main_thread():
+      self._previous = {
+        s: signal.signal(s, self._receive)
+        for s in (signal.SIGTERM, signal.SIGINT)
+      }
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self._restore()
+
+  def before_step(self, step: int) -> signal.Signals | None:
+    """Returns the signal received, if any; the same one on all hosts."""
+    if jax.process_count() > 1:
+      if multihost_utils.reached_preemption_sync_point(step):
+        return signal.SIGTERM
+    return self._received
+
+  def _receive(self, number: int, frame: FrameType | None) -> None:
+    del frame
+    self._received = signal.Signals(number)
+    self._restore()
+
+  def _restore(self) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from models import mdn_rnn
 import numpy as np
+from trainers import devices
 from trainers import optimizer
 from trainers import training_log
 from trainers.configs import mdn_rnn as mdn_rnn_config
@@ -129,7 +130,7 @@ def evaluation(
   """
   collection = metrics_class(config, training=False)
 
-  @jax.jit
+  @devices.jit_evaluation
   def eval_step(params, batch):
     of_batch = losses(config, params, batch)
     return measured(collection, of_batch, batch), of_batch.nll

@@ -1,7 +1,8 @@
 """Reads the JSON documents in the folder of a run."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from carracing_data import errors
 from carracing_data import json_documents
@@ -109,6 +110,22 @@ def finished_metrics(workdir: Path) -> Metrics:
   if metrics is None:
     raise RunError(f'{workdir} holds no finished run: metrics.json is missing')
   return metrics
+
+
+def differences(
+  found: Mapping[str, Any],
+  wanted: Mapping[str, Any],
+  may_differ: Collection[str] = (),
+) -> list[str]:
+  """Describes each key with differing values, except those that may differ."""
+  texts = []
+  for key in sorted({*found, *wanted} - set(may_differ)):
+    if found.get(key) != wanted.get(key):
+      there, here = (
+        repr(x[key]) if key in x else 'absent' for x in (found, wanted)
+      )
+      texts.append(f'{key} is {there} there and {here} here')
+  return texts
 
 
 def _read(path: Path, schema: type[_Schema]) -> _Schema | None:

@@ -12,8 +12,9 @@ weights/               exported weights
 agent/                 of a controller: the exported weights of V, M and C
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import dataclasses
 import datetime
 import importlib.metadata
 import os
@@ -81,6 +82,41 @@ def dataset_sources(
   }
 
 
+def weights_source(loaded: weights.Weights) -> run_documents.Source:
+  """Returns exported weights as a source of a run."""
+  return run_documents.Source(
+    name=loaded.name, sha256={'weights': loaded.sha256}
+  )
+
+
+def initial_weights(
+  folder: str, name: str, vae_sha256: str, config: Mapping[str, Any]
+) -> weights.Weights:
+  """Loads the weights from which to train on.
+
+  Args:
+    folder: folder of exported weights.
+    name: `mdn_rnn` or `controller`.
+    vae_sha256: digest of V, with which they were trained.
+    config: arguments of the model's constructor.
+
+  Raises:
+    run_documents.RunError: the weights were trained with another V, or their
+      config is another one.
+    weights.WeightsError: see `weights.load`.
+  """
+  initial = weights.load(folder, name)
+  found = run_documents.differences(initial.config, config)
+  if initial.training.get('vae_sha256') != vae_sha256:
+    found.append('it was trained with another V')
+  if found:
+    raise run_documents.RunError(
+      f'{folder} does not fit this run: {"; ".join(found)}; train with its'
+      ' settings and its V, or without --initial_weights'
+    )
+  return initial
+
+
 @contextlib.contextmanager
 def opened(
   workdir: Path,
@@ -124,30 +160,26 @@ def opened(
     yield RunFolder(workdir, config, run, finished)
 
 
+@dataclasses.dataclass
 class RunFolder:
   """A run's folder that this process has locked for writing.
 
   Attributes:
     workdir: the folder.
+    config: hyperparameters of the run.
+    run: its `run.json`.
     finished: whether nothing is left to do.
   """
 
-  def __init__(
-    self,
-    workdir: Path,
-    config: base.RunConfig,
-    run: run_documents.Run,
-    finished: bool,
-  ):
-    self.workdir = workdir
-    self.finished = finished
-    self._config = config
-    self._run = run
+  workdir: Path
+  config: base.RunConfig
+  run: run_documents.Run
+  finished: bool
 
   @property
   def id(self) -> str:
     """Identifies the run; unchanged when it is continued."""
-    first = self._run.starts[0]
+    first = self.run.starts[0]
     return json_documents.digest(first.model_dump())[: digests.SHORT]
 
   def begin(self, first_step: int, params: Any) -> None:
@@ -164,14 +196,12 @@ class RunFolder:
         later step than any checkpoint.
       errors.UserError: the folder cannot be written.
     """
-    start = _start()
-    self._run = self._run.model_copy(
-      update={'starts': [*self._run.starts, start]}
-    )
+    starts = [*self.run.starts, _start()]
+    self.run = self.run.model_copy(update={'starts': starts})
     devices.first_decides(lambda: self._begin(first_step, params))
 
   def _begin(self, first_step: int, params: Any) -> int:
-    workdir, num_steps = self.workdir, self._config.num_steps
+    workdir, num_steps = self.workdir, self.config.num_steps
     if first_step > num_steps:
       raise run_documents.RunError(
         f'{workdir} has been trained for {first_step} steps already, more than'
@@ -183,14 +213,14 @@ class RunFolder:
         f'{workdir} holds weights of step {metrics.step}, but no checkpoint to'
         ' continue from; choose another --workdir, or delete that folder'
       )
-    json_documents.write(workdir / 'config.json', self._config.model_dump())
-    json_documents.write(workdir / 'run.json', self._run.model_dump())
+    json_documents.write(workdir / 'config.json', self.config.model_dump())
+    json_documents.write(workdir / 'run.json', self.run.model_dump())
     overview = parameter_overview.get_parameter_overview(
       params, include_stats=False
     )
-    path = workdir / 'parameters.txt'
-    with files.write_errors(path):
-      path.write_text(overview + '\n')
+    files.replace(
+      workdir / 'parameters.txt', lambda file: file.write_text(overview + '\n')
+    )
     return 0
 
   def write_pictures(self, images: Mapping[str, np.ndarray]) -> None:
@@ -222,13 +252,13 @@ class RunFolder:
       return
     # A checkpoint does not keep the order.
     validation = dict(sorted(scalars.items()))
-    start = self._run.starts[-1]  # The last one: a run can be extended.
+    start = self.run.starts[-1]  # The last one: a run can be extended.
     training = {
       **export.training,
       'step': step,
       'validation': validation,
       'sources': {
-        role: source.model_dump() for role, source in self._run.sources.items()
+        role: source.model_dump() for role, source in self.run.sources.items()
       },
       'command': start.command,
       'git_revision': start.git_revision,
@@ -242,7 +272,7 @@ class RunFolder:
       None if export.start_states is None else export.start_states(params),
     )
     metrics = run_documents.Metrics(
-      num_steps=self._config.num_steps,
+      num_steps=self.config.num_steps,
       step=step,
       validation=validation,
       weights_sha256=sha256,
@@ -274,14 +304,15 @@ def _compared(
   }
   if not wanted.get('cosine_decay'):
     may_differ.add('num_steps')
-  differences = list(_differences(found, wanted, may_differ))
+  differences = run_documents.differences(found, wanted, may_differ)
   there = run if documents[1] is None else documents[1]
   for role in sorted({*there.sources, *run.sources}):
     one, other = there.sources.get(role), run.sources.get(role)
     # The same content may have another name, for instance a later version.
     if not (one and other and one.sha256 == other.sha256):
       contents = (x.model_dump() if x else {} for x in (one, other))
-      differences += [f'{role} {x}' for x in _differences(*contents)]
+      found = run_documents.differences(*contents)
+      differences += [f'{role} {x}' for x in found]
   if differences:
     raise run_documents.RunError(
       f'{workdir} holds a run with a different config'
@@ -289,20 +320,6 @@ def _compared(
       ' delete that folder'
     )
   return there
-
-
-def _differences(
-  found: Mapping[str, Any],
-  wanted: Mapping[str, Any],
-  may_differ: Collection[str] = (),
-) -> Iterator[str]:
-  """Describes each key with differing values."""
-  for key in sorted({*found, *wanted} - set(may_differ)):
-    if found.get(key) != wanted.get(key):
-      there, here = (
-        repr(x[key]) if key in x else 'absent' for x in (found, wanted)
-      )
-      yield f'{key} is {there} there and {here} here'
 
 
 def _has_results(workdir: Path) -> bool:

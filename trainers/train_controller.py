@@ -24,6 +24,7 @@ from trainers.configs import controller_dream
 from trainers.configs import controller_evolution
 
 with epy.lazy_imports():
+  from carracing_data import digests
   from models import controller
   from models import start_states
   from models import weights
@@ -42,11 +43,7 @@ _CONFIGS = {
   'controller_dream.py': controller_dream.Config,
   'controller_evolution.py': controller_evolution.Config,
 }
-_METHODS = {
-  'actor_critic': controller_config.Config,
-  'dream': controller_dream.Config,
-  'evolution': controller_evolution.Config,
-}
+_METHODS = {x.model_fields['method'].default: x for x in _CONFIGS.values()}
 
 
 def train(
@@ -76,28 +73,24 @@ def train(
   config = _validated(config)
   v, m = weights.load(vae, 'vae'), weights.load(mdn_rnn, 'mdn_rnn')
   model = world_model.combined(v, m)
-  digests = {'vae': v.sha256, 'mdn_rnn': m.sha256}
-  sources = {
-    name: run_documents.Source(name=name, sha256={'weights': sha256})
-    for name, sha256 in digests.items()
+  sources = {x.name: run_folder.weights_source(x) for x in (v, m)}
+  sizes = {
+    'latent_size': v.model.latent_size,
+    'hidden_size': m.model.hidden_size if config.features == 'z,h' else 0,
   }
-  c = controller.Controller(
-    v.model.latent_size,
-    m.model.hidden_size if config.features == 'z,h' else 0,
-  )
+  c = controller.Controller(**sizes)
   params = starts = None
   if isinstance(config, controller_dream.Config):
     world_model.check_dreams(model, mdn_rnn)
     starts = start_states.load(mdn_rnn)
-    sha256 = weights.describe(mdn_rnn).start_states_sha256
-    assert sha256 is not None
-    sources['mdn_rnn'].sha256['start_states'] = sha256
+    assert m.start_states is not None
+    sources[m.name].sha256['start_states'] = digests.of_bytes(m.start_states)
     if initial_weights is not None:
-      initial = _initial(initial_weights, digests['vae'], c)
-      params = initial.variables['params']
-      sources['initial_weights'] = run_documents.Source(
-        name='controller', sha256={'weights': initial.sha256}
+      initial = run_folder.initial_weights(
+        initial_weights, 'controller', v.sha256, sizes
       )
+      params = initial.variables['params']
+      sources['initial_weights'] = run_folder.weights_source(initial)
   elif initial_weights is not None:
     raise run_documents.RunError(
       f'--initial_weights needs method=dream, not {config.method}; pass'
@@ -119,8 +112,8 @@ def train(
     sources,
     run_folder.Export(
       'controller',
-      {'latent_size': c.latent_size, 'hidden_size': c.hidden_size},
-      {f'{name}_sha256': sha256 for name, sha256 in digests.items()},
+      sizes,
+      {f'{x.name}_sha256': x.sha256 for x in (v, m)},
     ),
     make_learner,
     options or training_log.DEFAULT,
@@ -141,26 +134,6 @@ def _validated(
       f' {method!r}; is --config=FILE a config of this trainer?'
     )
   return base.validated(config, _METHODS[method])
-
-
-def _initial(
-  folder: str, vae_sha256: str, c: controller.Controller
-) -> weights.Weights:
-  """Loads the weights from which to train on."""
-  initial = weights.load(folder, 'controller')
-  if initial.training.get('vae_sha256') != vae_sha256:
-    raise run_documents.RunError(
-      f'{folder} was trained with another V; pass that one with --vae, or train'
-      ' without --initial_weights'
-    )
-  for name, found in initial.config.items():
-    if found != (wanted := getattr(c, name)):
-      raise run_documents.RunError(
-        f'{folder} has {name}={found}, not {wanted}; pass the'
-        ' --config.features and --mdn_rnn that it was trained with, or train'
-        ' without --initial_weights'
-      )
-  return initial
 
 
 def _input_flags() -> list[flags.FlagHolder]:

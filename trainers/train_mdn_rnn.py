@@ -31,8 +31,8 @@ with epy.lazy_imports():
   from clu import metrics
   import jax
   import jax.numpy as jnp
+  from models import mdn_rnn
   from models import start_states
-  from models import weights
   from trainers import devices
   from trainers import loop
   from trainers import mdn_rnn_evaluation
@@ -69,27 +69,40 @@ def train(
   config = base.validated(config, mdn_rnn_config.Config)
   devices.check_batch_size(config.batch_size)
   latents = prepared_dataset.find_all(config.dataset, data_dir, schema.KIND)
-  _check_vae(latents)
+  vae_sha256 = latents[0].config['vae_sha256']
+  for other in latents[1:]:
+    if other.config['vae_sha256'] != vae_sha256:
+      raise run_documents.RunError(
+        f'{other.full_name} was encoded by another VAE than'
+        f' {latents[0].full_name}; encode its rollouts with the same VAE'
+      )
+  longest = mdn_rnn_evaluation.longest(latents, 'train', 'validation') - 1
+  if config.window_steps > longest:
+    raise run_documents.RunError(
+      f'invalid config: window_steps: the longest episode of {config.dataset}'
+      f' has {longest} transitions, fewer than {config.window_steps}'
+    )
   sources = run_folder.dataset_sources(latents)
+  model_config = mdn_rnn_evaluation.model_config(
+    config, latents[0].feature_sizes['latent_size']
+  )
   params = None
   if initial_weights is not None:
-    initial = _initial(initial_weights, config, latents[0])
-    params = initial.variables['params']
-    sources['initial_weights'] = run_documents.Source(
-      name='mdn_rnn', sha256={'weights': initial.sha256}
+    initial = run_folder.initial_weights(
+      initial_weights, 'mdn_rnn', vae_sha256, model_config
     )
-  _check_window(config, latents)
-  model = mdn_rnn_evaluation.model(config, _latent_size(latents))
-  folders = [str(x.folder) for x in latents]
+    params = initial.variables['params']
+    sources['initial_weights'] = run_folder.weights_source(initial)
+  train_episodes = _episodes(latents, 'train')
   export = run_folder.Export(
     'mdn_rnn',
-    mdn_rnn_evaluation.model_config(config, model.latent_size),
+    model_config,
     {
       'dataset': ' + '.join(x.full_name for x in latents),
-      'vae_sha256': _vae_sha256(latents[0]),
+      'vae_sha256': vae_sha256,
     },
     lambda params: start_states.collect(
-      model, params, _episodes(folders, 'train')
+      mdn_rnn.MDNRNN(**model_config), params, train_episodes
     ),
   )
   loop.train_and_evaluate(
@@ -116,7 +129,6 @@ def make_learner(
     workdir: folder of the run.
     params: initial parameters; None: they are drawn at random.
   """
-  folders = [str(x.folder) for x in latents]
   if config.predict_outcomes and not any(
     x.splits['train'].num_terminated for x in latents
   ):
@@ -126,13 +138,13 @@ def make_learner(
     )
   # In memory, because each baseline goes through the episodes anew.
   baselines = mdn_rnn_evaluation.baselines(
-    list(_episodes(folders, 'validation')), config.predict_outcomes
+    list(_episodes(latents, 'validation')), config.predict_outcomes
   )
   return supervised_learner.SupervisedLearner(
     config,
-    create_train_state(config, _latent_size(latents), params),
+    create_train_state(config, latents[0].feature_sizes['latent_size'], params),
     loader.windows(
-      folders,
+      [str(x.folder) for x in latents],
       split='train',
       window_steps=config.window_steps,
       **devices.host_part(config),
@@ -202,65 +214,11 @@ def train_step(
   )
 
 
-def _check_vae(latents: Sequence[prepared_dataset.Dataset]) -> None:
-  for other in latents[1:]:
-    if _vae_sha256(other) != _vae_sha256(latents[0]):
-      raise run_documents.RunError(
-        f'{other.full_name} was encoded by another VAE than'
-        f' {latents[0].full_name}; encode its rollouts'
-        ' with the same VAE'
-      )
-
-
-def _vae_sha256(latents: prepared_dataset.Dataset) -> str:
-  return latents.config['vae_sha256']
-
-
-def _initial(
-  folder: str,
-  config: mdn_rnn_config.Config,
-  latents: prepared_dataset.Dataset,
-) -> weights.Weights:
-  """Loads the weights from which to train on."""
-  initial = weights.load(folder, 'mdn_rnn')
-  if initial.training.get('vae_sha256') != _vae_sha256(latents):
-    raise run_documents.RunError(
-      f'{folder} was trained on the latents of another VAE than'
-      f' {latents.full_name}; train from random'
-      ' weights, without --initial_weights'
-    )
-  wanted = mdn_rnn_evaluation.model_config(config, initial.model.latent_size)
-  for name, found in initial.config.items():
-    if found != wanted[name]:
-      raise run_documents.RunError(
-        f'{folder} has {name}={found}, not {wanted[name]}; set'
-        f' --config.{name}={found}'
-      )
-  return initial
-
-
-def _check_window(
-  config: mdn_rnn_config.Config,
-  latents: Sequence[prepared_dataset.Dataset],
-) -> None:
-  longest = mdn_rnn_evaluation.longest(latents, 'train', 'validation') - 1
-  if config.window_steps > longest:
-    raise run_documents.RunError(
-      f'invalid config: window_steps: the longest episode of {config.dataset}'
-      f' has {longest} transitions, fewer than {config.window_steps}'
-    )
-
-
-def _latent_size(latents: Sequence[prepared_dataset.Dataset]) -> int:
-  mean: Any = latents[0].features['mean']
-  return mean.shape[-1]
-
-
-def _episodes(folders: Sequence[str], split: str) -> Sequence[Any]:
+def _episodes(
+  latents: Sequence[prepared_dataset.Dataset], split: str
+) -> Sequence[Any]:
   """Returns the episodes of all datasets, each read on access."""
-  return prepared_dataset.concatenated(
-    [loader.episodes(folder, split=split) for folder in folders]
-  )
+  return prepared_dataset.concatenated([x.records(split) for x in latents])
 
 
 def _input_flags() -> list[flags.FlagHolder]:

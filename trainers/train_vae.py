@@ -185,7 +185,7 @@ def evaluation(
     for i in range(0, len(validation), _EVAL_BATCH)
   ]
 
-  @jax.jit
+  @devices.jit_evaluation
   def eval_step(params, observation, index):
     key = jax.random.fold_in(jax.random.key(_EVAL_SEED), index)
     variables = {'params': params}

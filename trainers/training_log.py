@@ -7,7 +7,6 @@ import time
 from typing import Any, NamedTuple
 
 from absl import logging
-from carracing_data import command_line
 from carracing_data import progress
 from clu import metrics as clu_metrics
 from etils import epy
@@ -161,7 +160,7 @@ class TrainingLog(contextlib.AbstractContextManager):
       if self._shown_metric in scalars:
         name = self._shown_metric
         self._progress.show_metric(name, scalars[name])
-      self._write_scalars('train', step, scalars)
+      self._writer.write_scalars(step, _prefixed('train', scalars))
 
   def sync(self) -> None:
     """Waits until all metrics are on disk."""
@@ -171,17 +170,12 @@ class TrainingLog(contextlib.AbstractContextManager):
   def write(self, step: int, evaluation: Evaluation) -> None:
     """Writes an evaluation and shows its results."""
     self.flush()
-    self._write_scalars('validation', step, evaluation.scalars)
+    scalars = _prefixed('validation', evaluation.scalars)
+    self._writer.write_scalars(step, scalars)
     if evaluation.images:
-      self._writer.write_images(
-        step, _prefixed('validation', evaluation.images)
-      )
+      images = _prefixed('validation', evaluation.images)
+      self._writer.write_images(step, images)
     logging.info('Validation after step %d:%s', step, _block(evaluation))
-
-  def _write_scalars(
-    self, prefix: str, step: int, scalars: Mapping[str, float]
-  ) -> None:
-    self._writer.write_scalars(step, _prefixed(prefix, scalars))
 
 
 class Profile(contextlib.AbstractContextManager):
@@ -212,16 +206,6 @@ class Profile(contextlib.AbstractContextManager):
 
   def __exit__(self, *exception) -> None:
     self._active.close()
-
-
-def check(options: Options) -> None:
-  """Checks that Weights & Biases is installed if it is wanted.
-
-  Raises:
-    errors.UserError: it is not.
-  """
-  if options.wandb_project:
-    command_line.check_package('wandb', 'wandb', '--wandb_project')
 
 
 def start_wandb(

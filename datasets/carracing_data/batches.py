@@ -8,6 +8,7 @@ after another.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any
 
 from carracing_data import errors
@@ -74,12 +75,12 @@ def shuffled(
   return grain.experimental.RebatchIterDataset(dataset, batch_size)
 
 
+@dataclasses.dataclass(eq=False)
 class _ReadGroup(grain.transforms.RandomMap):
   """Reads the records of a group and cuts them into shuffled examples."""
 
-  def __init__(self, source: grain.sources.RandomAccessDataSource, cut: Cut):
-    self._source = source
-    self._cut = cut
+  source: grain.sources.RandomAccessDataSource
+  cut: Cut
 
   def random_map(self, element: np.ndarray, rng: np.random.Generator) -> Any:
-    return self._cut([self._source[int(i)] for i in element], rng)
+    return self.cut([self.source[int(i)] for i in element], rng)

@@ -52,18 +52,14 @@ def read(path: Path, schema: type[_Schema]) -> _Schema:
     errors.UserError: the operating system cannot read it.
     errors.DocumentError: it is not JSON or does not match the schema.
   """
-  try:
-    text = files.read_bytes(path).decode()
-  except UnicodeDecodeError:
-    raise errors.DocumentError(f'{path} is damaged: it is not UTF-8') from None
-  return parse(text, schema, str(path))
+  return parse(files.read_bytes(path), schema, str(path))
 
 
-def parse(text: str, schema: type[_Schema], source: str) -> _Schema:
+def parse(text: str | bytes, schema: type[_Schema], source: str) -> _Schema:
   """Parses a JSON document.
 
   Args:
-    text: JSON text.
+    text: JSON text, in UTF-8 if bytes.
     schema: schema of the document.
     source: origin of the text, for the error message.
 

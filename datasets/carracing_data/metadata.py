@@ -8,6 +8,7 @@ without this project; `verification` compares it.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import json
 from pathlib import Path
+import re
 from typing import Annotated, Any, NamedTuple
 
 from carracing_data import errors
@@ -16,13 +17,10 @@ from carracing_data import rlds_steps
 import pydantic
 
 _Count = Annotated[int, pydantic.Field(ge=0, lt=2**40)]
-_FullName = Annotated[
-  str,
-  pydantic.StringConstraints(
-    pattern=rf'^{json_documents.NAME}/{json_documents.NAME}'
-    r':\d{1,4}\.\d{1,4}\.\d{1,4}$'
-  ),
-]
+_FULL_NAME = (
+  rf'^{json_documents.NAME}/{json_documents.NAME}'
+  r':\d{1,4}\.\d{1,4}\.\d{1,4}$'
+)
 SEAL = 'metadata_sha256'
 FILE = 'metadata.json'
 INFO_FILE = 'dataset_info.json'  # This one and the next are TFDS's.
@@ -102,7 +100,8 @@ class Metadata(json_documents.Document):
   """Schema of `metadata.json`, which our builders write.
 
   Attributes:
-    name: `dataset/config:version`.
+    name: `dataset/config:version`; absent in version 1.0.0, where the folder
+      has the name.
     config: all choices of the user that affect the data.
     packages: versions of the packages that may affect the data.
     platform: device and settings that may affect the data, by name; absent from
@@ -112,7 +111,7 @@ class Metadata(json_documents.Document):
     metadata_sha256: digest of all of the above, see `json_documents.sealed`.
   """
 
-  name: _FullName = '_/_:0.0.0'  # In version 1.0.0; its folder has the name.
+  name: Annotated[str, pydantic.StringConstraints(pattern=_FULL_NAME)] = ''
   config: dict[str, Any]
   packages: dict[json_documents.Name, str]
   platform: dict[json_documents.Name, str] = {}
@@ -165,10 +164,13 @@ def check_folder(
   ):
     raise errors.DatasetError(f'{path} was edited')
   if 'name' not in metadata.model_fields_set:
-    dataset, config, version = folder.absolute().parts[-3:]
-    metadata = metadata.model_copy(
-      update={'name': f'{dataset}/{config}:{version}'}
-    )
+    name = '{}/{}:{}'.format(*('', '', *folder.absolute().parts)[-3:])
+    if not re.match(_FULL_NAME, name):
+      raise errors.DatasetError(
+        f'{folder} holds a dataset of version 1.0.0, whose name is that of its'
+        ' folder; move it to DATASET/CONFIG/VERSION'
+      )
+    metadata = metadata.model_copy(update={'name': name})
   kind = {kind.name: kind for kind in kinds}.get(metadata.dataset)
   if kinds and kind is None:
     wanted = ' or '.join(kind.name for kind in kinds)

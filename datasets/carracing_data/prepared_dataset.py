@@ -64,20 +64,14 @@ def features_of(
   )
 
 
+@dataclasses.dataclass(eq=False)
 class Records(Sequence[Any]):
   """The records of a split; decodes only the requested features."""
 
-  def __init__(
-    self,
-    serialized: Sequence[bytes],
-    features: tfds.features.FeaturesDict,
-    folder: Path,
-    split: str,
-  ):
-    self._serialized = serialized
-    self._features = features
-    self._folder = folder
-    self._split = split
+  _serialized: Sequence[bytes]
+  _features: tfds.features.FeaturesDict
+  _folder: Path
+  _split: str
 
   def __len__(self) -> int:
     return len(self._serialized)
@@ -279,20 +273,13 @@ def find(
   Raises:
     errors.DatasetError: the dataset is not prepared, is of another kind, has
       another digest, or has damaged metadata.
+    OSError: the operating system refuses the name, e.g. because of its length.
   """
-  try:
-    name, wanted = _without_digest(name)
-    folder = files.expand(name).absolute()
-    if not (is_folder := _is_folder(name, folder)):
-      folder = _folder_of(name, data_dir)
-    found, kind = metadata_lib.check_folder(folder, kinds)
-  except errors.UserError:
-    raise
-  except (OSError, ValueError) as error:  # Too long, or contains a NUL.
-    reason = getattr(error, 'strerror', None) or error
-    raise errors.DatasetError(
-      f'cannot read the dataset {name[:100]!r}: {reason}'
-    ) from None
+  name, wanted = _without_digest(name)
+  folder = files.expand(name).absolute()
+  if not (is_folder := _is_folder(name, folder)):
+    folder = _folder_of(name, data_dir)
+  found, kind = metadata_lib.check_folder(folder, kinds)
   if not is_folder:  # A folder that is named may lie anywhere.
     dataset, config, version = folder.parts[-3:]
     if found.name != f'{dataset}/{config}:{version}':

@@ -8,7 +8,6 @@ dependencies. The dataset appears only when all shards are finished.
 
 import abc
 from collections.abc import Mapping, Sequence
-import dataclasses
 import functools
 import importlib.metadata
 import os
@@ -38,19 +37,17 @@ from tensorflow_datasets.core import dataset_builder
 
 _BEAM_POLL_SECONDS = 30.0
 
-_TFDS_FIELDS = {
-  field.name for field in dataclasses.fields(tfds.core.BuilderConfig)
-} - {'name', 'description'}
-
 tfds_command.adapt()
 
 
-@dataclasses.dataclass(eq=False)
 class Config(tfds.core.BuilderConfig):
   """A builder config whose keys and values are validated.
 
+  The annotated attributes of a subclass are its keys, with their defaults. Of
+  the keys that TFDS defines, only the name and the description have an effect.
+
   Attributes:
-    SCHEMA: schema of the keys that TFDS does not define.
+    SCHEMA: schema of the keys.
 
   Raises:
     errors.DatasetError: a key or a value is invalid; the message names it.
@@ -58,26 +55,17 @@ class Config(tfds.core.BuilderConfig):
 
   SCHEMA: ClassVar[type[json_documents.Document]]
 
-  def __new__(cls, *args: Any, **kwargs: Any):
-    # TFDS's other fields (versions, tags) are rejected, as they have no effect.
-    keys = cls._keys()
-    known = {*keys, 'description', *_TFDS_FIELDS}
-    if kwargs and not args and 'name' not in kwargs:
-      raise errors.DatasetError(
-        'a config needs a "name", e.g. {"name": "mine", ...}'
-      )
-    if unknown := sorted(
-      key
-      for key, value in kwargs.items()
-      if key not in known or (value and key in _TFDS_FIELDS)
-    ):
+  def __init__(
+    self, name: str = '', description: str | None = None, **values: Any
+  ):
+    keys = sorted(type(self).__annotations__)
+    if unknown := sorted({*values} - {*keys}):
       raise errors.DatasetError(
         f'unknown config key {", ".join(map(repr, unknown))}; the keys are'
-        f' {", ".join(keys)}'
+        f' {", ".join(["name", *keys])}'
       )
-    return super().__new__(cls)
-
-  def __post_init__(self):
+    vars(self).update(values)
+    values = {key: getattr(self, key) for key in keys}
     schema = pydantic.create_model(
       type(self).__name__,
       __base__=self.SCHEMA,
@@ -86,17 +74,13 @@ class Config(tfds.core.BuilderConfig):
     )
     try:
       schema.model_validate(
-        {name: getattr(self, name) for name in (*self._keys(), 'description')}
+        {'name': name, 'description': description, **values}
       )
     except pydantic.ValidationError as error:
       raise errors.DatasetError(
         f'invalid config: {json_documents.explain(error)}'
       ) from None
-
-  @classmethod
-  def _keys(cls) -> list[str]:
-    own = {field.name for field in dataclasses.fields(cls)}
-    return ['name', *sorted(own - _TFDS_FIELDS - {'name', 'description'})]
+    super().__init__(name=name, description=description)
 
 
 class Info(tfds.core.DatasetInfo):

@@ -4,7 +4,6 @@ tfds build datasets/carracing_latents
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import dataclasses
 import functools
 import os
 from pathlib import Path
@@ -49,7 +48,6 @@ class _Settings(json_documents.Document):
   latent_size: Annotated[int, pydantic.Field(ge=1, le=16_384)]
 
 
-@dataclasses.dataclass(eq=False)
 class LatentsConfig(sharded_builder.Config):
   """Config of `tfds build datasets/carracing_latents --config '{...}'`.
 

@@ -37,11 +37,11 @@ def broken_promises(
   for index, record in enumerate(records):
     if record['episode_id'] != index:
       yield f'it is episode {record["episode_id"]}, not {index}'
-    lengths = {len(v) for k, v in record.items() if k != 'episode_id'}
+    fields = {k: v for k, v in record.items() if k != 'episode_id'}
+    lengths = {len(x) for x in fields.values()}
     if len(lengths) != 1:
       yield f'its features have different lengths: {sorted(lengths)}'
     else:
-      fields = {k: v for k, v in record.items() if k != 'episode_id'}
       yield from rlds_steps.broken_promises(fields)
       totals.add(rlds_steps.summarize(fields))
 

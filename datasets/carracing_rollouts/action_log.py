@@ -214,13 +214,7 @@ def parse(content: bytes, source: str) -> ActionLog:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
       if sorted(archive.namelist()) != ['action.npy', 'header.npy']:
         raise ValueError('it does not hold header and action alone')
-      text = _array(archive, 'header.npy', _MAX_HEADER).tobytes().decode()
-      version = json.loads(text)['schema_version']
-      if version != 1:
-        raise LogError(
-          f'{source} has schema version {version}, but this code reads version'
-          ' 1'
-        )
+      text = _array(archive, 'header.npy', _MAX_HEADER).tobytes()
       header = json_documents.parse(text, Header, source)
       counts = [episode.num_steps for episode in header.episodes]
       num_bytes = sum(counts) * rlds_steps.ACTION_SIZE * 4 + 1024

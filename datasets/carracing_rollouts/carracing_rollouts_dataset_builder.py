@@ -4,7 +4,6 @@ tfds build datasets/carracing_rollouts
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-import dataclasses
 import functools
 import os
 from typing import Annotated, Any
@@ -36,7 +35,6 @@ class _Settings(schema.Config):
   actions: str
 
 
-@dataclasses.dataclass(eq=False)
 class RolloutsConfig(sharded_builder.Config):
   """Config of `tfds build datasets/carracing_rollouts --config '{...}'`.
 
@@ -46,18 +44,17 @@ class RolloutsConfig(sharded_builder.Config):
 
   SCHEMA = _Settings
 
-  num_episodes: int | None = None  # 30, or 0 for the policy `recorded`.
+  num_episodes: int  # By default 30, or 0 for the policy `recorded`.
   max_steps: int = 1000  # CarRacing's own limit, 20 s at 50 Hz.
   policy: str = 'random_policy'
   seed: int = 0
   simulator: str = 'gymnasium'
   actions: str = ''  # Action log, relative to the working directory.
 
-  def __post_init__(self):
-    recorded = self.policy == schema.RECORDED
-    if self.num_episodes is None:
-      self.num_episodes = 0 if recorded else _NUM_EPISODES
-    super().__post_init__()
+  def __init__(self, name: str = '', **values: Any):
+    recorded = values.get('policy') == schema.RECORDED
+    num_episodes = 0 if recorded else _NUM_EPISODES
+    super().__init__(name, **{'num_episodes': num_episodes, **values})
     for key, check in (
       ('policy', self._check_policy),
       ('num_episodes', self._check_num_episodes),
@@ -80,7 +77,6 @@ class RolloutsConfig(sharded_builder.Config):
       ) from None
 
   def _check_num_episodes(self) -> None:
-    assert self.num_episodes is not None
     if self.policy != schema.RECORDED:
       if self.num_episodes < 2:
         raise errors.DatasetError(
@@ -116,7 +112,6 @@ class RolloutsConfig(sharded_builder.Config):
 
   def split_sizes(self) -> dict[str, int]:
     """Returns the number of episodes of each split."""
-    assert self.num_episodes is not None
     return {
       split: size + (len(self.log.of_split(split)) if self.log else 0)
       for split, size in schema.split_sizes(self.num_episodes).items()

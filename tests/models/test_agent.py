@@ -83,7 +83,7 @@ def test_a_controller_of_z_alone_ignores_h(world, frames, tmp_path):
 
 def test_noise_of_other_episodes_is_refused(agent_folder, frames):
   driver = agent.load(agent_folder)
-  with pytest.raises(ValueError, match=r'noise is \[4, 3\], not \[3, 3\]'):
+  with pytest.raises(ValueError, match='noise, B is one of {3, 4}'):
     driver(frames[0, :3], driver.initial_carry(range(3)), np.zeros((4, 3)))
 
 
@@ -114,20 +114,11 @@ def test_parts_of_different_agents_are_refused(agent_folder, tmp_path):
     agent.load(folder)
 
 
-def test_a_controller_of_other_sizes_is_refused(world, tmp_path):
-  conftest.save_agent(tmp_path, world, hidden_size=16)
-  with pytest.raises(
-    weights.WeightsError, match=r'\(32, 16\); .*\(32, 256\) and \(32, 0\)'
-  ):
-    agent.load(tmp_path)
-
-
 @pytest.mark.parametrize(
   ('shape', 'dtype', 'cars', 'message'),
   [
     ((2, 64, 64, 3), np.float32, 2, r'is float32\[2, 64, 64, 3\], not uint8'),
-    ((2, 96, 96, 3), np.uint8, 2, r'not uint8\[B, 64, 64, 3\]'),
-    ((2, 64, 64, 3), np.uint8, 3, 'the carry is not that of 2 episodes'),
+    ((2, 64, 64, 3), np.uint8, 3, 'B is one of {2, 3}'),
   ],
 )
 def test_wrong_observations(agent_folder, shape, dtype, cars, message):

@@ -136,6 +136,9 @@ def test_first_version_is_read(copy, tmp_path):
 
   edit(copy / 'metadata.json', change)
   edit(copy / 'dataset_info.json', lambda c: c.update(version='1.0.0'))
+  other = shutil.copytree(copy, tmp_path / 'other')
+  with pytest.raises(errors.DatasetError, match='move it to DATASET/CONFIG/VE'):
+    prepared_dataset.find(str(other))
   shutil.move(copy, tmp_path / 'data' / NAME / '1.0.0')
   dataset = prepared_dataset.find(NAME, tmp_path / 'data', schema.KIND)
   assert dataset.full_name == f'{NAME}:1.0.0'

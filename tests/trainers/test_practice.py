@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from trainers.control import fleet as fleet_lib
 from trainers.control import practice
-from trainers.control import privileged
+from trainers.control import privileged_observations
 
 RULES = practice.Rules(
   'sketched', stuck_steps=30, start_share=0.3, start_offset=3.0, start_angle=0.2
@@ -121,9 +121,9 @@ def test_privileged_numbers_at_a_known_pose(car):
   game.tile_visited_count = 3
   game.t = 0.25
 
-  observer = privileged.Observer(game)
+  observer = privileged_observations.Observer(game)
   numbers = observer.describe(steps_without_tile=25)
-  assert numbers.shape == (privileged.SIZE,) == (51,)
+  assert numbers.shape == (privileged_observations.SIZE,) == (51,)
   assert numbers[0] == pytest.approx(1)  # Speed along, in 30.
   assert numbers[1] == pytest.approx(0.5)  # Across, in 10.
   assert numbers[2] == pytest.approx(0.5)
@@ -144,7 +144,7 @@ def test_privileged_numbers_at_a_known_pose(car):
 def test_tiles_left_behind_are_missed_once(car):
   car.drive(7)
   game = car._game
-  observer = privileged.Observer(game)
+  observer = privileged_observations.Observer(game)
   missed = []
   for tile in 3, 6, 6, 4, 7, 20:
     game.car.hull.position = tuple(game.track[tile][2:])

@@ -265,7 +265,7 @@ def test_c_trains_on_from_exported_weights(world, tmp_path):
   assert on.sha256 != first.sha256
   with pytest.raises(run_documents.RunError, match='initial_weights'):
     train('same', str(tmp_path / 'on' / 'weights'), learning_rate=0.0)
-  with pytest.raises(run_documents.RunError, match='hidden_size=256, not 0'):
+  with pytest.raises(run_documents.RunError, match='hidden_size is 256'):
     train('z', folder, features='z')
   with pytest.raises(run_documents.RunError, match='trained with another V'):
     train('v', str(agent.PRETRAINED / 'controller'))

@@ -339,7 +339,7 @@ def test_m_trains_on_from_exported_weights(world, tmp_path):
   with pytest.raises(run_documents.RunError, match='initial_weights'):
     train_mdn_rnn.train(config, tmp_path / 'same', data, on)
   config.hidden_size = 128
-  with pytest.raises(run_documents.RunError, match='--config.hidden_size=256'):
+  with pytest.raises(run_documents.RunError, match='hidden_size is 256'):
     train_mdn_rnn.train(config, tmp_path / 'c', data, on)
 
 

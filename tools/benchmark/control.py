@@ -14,7 +14,7 @@ from tools.benchmark import mdn_rnn
 from trainers.configs import controller as controller_config
 from trainers.control import actor_critic
 from trainers.control import actor_critic_learner
-from trainers.control import privileged
+from trainers.control import privileged_observations
 from trainers.control import replay_buffer
 
 _C = controller.Controller()
@@ -94,7 +94,9 @@ def drive(config: controller_config.Config) -> contest.Work:
 def update(config: controller_config.Config) -> contest.Work:
   """Prepares the updates of a step of the trainer, always the same batches."""
   runtime.prepare()
-  state = actor_critic.create(config, _NUM_FEATURES, privileged.SIZE)
+  state = actor_critic.create(
+    config, _NUM_FEATURES, privileged_observations.SIZE
+  )
   return contest.repeat(
     functools.partial(actor_critic.update, config),
     state,
@@ -137,12 +139,12 @@ def batches(config: controller_config.Config) -> replay_buffer.Batch:
 
   batch = replay_buffer.Batch(
     features=normal(_NUM_FEATURES),
-    privileged=normal(privileged.SIZE),
+    privileged=normal(privileged_observations.SIZE),
     action=np.tanh(normal(controller.ACTION_SIZE)),
     reward=normal(),
     discount=np.full(shape, discount, np.float32),
     next_features=normal(_NUM_FEATURES),
-    next_privileged=normal(privileged.SIZE),
+    next_privileged=normal(privileged_observations.SIZE),
     weight=np.ones(shape, np.float32),
   )
   # Vectors are float16, as in the replay buffer.

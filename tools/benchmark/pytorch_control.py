@@ -26,7 +26,7 @@ from torch.nn import functional
 from trainers.configs import controller as controller_config
 from trainers.control import driving
 from trainers.control import networks
-from trainers.control import privileged
+from trainers.control import privileged_observations
 from trainers.control import replay_buffer
 
 _NUM_FEATURES = 32 + 256
@@ -157,7 +157,7 @@ class Learner:
     self.actor = Actor()
     self.average = copy.deepcopy(self.actor)
     self.critics = nn.ModuleList(
-      Critic(privileged.SIZE, config.critic_size) for _ in range(2)
+      Critic(privileged_observations.SIZE, config.critic_size) for _ in range(2)
     )
     self.targets = copy.deepcopy(self.critics)
     log_temperature = math.log(config.initial_temperature)

@@ -7,7 +7,6 @@ from pathlib import Path
 import sys
 from typing import Annotated
 
-from absl import flags
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
@@ -15,18 +14,14 @@ from carracing_data import files
 from carracing_data import json_documents
 from carracing_rollouts import tracks
 from etils import epy
-from ml_collections import config_flags
 import pydantic
-from trainers import config_files
+from trainers import common_flags
 from trainers.configs import base
 
 with epy.lazy_imports():
   from tools.driving import drivers
   from tools.pipelines import rounds
   from tools.pipelines import stages
-
-# `--help` lists the flags under the binary instead of this module.
-flags.disclaim_key_flags()
 
 FILE = 'pipeline.json'  # The settings, in the folder of a pipeline.
 _FILES_OF_EARLIER_CODE = 'demo.json', 'two_rounds.json', 'dream_rounds.json'
@@ -86,17 +81,14 @@ def run(
   output_dir = command_line.output_dir_flag(name)
   config = base.config_dict(defaults)
   try:
-    config_files.check_keys(sys.argv, config, 'see --help')
+    common_flags.check_keys(sys.argv, config, 'see --help')
   except errors.UserError as error:
     command_line.exit_with_usage(error)
-  config = config_flags.DEFINE_config_dict(
-    'config',
+  config = common_flags.define_config(
     config,
     'Settings: --config.KEY=VALUE changes one of them. The keys, with their'
     ' defaults:\n\n' + base.described(defaults),
   )
-  # ml_collections registers its flag for this module, not for the binary.
-  flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS['config'])
 
   def main(argv: Sequence[str]) -> None:
     del argv

@@ -15,7 +15,7 @@ from trainers.control import controller_learner
 from trainers.control import driving
 from trainers.control import networks
 from trainers.control import practice
-from trainers.control import privileged
+from trainers.control import privileged_observations
 from trainers.control import replay_buffer
 from trainers.control import standardisation
 
@@ -48,14 +48,14 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
     self._environment_steps = 0
     num_features = c.latent_size + c.hidden_size
     self._state = _to_learning_device(
-      actor_critic.create(config, num_features, privileged.SIZE)
+      actor_critic.create(config, num_features, privileged_observations.SIZE)
     )
     self._collected = _to_learning_device(actor_critic.Metrics.empty())
     self._buffer = replay_buffer.empty(
       config.replay_steps // config.num_cars,
       config.num_cars,
       num_features,
-      privileged.SIZE,
+      privileged_observations.SIZE,
     )
     self._begin_interval()
 

@@ -28,6 +28,8 @@ _WARMUP_STEPS = 160  # Of every car, to standardise the features.
 # Streams of random draws: [seed, stream, step], and the index of a car.
 _WARMUP_TRACKS, _WARMUP_NOISE, _TRACKS, _CANDIDATES = 1, 2, 3, 4
 
+_of_candidates = jax.vmap(driving.linear)  # Each has its own layer.
+
 # Means over generations.
 _Metrics = metrics.Collection.create(
   **training_log.averages(
@@ -139,7 +141,7 @@ class EvolutionLearner(controller_learner.ControllerLearner):
         self.fleet,
         self._c,
         self._model,
-        _choose,
+        _of_candidates,
         params,
         [tracks.training(rng)] * config.num_cars,
         config.stuck_steps,
@@ -191,14 +193,6 @@ class EvolutionLearner(controller_learner.ControllerLearner):
       drivers.step()
     self._environment_steps += _WARMUP_STEPS * self._config.num_cars
     self._moments = standardisation.measured(np.stack(features))
-
-
-def _choose(params: Any, features: jax.Array, noise: jax.Array) -> jax.Array:
-  """Chooses the action of each candidate, [B, 3], with its own layer."""
-  del noise
-  layer = params['linear']
-  products = jnp.einsum('bf,bfa->ba', features, layer['kernel'])
-  return jnp.tanh(products + layer['bias'])
 
 
 def _explore(

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from trainers import run_documents
 from trainers.control import practice
-from trainers.control import privileged
+from trainers.control import privileged_observations
 
 
 class Views(NamedTuple):
@@ -47,7 +47,7 @@ class Views(NamedTuple):
 _FIELDS = Views(
   action=((rlds_steps.ACTION_SIZE,), np.float32),
   observation=(rlds_steps.OBSERVATION_SHAPE, np.uint8),
-  privileged=((privileged.SIZE,), np.float32),
+  privileged=((privileged_observations.SIZE,), np.float32),
   reward=((), np.float32),
   outcome=((), np.int32),
   episode_return=((), np.float32),

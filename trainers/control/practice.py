@@ -14,7 +14,7 @@ from carracing_rollouts import environment
 from carracing_rollouts import tracks
 from gymnasium.envs.box2d import car_dynamics
 import numpy as np
-from trainers.control import privileged
+from trainers.control import privileged_observations
 
 # A new track is drawn after this number of steps, even without a whole lap.
 _MAX_TRACK_STEPS = 2000
@@ -129,7 +129,7 @@ class Car:
     return Result(frame, reward, shaped_reward, outcome, *totals)
 
   def privileged(self) -> np.ndarray:
-    """Returns the state for critics; see `privileged.Observer.describe`."""
+    """Returns the state for critics, float32 [51]; see `Observer.describe`."""
     return self._observer.describe(self._without_tile)
 
   def close(self) -> None:
@@ -180,7 +180,7 @@ class Car:
     return frame
 
   def _begin_episode(self) -> None:
-    self._observer = privileged.Observer(self._game)
+    self._observer = privileged_observations.Observer(self._game)
     self._visited = self._game.tile_visited_count
     self._steps = self._without_tile = 0
     self._return = 0.0
