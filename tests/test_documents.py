@@ -192,3 +192,15 @@ def test_quick_commands_run(command, world, project):
     data = {'TFDS_DATA_DIR': str(world.data_dir)}
     done = command(module, *arguments, cwd=project, environment=data)
     assert done.status == 0, (module, arguments, done.stderr)
+
+
+def test_every_promise_has_its_test():
+  table = (PROJECT / 'tests' / 'README.md').read_text()
+  named = re.findall(r'`(test_\w+)`', table)
+  there = [
+    name
+    for path in (PROJECT / 'tests').rglob('test_*.py')
+    for name in re.findall(r'^def (test_\w+)', path.read_text(), re.MULTILINE)
+  ]
+  assert len(named) > 50
+  assert not {*named} - {*there}
