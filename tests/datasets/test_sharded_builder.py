@@ -31,7 +31,7 @@ from tools.driving import recording
 CONFIG = {
   'name': 'faults',
   'num_episodes': 8,
-  'max_steps': 90,
+  'max_steps': 40,
   'simulator': 'sketched',
   'actions': '',  # The log of the fixture below.
 }
@@ -129,8 +129,9 @@ def test_one_worker_writes_the_same_bytes(expected, tmp_path):
   assert_same_bytes(tmp_path, expected)
 
 
-def test_beam_writes_the_same_bytes(expected, tmp_path):
+def test_beam_writes_the_same_bytes(command, expected, tmp_path):
   tfds_build(
+    command,
     tmp_path,
     'runner=DirectRunner,direct_running_mode=multi_processing'
     ',direct_num_workers=2',
@@ -149,7 +150,7 @@ def test_error_of_a_beam_worker_is_that_of_the_build():
     beam.run([functools.partial(prepared_dataset.find, 'a b')], config)
 
 
-def test_dask_cluster_writes_the_same_bytes(expected, tmp_path):
+def test_dask_cluster_writes_the_same_bytes(command, expected, tmp_path):
   dask = [TFDS.with_name('dask')]
   file = tmp_path / 'scheduler.json'
   local = ['--scheduler-file', str(file), '--no-dashboard']
@@ -166,6 +167,7 @@ def test_dask_cluster_writes_the_same_bytes(expected, tmp_path):
     wait_until(file.exists, scheduler)
     address = json.loads(file.read_text())['address']
     tfds_build(
+      command,
       tmp_path,
       'runner=apache_beam.runners.dask.dask_runner.DaskRunner'
       f',dask_client_address={address},dask_npartitions=4',
@@ -177,11 +179,11 @@ def test_dask_cluster_writes_the_same_bytes(expected, tmp_path):
   assert_same_bytes(tmp_path, expected)
 
 
-def tfds_build(data_dir, beam_pipeline_options):
+def tfds_build(command, data_dir, beam_pipeline_options):
   options = f'--beam_pipeline_options={beam_pipeline_options}'
-  subprocess.run(
-    [TFDS, *arguments_of_build(data_dir), options], cwd=DATASETS, check=True
-  )
+  arguments = arguments_of_build(data_dir)
+  done = command('tfds', *arguments, options, cwd=DATASETS)
+  assert done.status == 0, done.stderr
 
 
 def wait_until(condition, process):
@@ -297,8 +299,8 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_full_disk_is_one_clear_error_and_leaves_nothing(command, tmp_path):
   arguments = arguments_of_build(tmp_path, **STOCK)
-  # Less than the size of a shard of 91 steps.
-  done = command('tfds', *arguments, cwd=DATASETS, file_bytes=50_000)
+  # Less than the size of a shard of 41 steps.
+  done = command('tfds', *arguments, cwd=DATASETS, file_bytes=20_000)
   assert done.status == 1
   assert done.stderr.splitlines()[-1].startswith('Error: cannot write ')
   assert 'File too large' in done.stderr.splitlines()[-1]
