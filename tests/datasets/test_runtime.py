@@ -35,11 +35,11 @@ def in_new_process(function, *arguments):
     return new_process.submit(function, *arguments).result()
 
 
-STEPS = {
+STEPS = {  # The first one configures JAX, which is possible only then.
+  'MDN-RNN step': functools.partial(mdn_rnn.train_step, 32, 128),
   'encoder, 64': functools.partial(encoder, 64),
   'encoder, 100': functools.partial(encoder, 100),
   'VAE step': functools.partial(vae.train_step, 100),
-  'MDN-RNN step': functools.partial(mdn_rnn.train_step, 32, 128),
 }
 
 

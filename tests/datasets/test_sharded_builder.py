@@ -31,7 +31,7 @@ from tools.driving import recording
 CONFIG = {
   'name': 'faults',
   'num_episodes': 8,
-  'max_steps': 40,
+  'max_steps': 90,
   'simulator': 'sketched',
   'actions': '',  # The log of the fixture below.
 }
@@ -299,8 +299,8 @@ def test_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_full_disk_is_one_clear_error_and_leaves_nothing(command, tmp_path):
   arguments = arguments_of_build(tmp_path, **STOCK)
-  # Less than the size of a shard of 41 steps.
-  done = command('tfds', *arguments, cwd=DATASETS, file_bytes=20_000)
+  # Less than the size of a shard of 91 steps.
+  done = command('tfds', *arguments, cwd=DATASETS, file_bytes=50_000)
   assert done.status == 1
   assert done.stderr.splitlines()[-1].startswith('Error: cannot write ')
   assert 'File too large' in done.stderr.splitlines()[-1]
