@@ -85,6 +85,15 @@ class Done:
   stderr: str
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """Puts modules first that need no shared artefacts.
+
+  One test process makes these artefacts; the others need not wait for it.
+  """
+  waiting = {x.path for x in items if 'data_dir' in x.fixturenames}
+  items.sort(key=lambda x: x.path in waiting)
+
+
 def made_once(
   tmp_path_factory: pytest.TempPathFactory,
   name: str,
@@ -112,6 +121,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
       rollouts_builder.Builder(
         data_dir=folder,
         config=rollouts_builder.RolloutsConfig(name=name, **config),
+        num_workers=1,
       ).download_and_prepare()
 
   return made_once(tmp_path_factory, 'data', make)
@@ -361,7 +371,7 @@ def tiny_controller_config() -> ml_collections.ConfigDict:
     batch_size=8,
     updates_per_step=3,
     replay_steps=90,
-    num_steps=9,
+    num_steps=8,
     log_every_steps=2,
     eval_every_steps=4,
     selection_tracks=3,

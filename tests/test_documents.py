@@ -1,16 +1,22 @@
 """What the documents show is true: tables, pictures, links and examples."""
 
+import ast
+from collections.abc import Iterator
 import os
 from pathlib import Path
 import re
+import shlex
 import subprocess
 import sys
 
+from carracing_data import prepared_dataset
 from conftest import PROJECT
 import imageio.v3 as imageio
 from models import agent
 from PIL import Image
 import pytest
+from tensorflow_datasets.scripts.cli import main as tfds_cli
+from test_help import BINARIES
 from tools.driving import track_scores
 from tools.figures import __main__ as figures
 from tools.figures import animation
@@ -21,6 +27,9 @@ DOCUMENTS = sorted(
   if not {'.venv', '.pytest_cache', 'node_modules'} & {*path.parts}
 )
 TINY = 'carracing_rollouts/tiny'
+# Programs that take seconds with small inputs and the defaults of the rest.
+READERS = 'tools.browse_rollouts', 'tools.verify', 'tools.view_rollouts'
+QUICK = 'tools', 'tools.compare_runs', 'tools.export_page', *READERS
 
 
 def without_code(path):
@@ -96,3 +105,108 @@ def test_the_examples_of_the_readme_run(data_dir, tmp_path):
     timeout=300,
   )
   assert done.returncode == 0, done.stderr
+
+
+def shell_of(path: Path) -> Iterator[str]:
+  """Yields what a document, or the help of a program, tells users to type."""
+  text = path.read_text()
+  if path.suffix == '.py':
+    text = ast.get_docstring(ast.parse(text)) or ''
+    yield from re.findall(r'^  (python -m (?:.*\\\n)*.*)', text, re.M)
+    return
+  yield from re.findall(r'^ *```sh\n(.*?)^ *```', text, re.M | re.DOTALL)
+  text = re.sub(r'^ *```.*?^ *```', '', text, flags=re.M | re.DOTALL)
+  yield from (' '.join(x.split()) for x in re.findall(r'`([^`]+)`', text))
+
+
+def commands(path: Path) -> Iterator[tuple[str, list[str]]]:
+  """Yields the programs that a document names, with their arguments."""
+  for shell in shell_of(path):
+    if not re.search(r'python -m \w|tfds build', shell):
+      continue
+    shell = re.sub(r'(\s#.*|…)|\\\n', '', shell)
+    words = shlex.shlex(shell, posix=True, punctuation_chars='\n&|;()')
+    words.whitespace, words.whitespace_split = ' ', True
+    words.commenters = ''
+    line = []
+    for word in [*words, '\n']:
+      if word.strip('\n&|;()'):
+        line.append(word)
+        continue
+      if 'python' in [Path(x).name for x in line]:
+        _, module, *arguments = line[line.index('-m') :]
+        yield module, arguments
+      elif line[:1] == ['tfds']:
+        yield 'tfds', line[1:]
+      line = []
+
+
+@pytest.mark.parametrize(
+  'path',
+  [x for x in (*DOCUMENTS, *BINARIES.values()) if [*commands(x)]],
+  ids=lambda x: str(x.relative_to(PROJECT)),
+)
+def test_commands_are_understood(path: Path, command):
+  """A program, its flags and their values exist, even if they name no file."""
+  for module, arguments in commands(path):
+    if module == 'pytest':
+      assert all((PROJECT / x).exists() for x in arguments), arguments
+    elif module == 'tfds':
+      for preset in re.findall(r'\$\(cat (\S+)\)', ' '.join(arguments)):
+        assert (PROJECT / preset).exists() or 'NAME' in preset
+      build = tfds_cli._parse_flags(['tfds', *arguments]).command
+      for name in {*build.datasets} - {'NAME'}:  # pyright: ignore
+        assert (PROJECT / 'datasets' / Path(name).name).exists()
+    else:
+      if any(not x.startswith('--') for x in arguments):
+        assert 'takes_arguments=True' in BINARIES[module].read_text(), arguments
+      done = command(module, *arguments, '--only_check_args')
+      if 'must have a value' not in done.stderr:  # Prose may name a part.
+        assert done.status == 0, (arguments, done.stderr)
+
+
+@pytest.fixture
+def project(world, tmp_path):
+  """A folder in which quick commands find what they read."""
+  (tmp_path / 'runs').mkdir()
+  for name in 'a', 'b':
+    (tmp_path / 'runs' / name).symlink_to(world.mdn_rnn.parent)
+  return tmp_path
+
+
+def test_quick_commands_run(command, world, project):
+  lines = {
+    (module, *arguments)
+    for path in DOCUMENTS
+    for module, arguments in commands(path)
+    if module in QUICK and '$' not in ' '.join(arguments)
+  }
+  assert len(lines) > 5
+  digest = prepared_dataset.find(TINY, world.data_dir).digest
+  for module, *arguments in sorted(lines):
+    # Small datasets stand for those of the documents.
+    if module in READERS:
+      arguments = [f'--dataset={TINY}', *arguments]
+    arguments = [
+      re.sub(
+        r'^--dataset=(carracing_\w+).*',
+        r'--dataset=\1/tiny',
+        re.sub(r'^--expect=.*', f'--expect={digest}', x),
+      )
+      for x in arguments
+    ]
+    data = {'TFDS_DATA_DIR': str(world.data_dir)}
+    done = command(module, *arguments, cwd=project, environment=data)
+    assert done.status == 0, (module, arguments, done.stderr)
+
+
+def test_every_promise_has_its_test():
+  table = (PROJECT / 'tests' / 'README.md').read_text()
+  named = re.findall(r'`(test_\w+)`', table)
+  there = [
+    name
+    for path in (PROJECT / 'tests').rglob('test_*.py')
+    for name in re.findall(r'^def (test_\w+)', path.read_text(), re.MULTILINE)
+  ]
+  assert len(named) > 50
+  assert not {*named} - {*there}

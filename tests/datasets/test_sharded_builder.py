@@ -131,8 +131,9 @@ def test_one_worker_writes_the_same_bytes(expected, tmp_path):
   assert_same_bytes(tmp_path, expected)
 
 
-def test_beam_writes_the_same_bytes(expected, tmp_path):
+def test_beam_writes_the_same_bytes(command, expected, tmp_path):
   tfds_build(
+    command,
     tmp_path,
     'runner=DirectRunner,direct_running_mode=multi_processing'
     ',direct_num_workers=2',
@@ -151,7 +152,7 @@ def test_error_of_a_beam_worker_is_that_of_the_build():
     beam.run([functools.partial(prepared_dataset.find, 'a b')], config)
 
 
-def test_dask_cluster_writes_the_same_bytes(expected, tmp_path):
+def test_dask_cluster_writes_the_same_bytes(command, expected, tmp_path):
   dask = [TFDS.with_name('dask')]
   file = tmp_path / 'scheduler.json'
   local = ['--scheduler-file', str(file), '--no-dashboard']
@@ -168,6 +169,7 @@ def test_dask_cluster_writes_the_same_bytes(expected, tmp_path):
     wait_until(file.exists, scheduler)
     address = json.loads(file.read_text())['address']
     tfds_build(
+      command,
       tmp_path,
       'runner=apache_beam.runners.dask.dask_runner.DaskRunner'
       f',dask_client_address={address},dask_npartitions=4',
@@ -179,11 +181,11 @@ def test_dask_cluster_writes_the_same_bytes(expected, tmp_path):
   assert_same_bytes(tmp_path, expected)
 
 
-def tfds_build(data_dir, beam_pipeline_options):
+def tfds_build(command, data_dir, beam_pipeline_options):
   options = f'--beam_pipeline_options={beam_pipeline_options}'
-  subprocess.run(
-    [TFDS, *arguments_of_build(data_dir), options], cwd=DATASETS, check=True
-  )
+  arguments = arguments_of_build(data_dir)
+  done = command('tfds', *arguments, options, cwd=DATASETS)
+  assert done.status == 0, done.stderr
 
 
 def wait_until(condition, process):

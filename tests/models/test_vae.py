@@ -12,7 +12,7 @@ def model_and_variables():
   model = vae.VAE()
   observation = jnp.zeros((1, 64, 64, 3), jnp.uint8)
   key = jax.random.key(0)
-  return model, model.init(key, observation, key)
+  return model, jax.jit(model.init)(key, observation, key)
 
 
 def test_has_the_parameters_of_the_paper(model_and_variables):
@@ -25,7 +25,9 @@ def test_reconstructs_frames_of_the_same_shape(model_and_variables):
   observation = jax.random.randint(
     jax.random.key(1), (3, 64, 64, 3), 0, 256
   ).astype(jnp.uint8)
-  image, posterior = model.apply(variables, observation, jax.random.key(2))
+  image, posterior = jax.jit(model.apply)(
+    variables, observation, jax.random.key(2)
+  )
   assert image.shape == (3, 64, 64, 3)
   assert 0 <= image.min() and image.max() <= 1
   assert posterior.mean.shape == posterior.logvar.shape == (3, 32)
@@ -38,7 +40,8 @@ def test_bfloat16_is_close_to_float32(model_and_variables):
   ).astype(jnp.uint8)
   half = model.clone(dtype=jnp.bfloat16)
   found, expected = (
-    m.apply(variables, observation, jax.random.key(2)) for m in (half, model)
+    jax.jit(m.apply)(variables, observation, jax.random.key(2))
+    for m in (half, model)
   )
   for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected)):
     assert x.dtype == jnp.float32

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 
+from carracing_data import errors
 from carracing_data import files
 from conftest import interrupt
 from conftest import made_once
@@ -378,13 +379,25 @@ def test_weights_of_another_run_are_not_taken_for_its_own(
   assert f'Delete {finished}/weights and rerun the same command' in done.stderr
 
 
+@pytest.fixture
+def extensible(world, tmp_path_factory, tmp_path):
+  """The config and a copy of a finished run that can be made longer."""
+  config = tiny_vae_config()
+  config.cosine_decay = False
+  run = made_once(
+    tmp_path_factory,
+    'extensible',
+    lambda folder: train_vae.train(config, folder, str(world.data_dir)),
+  )
+  shutil.copytree(run, tmp_path, dirs_exist_ok=True)
+  return config
+
+
 @pytest.mark.parametrize('steps', [3, 9])
 def test_weights_are_not_trained_anew_where_checkpoints_are_gone(
-  steps, world, tmp_path
+  steps, world, extensible, tmp_path
 ):
-  config = tiny_vae_config()
-  config.cosine_decay = False  # Allows a run to be made longer.
-  train_vae.train(config, tmp_path, str(world.data_dir))
+  config = extensible
   shutil.rmtree(tmp_path / 'checkpoints')
   before = snapshot(tmp_path)
   config.num_steps = steps
@@ -393,10 +406,10 @@ def test_weights_are_not_trained_anew_where_checkpoints_are_gone(
   assert snapshot(tmp_path) == before
 
 
-def test_refused_start_leaves_the_documents_as_they_are(world, tmp_path):
-  config = tiny_vae_config()
-  config.cosine_decay = False
-  train_vae.train(config, tmp_path, str(world.data_dir))
+def test_refused_start_leaves_the_documents_as_they_are(
+  world, extensible, tmp_path
+):
+  config = extensible
   documents = [(tmp_path / f'{n}.json').read_text() for n in ('config', 'run')]
   config.num_steps = 3
   with pytest.raises(
@@ -415,6 +428,26 @@ def test_description_of_weights_that_is_gone_is_told_of(
   done = run(command, world, finished)
   assert done.status == 1
   assert f'Delete {finished}/weights and rerun the same command' in done.stderr
+
+
+def test_data_of_another_name_are_continued_of_other_content_refused(
+  world, extensible, tmp_path
+):
+  config = extensible
+  config.num_steps = 7
+  path = tmp_path / 'run.json'
+  run = json.loads(path.read_text())
+  source = run['sources']['dataset']
+  sha256 = source['sha256']
+  source['sha256'] = {**sha256, 'train': '0' * 64}
+  source['name'] = 'carracing_rollouts/tiny:0.9.0'
+  path.write_text(json.dumps(run))
+  with pytest.raises(errors.UserError, match=r'dataset name is .*0\.9\.0'):
+    train_vae.train(config, tmp_path, str(world.data_dir))
+  source['sha256'] = sha256
+  path.write_text(json.dumps(run))
+  train_vae.train(config, tmp_path, str(world.data_dir))
+  assert json.loads((tmp_path / 'metrics.json').read_text())['num_steps'] == 7
 
 
 def test_two_processes_do_not_share_a_folder(command, world, tmp_path):

@@ -1,6 +1,7 @@
 """Training a controller: real V and M, real cars, few steps."""
 
 import contextlib
+import shutil
 import signal
 import time
 
@@ -34,16 +35,27 @@ FILES = {
 }
 
 
+def finished(method, world, tmp_path_factory):
+  """Returns the folder of a finished run."""
+
+  def make(workdir):
+    config = CONFIGS[method]()
+    train_controller.train(config, workdir, world.vae, world.mdn_rnn)
+
+  return made_once(tmp_path_factory, f'run_of_{method}', make)
+
+
 @pytest.fixture(scope='module', params=CONFIGS)
 def run(request, world, tmp_path_factory):
   """Method, and the folder of a finished run."""
+  return request.param, finished(request.param, world, tmp_path_factory)
 
-  def make(workdir):
-    config = CONFIGS[request.param]()
-    train_controller.train(config, workdir, world.vae, world.mdn_rnn)
 
-  name = f'run_of_{request.param}'
-  return request.param, made_once(tmp_path_factory, name, make)
+@pytest.fixture
+def run_in_dreams(world, tmp_path_factory, tmp_path):
+  """A copy of the folder of a finished run in dreams."""
+  folder = finished('dream', world, tmp_path_factory)
+  return shutil.copytree(folder, tmp_path / 'finished')
 
 
 def test_a_run_leaves_an_agent_and_its_scores(run, world):
@@ -87,13 +99,11 @@ def test_c_and_its_critics_may_see_z_alone(world, tmp_path):
   )
 
 
-def test_another_average_of_the_actor_is_another_run(world, tmp_path):
-  config = tiny_controller_config()
-  config.update(num_steps=1, ema_decay=0.0)
-  train_controller.train(config, tmp_path, world.vae, world.mdn_rnn)
-  config.ema_decay = 0.999
-  with pytest.raises(run_documents.RunError, match='ema_decay is 0.0 there'):
-    train_controller.train(config, tmp_path, world.vae, world.mdn_rnn)
+def test_another_average_of_the_actor_is_another_run(world, run_in_dreams):
+  config = tiny_dream_config()
+  config.ema_decay = 0.123
+  with pytest.raises(run_documents.RunError, match='ema_decay is 0.* there'):
+    train_controller.train(config, run_in_dreams, world.vae, world.mdn_rnn)
 
 
 def start(command, method, world, workdir):
@@ -221,11 +231,10 @@ def altered_m(source, folder, states=None, outcomes=True):
   return folder
 
 
-def test_dreams_from_other_start_states_are_another_run(world, tmp_path):
+def test_dreams_from_other_start_states_are_another_run(
+  world, run_in_dreams, tmp_path
+):
   config = tiny_dream_config()
-  config.num_steps = 2
-  run = tmp_path / 'run'
-  train_controller.train(config, run, world.vae, world.mdn_rnn)
   data = weights.load(world.mdn_rnn, 'mdn_rnn').start_states
   assert data is not None
   states = start_states.load(world.mdn_rnn)
@@ -235,23 +244,27 @@ def test_dreams_from_other_start_states_are_another_run(world, tmp_path):
     start_states.to_bytes(start_states.StartStates(*(x[:1] for x in states))),
   )
   with pytest.raises(run_documents.RunError, match='start_states'):
-    train_controller.train(config, run, world.vae, other)
+    train_controller.train(config, run_in_dreams, world.vae, other)
   # The same file is the same run.
   altered_m(world.mdn_rnn, tmp_path / 'm', data)
-  train_controller.train(config, run, world.vae, other)
+  train_controller.train(config, run_in_dreams, world.vae, other)
 
 
-def test_c_trains_on_from_exported_weights(world, tmp_path):
-  def train(run, initial=None, **changes):
-    config = tiny_dream_config()
-    config.update(num_steps=2, eval_every_steps=2, **changes)
-    inputs = world.vae, world.mdn_rnn, initial
+def test_c_trains_on_from_exported_weights(world, run_in_dreams, tmp_path):
+  def train(run, initial, config=None, **changes):
+    config = config or tiny_dream_config()
+    config.update(num_steps=1, **changes)
+    inputs = world.vae, world.mdn_rnn, str(initial)
     train_controller.train(config, tmp_path / run, *inputs)
-    return weights.load(tmp_path / run / 'weights', 'controller')
 
-  first = train('first', learning_rate=0.01)
-  folder = str(tmp_path / 'first' / 'weights')
-  same = train('same', folder, learning_rate=0.0)
+  folder = run_in_dreams / 'weights'
+  # The grass network would be fitted for nothing.
+  unchanged = {'learning_rate': 0.0, 'grass_penalty': 0.0}
+  train('same', folder, **unchanged)
+  first, same = (
+    weights.load(x / 'weights', 'controller')
+    for x in (run_in_dreams, tmp_path / 'same')
+  )
   params, found = (x.variables['params']['linear'] for x in (first, same))
   assert np.abs(params['kernel']).max() > 1e-3
   for name in 'kernel', 'bias':
@@ -261,19 +274,22 @@ def test_c_trains_on_from_exported_weights(world, tmp_path):
   assert run.sources['initial_weights'].sha256 == {'weights': first.sha256}
 
   # From other weights it is another run.
-  on = train('on', folder, learning_rate=0.01)
-  assert on.sha256 != first.sha256
+  other = {**params, 'bias': params['bias'] + 1}
+  weights.save(
+    tmp_path / 'other',
+    'controller',
+    weights.describe(folder).config,
+    {'linear': other},
+    first.training,
+  )
   with pytest.raises(run_documents.RunError, match='initial_weights'):
-    train('same', str(tmp_path / 'on' / 'weights'), learning_rate=0.0)
+    train('same', tmp_path / 'other', **unchanged)
   with pytest.raises(run_documents.RunError, match='hidden_size is 256'):
     train('z', folder, features='z')
   with pytest.raises(run_documents.RunError, match='trained with another V'):
-    train('v', str(agent.PRETRAINED / 'controller'))
-  config = tiny_controller_config()
+    train('v', agent.PRETRAINED / 'controller')
   with pytest.raises(run_documents.RunError, match='needs method=dream'):
-    train_controller.train(
-      config, tmp_path / 'd', world.vae, world.mdn_rnn, folder
-    )
+    train('d', folder, tiny_controller_config())
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,7 @@ from carracing_latents import (
   carracing_latents_dataset_builder as latents_builder,
 )
 from carracing_latents import loader as latents_loader
-from carracing_latents import schema as latents_schema
 from carracing_rollouts import loader as rollouts_loader
-from carracing_rollouts import schema as rollouts_schema
 from conftest import LATENTS_VERSION
 from conftest import tiny_mdn_rnn_config
 from conftest import tiny_vae_config
@@ -25,20 +23,14 @@ import pytest
 import safetensors.numpy
 from tensorboard.backend.event_processing import event_accumulator
 from tools import compare_runs
-from trainers import loop
 from trainers import mdn_rnn_evaluation
 from trainers import run_documents
-from trainers import run_folder
 from trainers import train_mdn_rnn
 from trainers import train_vae
-from trainers import training_log
-from trainers.configs import base
-from trainers.configs import mdn_rnn as mdn_rnn_config
-from trainers.configs import vae as vae_config
 
 TRAINERS = {
-  'vae': (train_vae, tiny_vae_config, vae_config.Config),
-  'mdn_rnn': (train_mdn_rnn, tiny_mdn_rnn_config, mdn_rnn_config.Config),
+  'vae': (train_vae, tiny_vae_config),
+  'mdn_rnn': (train_mdn_rnn, tiny_mdn_rnn_config),
 }
 
 
@@ -47,51 +39,8 @@ def weights_of(workdir):
 
 
 @pytest.mark.parametrize('name', TRAINERS)
-def test_interrupted_run_equals_uninterrupted_run(name, world, tmp_path):
-  trainer, get_config, schema = TRAINERS[name]
-  config = base.validated(get_config(), schema)
-  dataset = prepared_dataset.find(
-    config.dataset, world.data_dir, rollouts_schema.KIND, latents_schema.KIND
-  )
-  sources = run_folder.dataset_sources([dataset])
-  evaluations = []
-
-  def make_learner():
-    learner = trainer.make_learner(config, [dataset], tmp_path)
-    evaluate = learner.evaluate
-
-    def interrupted():
-      evaluations.append(evaluate())
-      if len(evaluations) == 2:  # Three steps after the only checkpoint.
-        raise KeyboardInterrupt
-      return evaluations[-1]
-
-    learner.evaluate = interrupted
-    return learner
-
-  with pytest.raises(KeyboardInterrupt):
-    loop.train_and_evaluate(
-      config,
-      tmp_path,
-      sources,
-      run_folder.Export(name, {}, {}),
-      make_learner,
-      training_log.DEFAULT,
-    )
-  assert not (tmp_path / 'weights').exists()
-  assert [p.name for p in (tmp_path / 'checkpoints').iterdir()] == ['3']
-  trainer.train(config, tmp_path, str(world.data_dir))
-
-  expected = weights_of(getattr(world, name).parent)
-  found = weights_of(tmp_path)
-  assert found.keys() == expected.keys()
-  for key, value in expected.items():
-    np.testing.assert_array_equal(found[key], value, err_msg=key)
-
-
-@pytest.mark.parametrize('name', TRAINERS)
 def test_another_config_in_the_same_workdir_is_refused(name, world):
-  trainer, get_config, _ = TRAINERS[name]
+  trainer, get_config = TRAINERS[name]
   config = get_config()
   config.learning_rate = 0.5
   with pytest.raises(
@@ -181,11 +130,17 @@ def test_no_change_baseline_and_floor_are_expectations():
   np.testing.assert_allclose(references['nll_floor'], floor.mean(), rtol=1e-3)
 
 
+def exploding(config):
+  """A run that is finite in the first step alone."""
+  config.update(learning_rate=1e15, warmup_steps=0, cosine_decay=False)
+  return config
+
+
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(
   world, tmp_path
 ):
-  config = tiny_vae_config()
-  config.update(learning_rate=1e15, num_steps=40, checkpoint_every_steps=1)
+  config = exploding(tiny_vae_config())
+  config.update(num_steps=40, checkpoint_every_steps=1)
   with pytest.raises(run_documents.RunError, match='NaN or infinite in step'):
     train_vae.train(config, tmp_path, str(world.data_dir))
   [path] = tmp_path.glob('not_finite_step_*.npz')
@@ -331,11 +286,12 @@ def test_m_trains_on_from_exported_weights(world, tmp_path):
   assert run is not None
   assert run.sources['initial_weights'].sha256 == {'weights': sha256}
 
-  config.learning_rate = 1e-3
+  config = tiny_mdn_rnn_config()
   train_mdn_rnn.train(config, tmp_path / 'on', data, str(world.mdn_rnn))
   on = str(tmp_path / 'on' / 'weights')
   assert weights.describe(on).weights_sha256 != sha256
   # Weights of another run are other weights.
+  config.update(num_steps=2, eval_every_steps=2, learning_rate=0.0)
   with pytest.raises(run_documents.RunError, match='initial_weights'):
     train_mdn_rnn.train(config, tmp_path / 'same', data, on)
   config.hidden_size = 128
@@ -389,7 +345,7 @@ def test_a_folder_may_have_a_plus_in_its_name(world, tmp_path):
   ).folder
   folder = shutil.copytree(latents, tmp_path / 'a+b' / 'latents')
   config = tiny_mdn_rnn_config()
-  config.update(dataset=str(folder), num_steps=1)
+  config.dataset = str(folder)
   train_mdn_rnn.train(config, tmp_path / 'run', None)
   config.dataset = 'carracing_latents/tiny+carracing_latents/tiny'
   with pytest.raises(errors.DatasetError, match='tiny is named twice'):
@@ -397,16 +353,17 @@ def test_a_folder_may_have_a_plus_in_its_name(world, tmp_path):
 
 
 def test_latents_of_different_vaes_do_not_mix(world, tmp_path):
-  config = tiny_vae_config()
-  config.update(num_steps=1, seed=5)
-  train_vae.train(config, tmp_path / 'vae', str(world.data_dir))
+  v = weights.load(world.vae, 'vae')
+  params = jax.tree.map(lambda x: x * 1.01, v.variables['params'])
+  config = weights.describe(world.vae).config
+  weights.save(tmp_path / 'vae', 'vae', config, params, v.training)
   rollouts = prepared_dataset.find('carracing_rollouts/tiny', world.data_dir)
   latents_builder.Builder(
     data_dir=tmp_path,
     config=latents_builder.LatentsConfig(
       name='other',
       rollouts=str(rollouts.folder),
-      vae=str(tmp_path / 'vae' / 'weights'),
+      vae=str(tmp_path / 'vae'),
     ),
   ).download_and_prepare()
   other = prepared_dataset.find('carracing_latents/other', tmp_path).folder
@@ -557,37 +514,9 @@ def test_m_learns_more_than_no_change():
 
 
 def test_validation_that_is_not_finite_is_an_error(world, tmp_path):
-  config = tiny_vae_config()
-  # Finite losses, but parameters that overflow in evaluation.
-  config.update(learning_rate=3e4, num_steps=1, cosine_decay=False)
-  config.update(warmup_steps=0)
-  with pytest.raises(
-    errors.UserError, match='NaN or infinite|validation at step 1 has'
-  ):
+  config = exploding(tiny_vae_config())
+  config.num_steps = 1
+  with pytest.raises(errors.UserError, match='validation at step 1 has'):
     train_vae.train(config, tmp_path, str(world.data_dir))
   assert not (tmp_path / 'weights').exists()
   assert not (tmp_path / 'metrics.json').exists()
-
-
-@pytest.mark.parametrize('changed', ['name', 'content'])
-def test_data_of_another_name_are_continued_of_other_content_refused(
-  changed, world, tmp_path
-):
-  config = tiny_vae_config()
-  config.num_steps = 2
-  config.cosine_decay = False
-  train_vae.train(config, tmp_path, str(world.data_dir))
-  path = tmp_path / 'run.json'
-  run = json.loads(path.read_text())
-  source = run['sources']['dataset']
-  source['name'] = 'carracing_rollouts/tiny:0.9.0'
-  if changed == 'content':
-    source['sha256']['train'] = '0' * 64
-  path.write_text(json.dumps(run))
-  config.num_steps = 3
-  if changed == 'name':
-    train_vae.train(config, tmp_path, str(world.data_dir))
-    assert json.loads((tmp_path / 'metrics.json').read_text())['num_steps'] == 3
-  else:
-    with pytest.raises(errors.UserError, match=r'dataset name is .*0\.9\.0'):
-      train_vae.train(config, tmp_path, str(world.data_dir))
