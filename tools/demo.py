@@ -16,7 +16,7 @@ from tools.pipelines import settings as settings_lib
 
 with epy.lazy_imports():
   from tools.driving import track_scores
-  from tools.pipelines import rounds
+  from tools.pipelines import recipe
   from tools.pipelines import stages
   from trainers import run_documents
 
@@ -38,9 +38,9 @@ def make(pipeline: stages.Pipeline, settings: settings_lib.Settings) -> str:
   Raises:
     errors.UserError: a stage failed.
   """
-  best = rounds.train_and_score(pipeline, settings)
+  best = recipe.train_and_score(pipeline, settings)
   agent, dataset = best / 'controller' / 'agent', 'carracing_rollouts/random'
-  rounds.score(
+  recipe.score(
     pipeline,
     _RANDOM,
     'the random policy drives the same test tracks',
@@ -94,7 +94,7 @@ def make(pipeline: stages.Pipeline, settings: settings_lib.Settings) -> str:
     ],
     [report],
   )
-  return rounds.summary(pipeline, settings, best) + _legend(pipeline)
+  return recipe.summary(pipeline, settings, best) + _legend(pipeline)
 
 
 def _legend(pipeline: stages.Pipeline) -> str:

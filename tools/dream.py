@@ -24,6 +24,7 @@ with epy.lazy_imports():
   from carracing_rollouts import loader
   import jax
   from models import world_model
+  from tools.showing import films
   from tools.showing import pictures
   from tools.showing import watched_dreams
 
@@ -95,7 +96,7 @@ def save(
     [f'+{i - seen_steps}' for i in steps],
     f'Steps since the last frame that the MDN-RNN saw, step {seen_steps}',
   )
-  pictures.save_video(
+  films.save_panels(
     files[2],
     shown,
     [

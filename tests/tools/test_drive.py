@@ -12,8 +12,8 @@ from models import agent
 import numpy as np
 import pytest
 from scipy import special
+from tools.drive import filming
 from tools.driving import jobs
-from tools.showing import filming
 
 STEPS = 12
 

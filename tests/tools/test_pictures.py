@@ -3,6 +3,7 @@
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+from tools.showing import films
 from tools.showing import pictures
 
 
@@ -25,7 +26,7 @@ def test_frames_lie_side_by_side_with_white_between():
 def test_captions_are_as_long_as_the_picture_at_most(length, tmp_path):
   path = tmp_path / 'film.mp4'
   frames = np.zeros((2, 64, 64, 3), np.uint8)
-  pictures.save_video(path, {'black': frames}, ['x', 'M' * length])
+  films.save_panels(path, {'black': frames}, ['x', 'M' * length])
   film = imageio.imread(path, plugin='pyav')
   assert film.shape == (2, 448, 384, 3)
   caption = film[1, 416:].min(axis=(0, 2))

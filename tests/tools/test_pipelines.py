@@ -17,7 +17,7 @@ from tools import dream_rounds
 from tools import two_rounds
 from tools.lineage import find
 from tools.lineage import sources
-from tools.pipelines import rounds
+from tools.pipelines import recipe
 from tools.pipelines import settings as settings_lib
 from tools.pipelines import stages
 from trainers import run_documents
@@ -188,7 +188,7 @@ def test_a_round_trains_all_on_what_the_first_agent_drives(
   settings = two_rounds.SETTINGS.model_copy(
     update={**TINY, 'controller_steps': 2}
   )
-  summary = settings_lib.make_in(tmp_path, settings, rounds.make, execute)
+  summary = settings_lib.make_in(tmp_path, settings, recipe.make, execute)
   assert re.search(r'^\| 1 \| \d+\.\d', summary, re.MULTILINE)
   assert ' on test tracks: ' in summary and ' over 1 track ' in summary
 
@@ -221,11 +221,11 @@ def test_a_round_trains_all_on_what_the_first_agent_drives(
   (tmp_path / 'pipeline.json').unlink()
   other = settings.model_copy(update={'vae_steps': 3})
   with pytest.raises(AssertionError, match='num_steps is 2 there and 3 here'):
-    settings_lib.make_in(tmp_path, other, rounds.make, execute)
+    settings_lib.make_in(tmp_path, other, recipe.make, execute)
   assert stamp_of(tmp_path, 'vae')['outputs'] == {}
   (tmp_path / 'pipeline.json').unlink()
   (tmp_path / 'stages' / 'vae.json').unlink()
-  settings_lib.make_in(tmp_path, settings, rounds.make, execute)
+  settings_lib.make_in(tmp_path, settings, recipe.make, execute)
   assert stamp_of(tmp_path, 'vae')['outputs']
 
   again = command(
@@ -243,7 +243,7 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(
   )
 
   def make(settings):
-    return settings_lib.make_in(tmp_path, settings, rounds.make, execute)
+    return settings_lib.make_in(tmp_path, settings, recipe.make, execute)
 
   summary = make(settings)
   assert re.search(r'^\| 1 \| kept \| .* ± ', summary, re.MULTILINE)

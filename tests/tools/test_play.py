@@ -11,9 +11,9 @@ from models import world_model
 import numpy as np
 import pygame
 import pytest
+from tools.drive import filming
 from tools.play import window
 from tools.play import worlds
-from tools.showing import filming
 
 STEPS = 6
 LEFT = np.array([-1, 0, 0], np.float32)

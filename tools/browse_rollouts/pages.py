@@ -21,6 +21,7 @@ from carracing_rollouts import loader
 from carracing_rollouts import schema
 from carracing_rollouts import who_drove
 from tools.browse_rollouts import episodes as episodes_lib
+from tools.showing import films
 from tools.showing import markdown
 from tools.showing import pictures
 from tools.showing import rollout_statistics
@@ -144,7 +145,7 @@ def _save_videos(
 ) -> None:
   episodes = loader.episodes(dataset, split=split)
   for i in episode_ids:
-    pictures.save_observations(
+    films.save_observations(
       output_dir / _video(split, i), episodes[i].observation
     )
 

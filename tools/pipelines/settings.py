@@ -20,7 +20,7 @@ from trainers.configs import base
 
 with epy.lazy_imports():
   from tools.driving import drivers
-  from tools.pipelines import rounds
+  from tools.pipelines import recipe
   from tools.pipelines import stages
 
 FILE = 'pipeline.json'  # The settings, in the folder of a pipeline.
@@ -76,7 +76,7 @@ def run(
   Args:
     name: default of `--output_dir`.
     defaults: defaults of `--config.KEY=VALUE`.
-    make: runs the stages and returns a summary; `rounds.make` if None.
+    make: runs the stages and returns a summary; `recipe.make` if None.
   """
   output_dir = command_line.output_dir_flag(name)
   config = base.config_dict(defaults)
@@ -96,7 +96,7 @@ def run(
     settings = base.validated(config.value, Settings)
     drivers.with_noise(settings.noise, settings.noise_share)  # Checks them.
     folder = files.expand(output_dir.value)
-    print(make_in(folder, settings, make or rounds.make, stages.execute))
+    print(make_in(folder, settings, make or recipe.make, stages.execute))
 
   command_line.run(main)
 

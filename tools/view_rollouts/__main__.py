@@ -24,6 +24,7 @@ with epy.lazy_imports():
   from carracing_data import prepared_dataset
   from carracing_rollouts import loader
   from carracing_rollouts import who_drove
+  from tools.showing import films
   from tools.showing import pictures
   from tools.view_rollouts import replay
 
@@ -92,7 +93,7 @@ def view(
     [f'step {i}\nreturn {returns[i]:.1f}' for i in columns],
     f'{name}, {split} episode {episode_id}, driven by {driver.title}',
   )
-  pictures.save_video(
+  films.save_panels(
     video,
     panels,
     [

@@ -12,6 +12,7 @@ import jax
 from models import world_model
 import numpy as np
 from tools.driving import jobs
+from tools.showing import films
 from tools.showing import pictures
 
 _COLUMNS = 10
@@ -125,5 +126,5 @@ def save(
     [f'step {i}\nscore {scores[i]:.1f}' for i in moments],
     heading,
   )
-  pictures.save_video(video, panels, captions(driven))
+  films.save_panels(video, panels, captions(driven))
   return [strip, video]

@@ -22,7 +22,7 @@ with epy.lazy_imports():
   from carracing_data import runtime
   from carracing_rollouts import environment
   from models import agent
-  from tools.showing import filming
+  from tools.drive import filming
 
 _AGENT = command_line.agent_flag()
 _TRACK = flags.DEFINE_integer(
