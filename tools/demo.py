@@ -25,7 +25,7 @@ SETTINGS = settings_lib.Settings(
   max_steps=400,
   vae_steps=1500,
   mdn_rnn_steps=800,
-  controller_steps=500,
+  controller_steps=400,
   selection_tracks=16,
   num_tracks=16,
 )
