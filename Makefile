@@ -36,7 +36,7 @@ format: $(INSTALLED)  ## Fixes formatting and lint.
 	ruff format .
 	ruff check --fix .
 
-figures: $(INSTALLED)  ## Makes the pictures and tables of the documents anew.
+figures: $(INSTALLED)  ## Makes the animation and tables of the documents anew.
 	jupyter execute --inplace --kernel_name=python3 docs/tour.ipynb
 	python -m tools.figures
 

@@ -84,10 +84,16 @@ class Agent:
     size = len(observation)
     noise = np.zeros((size, controller.ACTION_SIZE)) if noise is None else noise
     sizes = {len(x) for x in (observation, *carry, noise)}
-    if observation.dtype != np.uint8 or len(sizes) > 1:
+    shapes = observation.shape[1:], noise.shape[1:]
+    if (
+      observation.dtype != np.uint8
+      or shapes != ((64, 64, 3), (controller.ACTION_SIZE,))
+      or len(sizes) > 1
+    ):
       raise ValueError(
         f'observation is {observation.dtype}{list(observation.shape)}, not'
-        f' uint8[B, 64, 64, 3]; with carry and noise, B is one of {sizes}'
+        f' uint8[B, 64, 64, 3]; noise is {list(noise.shape)}, not [B, 3]; with'
+        f' the carry, B is one of {sizes}'
       )
     inputs = (observation, carry, noise.astype(np.float32))
     parts = [

@@ -15,6 +15,7 @@ import imageio.v3 as imageio
 from models import agent
 from PIL import Image
 import pytest
+import simple_parsing
 from tensorflow_datasets.scripts.cli import main as tfds_cli
 from test_help import BINARIES
 from tools.driving import track_scores
@@ -154,7 +155,10 @@ def test_commands_are_understood(path: Path, command):
     elif module == 'tfds':
       for preset in re.findall(r'\$\(cat (\S+)\)', ' '.join(arguments)):
         assert (PROJECT / preset).exists() or 'NAME' in preset
-      build = tfds_cli._parse_flags(['tfds', *arguments]).command
+      # Without the flags of absl that this process knows from other tests.
+      parser = simple_parsing.ArgumentParser(allow_abbrev=False)
+      parser.add_arguments(tfds_cli.Args, dest='args')
+      build = parser.parse_args(arguments).args.command
       for name in {*build.datasets} - {'NAME'}:  # pyright: ignore
         assert (PROJECT / 'datasets' / Path(name).name).exists()
     else:

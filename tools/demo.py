@@ -11,6 +11,8 @@ interrupted one.
 
 from __future__ import annotations  # Types of modules that load lazily.
 
+from pathlib import Path
+
 from etils import epy
 from tools.pipelines import settings as settings_lib
 
@@ -94,15 +96,16 @@ def make(pipeline: stages.Pipeline, settings: settings_lib.Settings) -> str:
     ],
     [report],
   )
-  return recipe.summary(pipeline, settings, best) + _legend(pipeline)
+  return recipe.summary(pipeline, settings, best) + _legend(pipeline, best)
 
 
-def _legend(pipeline: stages.Pipeline) -> str:
-  """Returns what the results compare with, and what lies where."""
+def _legend(pipeline: stages.Pipeline, best: Path) -> str:
+  """Returns what the best round compares with, and what lies where."""
   folder = pipeline.folder
+  vae = best / 'vae' if (best / 'vae').exists() else folder / 'vae'
   v, m = (
-    run_documents.finished_metrics(folder / name).validation
-    for name in ('vae', 'mdn_rnn')
+    run_documents.finished_metrics(workdir).validation
+    for workdir in (vae, best / 'mdn_rnn')
   )
   random = track_scores.read(folder / _RANDOM / track_scores.FILE).summary
   constant = v['mean_frame_baseline']
@@ -117,7 +120,7 @@ C   mean return of the random policy, test tracks  {random.mean:8.1f}
 In {folder}:
   report.html  all of this on one page, for any browser
   pictures/    drive.mp4, the agent at work; dream.mp4, validation-0.mp4, PNG
-  controller/  run of C; agent/: V, M and C together
+  controller/  run of the first C; agent/: V, M and C together
   vae/, mdn_rnn/, data/  runs of V and M, and the datasets
 
 Logs: tensorboard --logdir={folder}

@@ -281,10 +281,7 @@ class _Interruption(contextlib.AbstractContextManager):
     # With several hosts, JAX handles SIGTERM and synchronises the hosts.
     alone = jax.process_count() == 1
     if alone and threading.current_thread() is threading.main_thread():
-      self._previous = {
-        s: signal.signal(s, self._receive)
-        for s in (signal.SIGTERM, signal.SIGINT)
-      }
+      self._previous = {s: signal.signal(s, self._receive) for s in _SIGNALS}
     return self
 
   def __exit__(self, *exception) -> None:

@@ -28,6 +28,7 @@ CLEAR = '\r\x1b[K'  # Erases the current line of a terminal.
 TIME = '%H:%M:%S'  # In front of a line in a log.
 _ADVICE = {
   errno.EACCES: 'check its permissions',
+  errno.ENAMETOOLONG: 'choose a shorter name',
   errno.EMFILE: 'raise the limit of open files (ulimit -n)',
   errno.ENOSPC: 'free space on its disk',
   errno.EROFS: 'choose another folder',

@@ -305,11 +305,14 @@ def find_all(
   Raises:
     errors.DatasetError: see `find`; or a dataset is named twice.
   """
-  parts = [names] if files.expand(names).is_dir() else names.split('+')
-  for part in parts:
-    if parts.count(part) > 1:
-      raise errors.DatasetError(f'the dataset {part} is named twice')
-  return [find(part, data_dir, *kinds) for part in parts]
+  folder, _ = _without_digest(names)
+  parts = [names] if files.expand(folder).is_dir() else names.split('+')
+  found = [find(part, data_dir, *kinds) for part in parts]
+  folders = [x.folder.resolve() for x in found]
+  for x in found:
+    if folders.count(x.folder.resolve()) > 1:
+      raise errors.DatasetError(f'the dataset {x.full_name} is named twice')
+  return found
 
 
 def _without_digest(name: str) -> tuple[str, str | None]:

@@ -372,7 +372,7 @@ def test_latents_of_different_vaes_do_not_mix(world, tmp_path):
   with pytest.raises(run_documents.RunError, match='by another VAE'):
     train_mdn_rnn.train(config, tmp_path / 'run', str(world.data_dir))
   config.dataset = str(other)
-  with pytest.raises(run_documents.RunError, match='of another VAE'):
+  with pytest.raises(run_documents.RunError, match='trained with another V'):
     train_mdn_rnn.train(config, tmp_path / 'run', None, str(world.mdn_rnn))
   assert not (tmp_path / 'run').exists()
 

@@ -1,7 +1,7 @@
 """Who drives: an agent, with noise or without, a policy, or a person.
 
-A driver is a document, `action_log.Driver`, which tells agents by their
-content. `policy` makes what chooses the actions of it.
+A driver is a document, `action_log.Driver`, which identifies an agent by its
+digests; `policy` makes the policy of a driver.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def of_agent(
 
 
 def with_noise(noise: str, noise_share: float = 1.0) -> list[action_log.Driver]:
-  """Returns any agent as a driver for each level of noise.
+  """Returns a driver for each level of noise, without digests of an agent.
 
   Args:
     noise: comma-separated standard deviations of the noise on its actions.

@@ -29,6 +29,7 @@ from carracing_rollouts import environment
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from carracing_rollouts import scores
+from carracing_rollouts import sketched_car_racing
 from models import agent
 from models import controller
 from models import lstm
@@ -56,6 +57,7 @@ _CODE = (
   lstm,
   rollout,
   rlds_steps,
+  sketched_car_racing,
   strided_convolution,
   vae,
   world_model,
@@ -76,8 +78,8 @@ class Drive(NamedTuple):
   driver: action_log.Driver
   track: int
   seed: np.random.SeedSequence
-  simulator: str = 'gymnasium'
-  max_steps: int = environment.MAX_STEPS
+  simulator: str
+  max_steps: int
 
 
 class Driven(NamedTuple):
@@ -227,7 +229,7 @@ def run(
     folder: existing folder of the results.
     execute: runs jobs, in any order and in any processes.
     title: description of the work.
-    total: number of episodes, of which these are the last ones.
+    total: number of episodes, with those that are already known.
 
   Returns:
     The episodes of all groups, in order.

@@ -270,14 +270,16 @@ def _claim(path: Path, subject: Subject) -> None:
   try:
     found = json_documents.read(path, Subject)
   except (FileNotFoundError, errors.DocumentError):
-    # The name of a result repeats its subject, so none can be mistaken.
-    json_documents.write(path, subject.model_dump())
+    pass
   else:
-    _check_same(path.parents[1], found, subject)
+    _check_same(path.parents[1], found, subject, with_packages=False)
+  # The name of a result repeats its subject and the packages, so none can be
+  # mistaken: those of other code are driven again.
+  json_documents.write(path, subject.model_dump())
 
 
 def _check_same(
-  folder: Path, found: Subject, wanted: Subject, with_packages: bool = True
+  folder: Path, found: Subject, wanted: Subject, with_packages: bool
 ) -> None:
   """Raises EvaluationError, naming the differences, if subjects differ."""
   ours, theirs = (_flat(x, with_packages) for x in (found, wanted))

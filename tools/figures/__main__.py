@@ -1,4 +1,4 @@
-"""Makes the pictures and tables in the documents anew.
+"""Makes the animation and the tables in the documents anew.
 
   python -m tools.figures
 

@@ -220,7 +220,7 @@ class Finder:
       if wanted is None or prepared.content_digests == wanted:
         return self._found_dataset(prepared)
       facts.append('another one of this name is here')
-    except errors.UserError:
+    except (errors.UserError, OSError):
       if wanted is None:
         raise
     return Artefact(

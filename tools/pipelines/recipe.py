@@ -1,4 +1,4 @@
-"""Makes an agent in rounds: data → V → latents → M → C, which drives the next.
+"""Makes an agent in rounds: data → V → latents → M → C, which drives anew.
 
 Round 0 lies at the top of the folder, each later one in `round_1/`, ...: `vae/`
 (unless V is kept), `mdn_rnn/`, `controller/`, and `score/` if its C is the best

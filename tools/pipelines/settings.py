@@ -94,7 +94,11 @@ def run(
     del argv
     logging.info('Making an agent from nothing, into %s.', output_dir.value)
     settings = base.validated(config.value, Settings)
-    drivers.with_noise(settings.noise, settings.noise_share)  # Checks them.
+    try:
+      drivers.with_noise(settings.noise, settings.noise_share)
+    except errors.UserError as error:
+      # The keys of the config have the names of the flags of tools.record.
+      raise errors.UserError(str(error).replace('--', '--config.')) from None
     folder = files.expand(output_dir.value)
     print(make_in(folder, settings, make or recipe.make, stages.execute))
 

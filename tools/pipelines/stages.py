@@ -2,7 +2,8 @@
 
 A stage leaves a stamp: its command, the digests of what it read and wrote, and
 how long it took. It is done as long as its command and its inputs are the same
-and its outputs are whole. Each command is printed as a user would type it, so
+and its outputs are whole: datasets as far as their documents tell, everything
+else to the last byte. Each command is printed as a user would type it, so
 that a pipeline also documents the steps.
 """
 
@@ -79,8 +80,8 @@ class Pipeline:
   ) -> None:
     """Runs the command of a stage, unless it is done.
 
-    What is not as it was left is judged by the command: it makes what is
-    missing, accepts what is finished, and refuses what it would overwrite.
+    If it is not done, its command decides: it makes what is missing, accepts
+    what is finished, and refuses what it would overwrite.
 
     Args:
       name: name of the stage, unique in the pipeline.
@@ -171,13 +172,14 @@ class Pipeline:
     )
     read: list[str | Path] = [*inputs.values()]
     exported = workdir / 'agent'
+    written: list[str | Path] = [workdir / 'weights', workdir / 'metrics.json']
     if 'dataset' in config:
       command.append(f'--data_dir={self.data_dir}')
       read += config['dataset'].split('+')
       exported = workdir / 'weights'
     command += [f'--{flag}={path}' for flag, path in inputs.items()]
     command += [f'--config.{key}={value}' for key, value in config.items()]
-    self.run(name, title, command, read, [exported, workdir / 'metrics.json'])
+    self.run(name, title, command, read, [exported, *written])
     return exported
 
   def minutes(self) -> list[str]:
@@ -207,7 +209,9 @@ class Pipeline:
     if (artefact / 'controller').is_dir():
       return json_documents.digest(agent.digests(artefact))
     if artefact.is_dir():
-      return weights.describe(artefact).weights_sha256
+      described = weights.describe(artefact)
+      sha256 = described.weights_sha256, described.start_states_sha256
+      return json_documents.digest({artefact.name: sha256})
     return digests.of_file(artefact)
 
 

@@ -94,7 +94,7 @@ def until_error(blocks: Iterator[Block]) -> list[Block]:
   try:
     for block in blocks:
       found.append(block)
-  except errors.UserError as error:
+  except (errors.UserError, OSError) as error:
     found.append(Text(f'More cannot be shown: {error}.'))
   return found
 

@@ -212,4 +212,5 @@ def linear(params: Any, features: jax.Array, noise: jax.Array) -> jax.Array:
   """Chooses actions as `controller.Controller` with these parameters does."""
   del noise
   of_layer = params['linear']
-  return jnp.tanh(features @ of_layer['kernel'] + of_layer['bias'])
+  products = features @ of_layer['kernel']
+  return jnp.tanh(products + jnp.broadcast_to(of_layer['bias'], products.shape))
