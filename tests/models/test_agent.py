@@ -83,7 +83,7 @@ def test_a_controller_of_z_alone_ignores_h(world, frames, tmp_path):
 
 def test_noise_of_other_episodes_is_refused(agent_folder, frames):
   driver = agent.load(agent_folder)
-  with pytest.raises(ValueError, match='noise, B is one of {3, 4}'):
+  with pytest.raises(ValueError, match='with the carry, B is one of {3, 4}'):
     driver(frames[0, :3], driver.initial_carry(range(3)), np.zeros((4, 3)))
 
 
