@@ -1,5 +1,6 @@
 """Episodes of a prepared dataset → their tracks, and who drove."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from carracing_data import errors
@@ -59,25 +60,26 @@ def of_split(prepared: prepared_dataset.Dataset, split: str) -> list[Drive]:
   return [*(Drive(seed, policy) for seed in seeds), *logged]
 
 
+def of_dataset(prepared: prepared_dataset.Dataset) -> dict[str, list[Drive]]:
+  """Returns who drove each episode of every split; see `of_split`."""
+  return {split: of_split(prepared, split) for split in schema.SPLITS}
+
+
 def by_driver(
-  prepared: prepared_dataset.Dataset, *splits: str
+  drives: Mapping[str, Sequence[Drive]],
 ) -> dict[str, list[tuple[str, int]]]:
   """Returns the episodes of each driver.
 
   Args:
-    prepared: a dataset, see `prepared_dataset.find`.
-    *splits: names of splits.
+    drives: who drove the episodes of each split, see `of_split`.
 
   Returns:
     (split, index in the split) of the episodes, by title of the driver. Titles
     of different agents get the beginning of the digest of their C.
-
-  Raises:
-    errors.DatasetError: see `of_split`.
   """
   found: dict[action_log.Driver, list[tuple[str, int]]] = {}
-  for split in splits:
-    for i, drive in enumerate(of_split(prepared, split)):
+  for split, of_episodes in drives.items():
+    for i, drive in enumerate(of_episodes):
       found.setdefault(drive.driver, []).append((split, i))
   titles = [driver.title for driver in found]
   by_title: dict[str, list[tuple[str, int]]] = {}

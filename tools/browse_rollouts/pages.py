@@ -67,9 +67,7 @@ def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
     split: loader.episodes(str(prepared.folder), split=split)
     for split in schema.SPLITS
   }
-  driven = {
-    split: who_drove.of_split(prepared, split) for split in schema.SPLITS
-  }
+  driven = who_drove.of_dataset(prepared)
   files.claim_folder(output_dir / VIDEOS)
   with files.locked(output_dir), files.write_errors(output_dir):
     _claim(output_dir, prepared)
@@ -159,7 +157,7 @@ def _write_pages(
   """Writes the pages in reverse: the first one sums up all episodes."""
   keys = [(split, i) for split in episodes for i in range(len(episodes[split]))]
   starts = range(0, len(keys), _PAGE_EPISODES)
-  by_driver = who_drove.by_driver(prepared, *schema.SPLITS)
+  by_driver = who_drove.by_driver(driven)
   drivers = {key: title for title, ids in by_driver.items() for key in ids}
   collected = rollout_statistics.Collector()
   with progress.Progress('pages', 'episodes', len(keys)) as counted:

@@ -131,7 +131,8 @@ def measure(
   """
   prepared = prepared_dataset.find(dataset, data_dir, schema.KIND)
   episodes = loader.episodes(str(prepared.folder), split=_SPLIT)
-  of_driver = who_drove.by_driver(prepared, _SPLIT)
+  drives = {_SPLIT: who_drove.of_split(prepared, _SPLIT)}
+  of_driver = who_drove.by_driver(drives)
   compared = {
     title: compare(model, (episodes[i] for _, i in ids[:most]), key)
     for title, ids in of_driver.items()

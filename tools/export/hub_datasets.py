@@ -59,12 +59,15 @@ def export(
     errors.UserError: the new folder exists already, or cannot be written.
   """
   prepared = prepared_dataset.find(name, data_dir, schema.KIND)
-  driven = who_drove.by_driver(prepared, *schema.SPLITS)
+  drives = who_drove.of_dataset(prepared)
+  driven = who_drove.by_driver(drives)
   title = f'{prepared.name}-{prepared.config_name}'
   with files.new_folder(output_dir / title) as folder:
     (folder / 'data').mkdir()
     splits = [
-      _write(prepared, split, driven, folder / 'data', steps_per_file)
+      _write(
+        prepared, split, drives[split], driven, folder / 'data', steps_per_file
+      )
       for split in schema.SPLITS
     ]
     pictures.save_strip(
@@ -115,13 +118,13 @@ def _column(feature: descriptions.StepFeature) -> Any:
 def _write(
   prepared: prepared_dataset.Dataset,
   split: str,
+  drives: Sequence[who_drove.Drive],
   driven: _Driven,
   folder: Path,
   steps_per_file: int,
 ) -> datasets.SplitInfo:
   """Writes the files of a split, one episode after another."""
   episodes = loader.episodes(str(prepared.folder), split=split)
-  of_split = who_drove.of_split(prepared, split)
   drivers = {key: title for title, keys in driven.items() for key in keys}
   num_steps = prepared.splits[split].num_steps
   num_files = min(len(episodes), -(-num_steps // steps_per_file))
@@ -139,7 +142,7 @@ def _write(
           columns |= {
             'episode_id': [episode_id] * count,
             'step': [*range(count)],
-            'track_seed': [of_split[episode_id].track_seed] * count,
+            'track_seed': [drives[episode_id].track_seed] * count,
             'driver': [drivers[split, episode_id]] * count,
           }
           table = pa.Table.from_pydict(

@@ -158,7 +158,7 @@ def read(
     shown = progress.each(episodes[:most], split, 'episodes')
     for index, episode in enumerate(shown):
       collected.add((split, index), episode)
-  driven = who_drove.by_driver(prepared, *schema.SPLITS)
+  driven = who_drove.by_driver(who_drove.of_dataset(prepared))
   return collected.statistics(prepared, driven)
 
 
