@@ -15,6 +15,7 @@ import threading
 import types
 from typing import Any
 
+from absl import flags
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
@@ -71,7 +72,6 @@ def run_locally(
     min(num_workers, len(jobs)),
     mp_context=context,
     initializer=_start_worker,
-    initargs=(logging.get_verbosity(),),
   )
   try:
     with bare_main(), _deaf_to_interrupts():
@@ -124,10 +124,14 @@ def _deaf_to_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-def _start_worker(verbosity: int) -> None:
-  """Makes this worker log as its parent does, and end with it."""
-  if verbosity >= logging.INFO:
-    command_line.set_up_logging()
+def _start_worker() -> None:
+  """Makes this worker log its warnings alone, and end with its parent.
+
+  What it does, its parent has said, and each worker would say it again.
+  """
+  flags.FLAGS.mark_as_parsed()  # Otherwise absl complains of that.
+  command_line.set_up_logging()
+  logging.set_verbosity(logging.WARNING)
   _end_with_parent()
 
 
