@@ -10,7 +10,7 @@ actions of an episode depend neither on the other episodes of its batch nor on
 the size of the batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import os
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from carracing_data import files
 from carracing_data import rlds_steps
 from flax import struct
 import jax
-import jax.numpy as jnp
 from models import controller
 from models import weights
 from models import world_model
@@ -63,45 +62,65 @@ class Agent:
     self,
     observation: np.ndarray,
     carry: Carry,
-    noise: np.ndarray | None = None,
+    imposed: np.ndarray | None = None,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
   ) -> tuple[np.ndarray, Carry]:
     """Chooses one action for each episode.
 
     Args:
       observation: uint8 [B, 64, 64, 3], 0..255.
       carry: carry from `initial_carry` or the previous call.
-      noise: added to the actions before M sees them, float [B, 3]; the sums
-        are clipped to the range of the actions.
+      imposed: what is done instead, float32 [B, 3], NaN where nothing is.
+      change: changes the actions, float32 [B, 3], before M sees them; the
+        results are clipped to the range of the actions.
 
     Returns:
       The actions, float32 [B, 3] (steering −1..1, gas 0..1, brake 0..1), and
-      the next carry.
+      the next carry, in which M has seen them.
 
     Raises:
-      ValueError: the observation, the carry or the noise has another shape, or
-        the observation another dtype.
+      ValueError: the observation, the carry or the actions have another shape,
+        or the observation another dtype.
     """
     size = len(observation)
-    noise = np.zeros((size, controller.ACTION_SIZE)) if noise is None else noise
-    sizes = {len(x) for x in (observation, *carry, noise)}
-    shapes = observation.shape[1:], noise.shape[1:]
+    sizes = {len(x) for x in (observation, *carry)}
     if (
       observation.dtype != np.uint8
-      or shapes != ((64, 64, 3), (controller.ACTION_SIZE,))
+      or observation.shape[1:] != (64, 64, 3)
       or len(sizes) > 1
     ):
       raise ValueError(
         f'observation is {observation.dtype}{list(observation.shape)}, not'
-        f' uint8[B, 64, 64, 3]; noise is {list(noise.shape)}, not [B, 3]; with'
-        f' the carry, B is one of {sizes}'
+        f' uint8[B, 64, 64, 3]; with the carry, B is one of {sizes}'
       )
-    inputs = (observation, carry, noise.astype(np.float32))
-    parts = [
-      jax.tree.map(lambda x, i=i: _padded(x[i : i + _MAX_BATCH]), inputs)
-      for i in range(0, max(size, 1), _MAX_BATCH)
-    ]
-    acted = jax.device_get([_act(self, *part) for part in parts])
-    return jax.tree.map(lambda *x: np.concatenate(x)[:size], *acted)
+    chosen = [_choose(self, *part) for part in _parts((observation, carry))]
+    action, z = _joined(chosen, size)
+    if change is not None:
+      low, high = rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
+      action = np.clip(change(action), low, high).astype(np.float32)
+    for actions in (action,) if imposed is None else (action, imposed):
+      if actions.shape != (size, controller.ACTION_SIZE):
+        raise ValueError(f'actions are {list(actions.shape)}, not [{size}, 3]')
+    if imposed is not None:
+      action = np.where(np.isnan(imposed), action, imposed)
+    state: Any = (z, carry)
+    moved = [_move(self, *part) for part in _parts((state, action))]
+    return action, _joined(moved, size)
+
+
+def _parts(arrays: Any) -> list[Any]:
+  """Cuts arrays [B, ...] into batches of few sizes."""
+  size = len(jax.tree.leaves(arrays)[0])
+  return [
+    jax.tree.map(lambda x, i=i: _padded(x[i : i + _MAX_BATCH]), arrays)
+    for i in range(0, max(size, 1), _MAX_BATCH)
+  ]
+
+
+def _joined(parts: Sequence[Any], size: int) -> Any:
+  """Joins batches to NumPy arrays [size, ...]."""
+  parts = jax.device_get(parts)
+  return jax.tree.map(lambda *x: np.concatenate(x)[:size], *parts)
 
 
 def _padded(x: np.ndarray) -> np.ndarray:
@@ -117,15 +136,18 @@ def act(agent: Agent, state: world_model.State) -> jax.Array:
 
 
 @jax.jit
-def _act(
-  agent: Agent, observation: jax.Array, carry: Any, noise: jax.Array
-) -> tuple[jax.Array, Any]:
+def _choose(
+  agent: Agent, observation: jax.Array, carry: Any
+) -> tuple[jax.Array, jax.Array]:
   z = world_model.encode(agent.model, observation).mean
-  state = world_model.State(z, carry)
-  low, high = rlds_steps.ACTION_LOW[None], rlds_steps.ACTION_HIGH[None]
-  action = jnp.clip(act(agent, state) + noise, low, high)
+  return act(agent, world_model.State(z, carry)), z
+
+
+@jax.jit
+def _move(agent: Agent, state: Any, action: jax.Array) -> Any:
+  state = world_model.State(*state)
   _, carry = world_model.predict(agent.model, state, action)
-  return action, carry
+  return carry
 
 
 def folder_of(flag: str | None) -> Path:

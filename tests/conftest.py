@@ -127,6 +127,17 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
   return made_once(tmp_path_factory, 'data', make)
 
 
+@pytest.fixture
+def version_1(tmp_path: Path) -> Path:
+  """Data directory with carracing_rollouts/kept:1.1.0@0830f6da9908.
+
+  Two episodes of 5 steps, which the code of that version has built.
+  """
+  archive = Path(__file__).with_name('rollouts_of_version_1.zip')
+  shutil.unpack_archive(archive, tmp_path / 'version_1')
+  return tmp_path / 'version_1'
+
+
 @pytest.fixture(scope='session')
 def world(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
   """Artefacts of all later stages, with a few training steps each."""

@@ -480,6 +480,7 @@ DREAM = (
 ERRORS = (
   'tools.dream_errors --data_dir={data} --vae={vae} --mdn_rnn={mdn_rnn} {tiny} '
 )
+FIDELITY = 'tools.dream_fidelity --agent={agent} --output_dir={tmp}/out '
 VIEW = 'tools.view_rollouts --data_dir={data} --output_dir={tmp}/out {tiny} '
 BROWSE = 'tools.browse_rollouts --data_dir={data} --output_dir={tmp}/out '
 EXPORT = 'tools.export --data_dir={data} --output_dir={tmp}/out '
@@ -603,7 +604,7 @@ def test_name_of_a_dataset(name, message, places):
     ),
     (DRIVE + '--agent={kept}/finished', r'did you mean .*ed/agent\?'),
     (DRIVE + '--agent=~nosuchuser/agent', 'home directory'),
-    (DRIVE + '--track=100000', r'track=100000: .*99999'),
+    (DRIVE + '--track=100000', r'track=100000: .*9999'),
     (DRIVE + '--output_dir={tmp}/file', 'cannot write .*file'),
     (PLAY + '--agent={tmp}/none', 'no exported weights of a controller in '),
     (
@@ -611,7 +612,7 @@ def test_name_of_a_dataset(name, message, places):
       'old/mdn_rnn has no start_stat',
     ),
     (PLAY + '--driver=keyboard', 'driver=keyboard'),
-    (PLAY + '--track=100000', r'track=100000: .*99999'),
+    (PLAY + '--track=100000', r'track=100000: .*9999'),
     (PLAY + '--where=dream --track=1', 'a dream has no track; pass --seed'),
     (PLAY + '--seed=1', '--seed is for --where=dream; pass --track'),
     (PLAY + '--temperature=0', 'temperature=0.* positive and finite'),
@@ -659,6 +660,17 @@ def test_name_of_a_dataset(name, message, places):
     (DREAM_ROUNDS + '--config.rounds=-1', 'config: rounds: .*, not -1'),
     (DREAM_ROUNDS + '--config.noise_share=2', 'noise_share: .* to 1, not 2'),
     (DREAM_ROUNDS + '--config.noise=0', 'noise_share: there is no noise'),
+    (ROUNDS + '--config.num_tracks=10001', 'num_tracks: .* 10000, not 10001'),
+    (ROUNDS + '--config.interventions=0,2', 'interventions: .* to 1, not 2'),
+    (ROUNDS + '--config.random_interventions=-1', 'random_inter.*, not -1'),
+    (FIDELITY + '--num_tracks=1', 'num_tracks=1'),
+    (FIDELITY + '--max_steps=60', 'max_steps=60'),
+    (FIDELITY + '--noise=-1', 'noise=-1'),
+    (FIDELITY + '--noise=nan', 'noise=nan'),
+    (FIDELITY + '--temperature=inf', 'temperature=inf'),
+    (FIDELITY + '--mdn_rnn={tmp}/none', 'no exported weights of a mdn_rnn'),
+    (FIDELITY + '--mdn_rnn={vae}', 'weights of a vae, not of a mdn_rnn'),
+    (FIDELITY + '--output_dir={tmp}/file', 'cannot write .*file'),
     ('tools.benchmark --output_dir={tmp}/out --only=none', 'no stage none'),
   ],
 )
@@ -686,7 +698,7 @@ EVALUATE = 'tools.evaluate --output_dir={tmp}/out '
     ('--policy=', "a policy is one of .*, not ''"),
     ('--policy=expert', "a policy is one of .*, not 'expert'"),
     ('--policy=straight_ahead:gas=2', 'gas=2'),
-    ('--policy=uniform --episodes=100001', '100,000 test tracks, not 100,001'),
+    ('--policy=uniform --episodes=10001', '10,000 .* tracks, not 10,001'),
     (
       '--policy=uniform --tracks=selection --episodes=1001',
       '1,000 selection tracks, not 1,001',
@@ -726,13 +738,18 @@ RECORD = 'tools.record --output={tmp}/out/log.npz '
     ('--agent={agent} --noise_share=x', '--noise_share=x: could not convert'),
     (
       '--agent={agent} --noise_share=0.5',
-      '--noise=0 --noise_share=0.5: noise_share: there is no noise',
+      '--noise_share=0.5: noise_share: there is no noise',
     ),
     (
       '--agent={agent} --noise=0,0 --noise_share=0.5',
       'noise_share: there is no noise',
     ),
     ('--policy=expert', "a policy is one of .*, not 'expert'"),
+    ('--policy=uniform --interventions=x', "=x: could not .* float: 'x'"),
+    ('--policy=uniform --interventions=0,2', 'interventions: .* to 1, not 2'),
+    ('--agent={agent} --interventions=-1', 'interventions: .* to 0, not -1'),
+    ('--agent={agent} --interventions=nan', 'interventions: .*finite number'),
+    ('--driver=keyboard --interventions=0.1', 'leave out .*--interventions'),
     ('--policy=keyboard', "a policy is one of .*, not 'keyboard'"),
     ('--policy=uniform --episodes=1', 'episodes=1'),
     ('--policy=uniform --simulator=torcs', "a simulator is .*, not 'torcs'"),
@@ -774,7 +791,7 @@ def test_damaged_run_folder(file, content, places):
   'file', ['dataset_info.json', 'features.json', 'metadata.json']
 )
 def test_damaged_document_of_a_dataset(file, content, places):
-  [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('1.*')
+  [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('2.*')
   folder = copy_of(source, file, places['tmp'] / 'damaged')
   (folder / file).write_text(content)
   with error_of_one_line(f'damaged/{file}'):
@@ -828,7 +845,7 @@ def set_path(content, path, value):
 def test_edited_document_of_a_dataset(file, path, value, places):
   from carracing_data import metadata
 
-  [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('1.*')
+  [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('2.*')
   folder = copy_of(source, file, places['tmp'] / 'edited')
   content = json.loads((source / file).read_text())
   set_path(content, path, value)

@@ -37,7 +37,8 @@ def test_a_damaged_one_is_restored_from_the_repository(tmp_path, monkeypatch):
 
 
 def test_it_drives():
-  games = environment.Environments(tracks.TEST[:2], environment.MAX_STEPS)
+  seeds = tracks.DEVELOPMENT[:2]
+  games = environment.Environments(seeds, environment.MAX_STEPS)
   driven = jobs.drive(games, agent.load(), [jobs.policy_seed(0)] * 2)
   returns = [x.scores()[-1] for x in driven]
   assert min(returns) > LEAST, returns
@@ -51,5 +52,5 @@ def test_tools_take_it_without_being_told(command, tmp_path):
   assert 'over 1 track' in done.stdout
   done = command('tools.drive', f'--output_dir={tmp_path}/drive')
   assert done.status == 0, done.stderr
-  assert 'Test track 0: return' in done.stdout
+  assert 'Development track 0: return' in done.stdout
   assert (tmp_path / 'drive' / 'drive.mp4').stat().st_size

@@ -49,6 +49,7 @@ GROUPS = {
   'Measure': (
     'tools.evaluate',
     'tools.dream_errors',
+    'tools.dream_fidelity',
   ),
   MAINTAIN: (
     'tools.benchmark',

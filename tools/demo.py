@@ -45,7 +45,7 @@ def make(pipeline: stages.Pipeline, settings: settings_lib.Settings) -> str:
   recipe.score(
     pipeline,
     _RANDOM,
-    'the random policy drives the same test tracks',
+    'the random policy drives the same development tracks',
     settings.num_tracks,
     None,
   )
@@ -78,7 +78,7 @@ def make(pipeline: stages.Pipeline, settings: settings_lib.Settings) -> str:
   )
   pipeline.run(
     'pictures_of_a_drive',
-    'what the agent sees and expects on a test track',
+    'what the agent sees and expects on a development track',
     stages.python('tools.drive', f'--agent={agent}', output_dir),
     [agent],
     [pictures / f'drive.{x}' for x in ('png', 'mp4')],
@@ -115,7 +115,7 @@ To compare with:
 
 V   squared error of the best constant frame       {constant:8.2f}
 M   nats above the floor if z does not change      {no_change:8.3f}
-C   mean return of the random policy, test tracks  {random.mean:8.1f}
+C   mean return of the random policy, development tracks {random.mean:3.1f}
 
 In {folder}:
   report.html  all of this on one page, for any browser

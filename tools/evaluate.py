@@ -1,4 +1,4 @@
-"""Evaluates an agent, or a built-in policy, on the test tracks.
+"""Evaluates an agent, or a built-in policy, on tracks that it has never seen.
 
   python -m tools.evaluate --episodes=100
   python -m tools.evaluate --agent=runs/controller/agent --episodes=100
@@ -41,9 +41,10 @@ _EPISODES = flags.DEFINE_integer(
 )
 _TRACKS = flags.DEFINE_enum(
   'tracks',
-  'test',
+  'development',
   sorted(tracks.SETS),
-  'Set of tracks: test for scores, selection for choosing among agents.',
+  'Set of tracks: development for scores of work in progress; final for the'
+  ' score of a result, once; selection for choosing among agents.',
 )
 _NUM_WORKERS = flags.DEFINE_integer(
   'num_workers',
@@ -73,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
     runtime.use_cpu()
     folder = agent.folder_of(_AGENT.value)
     agent.load(folder)  # Fails on parts that do not belong together.
-    [driver] = drivers.of_agent(folder)
+    driver = drivers.of_agent(folder)
   result = track_scores.evaluate(
     driver,
     folder,

@@ -1,7 +1,8 @@
-"""Records what an agent, a policy or a person drives as an action log.
+r"""Records what an agent, a policy or a person drives as an action log.
 
   python -m tools.record --agent=runs/controller/agent --output=driven.npz
-  python -m tools.record --agent=... --noise=0,0.3 --output=noisy.npz
+  python -m tools.record --agent=... --noise=0,0.3 --interventions=0,0.02 \
+      --output=disturbed.npz
   python -m tools.record --driver=keyboard --episodes=10 --output=mine.npz
 
 A log holds the track, the actions and the return of every episode, some 8 kB
@@ -54,6 +55,14 @@ _NOISE_SHARE = flags.DEFINE_float(
   1.0,
   'Share of the steps with noise on average, above 0 and up to 1. Below 1 it'
   ' comes in spells of 20 steps, between which the agent recovers.',
+)
+_INTERVENTIONS = flags.DEFINE_string(
+  'interventions',
+  '0',
+  'Probability that an intervention begins at a step: a random action that is'
+  ' imposed for 5 to 69 steps. So a model learns what actions do, whatever the'
+  ' driver would have done; 0.02 is a good start. With several ones, episodes'
+  ' take turns, in all combinations with --noise.',
 )
 _POLICY = flags.DEFINE_string(
   'policy',
@@ -108,10 +117,12 @@ def main(argv: Sequence[str]) -> None:
     raise errors.UserError('pass one of --agent, --policy and --driver')
   [driver] = (value for value in given if value is not None)
   logging.info('Recording %d episodes of %s.', _EPISODES.value, driver)
-  noise = _NOISE.value, _NOISE_SHARE.value
-  if _AGENT.value is None and noise != ('0', 1):
+  if _AGENT.value is None and (_NOISE.value, _NOISE_SHARE.value) != ('0', 1):
     raise errors.UserError('--noise and --noise_share need --agent')
-  drivers.with_noise(*noise)
+  disturbances = drivers.Disturbances(
+    _NOISE.value, _NOISE_SHARE.value, _INTERVENTIONS.value
+  )
+  disturbances.of(action_log.Driver(name=drivers.AGENT))
   simulator = environment.check_simulator(_SIMULATOR.value)
   output = files.claim_file(files.expand(_OUTPUT.value))
   workers = _NUM_WORKERS.value or processes.num_cores()
@@ -120,18 +131,26 @@ def main(argv: Sequence[str]) -> None:
     runtime.use_cpu()
     folder = files.expand(_AGENT.value)
     agent.load(folder)  # Fails on parts that do not belong together.
-    who = drivers.of_agent(folder, *noise)
+    who = drivers.of_agent(folder)
   elif _DRIVER.value is not None:
-    if simulator != 'gymnasium' or _NUM_WORKERS.value is not None:
+    if (
+      simulator != 'gymnasium'
+      or _NUM_WORKERS.value is not None
+      or _INTERVENTIONS.value != '0'
+    ):
       raise errors.UserError(
         '--driver=keyboard shows the stock game in one window: leave out'
-        ' --simulator and --num_workers'
+        ' --simulator, --num_workers and --interventions'
       )
-    workers, who = 1, [action_log.Driver(name=keyboard.NAME)]
+    workers, who = 1, action_log.Driver(name=keyboard.NAME)
   else:
-    who = [drivers.of_policy(driver)]
+    who = drivers.of_policy(driver)
   plan = recorded_actions.Plan(
-    tuple(who), folder, _SEED.value, simulator, _MAX_STEPS.value
+    tuple(disturbances.of(who)),
+    folder,
+    _SEED.value,
+    simulator,
+    _MAX_STEPS.value,
   )
   execute = functools.partial(processes.run_locally, num_workers=workers)
   try:

@@ -97,8 +97,8 @@ def broken_promises(steps: Mapping[str, np.ndarray]) -> Iterator[str]:
   inside = ((action >= ACTION_LOW) & (action <= ACTION_HIGH)).all(axis=1)
   if not inside.all():
     yield f'the action is out of range at step {inside.argmin()}'
-  for name in 'action', 'reward', 'discount':
-    if count and np.any(steps[name][-1]):
+  for name in 'action', 'is_intervention', 'reward', 'discount':
+    if count and np.any(steps.get(name, [False])[-1]):
       yield f'{name} is not zero at the last step'
   expected = np.ones(max(count - 1, 0), np.float32)
   expected[-1:] = 0 if steps['is_terminal'].any() else 1

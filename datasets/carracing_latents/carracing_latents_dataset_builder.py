@@ -78,8 +78,9 @@ class Builder(sharded_builder.ShardedBuilder):
     weights,
     world_model,
   )
-  VERSION = tfds.core.Version('1.0.2')
+  VERSION = tfds.core.Version('2.0.0')
   RELEASE_NOTES = {
+    '2.0.0': 'Interventions, as in the rollouts.',
     '1.0.2': 'The metadata names the platform; the records are those of 1.0.1.',
     '1.0.1': 'The metadata counts terminated episodes and seals shard lengths.',
     '1.0.0': 'Initial release.',

@@ -49,6 +49,7 @@ def broken_promises(
 # Features that are copied from the rollouts.
 COPIED = (
   'action',
+  'is_intervention',
   'reward',
   'discount',
   'is_first',
@@ -64,6 +65,7 @@ KIND = metadata.Kind(
     'mean': metadata.Feature('float32', (None, 'latent_size')),
     'logvar': metadata.Feature('float32', (None, 'latent_size')),
     'action': metadata.Feature('float32', (None, rlds_steps.ACTION_SIZE)),
+    'is_intervention': metadata.Feature('bool', (None,), '2.0.0'),
     'reward': metadata.Feature('float32', (None,)),
     'discount': metadata.Feature('float32', (None,)),
     'is_first': metadata.Feature('bool', (None,)),

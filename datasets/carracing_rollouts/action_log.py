@@ -32,6 +32,10 @@ _MAX_HEADER = 2**26  # Bytes: about 200,000 episodes.
 _RESTORE = 'restore it from another copy of the dataset, or build it again'
 
 
+_Step = Annotated[int, pydantic.Field(ge=0, le=schema.MAX_STEPS_LIMIT)]
+_Count = Annotated[int, pydantic.Field(ge=1, le=schema.MAX_STEPS_LIMIT)]
+
+
 class LogError(errors.DatasetError):
   """A file is no action log that this version can read."""
 
@@ -53,6 +57,8 @@ class Driver(json_documents.Document):
     noise: standard deviation of the noise that was added to the actions.
     noise_share: expected share of the steps with noise; below 1 it came in
       spells.
+    interventions: probability that an intervention began at a step that had
+      none, see `interventions`.
   """
 
   name: Annotated[
@@ -61,6 +67,7 @@ class Driver(json_documents.Document):
   weights_sha256: AgentWeights | None = None
   noise: Annotated[float, pydantic.Field(ge=0, le=MAX_NOISE)] = 0.0
   noise_share: Annotated[float, pydantic.Field(gt=0, le=1)] = 1.0
+  interventions: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.0
 
   @pydantic.model_validator(mode='after')
   def _check_share(self) -> 'Driver':
@@ -70,12 +77,15 @@ class Driver(json_documents.Document):
 
   @property
   def title(self) -> str:
-    """Name and noise, for people."""
-    if not self.noise:
-      return self.name
-    share = self.noise_share
-    spells = '' if share == 1 else f' in {100 * share:g} % of the steps'
-    return f'{self.name}, noise {self.noise:g}{spells}'
+    """Name, noise and interventions, for people."""
+    title = self.name
+    if self.noise:
+      share = self.noise_share
+      spells = '' if share == 1 else f' in {100 * share:g} % of the steps'
+      title += f', noise {self.noise:g}{spells}'
+    if self.interventions:
+      title += f', interventions {self.interventions:g}'
+    return title
 
   @property
   def full_title(self) -> str:
@@ -96,6 +106,8 @@ class LoggedEpisode(json_documents.Document):
     terminated: whether the last step ended the episode; if not, the step limit
       did.
     driver: who drove.
+    interventions: first step and number of steps of each intervention; two in
+      a row with the same action count as one.
   """
 
   split: Literal['train', 'validation']
@@ -104,24 +116,52 @@ class LoggedEpisode(json_documents.Document):
   return_: float = pydantic.Field(alias='return')
   terminated: bool
   driver: Driver
+  interventions: list[tuple[_Step, _Count]] = []
+
+  @pydantic.model_validator(mode='after')
+  def _check_interventions(self) -> 'LoggedEpisode':
+    ends = [0, *(first + steps for first, steps in self.interventions)]
+    firsts = [*(first for first, _ in self.interventions), self.num_steps]
+    if any(end > first for end, first in zip(ends, firsts)):
+      raise ValueError('interventions: they overlap, or outlast the episode')
+    if self.interventions and not self.driver.interventions:
+      raise ValueError('interventions: the driver has none')
+    return self
+
+  def is_intervention(self) -> np.ndarray:
+    """Returns whether each action was imposed, bool [N]."""
+    found = np.zeros(self.num_steps, bool)
+    for first, steps in self.interventions:
+      found[first : first + steps] = True
+    return found
 
 
 class Header(json_documents.Document):
   """Description of a log.
 
   Attributes:
-    schema_version: version of this format.
+    schema_version: version of this format; in 1 there were no interventions.
+    seed: seed of tracks, policies, noise and interventions; None in version 1.
     simulator: simulator that was driven, a key of `environment.SIMULATORS`.
     packages: versions of the packages that affect what was driven.
     max_steps: steps after which an episode was truncated.
     episodes: the episodes, in order.
   """
 
-  schema_version: Literal[1] = 1
+  schema_version: Literal[1, 2] = 2
+  seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] | None = None
   simulator: json_documents.Name
   packages: dict[json_documents.Name, json_documents.Name]
   max_steps: Annotated[int, pydantic.Field(ge=1, le=schema.MAX_STEPS_LIMIT)]
   episodes: Annotated[list[LoggedEpisode], pydantic.Field(min_length=1)]
+
+  @pydantic.model_validator(mode='after')
+  def _check_version(self) -> 'Header':
+    if (self.schema_version == 1) != (self.seed is None):
+      raise ValueError('seed: version 1 has none, and version 2 has one')
+    if self.schema_version == 1 and any(x.interventions for x in self.episodes):
+      raise ValueError('episodes: version 1 has no interventions')
+    return self
 
 
 class ActionLog(NamedTuple):
@@ -268,6 +308,12 @@ def _check_episodes(log: ActionLog, source: str) -> None:
         f' {actions[step].tolist()} at step {step}, not within'
         f' {low.tolist()}..{high.tolist()}'
       )
+    for first, count in episode.interventions:
+      if (actions[first : first + count] != actions[first]).any():
+        raise LogError(
+          f'{source} is damaged: episode {index} changes its action within the'
+          f' intervention at step {first}'
+        )
 
 
 def of_dataset(folder: Path, config: Any) -> ActionLog:

@@ -17,10 +17,12 @@ from carracing_data import shards
 from carracing_rollouts import action_log
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
+from carracing_rollouts import interventions
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
 from carracing_rollouts import sketched_car_racing
+from carracing_rollouts import tracks
 import numpy as np
 import pydantic
 import tensorflow_datasets as tfds
@@ -48,6 +50,7 @@ class RolloutsConfig(sharded_builder.Config):
   max_steps: int = 1000  # CarRacing's own limit, 20 s at 50 Hz.
   policy: str = 'random_policy'
   seed: int = 0
+  interventions: float = 0.0
   simulator: str = 'gymnasium'
   actions: str = ''  # Action log, relative to the working directory.
 
@@ -58,6 +61,7 @@ class RolloutsConfig(sharded_builder.Config):
     for key, check in (
       ('policy', self._check_policy),
       ('num_episodes', self._check_num_episodes),
+      ('interventions', self._check_interventions),
       ('simulator', lambda: environment.check_simulator(self.simulator)),
       ('actions', self._read_log),
     ):
@@ -86,6 +90,13 @@ class RolloutsConfig(sharded_builder.Config):
       raise errors.DatasetError(
         f'the policy {schema.RECORDED} drives only the episodes of its log, so'
         ' leave this key out; for a mixture, name the policy of the others'
+      )
+
+  def _check_interventions(self) -> None:
+    if self.policy == schema.RECORDED and self.interventions:
+      raise errors.DatasetError(
+        f'the policy {schema.RECORDED} has those of its log, so leave this key'
+        ' out'
       )
 
   def _read_log(self) -> None:
@@ -125,21 +136,26 @@ class Builder(sharded_builder.ShardedBuilder):
     action_log,
     culled_car_racing,
     environment,
+    interventions,
     policies,
     rollout,
     schema,
     sketched_car_racing,
+    tracks,
     rlds_steps,
   )
-  VERSION = tfds.core.Version('1.1.0')
+  VERSION = tfds.core.Version('2.0.0')
   RELEASE_NOTES = {
+    '2.0.0': 'Interventions; no track is in two splits: other episodes.',
     '1.1.0': 'Configs with an action log; the data of others are unchanged.',
     '1.0.1': 'The metadata counts terminated episodes and seals shard lengths.',
     '1.0.0': 'Initial release.',
   }
   BUILDER_CONFIGS = [
     RolloutsConfig(
-      name='default', description='30 episodes of the random policy.'
+      name='default',
+      description='30 episodes of the random policy, with interventions.',
+      interventions=0.02,
     )
   ]
 
@@ -191,6 +207,7 @@ class Builder(sharded_builder.ShardedBuilder):
           log_sha256=self._identity().get('actions_sha256'),
           seed=config.seed,
           policy=config.policy,
+          interventions=config.interventions,
           simulator=config.simulator,
           max_steps=config.max_steps,
         )

@@ -138,7 +138,7 @@ def episodes(
     errors.DatasetError: the dataset or the split is missing.
   """
   dataset = prepared_dataset.find(name, data_dir, schema.KIND)
-  source = dataset.records(split, list(schema.KIND.features))
+  source = dataset.records(split)
   steps = dataset.splits[split].episode_steps
   ends = np.cumsum([schema.count_segments(n) for n in steps])
   bounds = [0, *ends.tolist()]

@@ -39,13 +39,18 @@ class Policy(Protocol):
     ...
 
   def __call__(
-    self, observation: np.ndarray, carry: Any
+    self,
+    observation: np.ndarray,
+    carry: Any,
+    imposed: np.ndarray | None = None,
   ) -> tuple[np.ndarray, Any]:
     """Chooses one action for each episode.
 
     Args:
       observation: uint8 [B, 64, 64, 3], 0..255.
       carry: carry from `initial_carry` or the previous call.
+      imposed: what will be done instead, float32 [B, 3], NaN where the chosen
+        action will be; matters if the carry depends on what is done.
 
     Returns:
       The actions, float32 [B, 3] (steering −1..1, gas 0..1, brake 0..1), and
@@ -63,9 +68,12 @@ class UniformPolicy:
     return _generators(seeds)
 
   def __call__(
-    self, observation: np.ndarray, carry: np.ndarray
+    self,
+    observation: np.ndarray,
+    carry: np.ndarray,
+    imposed: np.ndarray | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
-    del observation
+    del observation, imposed
     actions = [
       rng.uniform(rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH)
       for rng in carry
@@ -89,8 +97,12 @@ class StraightAheadPolicy:
     return ()
 
   def __call__(
-    self, observation: np.ndarray, carry: tuple[()]
+    self,
+    observation: np.ndarray,
+    carry: tuple[()],
+    imposed: np.ndarray | None = None,
   ) -> tuple[np.ndarray, tuple[()]]:
+    del imposed
     action = np.array([0, self._gas, 0], np.float32)
     return np.tile(action, (len(observation), 1)), carry
 
@@ -113,9 +125,12 @@ class RecordedPolicy:
     return np.stack([np.arange(len(seeds)), np.zeros(len(seeds), int)], axis=-1)
 
   def __call__(
-    self, observation: np.ndarray, carry: np.ndarray
+    self,
+    observation: np.ndarray,
+    carry: np.ndarray,
+    imposed: np.ndarray | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
-    del observation
+    del observation, imposed
     action = np.stack([self._actions[episode][step] for episode, step in carry])
     return action, carry + [0, 1]
 
@@ -140,9 +155,12 @@ class BrownianPolicy:
     return BrownianCarry(rngs, np.stack([r.uniform(low, high) for r in rngs]))
 
   def __call__(
-    self, observation: np.ndarray, carry: BrownianCarry
+    self,
+    observation: np.ndarray,
+    carry: BrownianCarry,
+    imposed: np.ndarray | None = None,
   ) -> tuple[np.ndarray, BrownianCarry]:
-    del observation
+    del observation, imposed
     action = carry.action.astype(np.float32)
     noise = np.stack([rng.standard_normal(3) for rng in carry.rng])
     walked = np.clip(
@@ -188,8 +206,12 @@ class RandomPolicy:
     )
 
   def __call__(
-    self, observation: np.ndarray, carry: RandomPolicyCarry
+    self,
+    observation: np.ndarray,
+    carry: RandomPolicyCarry,
+    imposed: np.ndarray | None = None,
   ) -> tuple[np.ndarray, RandomPolicyCarry]:
+    del imposed
     features = _block_means(observation)
     hidden = _quantize(_softsign(features[:, None] @ carry.hidden_kernel))
     output = (hidden @ carry.output_kernel)[:, 0] + carry.output_bias

@@ -6,14 +6,17 @@ its number.
 """
 
 from collections.abc import Generator, Sequence
+import dataclasses
 import importlib.metadata
 from typing import Any, NamedTuple
 
 from carracing_data import errors
 from carracing_rollouts import action_log
 from carracing_rollouts import environment
+from carracing_rollouts import interventions as interventions_lib
 from carracing_rollouts import policies
 from carracing_rollouts import schema
+from carracing_rollouts import tracks
 import numpy as np
 
 
@@ -25,6 +28,7 @@ class Step(NamedTuple):
     frame: uint8 [R, 96, 96, 3], 0..255: simulator's frame before the action.
     observation: uint8 [R, 64, 64, 3], 0..255: observation before the action.
     action: float32 [R, 3]: steering −1..1, gas 0..1, brake 0..1.
+    is_intervention: bool [R]: whether the action was imposed.
     reward: float32 [R]; this and the next two as in `environment.Transition`.
     terminated: bool [R].
     truncated: bool [R].
@@ -36,6 +40,7 @@ class Step(NamedTuple):
   frame: np.ndarray
   observation: np.ndarray
   action: np.ndarray
+  is_intervention: np.ndarray
   reward: np.ndarray
   terminated: np.ndarray
   truncated: np.ndarray
@@ -47,6 +52,7 @@ def play(
   environments: environment.Environments,
   policy: policies.Policy,
   seeds: Sequence[np.random.SeedSequence],
+  interventions: Sequence[float] | None = None,
 ) -> Generator[Step, None, None]:
   """Runs a batch of episodes from the first step to the last.
 
@@ -57,7 +63,9 @@ def play(
   Args:
     environments: B environments that have not been reset.
     policy: policy that chooses the actions.
-    seeds: B seeds for the random draws of the policy.
+    seeds: B seeds for the random draws of the policy and of interventions.
+    interventions: probability that an intervention begins at a step, for each
+      episode; none by default.
 
   Yields:
     The next step of the running episodes, in new arrays.
@@ -70,14 +78,24 @@ def play(
     frame = environments.reset()
     observation = environment.resize(frame)
     carry = policy.initial_carry(seeds)
+    probability = [0.0] * len(seeds) if interventions is None else interventions
+    imposing = interventions_lib.initial_carry(seeds, probability)
     running = np.ones(len(seeds), bool)
     while running.any():
       if not running.all():
-        ids, frame, observation, carry = _select(
-          (ids, frame, observation, carry), np.flatnonzero(running)
+        ids, frame, observation, carry, imposing = _select(
+          (ids, frame, observation, carry, imposing), np.flatnonzero(running)
         )
-      action, carry = policy(observation, carry)
-      action = np.asarray(action, np.float32)
+      imposed, imposing = interventions_lib.draw(imposing)
+      is_intervention = ~np.isnan(imposed[:, 0])
+      action, carry = policy(observation, carry, imposed)
+      if np.shape(action) != imposed.shape:
+        raise ValueError(
+          f'the policy returned {list(np.shape(action))}, not one action for'
+          f' each of {len(ids)} episodes'
+        )
+      action = np.where(is_intervention[:, None], imposed, action)
+      action = action.astype(np.float32)
       next_frame, reward, terminated, truncated = environments.step(ids, action)
       next_observation = environment.resize(next_frame)
       yield Step(
@@ -85,6 +103,7 @@ def play(
         frame,
         observation,
         action,
+        is_intervention,
         reward,
         terminated,
         truncated,
@@ -101,14 +120,16 @@ def episodes(
   environments: environment.Environments,
   policy: policies.Policy,
   seeds: Sequence[np.random.SeedSequence],
+  interventions: Sequence[float] | None = None,
 ) -> list[schema.Episode]:
   """Records B episodes; see `play` for the arguments."""
   rows = [[] for _ in seeds]
-  for step in play(environments, policy, seeds):
+  for step in play(environments, policy, seeds, interventions):
     for i, *row in zip(
       step.ids,
       step.observation,
       step.action,
+      step.is_intervention,
       step.reward,
       step.terminated,
       step.next_observation,
@@ -125,6 +146,7 @@ def generate(
   policy: str,
   simulator: str,
   max_steps: int,
+  interventions: float = 0.0,
 ) -> schema.Episode:
   """Generates one episode of a dataset.
 
@@ -135,13 +157,16 @@ def generate(
     policy: specification of the policy, see `policies.make`.
     simulator: a key of `environment.SIMULATORS`.
     max_steps: transitions after which the episode is truncated.
+    interventions: probability that an intervention begins at a step.
 
   Returns:
     The episode, which depends on the arguments alone.
   """
   track_seed, policy_seed = episode_seeds(seed, split, episode_id)
   environments = environment.SIMULATORS[simulator]([track_seed], max_steps)
-  [episode] = episodes(environments, policies.make(policy), [policy_seed])
+  [episode] = episodes(
+    environments, policies.make(policy), [policy_seed], [interventions]
+  )
   return episode
 
 
@@ -185,7 +210,9 @@ def replay(
       f'the replay on track {logged.track_seed} has {driven}; recorded were'
       f' {recorded}'
     )
-  return episode
+  return dataclasses.replace(
+    episode, is_intervention=np.append(logged.is_intervention(), False)
+  )
 
 
 def versions(simulator: str) -> dict[str, str]:
@@ -201,12 +228,28 @@ def versions(simulator: str) -> dict[str, str]:
 def episode_seeds(
   seed: int, split: str, episode_id: int
 ) -> tuple[int, np.random.SeedSequence]:
-  """Returns an episode's seed for the track and its seed for the policy."""
+  """Returns an episode's seed for the track and its seed for the policy.
+
+  No track is in two splits.
+  """
+  of_split = schema.SPLITS.index(split)
+  sequence = np.random.SeedSequence([seed, of_split, episode_id])
+  track, policy = sequence.spawn(2)
+  [drawn] = track.generate_state(1, np.uint64)
+  return tracks.of_dataset(int(drawn), of_split), policy
+
+
+def track(seed: int, split: str, episode_id: int) -> int:
+  """Returns the seed of an episode's track."""
+  return episode_seeds(seed, split, episode_id)[0]
+
+
+def track_in_version_1(seed: int, split: str, episode_id: int) -> int:
+  """Returns the track of an episode of a dataset of version 1."""
   sequence = np.random.SeedSequence(
     [seed, schema.SPLITS.index(split), episode_id]
   )
-  track, policy = sequence.spawn(2)
-  return int(track.generate_state(1)[0] >> 1), policy  # 31 bits.
+  return int(sequence.spawn(1)[0].generate_state(1)[0] >> 1)  # 31 bits.
 
 
 def _select(carry: Any, keep: np.ndarray) -> Any:
@@ -220,6 +263,7 @@ def _select(carry: Any, keep: np.ndarray) -> Any:
 def _episode(
   observation: Sequence[np.ndarray],
   action: Sequence[np.ndarray],
+  is_intervention: Sequence[np.ndarray],
   reward: Sequence[np.ndarray],
   terminated: Sequence[np.ndarray],
   next_observation: Sequence[np.ndarray],
@@ -230,6 +274,7 @@ def _episode(
   return schema.Episode(
     observation=np.stack([*observation, next_observation[-1]]),
     action=np.pad(action, ((0, 1), (0, 0))),
+    is_intervention=np.append(is_intervention, False),
     reward=np.pad(reward, (0, 1)),
     discount=(~(last | np.roll(terminal, -1))).astype(np.float32),
     is_first=np.arange(len(action) + 1) == 0,

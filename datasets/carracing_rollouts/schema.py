@@ -33,6 +33,8 @@ class Config(json_documents.Document):
     policy: behaviour policy, see `policies.make`; or `recorded`: there are only
       the episodes of the log.
     seed: seed of all tracks, policy weights and action noise.
+    interventions: probability that an intervention begins at a step that has
+      none, see `interventions`; not of the log, whose drivers have their own.
     simulator: a key of `environment.SIMULATORS`.
     actions_sha256: digest of the action log whose episodes follow those of the
       policy in each split; None: there is none.
@@ -42,6 +44,7 @@ class Config(json_documents.Document):
   max_steps: Annotated[int, pydantic.Field(ge=1, le=MAX_STEPS_LIMIT)]
   policy: Annotated[str, pydantic.Field(max_length=100)]
   seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)]
+  interventions: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.0
   simulator: json_documents.Name
   actions_sha256: json_documents.Sha256 | None = None
 
@@ -69,12 +72,14 @@ def count_segments(episode_steps: int) -> int:
 class Episode:
   """One episode of N transitions as N+1 steps, with RLDS semantics.
 
-  At the last step the observation is valid; action, reward and discount are
-  zero. If that step is not terminal, the episode was truncated.
+  At the last step the observation is valid; the other features of the action
+  are zero. If that step is not terminal, the episode was truncated.
 
   Attributes:
     observation: uint8 [N+1, 64, 64, 3], 0..255.
     action: float32 [N+1, 3]: steering −1..1, gas 0..1, brake 0..1.
+    is_intervention: bool [N+1]: whether the action was imposed on the driver,
+      see `interventions`; False in datasets of version 1.
     reward: float32 [N+1].
     discount: float32 [N+1]: 0 where the next state is terminal, else 1.
     is_first: bool [N+1].
@@ -84,6 +89,7 @@ class Episode:
 
   observation: np.ndarray
   action: np.ndarray
+  is_intervention: np.ndarray
   reward: np.ndarray
   discount: np.ndarray
   is_first: np.ndarray
@@ -129,12 +135,14 @@ def cut(episode_id: int, episode: Episode) -> Iterator[dict[str, Any]]:
 
 def join(records: Sequence[Mapping[str, Any]]) -> Episode:
   """Joins the records of one episode, in order, without their padding."""
-  return Episode(
-    **{
-      name: np.concatenate([r[name][: r['length']] for r in records])
-      for name in _STEP_FIELDS
-    }
-  )
+  fields = {
+    name: np.concatenate([r[name][: r['length']] for r in records])
+    for name in _STEP_FIELDS
+    if name in records[0]
+  }
+  # Records of version 1 lack it.
+  fields.setdefault('is_intervention', np.zeros_like(fields['is_first']))
+  return Episode(**fields)
 
 
 def broken_promises(
@@ -163,7 +171,7 @@ def broken_promises(
     if record['first_step'] != expected:
       yield f'it starts at step {record["first_step"]}, not at {expected}'
     for name in _STEP_FIELDS:
-      if record[name][length:].any():
+      if name in record and record[name][length:].any():
         yield f'the padding of {name} is not zero'
     pending.append(record)
     if record['is_last'][:length].any():
@@ -196,6 +204,7 @@ KIND = metadata.Kind(
     'action': metadata.Feature(
       'float32', (SEGMENT_STEPS, rlds_steps.ACTION_SIZE)
     ),
+    'is_intervention': metadata.Feature('bool', (SEGMENT_STEPS,), '2.0.0'),
     'reward': metadata.Feature('float32', (SEGMENT_STEPS,)),
     'discount': metadata.Feature('float32', (SEGMENT_STEPS,)),
     'is_first': metadata.Feature('bool', (SEGMENT_STEPS,)),

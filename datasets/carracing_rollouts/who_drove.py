@@ -11,7 +11,7 @@ from carracing_rollouts import schema
 import pydantic
 
 
-class Drive(NamedTuple):
+class Origin(NamedTuple):
   """Where an episode comes from.
 
   Attributes:
@@ -23,7 +23,7 @@ class Drive(NamedTuple):
   driver: action_log.Driver
 
 
-def of_split(prepared: prepared_dataset.Dataset, split: str) -> list[Drive]:
+def of_split(prepared: prepared_dataset.Dataset, split: str) -> list[Origin]:
   """Returns who drove each episode of a split, and where.
 
   Args:
@@ -36,7 +36,9 @@ def of_split(prepared: prepared_dataset.Dataset, split: str) -> list[Drive]:
   """
   config = prepared.config
   try:
-    policy = action_log.Driver(name=config['policy'])
+    policy = action_log.Driver(
+      name=config['policy'], interventions=config.get('interventions', 0.0)
+    )
   except pydantic.ValidationError:
     raise errors.DatasetError(
       f'{prepared.folder} names a policy {config["policy"]!r}, which no'
@@ -45,7 +47,7 @@ def of_split(prepared: prepared_dataset.Dataset, split: str) -> list[Drive]:
   logged = []
   if 'actions_sha256' in config:
     log = action_log.of_dataset(prepared.folder, config)
-    logged = [Drive(x.track_seed, x.driver) for x, _ in log.of_split(split)]
+    logged = [Origin(x.track_seed, x.driver) for x, _ in log.of_split(split)]
   from_policy = schema.split_sizes(config['num_episodes'])[split]
   recorded = prepared.splits[split].num_episodes
   if from_policy + len(logged) != recorded:
@@ -53,20 +55,19 @@ def of_split(prepared: prepared_dataset.Dataset, split: str) -> list[Drive]:
       f'{prepared.folder} has {recorded} {split} episodes, but its config and'
       f' log tell of {from_policy + len(logged)}; restore it from another copy'
     )
-  seeds = (
-    rollout.episode_seeds(config['seed'], split, i)[0]
-    for i in range(from_policy)
-  )
-  return [*(Drive(seed, policy) for seed in seeds), *logged]
+  earlier = prepared.version < '2.0.0'
+  track = rollout.track_in_version_1 if earlier else rollout.track
+  seeds = (track(config['seed'], split, i) for i in range(from_policy))
+  return [*(Origin(seed, policy) for seed in seeds), *logged]
 
 
-def of_dataset(prepared: prepared_dataset.Dataset) -> dict[str, list[Drive]]:
+def of_dataset(prepared: prepared_dataset.Dataset) -> dict[str, list[Origin]]:
   """Returns who drove each episode of every split; see `of_split`."""
   return {split: of_split(prepared, split) for split in schema.SPLITS}
 
 
 def by_driver(
-  drives: Mapping[str, Sequence[Drive]],
+  drives: Mapping[str, Sequence[Origin]],
 ) -> dict[str, list[tuple[str, int]]]:
   """Returns the episodes of each driver.
 

@@ -17,17 +17,17 @@ import tensorflow_datasets as tfds
 
 # Digests by dataset version, simulator and policy.
 GOLDEN = {
-  ('1.1.0', 'gymnasium', 'brownian'): (
-    '4ded447484aea71ddfa4bfcbb3f1d2af30dfa0e4a67a8ce74e188ed389a3a667'
+  ('2.0.0', 'gymnasium', 'brownian'): (
+    'c4f9cfa84e613973dfe35428baf91c15c7623e11827dbb429698091f9a01d2b5'
   ),
-  ('1.1.0', 'gymnasium', 'random_policy'): (
-    'cb1da84aba214b67395e4393ac2e75580e0b074d6348e61ea94ec1c46088e6f9'
+  ('2.0.0', 'gymnasium', 'random_policy'): (
+    '6b76cd0f462863f4af429781b869aeda234e59184803c0c7a54a8347bc9fe8ca'
   ),
-  ('1.1.0', 'gymnasium', 'uniform'): (
-    'eb985c3024f7ca4dec1ed44ef35f14075021bedb26d2e4fde816e05126bd8b77'
+  ('2.0.0', 'gymnasium', 'uniform'): (
+    '29f30be549485ff68327aaaaeb222987f449b1aaa1037af9637cab246660e3ca'
   ),
-  ('1.1.0', 'sketched', 'random_policy'): (
-    '6228cee76b7d139df880cf88562f4a38718a1e3b79f7406e3647964dc3664ed5'
+  ('2.0.0', 'sketched', 'random_policy'): (
+    '4c16ca12da13919fade440b64e18bd52fdb07be1ec19aa645a8bb0b2a2191af4'
   ),
 }
 GYMNASIUM = '1.4.0'
@@ -44,7 +44,13 @@ def test_version_means_the_same_bytes(key):
     pytest.fail(f'record the digests of version {builder_lib.Builder.VERSION}')
   features = _features()
   episode = rollout.generate(
-    'train', 1, seed=3, policy=policy, simulator=simulator, max_steps=50
+    'train',
+    1,
+    seed=3,
+    policy=policy,
+    interventions=0.02 if policy == 'brownian' else 0.0,
+    simulator=simulator,
+    max_steps=50,
   )
   records = [
     features.deserialize_example_np(features.serialize_example(record))

@@ -65,7 +65,7 @@ class RememberingPolicy:
     numbers = self._array(np.arange(len(seeds)))
     return (Memory(numbers, rngs), self._array(np.zeros((len(seeds), 2))))
 
-  def __call__(self, observation, carry):
+  def __call__(self, observation, carry, imposed):
     memory, count = carry
     assert len(observation) == len(memory.rng) == len(count)
     numbers = np.asarray(memory.number)
@@ -119,6 +119,16 @@ def test_environments_are_closed_after_an_error(culprit):
   with pytest.raises(RuntimeError, match='broken'):
     rollout.episodes(environments, policy, seeds(1))
   assert environments.closed == 1
+
+
+def test_a_policy_that_does_not_act_for_each_episode_is_refused():
+  class Policy(policies.UniformPolicy):
+    def __call__(self, observation, carry, imposed=None):
+      return np.zeros((1, 3), np.float32), carry
+
+  played = rollout.play(FakeEnvironments([2, 2]), Policy(), seeds(2))
+  with pytest.raises(ValueError, match=r'\[1, 3\], not one .* of 2 episodes'):
+    next(played)
 
 
 def test_truncated_episode_has_rlds_steps():

@@ -5,11 +5,14 @@ import sys
 
 from carracing_data import errors
 from carracing_data import prepared_dataset
+from carracing_data import verification
 from carracing_rollouts import loader
 from carracing_rollouts import schema
+from carracing_rollouts import who_drove
 from conftest import VERSION
 import numpy as np
 import pytest
+from tools.view_rollouts import replay
 
 NAME = 'carracing_rollouts/tiny'
 FRAMES = 3 * 71  # In the train split.
@@ -168,3 +171,17 @@ def test_missing_dataset_names_the_command(tmp_path):
 def test_missing_split_names_those_there_are(data_dir):
   with pytest.raises(errors.DatasetError, match='only train, validation'):
     loader.frames(NAME, split='test', batch_size=1, data_dir=data_dir)
+
+
+def test_a_dataset_of_version_1_is_read_verified_and_replayed(version_1):
+  dataset = prepared_dataset.find(
+    'carracing_rollouts/kept:1.1.0@0830f6da9908', version_1, schema.KIND
+  )
+  verification.verify(dataset)
+  for split in schema.SPLITS:
+    [episode] = loader.episodes(str(dataset.folder), split=split)
+    assert len(episode) == 5 and not episode.is_intervention.any()
+    [origin] = who_drove.of_split(dataset, split)
+    assert origin.track_seed < 2**31 and origin.driver.title == 'uniform'
+    frames = replay.replay(dataset, origin.track_seed, episode)
+    assert frames is not None and frames.shape == (5, 96, 96, 3)

@@ -45,13 +45,16 @@ def test_actions_are_those_of_the_paper(agent_folder, frames):
   assert np.ptp(actions[-1, :, :2], axis=0).all()  # They depend on the frame.
 
 
-def test_noise_moves_the_car_and_m_sees_it(agent_folder, frames):
+def test_m_sees_what_is_done(agent_folder, frames):
   driver = agent.load(agent_folder)
   carry = driver.initial_carry(range(8))
   clean, _ = driver(frames[0], carry)
   noise = np.random.default_rng(0).normal(0, 0.3, (8, 3))
-  noisy, seen = driver(frames[0], carry, noise)
+  imposed = np.full((8, 3), np.nan, np.float32)
+  imposed[5] = 0.5, 0.25, 0.125
+  noisy, seen = driver(frames[0], carry, imposed, lambda x: x + noise)
   expected = np.clip(clean + noise, [-1, 0, 0], [1, 1, 1])
+  expected[5] = imposed[5]
   np.testing.assert_allclose(noisy, expected, atol=1e-6)
   z = world_model.encode(driver.model, frames[0]).mean
   state = world_model.State(z, carry)
@@ -81,10 +84,16 @@ def test_a_controller_of_z_alone_ignores_h(world, frames, tmp_path):
   assert np.ptp(action[:, :2], axis=0).all()
 
 
-def test_noise_of_other_episodes_is_refused(agent_folder, frames):
+def test_actions_of_other_episodes_are_refused(agent_folder, frames):
   driver = agent.load(agent_folder)
-  with pytest.raises(ValueError, match='with the carry, B is one of {3, 4}'):
-    driver(frames[0, :3], driver.initial_carry(range(3)), np.zeros((4, 3)))
+  carry = driver.initial_carry(range(3))
+  imposed = np.full((3, 3), np.nan, np.float32)
+  for given in (
+    {'change': lambda action: action[:1], 'imposed': imposed},
+    {'imposed': imposed[:1]},
+  ):
+    with pytest.raises(ValueError, match=r'actions are \[1, 3\], not \[3, 3\]'):
+      driver(frames[0, :3], carry, **given)
 
 
 @pytest.mark.parametrize('part', agent.PARTS)

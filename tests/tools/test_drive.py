@@ -29,7 +29,7 @@ def driver(agent_folder):
 
 @pytest.fixture(scope='module')
 def film(driver):
-  return filming.drive(driver, tracks.TEST[1], STEPS)
+  return filming.drive(driver, tracks.DEVELOPMENT[1], STEPS)
 
 
 @pytest.fixture(scope='module')
@@ -44,7 +44,7 @@ def to_uint8(image):
 
 def test_drive_is_the_simulators(film):
   shown, driven = film
-  environments = environment.Environments([tracks.TEST[1]], STEPS)
+  environments = environment.Environments([tracks.DEVELOPMENT[1]], STEPS)
   frames, rewards = [environments.reset()], []
   for action in driven.action:
     transition = environments.step(np.array([0]), action[None])
@@ -109,7 +109,8 @@ def test_panels_show_the_simulator_v_and_m(driver, film, panels):
 )
 def test_ending_tells_a_lap_from_a_fall(terminated, last_reward, ending):
   reward = np.array([-0.1, last_reward], np.float32)
-  drive = jobs.Driven(np.zeros((2, 3), np.float32), reward, terminated)
+  action, imposed = np.zeros((2, 3), np.float32), np.zeros(2, bool)
+  drive = jobs.Driven(action, imposed, reward, terminated)
   assert drive.ending() == ending
   first, _, last = filming.captions(drive)
   assert first == 'steering +0.00  gas 0.00  brake 0.00  step 0  score 0.0'
@@ -134,10 +135,10 @@ def test_video_shows_every_step(film, panels, tmp_path):
 
 def test_the_film_is_of_the_drive_that_is_scored(driver, film):
   frames, driven = film
-  again, _ = filming.drive(driver, tracks.TEST[1], STEPS)
+  again, _ = filming.drive(driver, tracks.DEVELOPMENT[1], STEPS)
   np.testing.assert_array_equal(frames, again)
-  games = environment.Environments(tracks.TEST[:2], STEPS)
-  seeds = [jobs.policy_seed(track) for track in tracks.TEST[:2]]
+  games = environment.Environments(tracks.DEVELOPMENT[:2], STEPS)
+  seeds = [jobs.policy_seed(track) for track in tracks.DEVELOPMENT[:2]]
   [_, scored] = jobs.drive(games, driver, seeds)
   for x, y in zip(driven, scored, strict=True):
     np.testing.assert_array_equal(x, y)
@@ -159,5 +160,5 @@ def test_binary_drives_on_the_cpu_whatever_jax_would_take(
   assert done.returncode == 0, done.stderr
   assert (tmp_path / 'drive.mp4').exists()
   assert (tmp_path / 'drive.png').exists()
-  assert done.stdout.startswith('Test track 1: return ')
+  assert done.stdout.startswith('Development track 1: return ')
   assert ' steps, lap not completed' in done.stdout

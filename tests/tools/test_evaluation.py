@@ -1,4 +1,5 @@
 import functools
+import itertools
 import re
 import signal
 import time
@@ -8,6 +9,8 @@ from carracing_data import json_documents
 from carracing_data import processes
 from carracing_rollouts import environment
 from carracing_rollouts import policies
+from carracing_rollouts import rollout
+from carracing_rollouts import schema
 from carracing_rollouts import scores
 from carracing_rollouts import tracks
 import cv2
@@ -27,13 +30,15 @@ locally = functools.partial(processes.run_locally, num_workers=1)
 
 
 def evaluate(folder, output_dir, episodes=2, run=locally, max_steps=MAX_STEPS):
-  [driver] = drivers.of_agent(folder)
+  driver = drivers.of_agent(folder)
   return track_scores.evaluate(
-    driver, folder, 'test', episodes, output_dir, run, max_steps
+    driver, folder, 'development', episodes, output_dir, run, max_steps
   )
 
 
-def evaluate_policy(spec, output_dir, episodes=2, name='test', max_steps=30):
+def evaluate_policy(
+  spec, output_dir, episodes=2, name='development', max_steps=30
+):
   driver = drivers.of_policy(spec)
   return track_scores.evaluate(
     driver, None, name, episodes, output_dir, locally, max_steps
@@ -52,7 +57,8 @@ def test_equals_a_loop_around_the_stock_game(agent_folder, tmp_path):
     gymnasium.make('CarRacing-v3', max_episode_steps=MAX_STEPS)
     for _ in range(2)
   ]
-  frames = [game.reset(seed=seed)[0] for game, seed in zip(games, tracks.TEST)]
+  pairs = zip(games, tracks.DEVELOPMENT)
+  frames = [game.reset(seed=seed)[0] for game, seed in pairs]
   carry = model.m.initial_carry(2)
   returns = np.zeros(2)
   for _ in range(MAX_STEPS):
@@ -122,7 +128,9 @@ def test_only_intact_results_are_reused(damage, tmp_path):
 
   def start(run):
     driver = drivers.of_policy('brownian')
-    return track_scores.evaluate(driver, None, 'test', 10, tmp_path, run, 20)
+    return track_scores.evaluate(
+      driver, None, 'development', 10, tmp_path, run, 20
+    )
 
   with pytest.raises(Stopped):
     start(functools.partial(run, stop=True))
@@ -194,7 +202,7 @@ def drive(policy, seeds, max_steps):
 
 def test_a_drive_depends_on_its_track_alone():
   policy = policies.make('random_policy')
-  seeds = list(tracks.TEST[:3])
+  seeds = list(tracks.DEVELOPMENT[:3])
   together = drive(policy, seeds, max_steps=20)
   assert drive(policy, seeds[::-1], max_steps=20) == together[::-1]
   assert drive(policy, seeds[1:2], max_steps=20) == together[1:2]
@@ -210,7 +218,7 @@ def test_another_evaluation_is_not_overwritten(agent_folder, tmp_path):
   ):
     evaluate_policy('uniform', whole, max_steps=5)
   with pytest.raises(
-    track_scores.EvaluationError, match='tracks test, not selection;'
+    track_scores.EvaluationError, match='tracks development, not selection;'
   ):
     evaluate_policy('brownian', whole, name='selection', max_steps=5)
   with pytest.raises(
@@ -293,7 +301,7 @@ class Follower:
   def initial_carry(self, seeds):
     return np.zeros(len(seeds))
 
-  def __call__(self, observation, carry):
+  def __call__(self, observation, carry, imposed):
     ahead = observation[:, 34:42].astype(int)
     road = ahead.max(-1) - ahead.min(-1) < 12
     columns = np.arange(64) - 31.5
@@ -305,7 +313,7 @@ class Follower:
 
 def test_only_a_finished_lap_is_completed():
   def follow(max_steps):
-    game = environment.Environments([tracks.TEST[2]], max_steps)
+    game = environment.Environments([tracks.DEVELOPMENT[2]], max_steps)
     [driven] = jobs.drive(game, Follower(), [jobs.policy_seed(0)])
     return driven
 
@@ -319,11 +327,25 @@ def test_only_a_finished_lap_is_completed():
 
 
 def test_track_sets_are_disjoint():
-  assert set(tracks.TEST).isdisjoint(tracks.SELECTION)
-  assert len(tracks.TEST) == 100_000 and len(tracks.SELECTION) == 1000
+  for one, other in itertools.combinations(tracks.SETS.values(), 2):
+    assert set(one).isdisjoint(other)
+  [earlier] = tracks.EARLIER_SETS.values()
+  assert earlier[:1000] == tracks.DEVELOPMENT[:1000]
   rng = np.random.default_rng(0)
   drawn = [tracks.training(rng) for _ in range(1000)]
-  # Datasets have seeds of 31 bits.
+  # Datasets of version 1 have seeds of 31 bits.
   assert 2**31 <= min(drawn) and max(drawn) < 2**32
   for seeds in tracks.SETS.values():
-    assert min(seeds) >= 2**32
+    assert 2**32 <= min(seeds) and max(seeds) < 2**52
+
+
+def test_no_track_of_a_dataset_is_in_two_splits_or_in_a_set():
+  found = {
+    split: {rollout.track(seed, split, i) for seed in (0, 7) for i in range(99)}
+    for split in schema.SPLITS
+  }
+  assert [len(x) for x in found.values()] == [198, 198]
+  assert {seed % 2 for seed in found['train']} == {0}
+  assert {seed % 2 for seed in found['validation']} == {1}
+  # JavaScript tells them apart.
+  assert all(2**52 <= seed < 2**53 for x in found.values() for seed in x)

@@ -143,7 +143,7 @@ def test_minari_exports_to_a_relative_folder(command, data_dir, tmp_path):
   assert done.status == 0, done.stderr
   folder = tmp_path / 'here' / 'minari'
   assert f'MINARI_DATASETS_PATH={folder}' in done.stderr
-  assert (folder / 'carracing_rollouts' / 'tiny' / 'train-v1').is_dir()
+  assert (folder / 'carracing_rollouts' / 'tiny' / 'train-v2').is_dir()
 
 
 @pytest.mark.parametrize('name', ['tiny', 'straight_ahead'])
@@ -151,7 +151,7 @@ def test_minari_reads_the_same_episodes(name, data_dir, tmp_path, monkeypatch):
   monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / 'minari'))
   name = f'carracing_rollouts/{name}'
   minari_datasets.export(name, tmp_path, str(data_dir))
-  ids = [f'{name}/train-v1', f'{name}/validation-v1']
+  ids = [f'{name}/train-v2', f'{name}/validation-v2']
   assert sorted(minari.list_local_datasets()) == ids
   both = read_both(name, data_dir)
   for dataset_id, (split, episodes, of_split) in zip(ids, both, strict=True):
@@ -183,7 +183,7 @@ def test_the_game_that_minari_recovers_replays_an_episode(
 ):
   monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / 'minari'))
   minari_datasets.export(TINY, tmp_path, str(data_dir))
-  dataset = minari.load_dataset(f'{TINY}/train-v1')
+  dataset = minari.load_dataset(f'{TINY}/train-v2')
   [about] = dataset.storage.get_episode_metadata([0])
   game, episode = dataset.recover_environment(), dataset[0]
   frame, _ = game.reset(seed=about['seed'])
@@ -321,7 +321,7 @@ def test_no_export_drops_a_new_feature(windy, tmp_path, monkeypatch):
   assert np.ptp(ours.speed) > 5  # Two segments.
 
   monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / 'minari'))
-  [theirs] = minari.load_dataset(f'{name}/train-v1')
+  [theirs] = minari.load_dataset(f'{name}/train-v2')
   rows = datasets.load_dataset(
     str(tmp_path / 'carracing_rollouts-windy'),
     split='train',
@@ -342,3 +342,18 @@ def test_no_export_drops_a_new_feature(windy, tmp_path, monkeypatch):
   described = mlcroissant.Dataset(str(tmp_path / 'croissant.json'))
   names = {row['features/name'] for row in described.records('features')}
   assert {'speed', 'wind'} <= names
+
+
+def test_exports_of_version_1_lack_what_it_lacks(version_1, tmp_path):
+  name = 'carracing_rollouts/kept'
+  for exporter in croissant, hub_datasets, minari_datasets, rlds_datasets:
+    exporter.export(name, tmp_path, str(version_1))
+  [nested] = rlds_datasets.episodes(name, data_dir=str(version_1))
+  assert len(nested['steps']) == 5
+  assert 'is_intervention' not in nested['steps'][0]
+  rows = datasets.load_dataset(
+    str(tmp_path / 'carracing_rollouts-kept'),
+    split='train',
+    cache_dir=str(tmp_path / 'cache'),
+  )
+  assert len(rows) == 5 and 'is_intervention' not in rows.column_names

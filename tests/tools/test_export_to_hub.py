@@ -121,10 +121,8 @@ def test_sizes_have_the_names_of_the_hub(num_rows, name):
 def score(agent_folder, tmp_path_factory):
   """Returns a function that scores an agent, or a policy, on two tracks."""
 
-  def make(folder=agent_folder, policy=None, tracks='test'):
-    driver = (
-      drivers.of_policy(policy) if policy else drivers.of_agent(folder)[0]
-    )
+  def make(folder=agent_folder, policy=None, tracks='development'):
+    driver = drivers.of_policy(policy) if policy else drivers.of_agent(folder)
     agent_folder = None if policy else folder
     folder = tmp_path_factory.mktemp('score')
     track_scores.evaluate(

@@ -58,7 +58,7 @@ def test_what_is_not_here_is_said(world, tmp_path):
   shutil.copytree(world.data_dir / 'carracing_latents', root)
   shutil.rmtree(root / 'tiny')
   (root / 'straight_ahead').rename(root / 'tiny')
-  [folder] = (root / 'tiny').glob('1.*')
+  [folder] = (root / 'tiny').glob('2.*')
   for name in 'dataset_info.json', 'metadata.json':
     text = (folder / name).read_text().replace('straight_ahead', 'tiny')
     if name == 'metadata.json':
@@ -73,12 +73,19 @@ def test_what_is_not_here_is_said(world, tmp_path):
 
 
 def test_a_copy_of_any_name_has_a_lineage(world, tmp_path):
-  [original] = (world.data_dir / 'carracing_rollouts' / 'tiny').glob('1.*')
+  [original] = (world.data_dir / 'carracing_rollouts' / 'tiny').glob('2.*')
   copy = shutil.copytree(original, tmp_path / 'copy')
   for folder, told in (original, True), (copy, False):
     tree = sources.Finder(str(tmp_path), []).of(str(folder))
     assert tree.path == str(folder)
     assert ('--data_dir=' in str(tree.command)) == told
+
+
+def test_a_dataset_of_version_1_is_not_said_to_be_built_again(version_1):
+  finder = sources.Finder(str(version_1), [])
+  found = finder.of('carracing_rollouts/kept')
+  assert found.name.endswith(':1.1.0') and found.command is None
+  assert [x.kind for x in found.sources] == ['policy']
 
 
 @pytest.fixture
@@ -134,7 +141,7 @@ def test_drivers_of_a_log_are_sources(driven, agent_folder, command):
   # What is known of an agent that is not here.
   for sha256 in agent.digests(agent_folder).values():
     assert f'@{sha256[:12]}' in done.stdout
-  [folder] = (driven / 'carracing_rollouts' / 'driven').glob('1.*')
+  [folder] = (driven / 'carracing_rollouts' / 'driven').glob('2.*')
   (folder / 'actions.npz').write_bytes(b'another')
   done = command(
     'tools.lineage', 'carracing_rollouts/driven', f'--data_dir={driven}'

@@ -124,6 +124,22 @@ def test_times_of_a_stage_add_up_over_its_attempts(tmp_path):
   assert pipeline.minutes()[0].split() == ['10.0', 'looking']
 
 
+def test_a_folder_of_earlier_code_is_refused_and_left_as_it_is(tmp_path):
+  settings = settings_lib.Settings()
+  path = tmp_path / settings_lib.FILE
+  settings_lib.claim(tmp_path, settings)
+  written = path.stat().st_mtime_ns
+  settings_lib.claim(tmp_path, settings)
+  assert path.stat().st_mtime_ns == written
+  earlier = settings.model_dump(exclude={'interventions', 'seed'})
+  path.write_text(json.dumps(earlier))
+  with pytest.raises(
+    errors.UserError, match='earlier version .*, without interventions, seed;'
+  ):
+    settings_lib.claim(tmp_path, settings)
+  assert json.loads(path.read_text()) == earlier
+
+
 def test_a_folder_keeps_its_settings_but_for_more_rounds(tmp_path):
   settings = settings_lib.Settings(rounds=1)
   settings_lib.claim(tmp_path, settings)
@@ -145,7 +161,7 @@ def test_demo_goes_the_whole_way_and_makes_what_is_missing(
   )
   summary = settings_lib.make_in(tmp_path, settings, demo.make, execute)
   assert re.search(r'^\| 0 \| .* ± ', summary, re.MULTILINE)
-  assert re.search(r'random policy, test tracks +-\d', summary)
+  assert re.search(r'random policy, development tracks +-\d', summary)
   assert (tmp_path / 'summary.txt').read_text() == summary
   pictures = tmp_path / 'pictures'
   assert sorted(path.name for path in pictures.iterdir()) == [
@@ -192,7 +208,7 @@ def test_a_round_trains_all_on_what_the_first_agent_drives(
   )
   summary = settings_lib.make_in(tmp_path, settings, recipe.make, execute)
   assert re.search(r'^\| 1 \| \d+\.\d', summary, re.MULTILINE)
-  assert ' on test tracks: ' in summary and ' over 1 track ' in summary
+  assert ' on development tracks: ' in summary and ' over 1 track ' in summary
 
   # V and M are trained on what was driven beside random episodes.
   for name, dataset, suffix in (
@@ -240,31 +256,30 @@ def test_a_round_trains_all_on_what_the_first_agent_drives(
 def test_rounds_of_dreams_train_on_what_the_last_c_drives(
   tmp_path, command, execute
 ):
-  settings = dream_rounds.SETTINGS.model_copy(
-    update={**TINY, 'rounds': 1, 'seed': 3, 'controller_steps': 1}
+  first = dream_rounds.SETTINGS.model_copy(
+    update={**TINY, 'rounds': 0, 'seed': 3, 'controller_steps': 1}
   )
+  settings = first.model_copy(update={'rounds': 1})
 
   def make(settings):
     return settings_lib.make_in(tmp_path, settings, recipe.make, execute)
 
-  summary = make(settings)
-  assert re.search(r'^\| 1 \| kept \| .* ± ', summary, re.MULTILINE)
-  assert ' on test tracks: ' in summary and ' over 1 track ' in summary
+  summary = make(first)
+  assert f'is {tmp_path}/controller; on development tracks: ' in summary
 
-  # It is the best C on selection tracks that drives the test tracks.
+  # It is the best C on selection tracks that drives the development tracks.
   path = tmp_path / 'controller' / 'metrics.json'
   content = json.loads(path.read_text())
-  for score, best in (1e6, tmp_path), (-1e6, tmp_path / 'round_1'):
-    for folder in tmp_path, tmp_path / 'round_1':
-      shutil.rmtree(folder / 'score', ignore_errors=True)
+  for score, best in (-1e6, tmp_path / 'round_1'), (1e6, tmp_path):
     content['validation']['score'] = score
     path.write_text(json.dumps(content))
     summary = make(settings)
-    assert f'is {best}/controller; on test tracks: ' in summary
-    assert [*tmp_path.rglob('score')] == [best / 'score']
-    found = find.lineage(tmp_path, str(tmp_path / 'data'), [])
-    assert found.newest == best / 'controller'
-    assert len(found.evaluations) == 1
+    assert re.search(r'^\| 1 \| kept \| .* ± ', summary, re.MULTILINE)
+    assert f'is {best}/controller; on development tracks: ' in summary
+    assert ' over 1 track ' in summary and (best / 'score').exists()
+  found = find.lineage(tmp_path, str(tmp_path / 'data'), [])
+  assert found.newest == tmp_path / 'round_1' / 'controller'
+  assert len(found.evaluations) == 1  # That of its own C.
 
   # From the last C to the data of the first round: nothing is left out.
   family = sources.Finder(
@@ -284,6 +299,8 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(
     assert run is not None
     initial = run.sources['initial_weights'].sha256['weights']
     assert initial == trained[name]
+  run = run_documents.read_run(tmp_path / 'round_1' / 'mdn_rnn')
+  assert run is not None and len(run.sources) == 3  # Two datasets and M.
 
   # Damaged results are not taken for done.
   log = tmp_path / 'round_1' / 'driven.npz'
@@ -303,11 +320,6 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(
   flags = [f'--output_dir={tmp_path}', *config_flags_of(settings)]
   again = command('tools.dream_rounds', *flags)
   assert again.stdout.count('already done') == 11, again.stderr
-  more = settings.model_copy(update={'rounds': 2})
-  summary = make(more)
-  assert re.search(r'^\| 2 \| kept \| .* ± ', summary, re.MULTILINE)
-  run = run_documents.read_run(tmp_path / 'round_2' / 'mdn_rnn')
-  assert run is not None and len(run.sources) == 4  # Three datasets and M.
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

@@ -129,9 +129,9 @@ def test_restart_takes_the_next_track_or_start_state(either, open_window):
 
 def test_last_track_is_followed_by_the_first(driver):
   world = worlds.Game(driver)
-  view = world.reset(len(tracks.TEST))
+  view = world.reset(len(tracks.DEVELOPMENT))
   world.close()
-  assert 'The game: test track 0' in view.pictures
+  assert 'The game: track 0' in view.pictures
 
 
 def test_t_changes_the_temperature_shown(either, open_window):
@@ -213,7 +213,7 @@ def test_same_seed_and_keys_show_the_same(either, open_window):
 
 
 def test_agent_drives_the_game_as_always(driver, open_window):
-  _, driven = filming.drive(driver, tracks.TEST[3], STEPS)
+  _, driven = filming.drive(driver, tracks.DEVELOPMENT[3], STEPS)
   world = worlds.Game(driver)
   opened = open_window(world, seed=3, agent_drives=True)
   actions = []
@@ -246,7 +246,7 @@ def test_agent_takes_over_with_the_memory_of_what_a_person_did(
 
   by_person = np.repeat(np.array([[-1, 1, 0]], np.float32), STEPS, axis=0)
   taken = np.concatenate([by_person, actions])
-  environments = environment.Environments([tracks.TEST[0]], len(taken))
+  environments = environment.Environments([tracks.DEVELOPMENT[0]], len(taken))
   observation = [environment.resize(environments.reset())]
   for action in taken:
     frame = environments.step(np.array([0]), action[None]).frame

@@ -1,6 +1,7 @@
 """Action logs: recorded, interrupted, replayed, refused."""
 
 import io
+import itertools
 import json
 import os
 from pathlib import Path
@@ -295,12 +296,15 @@ def test_preset_is_a_mixture_that_replays(monkeypatch):
   assert path.stat().st_size <= 2e6
   log = action_log.read(path)
   drivers = [episode.driver for episode in log.header.episodes]
-  assert len(drivers) == 120
+  assert len(drivers) == 240
   assert {driver.name for driver in drivers} == {'agent'}
-  assert sum(driver.noise > 0 for driver in drivers) * 2 == len(drivers)
+  kinds = itertools.product((0, 0.3), (0, 0.02))
+  for noise, interventions in kinds:
+    found = [(x.noise, x.interventions) for x in drivers]
+    assert found.count((noise, interventions)) * 4 == len(drivers)
   for split in schema.SPLITS:
     pairs = log.of_split(split)
-    assert {logged.driver.noise for logged, _ in pairs} == {0, 0.3}
+    assert len({logged.driver for logged, _ in pairs}) == 4
     logged, actions = min(pairs, key=lambda pair: pair[0].num_steps)
     # Fails if the return is another one.
     assert len(rollout.replay(logged, actions, 'sketched')) == len(actions) + 1
@@ -451,6 +455,13 @@ def with_driver(arrays, **changes):
   return {**arrays, 'header': as_header(header)}
 
 
+def with_interventions(arrays, *interventions, probability=0.1):
+  header = json.loads(arrays['header'].tobytes())
+  header['episodes'][0]['interventions'] = [*interventions]
+  header['episodes'][0]['driver']['interventions'] = probability
+  return {**arrays, 'header': as_header(header)}
+
+
 def with_action(arrays, value):
   action = arrays['action'].copy()
   action[STEPS + 2, 1] = value
@@ -460,7 +471,10 @@ def with_action(arrays, value):
 @pytest.mark.parametrize(
   ('damage', 'message'),
   [
-    (lambda a: with_header(a, schema_version=2), 'schema_version: .* 1, not 2'),
+    (lambda a: with_header(a, schema_version=3), 'schema_version: .* 2, not 3'),
+    (lambda a: with_header(a, seed=-1), 'seed: .* equal to 0, not -1'),
+    (lambda a: with_header(a, seed=None), 'seed: version 1 has none, and'),
+    (lambda a: with_header(a, schema_version=1), 'seed: version 1 has none'),
     (lambda a: with_header(a, episodes=[]), 'episodes: .*at least 1'),
     (lambda a: with_header(a, max_steps=7), 'episode 0 has 40 steps and'),
     (lambda a: with_header(a, max_steps=90), 'episode 0 has 40 steps and'),
@@ -475,6 +489,13 @@ def with_action(arrays, value):
     (lambda a: with_driver(a, name='\x1b[2J'), 'driver.name'),
     (lambda a: with_driver(a, weights_sha256={}), 'weights_sha256.vae'),
     (lambda a: with_driver(a, noise=11), 'driver.noise'),
+    (lambda a: with_driver(a, interventions=2), 'driver.interventions'),
+    (lambda a: with_interventions(a, [0, 41]), 'outlast the episode'),
+    (lambda a: with_interventions(a, [STEPS, 0]), r'interventions\.0'),
+    (lambda a: with_interventions(a, [9, 9], [12, 9]), 'they overlap'),
+    (lambda a: with_interventions(a, [9, -9]), r'interventions\.0'),
+    (lambda a: with_interventions(a, [9, 9], probability=0), 'driver has none'),
+    (lambda a: with_interventions(a, [9, 9]), 'episode 0 changes .* at step 9'),
     (lambda a: with_action(a, np.nan), 'episode 1 has .*nan.* at step 2'),
     (lambda a: with_action(a, -0.1), 'episode 1 has the action .* at step 2'),
     (lambda a: {**a, 'action': a['action'][1:]}, r'float32\[159, 3\], not'),
@@ -584,6 +605,7 @@ def test_other_files_are_refused(log_file, tmp_path):
     ({'actions': ''}, 'actions: the policy recorded needs an action log'),
     ({'actions': '~nosuchuser/x'}, 'home directory'),
     ({'num_episodes': 3}, 'num_episodes: .*leave this key out'),
+    ({'interventions': 0.1}, 'interventions: .*those of its log, so leave'),
     (
       {'policy': 'uniform', 'num_episodes': 0},
       'num_episodes: .*least 2, not 0',
@@ -613,7 +635,7 @@ def test_log_without_validation_episodes_is_refused(log_file, tmp_path):
 
 
 class Listener:
-  """An agent that keeps the noise it is given."""
+  """An agent that does nothing, and keeps the noise that is added."""
 
   def __init__(self):
     self.heard = []
@@ -621,9 +643,9 @@ class Listener:
   def initial_carry(self, seeds):
     return np.zeros(len(seeds))
 
-  def __call__(self, observation, carry, noise):
-    self.heard.append(noise)
-    return noise, carry
+  def __call__(self, observation, carry, imposed, change):
+    self.heard.append(change(np.zeros((len(observation), 3))))
+    return self.heard[-1], carry
 
 
 def test_noise_comes_in_spells():
@@ -647,6 +669,40 @@ def test_noise_comes_in_spells():
   np.testing.assert_allclose(heard[:, 1].std(), 0.5, atol=0.05)
   alone = listen([(0.5, 0.25)], [1])
   np.testing.assert_array_equal(alone[:, 0], heard[:, 0])
+
+
+def test_log_and_dataset_tell_interventions(agent_folder, command, tmp_path):
+  output = tmp_path / 'disturbed.npz'
+  flags = '--noise=0', '--interventions=0,0.1'
+  done = record_command(command, agent_folder, output, *flags)
+  assert done.status == 0, done.stderr
+  assert 'agent, interventions 0.1: 1 episode' in done.stdout
+  log = action_log.read(output)
+  assert log.header.seed == 5
+  found = [
+    (x.driver.interventions, len(x.interventions) > 0)
+    for x in log.header.episodes
+  ]
+  assert found == [(0, False), (0.1, True), (0, False), (0, False)]
+  dataset = build(tmp_path, output)
+  plain, disturbed = loader.episodes(str(dataset.folder))[:2]
+  assert not plain.is_intervention.any()
+  logged = log.header.episodes[1]
+  np.testing.assert_array_equal(
+    disturbed.is_intervention[:-1], logged.is_intervention()
+  )
+  first, count = logged.interventions[0]
+  assert disturbed.is_intervention[first : first + count].all()
+  origins = who_drove.of_split(dataset, 'train')
+  assert origins[1].driver.title == 'agent, interventions 0.1'
+  # What the agent does between them follows from what was imposed.
+  [played] = rollout.episodes(
+    environment.Environments([logged.track_seed], STEPS),
+    agent.load(agent_folder),
+    [rollout.episode_seeds(5, 'train', 1)[1]],
+    [0.1],
+  )
+  np.testing.assert_array_equal(played.action[:-1], log.actions[1])
 
 
 def test_log_says_that_noise_came_in_spells(agent_folder, command, tmp_path):

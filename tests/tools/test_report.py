@@ -33,7 +33,7 @@ def test_report_of_an_agent_shows_its_whole_line_of_work(
   # Where `tools.evaluate` writes by default, and where trainers are told to.
   score = tmp_path / 'evaluation'
   found = track_scores.evaluate(
-    *drivers.of_agent(folder), folder, 'test', 2, score, run, 9
+    drivers.of_agent(folder), folder, 'development', 2, score, run, 9
   )
   (tmp_path / 'runs').symlink_to(world.vae.parents[1])
   done = command(
@@ -45,7 +45,7 @@ def test_report_of_an_agent_shows_its_whole_line_of_work(
   check_page(output)
   assert '<h1>Report of &lt;b&gt;agent</h1>' in output.read_text()
   assert f'{found.summary.mean:.1f} ± ' in text
-  assert 'alt="histogram of returns on 2 test tracks' in text
+  assert 'alt="histogram of returns on 2 development tracks' in text
   assert '<td class="short">tiny:' in text  # The dataset's statistics.
   assert text.count('alt="frames of random_policy') == 4  # All episodes.
   assert 'alt="curve of reconstruction by training step"' in text  # V's log.

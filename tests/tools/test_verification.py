@@ -114,7 +114,7 @@ def seal(content):
 
 
 def test_version_without_a_feature_is_read_and_lacks_it(data_dir):
-  speed = metadata.Feature('float32', (schema.SEGMENT_STEPS,), since='1.2.0')
+  speed = metadata.Feature('float32', (schema.SEGMENT_STEPS,), since='2.1.0')
   kind = schema.KIND._replace(features={**schema.KIND.features, 'speed': speed})
   dataset = prepared_dataset.find(NAME, data_dir, kind)
   verification.verify(dataset)
@@ -125,7 +125,7 @@ def test_version_without_a_feature_is_read_and_lacks_it(data_dir):
     dataset.records('train', ['reward', 'speed'])
 
 
-def test_first_version_is_read(copy, tmp_path):
+def test_first_version_is_read(version_1, tmp_path):
   """It counted no terminated episodes, and its folder alone had its name."""
 
   def change(content):
@@ -134,17 +134,19 @@ def test_first_version_is_read(copy, tmp_path):
       del split['num_terminated'], split['shard_lengths']
     seal(content)
 
+  copy = version_1 / 'carracing_rollouts' / 'kept' / '1.1.0'
   edit(copy / 'metadata.json', change)
   edit(copy / 'dataset_info.json', lambda c: c.update(version='1.0.0'))
   other = shutil.copytree(copy, tmp_path / 'other')
   with pytest.raises(errors.DatasetError, match='move it to DATASET/CONFIG/VE'):
     prepared_dataset.find(str(other))
-  shutil.move(copy, tmp_path / 'data' / NAME / '1.0.0')
-  dataset = prepared_dataset.find(NAME, tmp_path / 'data', schema.KIND)
-  assert dataset.full_name == f'{NAME}:1.0.0'
+  copy.rename(copy.with_name('1.0.0'))
+  name = 'carracing_rollouts/kept'
+  dataset = prepared_dataset.find(name, version_1, schema.KIND)
+  assert dataset.full_name == f'{name}:1.0.0'
   assert dataset.splits['train'].num_terminated is None
   verification.verify(dataset)
-  assert len(loader.episodes(NAME, data_dir=tmp_path / 'data')) == 3
+  assert len(loader.episodes(name, data_dir=version_1)) == 1
 
 
 def edit(path, change):

@@ -163,7 +163,7 @@ def test_the_number_of_workers_changes_nothing(mode):
     if mode == 'practise':
       fleet.practise([1, 2])
     else:
-      fleet.drive(tracks.TEST[:3])
+      fleet.drive(tracks.DEVELOPMENT[:3])
     rows = []
     for action in some_actions(60):
       fleet.views.action[:] = action
@@ -178,7 +178,7 @@ def test_the_number_of_workers_changes_nothing(mode):
 
 def test_a_finished_car_waits():
   fleet = fleet_lib.Fleet(2, RULES, 1)
-  fleet.drive(tracks.TEST[:2], stuck_steps=20)
+  fleet.drive(tracks.DEVELOPMENT[:2], stuck_steps=20)
   fleet.views.action[:] = [[0, 0.5, 0], [0, 0, 1]]
   for _ in range(30):
     fleet.step()

@@ -201,6 +201,7 @@ def test_a_dying_car_is_reported(command, world, tmp_path):
 def test_evolution_follows_the_best_candidates(world):
   config = tiny_evolution_config()
   config.stuck_steps = 60  # Long enough for different returns.
+  config.seed = 1
   model = world_model.load(world.vae, world.mdn_rnn)
   learner = evolution_learner.EvolutionLearner(
     config, model, controller.Controller()

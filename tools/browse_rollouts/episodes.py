@@ -92,6 +92,12 @@ def show(
   """Returns what a page shows of an episode; see `Shown`."""
   moments = np.linspace(0, len(episode) - 1, _FRAMES).round().astype(int)
   frames = episode.observation[moments]
+  low, high = rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
+  series = zip(rlds_steps.ACTION_NAMES, episode.action[:-1].T, low, high)
+  plots = {name: plot(*values) for name, *values in series}
+  if episode.is_intervention.any():
+    imposed = episode.is_intervention[:-1].astype(np.float32)
+    plots['imposed'] = plot(imposed, 0.0, 1.0)
   return Shown(
     title=title(key),
     anchor=anchor(key),
@@ -101,15 +107,7 @@ def show(
     video=video,
     poster=webpages.picture(frames[_FRAMES // 2]),
     strip=webpages.picture(pictures.side_by_side(frames)),
-    plots={
-      name: plot(values, low, high)
-      for name, values, low, high in zip(
-        rlds_steps.ACTION_NAMES,
-        episode.action[:-1].T,
-        rlds_steps.ACTION_LOW,
-        rlds_steps.ACTION_HIGH,
-      )
-    },
+    plots=plots,
   )
 
 

@@ -151,7 +151,7 @@ def _save_videos(
 def _write_pages(
   prepared: prepared_dataset.Dataset,
   episodes: Mapping[str, Sequence[schema.Episode]],
-  driven: Mapping[str, Sequence[who_drove.Drive]],
+  driven: Mapping[str, Sequence[who_drove.Origin]],
   output_dir: Path,
 ) -> None:
   """Writes the pages in reverse: the first one sums up all episodes."""

@@ -3,10 +3,10 @@
   python -m tools.drive --track=0
   python -m tools.drive --agent=runs/controller/agent
 
-Drives one track of the test set in the exact simulator, prints the return, and
-writes drive.mp4, in real time, and drive.png, a few moments, to the output
-directory: the simulator's frame without its dashboard; its observation's
-reconstruction by V; and the frame that M expected one step before.
+Drives a development track in the exact simulator, prints the return, and writes
+drive.mp4, in real time, and drive.png, a few moments, to the output directory:
+the simulator's frame without its dashboard; its observation's reconstruction by
+V; and the frame that M expected one step before.
 """
 
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ _AGENT = command_line.agent_flag()
 _TRACK = flags.DEFINE_integer(
   'track',
   0,
-  'Index of the track in the test set.',
+  'Index of the track in the development set.',
   lower_bound=0,
-  upper_bound=len(tracks.TEST) - 1,
+  upper_bound=len(tracks.DEVELOPMENT) - 1,
 )
 _OUTPUT_DIR = command_line.output_dir_flag('drive')
 
@@ -38,7 +38,7 @@ _OUTPUT_DIR = command_line.output_dir_flag('drive')
 def main(argv: Sequence[str]) -> None:
   del argv
   logging.info(
-    'Driving test track %d with %s.',
+    'Driving development track %d with %s.',
     _TRACK.value,
     command_line.agent_name(_AGENT.value),
   )
@@ -47,10 +47,10 @@ def main(argv: Sequence[str]) -> None:
   driver = agent.load(agent.folder_of(_AGENT.value))
   output_dir = files.claim_folder(files.expand(_OUTPUT_DIR.value))
   frames, driven = filming.drive(
-    driver, tracks.TEST[_TRACK.value], environment.MAX_STEPS
+    driver, tracks.DEVELOPMENT[_TRACK.value], environment.MAX_STEPS
   )
   result = (
-    f'Test track {_TRACK.value}: return {driven.scores()[-1]:.1f} after'
+    f'Development track {_TRACK.value}: return {driven.scores()[-1]:.1f} after'
     f' {len(driven.action)} steps, {driven.ending()}'
   )
   panels = filming.show(driver.model, frames, driven.action)

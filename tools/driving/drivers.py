@@ -19,62 +19,83 @@ from models import agent
 import numpy as np
 import pydantic
 from tools.driving import keyboard
+from tools.driving import probes
 
-_AGENT = 'agent'
-# Of the noise with that of the step before: noise lasts for some 20 steps,
-# because independent noise would average out.
-_CORRELATION = 0.95
+AGENT = 'agent'
+# Noise lasts for some 20 steps, because independent noise would average out.
+_CORRELATION = probes.CORRELATION
 _SPELL = 20  # Steps with noise, or without, where it comes and goes.
 
 
-def of_agent(
-  folder: str | os.PathLike[str], noise: str = '0', noise_share: float = 1.0
-) -> list[action_log.Driver]:
-  """Describes an agent, once for each level of noise.
+class Disturbances(NamedTuple):
+  """What disturbs a driver, as flags give it; all combinations take turns.
 
-  Args:
-    folder: folder of the agent.
-    noise: levels of noise, see `with_noise`.
-    noise_share: share of the steps with noise.
+  Attributes:
+    noise: comma-separated standard deviations of the noise on an agent's
+      actions.
+    noise_share: share of the steps with noise, if there is any.
+    interventions: comma-separated probabilities that an intervention begins at
+      a step that has none.
+  """
+
+  noise: str = '0'
+  noise_share: float = 1.0
+  interventions: str = '0'
+
+  def of(self, driver: action_log.Driver) -> list[action_log.Driver]:
+    """Returns the driver with each of the disturbances.
+
+    Raises:
+      errors.UserError: a number is none or out of range, or there is a share of
+        noise without noise.
+    """
+    levels, probabilities = (
+      _numbers(name, getattr(self, name)) for name in ('noise', 'interventions')
+    )
+    try:
+      return [
+        action_log.Driver.model_validate(
+          {
+            **driver.model_dump(),
+            'noise': level,
+            'noise_share': self.noise_share
+            if level or not any(levels)
+            else 1.0,
+            'interventions': probability,
+          }
+        )
+        for probability in probabilities
+        for level in levels
+      ]
+    except pydantic.ValidationError as error:
+      given = [f'--noise={self.noise[:80]}']
+      if self.noise_share != 1:
+        given.append(f'--noise_share={self.noise_share}')
+      if self.interventions != '0':
+        given.append(f'--interventions={self.interventions[:80]}')
+      given = ' '.join(given[self.noise == '0' and len(given) > 1 :])
+      raise errors.UserError(
+        f'{given}: {json_documents.explain(error)}'
+      ) from None
+
+
+def _numbers(name: str, given: str) -> list[float]:
+  try:
+    return [float(x) for x in given.split(',')]
+  except ValueError as error:
+    raise errors.UserError(f'--{name}={given[:80]}: {error}') from None
+
+
+def of_agent(folder: str | os.PathLike[str]) -> action_log.Driver:
+  """Describes an agent.
 
   Raises:
     weights.WeightsError: the agent is missing or damaged.
-    errors.UserError: see `with_noise`.
   """
-  weights = action_log.AgentWeights(**agent.digests(folder))
-  return [
-    driver.model_copy(update={'weights_sha256': weights})
-    for driver in with_noise(noise, noise_share)
-  ]
-
-
-def with_noise(noise: str, noise_share: float = 1.0) -> list[action_log.Driver]:
-  """Returns a driver for each level of noise, without digests of an agent.
-
-  Args:
-    noise: comma-separated standard deviations of the noise on its actions.
-    noise_share: share of the steps with noise, if there is any.
-
-  Raises:
-    errors.UserError: a level is no number or out of range; or so is the share,
-      or it is given without noise.
-  """
-  try:
-    levels = [float(level) for level in noise.split(',')]
-    return [
-      action_log.Driver(
-        name=_AGENT,
-        noise=level,
-        noise_share=noise_share if level or not any(levels) else 1.0,
-      )
-      for level in levels
-    ]
-  except ValueError as error:
-    reason = str(error)
-    if isinstance(error, pydantic.ValidationError):
-      reason = json_documents.explain(error)
-    share = '' if noise_share == 1 else f' --noise_share={noise_share}'
-    raise errors.UserError(f'--noise={noise[:80]}{share}: {reason}') from None
+  digests = agent.digests(folder)
+  return action_log.Driver(
+    name=AGENT, weights_sha256=action_log.AgentWeights(**digests)
+  )
 
 
 def of_policy(spec: str) -> action_log.Driver:
@@ -111,6 +132,8 @@ def policy(
     return policies.make(first.name)
   assert agent_folder is not None
   loaded = _load(agent_folder, *first.weights_sha256.model_dump().items())
+  if first.name != AGENT:
+    return probes.ProbedAgent(loaded, [driver.name for driver in drivers])
   if not any(driver.noise for driver in drivers):
     return loaded
   return NoisyAgent(loaded, drivers)
@@ -172,7 +195,10 @@ class NoisyAgent:
     )
 
   def __call__(
-    self, observation: np.ndarray, carry: _NoisyCarry
+    self,
+    observation: np.ndarray,
+    carry: _NoisyCarry,
+    imposed: np.ndarray | None = None,
   ) -> tuple[np.ndarray, _NoisyCarry]:
     generators, noise, levels, shares, step, noisy, inner = carry
     fresh = np.stack(
@@ -183,7 +209,9 @@ class NoisyAgent:
     for i in np.flatnonzero((shares < 1) & (step % _SPELL == 0)):
       noisy[i] = generators[i].random() < shares[i]
     added = (levels * noisy)[:, None] * noise
-    action, inner = self._agent(observation, inner, added)
+    action, inner = self._agent(
+      observation, inner, imposed, lambda action: action + added
+    )
     return action, _NoisyCarry(
       generators, noise, levels, shares, step + 1, noisy, inner
     )

@@ -13,7 +13,7 @@ import importlib.metadata
 import os
 from pathlib import Path
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from carracing_data import digests
 from carracing_data import errors
@@ -26,6 +26,7 @@ from carracing_data import shards
 from carracing_rollouts import action_log
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
+from carracing_rollouts import interventions
 from carracing_rollouts import policies
 from carracing_rollouts import rollout
 from carracing_rollouts import scores
@@ -40,6 +41,7 @@ from models import world_model
 import numpy as np
 from tools.driving import drivers
 from tools.driving import keyboard
+from tools.driving import probes
 
 # About 10 s of work. Each track of a larger batch takes as long.
 _DRIVES_PER_JOB = 8
@@ -52,8 +54,10 @@ _CODE = (
   culled_car_racing,
   drivers,
   environment,
+  interventions,
   mdn_rnn,
   policies,
+  probes,
   lstm,
   rollout,
   rlds_steps,
@@ -87,11 +91,13 @@ class Driven(NamedTuple):
 
   Attributes:
     action: float32 [N, 3]: steering −1..1, gas 0..1, brake 0..1.
+    is_intervention: bool [N]: whether the action was imposed.
     reward: float32 [N].
     terminated: whether the last step ended it; if not, the step limit did.
   """
 
   action: np.ndarray
+  is_intervention: np.ndarray
   reward: np.ndarray
   terminated: bool
 
@@ -109,24 +115,35 @@ class Driven(NamedTuple):
     return scores.ending(self.terminated, self.reward[-1])
 
 
+# What is stored of each step.
+_FIELDS = tuple(x for x in Driven._fields if x != 'terminated')
+
+
 def drive(
   environments: environment.Environments,
   policy: policies.Policy,
   seeds: Sequence[np.random.SeedSequence],
+  interventions: Sequence[float] | None = None,
 ) -> list[Driven]:
   """Drives B episodes; see `rollout.play` for the arguments."""
-  return collect(rollout.play(environments, policy, seeds))
+  return collect(rollout.play(environments, policy, seeds, interventions))
 
 
 def collect(steps: Iterable[rollout.Step]) -> list[Driven]:
   """Returns what was driven in the steps of a batch of episodes."""
   rows: dict[int, list[tuple]] = {}  # The first step has all episodes in order.
   for step in steps:
-    for i, *row in zip(step.ids, step.action, step.reward, step.terminated):
+    for i, *row in zip(
+      step.ids,
+      step.action,
+      step.is_intervention,
+      step.reward,
+      step.terminated,
+    ):
       rows.setdefault(i, []).append(tuple(row))
   return [
-    Driven(np.stack(action), np.stack(reward), bool(terminated[-1]))
-    for action, reward, terminated in (zip(*row) for row in rows.values())
+    Driven(*map(np.stack, fields), terminated=bool(terminated[-1]))
+    for *fields, terminated in (zip(*row) for row in rows.values())
   ]
 
 
@@ -144,7 +161,7 @@ class Job:
   Picklable, so that any process that sees the folders can run it.
 
   Attributes:
-    drives: what is driven; they differ in track, seed and noise alone.
+    drives: what is driven; they differ in track, seed and disturbances alone.
     agent_folder: absolute folder of the agent; None if no agent drives.
     folder: absolute folder of the results, shared by all processes.
   """
@@ -167,19 +184,22 @@ class Job:
 
   def result(self) -> list[Driven] | None:
     """Returns what was driven; None if it is missing, damaged or foreign."""
-    names = 'digest', 'action', 'reward', 'num_steps', 'terminated'
     try:
       with np.load(self.path) as archive:
-        digest, action, reward, num_steps, terminated = (
-          archive[name] for name in names
+        digest, num_steps, terminated, *fields = (
+          archive[name]
+          for name in ('digest', 'num_steps', 'terminated', *_FIELDS)
         )
+      parts = [np.split(field, np.cumsum(num_steps)[:-1]) for field in fields]
+      driven = [
+        Driven(*of_one, terminated=bool(end))
+        for end, *of_one in zip(terminated, *parts, strict=True)
+      ]
     except Exception:  # What NumPy raises depends on the damage.
       return None
-    if digest != self.path.stem:
-      return None
-    ends = np.cumsum(num_steps)[:-1]
-    parts = zip(np.split(action, ends), np.split(reward, ends), terminated)
-    return [Driven(x, y, bool(end)) for x, y, end in parts]
+    lengths = [{len(x) for x in of_one[:-1]} for of_one in driven]
+    whole = lengths == [{n} for n in num_steps.tolist()]
+    return driven if whole and digest == self.path.stem else None
 
   def __call__(self) -> None:
     if self.result() is not None:
@@ -193,7 +213,13 @@ class Job:
       game([x.track for x in self.drives], first.max_steps),
       drivers.policy([x.driver for x in self.drives], self.agent_folder),
       [x.seed for x in self.drives],
+      [x.driver.interventions for x in self.drives],
     )
+
+    fields: Any = {
+      name: np.concatenate([getattr(x, name) for x in driven])
+      for name in _FIELDS
+    }
 
     def save(path: Path) -> None:
       # Given a file, NumPy does not append a suffix to its name.
@@ -201,10 +227,9 @@ class Job:
         np.savez_compressed(
           file,
           digest=self.path.stem,
-          action=np.concatenate([x.action for x in driven]),
-          reward=np.concatenate([x.reward for x in driven]),
           num_steps=[len(x.action) for x in driven],
           terminated=[x.terminated for x in driven],
+          **fields,
         )
 
     files.replace(self.path, save)

@@ -98,9 +98,12 @@ class Person:
     return ()
 
   def __call__(
-    self, observation: np.ndarray, carry: tuple[()]
+    self,
+    observation: np.ndarray,
+    carry: tuple[()],
+    imposed: np.ndarray | None = None,
   ) -> tuple[np.ndarray, tuple[()]]:
-    del observation
+    del observation, imposed
     for event in pygame.event.get():
       self._keys.handle(event)
       escape = event.type == pygame.KEYDOWN and event.key == pygame.K_ESCAPE

@@ -51,6 +51,7 @@ class Plan:
       simulator=self.simulator,
       packages=rollout.versions(self.simulator),
       max_steps=self.max_steps,
+      seed=self.seed,
       episodes=list(episodes),
     )
 
@@ -66,8 +67,9 @@ class Plan:
     drives = [self.drive(number) for number in _numbers(len(header.episodes))]
     expected = [(drive.driver, drive.track) for drive in drives]
     found = [(x.driver, x.track_seed) for x in header.episodes]
-    game = header.simulator, header.max_steps
-    return found == expected and game == (self.simulator, self.max_steps)
+    shaped_by = header.simulator, header.max_steps, header.seed
+    wanted = self.simulator, self.max_steps, self.seed
+    return found == expected and shaped_by == wanted
 
 
 def record(
@@ -128,6 +130,11 @@ def find(
       f'{error}; delete it, or choose another --output'
     ) from None
   count = len(log.actions)
+  if log.header.schema_version == 1:
+    raise errors.UserError(
+      f'{output} holds a log of an earlier version of this project, and cannot'
+      ' be extended; choose another --output'
+    )
   if not plan.records(log.header):
     raise errors.UserError(
       f'{output} holds another log, of {count} episodes; delete it, or choose'
@@ -205,9 +212,25 @@ def _episode(
       'return': action_log.total(driven.reward),
       'terminated': driven.terminated,
       'driver': drive.driver,
+      'interventions': _interventions(driven),
     }
   )
   return logged, driven.action
+
+
+def _interventions(driven: jobs.Driven) -> list[tuple[int, int]]:
+  """Returns the first step and the number of steps of each intervention."""
+  imposed = [
+    tuple(action) if is_intervention else None
+    for action, is_intervention in zip(driven.action, driven.is_intervention)
+  ]
+  found, first = [], 0
+  for action, steps in itertools.groupby(imposed):
+    count = len(list(steps))
+    if action is not None:
+      found.append((first, count))
+    first += count
+  return found
 
 
 def _same(one: _Episode, other: _Episode) -> bool:

@@ -181,7 +181,8 @@ def read(
       raise errors.DocumentError(
         f'{path} is damaged: its content does not match its digest'
       )
-    of_set = tracks_lib.SETS.get(found.subject.tracks, ())
+    sets = tracks_lib.SETS | tracks_lib.EARLIER_SETS
+    of_set = sets.get(found.subject.tracks, ())
     seeds = [drive.seed for drive in found.drives]
     if not seeds or seeds != [*of_set[: len(seeds)]]:
       raise errors.DocumentError(

@@ -73,9 +73,9 @@ _AGENT = command_line.agent_flag()
 _EVALUATION = flags.DEFINE_string(
   'evaluation',
   None,
-  'Score of the exported agent for its card: evaluation.json over test tracks,'
-  ' as tools.evaluate writes it; defaults to the one in the folder of the'
-  ' agent, if there is one and the agent is not rounded.',
+  'Score of the exported agent for its card: evaluation.json over final or'
+  ' development tracks, as tools.evaluate writes it; defaults to the one in the'
+  ' folder of the agent, if there is one and the agent is not rounded.',
 )
 _FLOAT16 = flags.DEFINE_boolean(
   'float16',

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from carracing_data import json_documents
 from carracing_data import metadata
 from carracing_data import prepared_dataset
+from carracing_rollouts import schema
 import numpy as np
 import pydantic
 
@@ -64,3 +65,10 @@ def step_features(
     for name, x in features.items()
     if x.shape
   }
+
+
+def step_values(
+  rollouts: prepared_dataset.Dataset, episode: schema.Episode
+) -> dict[str, np.ndarray]:
+  """Returns the features of the steps that the dataset has, by name."""
+  return {name: getattr(episode, name) for name in step_features(rollouts)}

@@ -118,7 +118,7 @@ def _column(feature: descriptions.StepFeature) -> Any:
 def _write(
   prepared: prepared_dataset.Dataset,
   split: str,
-  drives: Sequence[who_drove.Drive],
+  drives: Sequence[who_drove.Origin],
   driven: _Driven,
   folder: Path,
   steps_per_file: int,
@@ -137,7 +137,8 @@ def _write(
       with parquet.ParquetWriter(path, features.arrow_schema) as writer:
         for episode_id in ids.tolist():
           episode = episodes[episode_id]
-          columns = {name: [*x] for name, x in vars(episode).items()}
+          values = descriptions.step_values(prepared, episode)
+          columns = {name: [*x] for name, x in values.items()}
           count = len(episode)
           columns |= {
             'episode_id': [episode_id] * count,

@@ -21,7 +21,6 @@ from tools.showing import markdown
 from trainers import run_documents
 
 _TITLE = 'carracing-agent'
-_TRACKS = 'test'
 _TEMPLATE = Path(__file__).with_name('model_card.md.jinja')
 _SOURCES = pydantic.TypeAdapter(dict[str, run_documents.Source])
 
@@ -48,7 +47,7 @@ def export(
   Raises:
     weights.WeightsError: the agent is missing or damaged, or cannot be rounded.
     track_scores.EvaluationError: the score is missing, of another agent or not
-      over the test tracks.
+      over final or development tracks.
     errors.DocumentError: the score is damaged.
     errors.UserError: the new folder exists already, or cannot be written.
   """
@@ -95,10 +94,10 @@ def _score(path: Path, folder: Path) -> track_scores.Evaluation:
       f'there is no {path}; make it with: python -m tools.evaluate'
       f' --agent={folder} --output_dir={path.parent}'
     ) from None
-  if score.subject.tracks != _TRACKS:
+  if score.subject.tracks == 'selection':
     raise track_scores.EvaluationError(
-      f'{path} is over the {score.subject.tracks} tracks, which is no score;'
-      f' pass that of: python -m tools.evaluate --tracks={_TRACKS}'
+      f'{path} is over the selection tracks, which is no score; pass that of:'
+      ' python -m tools.evaluate --tracks=final'
     )
   return score
 
@@ -111,8 +110,8 @@ def _score_of_rounded(
     return _score(path, folder)
   except track_scores.EvaluationError:
     raise track_scores.EvaluationError(
-      f'{path} is no score of the rounded agent over the test tracks; export it'
-      ' without --evaluation, score that folder with: python -m tools.evaluate'
+      f'{path} is no score of the rounded agent; export it without'
+      ' --evaluation, score that folder with: python -m tools.evaluate'
       f' --agent={output_dir}, and export it with that score'
     ) from None
 

@@ -35,7 +35,8 @@ _DESCRIPTION = (
   ' −1..1, gas 0..1, brake 0..1. The seed of an episode is that of its track;'
   ' its metadata name who drove. The recovered environment shows whole frames;'
   ' with cv2.resize(frame[:84], (64, 64), interpolation=cv2.INTER_AREA) they'
-  ' are the observations.'
+  ' are the observations. infos["is_intervention"]: whether an action was'
+  ' imposed on the driver, at random.'
 )
 # What Minari keeps in fields of its own, or what follows from them.
 _FIELDS = (
@@ -123,7 +124,7 @@ def _write(
 
 def _buffers(
   episodes: Sequence[schema.Episode],
-  of_split: Sequence[who_drove.Drive],
+  of_split: Sequence[who_drove.Origin],
   split: str,
 ) -> Iterator[episode_buffer.EpisodeBuffer]:
   shown = progress.each(episodes, split, 'episodes')

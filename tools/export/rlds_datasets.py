@@ -5,8 +5,9 @@ is convenient for whole episodes and slow for single frames, so here it is only
 a view, and an export for code that reads no other format.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import contextlib
+import functools
 import io
 import itertools
 from pathlib import Path
@@ -42,18 +43,21 @@ def episodes(
 
   Yields:
     Dictionaries with `episode_id` and `steps`, a list of dictionaries with
-    `observation`, `action`, `reward`, `discount`, `is_first`, `is_last` and
-    `is_terminal`.
+    `observation`, `action`, `is_intervention` (not of version 1), `reward`,
+    `discount`, `is_first`, `is_last` and `is_terminal`.
 
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  source = loader.episodes(name, split=split, data_dir=data_dir)
-  yield from map(_nested, itertools.count(), source)
+  source = prepared_dataset.find(name, data_dir, schema.KIND)
+  found = loader.episodes(str(source.folder), split=split)
+  yield from map(functools.partial(_nested, source), itertools.count(), found)
 
 
-def _nested(episode_id: int, episode: schema.Episode) -> dict[str, Any]:
-  fields = vars(episode)
+def _nested(
+  source: prepared_dataset.Dataset, episode_id: int, episode: schema.Episode
+) -> dict[str, Any]:
+  fields = descriptions.step_values(source, episode)
   return {
     'episode_id': np.int64(episode_id),
     'steps': [
@@ -95,8 +99,7 @@ def export(
       release_notes=texts.releaseNotes,
       features=_features(source),
       split_datasets={  # pyright: ignore[reportArgumentType]
-        split: _shown(loader.episodes(str(source.folder), split=split), split)
-        for split in schema.SPLITS
+        split: _shown(source, split) for split in schema.SPLITS
       },
       data_dir=unfinished,
       description=f'{source.full_name} in the RLDS format.',
@@ -113,11 +116,12 @@ def export(
 
 
 def _shown(
-  source: Sequence[schema.Episode], split: str
+  source: prepared_dataset.Dataset, split: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
   """Yields the nested episodes with their keys, and shows the progress."""
-  for i, episode in enumerate(progress.each(source, split, 'episodes')):
-    yield i, _nested(i, episode)
+  found = loader.episodes(str(source.folder), split=split)
+  for i, episode in enumerate(progress.each(found, split, 'episodes')):
+    yield i, _nested(source, i, episode)
 
 
 @contextlib.contextmanager

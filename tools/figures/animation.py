@@ -32,7 +32,7 @@ def save(path: Path, driver: agent.Agent, track: int) -> None:
   Args:
     path: output file.
     driver: the agent.
-    track: index of the test track.
+    track: index of the development track.
 
   Raises:
     errors.UserError: the file cannot be written.

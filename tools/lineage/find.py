@@ -15,6 +15,7 @@ from models import agent
 from models import weights
 from tools.driving import track_scores
 from tools.lineage import sources
+from tools.pipelines import settings
 from trainers import run_documents
 
 _FILES = (
@@ -24,7 +25,6 @@ _FILES = (
     for folder in ('', 'weights/', 'controller/', 'agent/controller/')
   ),
 )
-_PIPELINE = 'pipeline.json'  # In the folder of a pipeline.
 _MAX_PARENTS = 4  # From an agent's part up to the folder of a pipeline.
 
 
@@ -175,7 +175,9 @@ def _near(
   if newest is None or newest == folder:
     made_by_run = (folder.absolute().parent / 'run.json').exists()
     near += parents[: 2 if made_by_run else 1]
-  pipelines = [x for x in parents[:_MAX_PARENTS] if (x / _PIPELINE).exists()]
+  pipelines = [
+    x for x in parents[:_MAX_PARENTS] if (x / settings.FILE).exists()
+  ]
   for root in [folder, *pipelines, *search]:
     if root.is_dir():
       # Rounds of a pipeline have folders of their own.

@@ -253,6 +253,8 @@ class Finder:
         keys['actions'] = os.fspath(folder / schema.ACTION_LOG)
       if config['policy'] == schema.RECORDED:
         del keys['num_episodes']
+      if prepared.version < '2.0.0':
+        keys = None  # This code would drive other tracks.
     return Artefact(
       kind=prepared.name,
       name=prepared.full_name,
@@ -271,9 +273,10 @@ class Finder:
   ) -> Iterator[Artefact]:
     """Yields who drove the episodes of a rollouts dataset."""
     if config['policy'] != schema.RECORDED:
-      yield Artefact(
-        kind='policy', name=config['policy'], facts=[f'seed {config["seed"]}']
-      )
+      facts = [f'seed {config["seed"]}']
+      if probability := config.get('interventions'):
+        facts.append(f'interventions {probability:g}')
+      yield Artefact(kind='policy', name=config['policy'], facts=facts)
     if 'actions_sha256' not in config:
       return
     found = Artefact(
@@ -292,11 +295,11 @@ class Finder:
     )
 
   def _logged_drivers(self, log: action_log.ActionLog) -> Iterator[Artefact]:
-    """Yields the drivers of a log, whatever the level of noise."""
+    """Yields the drivers of a log, whatever disturbed them."""
     groups: dict[str, list[action_log.LoggedEpisode]] = {}
     for episode in log.header.episodes:
       driver = episode.driver.model_copy(
-        update={'noise': 0.0, 'noise_share': 1.0}
+        update={'noise': 0.0, 'noise_share': 1.0, 'interventions': 0.0}
       )
       groups.setdefault(driver.model_dump_json(), []).append(episode)
     for episodes in groups.values():
@@ -308,6 +311,10 @@ class Finder:
         spells = ', in spells' if min(shares) < 1 else ''
         listed = ', '.join(f'{level:g}' for level in levels)
         facts.append(f'noise {listed}{spells}')
+      probabilities = sorted({x.driver.interventions for x in episodes})
+      if probabilities != [0]:
+        listed = ', '.join(f'{x:g}' for x in probabilities)
+        facts.append(f'interventions {listed}')
       if driver.weights_sha256 is None:
         kind = 'person' if driver.name == 'keyboard' else 'policy'
         yield Artefact(kind=kind, name=driver.name, facts=facts)

@@ -87,7 +87,7 @@ def train_and_score(
   score(
     pipeline,
     f'{here}score',
-    f'C of round {best}, the best on selection tracks, drives test tracks',
+    f'C of round {best}, the best on selection tracks, drives other tracks',
     s.num_tracks,
     pipeline.folder / here / 'controller' / 'agent',
   )
@@ -101,10 +101,11 @@ def score(
   num_tracks: int,
   agent: Path | None,
 ) -> None:
-  """Scores an agent, or else the random policy, on test tracks."""
+  """Scores an agent, or else the random policy, on development tracks."""
   output_dir = pipeline.folder / name
   driver = '--policy=random_policy' if agent is None else f'--agent={agent}'
-  command = stages.python('tools.evaluate', driver, f'--episodes={num_tracks}')
+  tracks = '--tracks=development', f'--episodes={num_tracks}'
+  command = stages.python('tools.evaluate', driver, *tracks)
   pipeline.run(
     name,
     title,
@@ -150,7 +151,7 @@ def summary(
     markdown.table(head, rows),
     '',
     f'The best C on selection tracks is {best / "controller"};'
-    f' on test tracks: {scores.describe(result)}',
+    f' on development tracks: {scores.describe(result)}',
     '',
     f'Minutes, on {processes.num_cores()} cores:',
     *pipeline.minutes(),
@@ -168,17 +169,22 @@ def _rollouts(
   here = _here(number)
   config: dict[str, Any] = {'max_steps': settings.max_steps}
   if not number:
-    config |= {'num_episodes': settings.random_episodes, 'seed': settings.seed}
+    config |= {
+      'num_episodes': settings.random_episodes,
+      'interventions': settings.random_interventions,
+      'seed': settings.seed,
+    }
   else:
     log = pipeline.folder / here / 'driven.npz'
     pipeline.run(
       f'{here}driven',
-      'the last C drives, with and without noise',
+      'the last C drives, with and without noise and interventions',
       stages.python(
         'tools.record',
         f'--agent={agent}',
         f'--noise={settings.noise}',
         f'--noise_share={settings.noise_share}',
+        f'--interventions={settings.interventions}',
         f'--episodes={settings.driven_episodes}',
         f'--max_steps={settings.max_steps}',
         f'--seed={_seed(settings, number)}',

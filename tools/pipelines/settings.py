@@ -19,6 +19,7 @@ from trainers import common_flags
 from trainers.configs import base
 
 with epy.lazy_imports():
+  from carracing_rollouts import action_log
   from tools.driving import drivers
   from tools.pipelines import recipe
   from tools.pipelines import stages
@@ -42,12 +43,17 @@ class Settings(json_documents.Document):
   in the simulator, and a round trains V, M and C anew."""
   random_episodes: _Episodes = 30
   """Episodes of the random policy."""
+  random_interventions: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.02
+  """Probability that an intervention begins at a step of theirs."""
   driven_episodes: _Episodes = 120
   """Recorded episodes in a round."""
   noise: str = '0,0.3'
   """Levels of noise on recorded actions, in turns; see tools.record."""
   noise_share: float = 1.0
   """Share of the steps with noise; see tools.record."""
+  interventions: str = '0,0.02'
+  """Probabilities of interventions on recorded actions, in turns; see
+  tools.record."""
   max_steps: Annotated[int, pydantic.Field(ge=4, le=1_000_000)] = 1000
   """Maximum steps per episode of the datasets."""
   vae_steps: base.Steps = 3000
@@ -62,8 +68,10 @@ class Settings(json_documents.Document):
     int, pydantic.Field(ge=16, le=992, multiple_of=16)
   ] = 32
   """Tracks on which C is evaluated in training; they select the best C."""
-  num_tracks: Annotated[int, pydantic.Field(ge=1, le=len(tracks.TEST))] = 100
-  """Test tracks of the best C."""
+  num_tracks: Annotated[
+    int, pydantic.Field(ge=1, le=len(tracks.DEVELOPMENT))
+  ] = 100
+  """Development tracks of the best C."""
 
 
 def run(
@@ -95,7 +103,9 @@ def run(
     logging.info('Making an agent from nothing, into %s.', output_dir.value)
     settings = base.validated(config.value, Settings)
     try:
-      drivers.with_noise(settings.noise, settings.noise_share)
+      drivers.Disturbances(
+        settings.noise, settings.noise_share, settings.interventions
+      ).of(action_log.Driver(name=drivers.AGENT))
     except errors.UserError as error:
       # The keys of the config have the names of the flags of tools.record.
       raise errors.UserError(str(error).replace('--', '--config.')) from None
@@ -146,10 +156,17 @@ def claim(folder: Path, settings: Settings) -> None:
         f' wrote {earlier}; choose another --output_dir'
       )
   wanted = settings.model_dump()
+  found = {}
   try:
-    found = json_documents.read(path, Settings).model_dump()
+    read = json_documents.read(path, Settings)
+    if missing := wanted.keys() - read.model_fields_set:
+      raise errors.UserError(
+        f'{folder} was begun by an earlier version of this project, without'
+        f' {", ".join(sorted(missing))}; choose another --output_dir'
+      )
+    found = read.model_dump()
   except FileNotFoundError:
-    found = wanted
+    pass
   except errors.DocumentError as error:
     raise errors.UserError(
       f'{error}. If another version of this project wrote it, use that one;'
@@ -165,4 +182,5 @@ def claim(folder: Path, settings: Settings) -> None:
       f'{folder} was begun with {"; ".join(differences)}; pass what it was'
       ' begun with, or choose another --output_dir'
     )
-  json_documents.write(path, wanted)
+  if found != wanted:
+    json_documents.write(path, wanted)

@@ -100,6 +100,7 @@ def view(
       f'step {i:4d}  '
       + '  '.join(map('{} {:5.2f}'.format, rlds_steps.ACTION_NAMES, action))
       + f'  return {returns[i]:.1f}'
+      + ('  imposed' if episode.is_intervention[i] else '')
       for i, action in enumerate(episode.action)
     ],
   )
