@@ -54,6 +54,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     render_mode: str | None = None,
     max_steps: int = _MAX_STEPS,
     temperature: float = 1.0,
+    noise: float = world_model.FAITHFUL_NOISE,
     vae: str | os.PathLike[str] = agent.PRETRAINED / 'vae',
     mdn_rnn: str | os.PathLike[str] = agent.PRETRAINED / 'mdn_rnn',
     max_episode_steps: int | None = None,
@@ -67,13 +68,17 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       render_mode: `rgb_array`, frames like these, or None.
       max_steps: steps after which an episode is truncated.
       temperature: of what is imagined, positive; see `mdn_rnn.Mixture.sample`.
+      noise: factor of the noise around what is imagined. With 0, z is a mean,
+        as a policy in the game sees the mean of V's posterior, and dreams rank
+        policies best. With 1, z is a sample, as M was trained on: a policy that
+        is trained in dreams cannot exploit M where it is certain and wrong.
       vae: folder of the exported weights of V; by default those that come with
         this project.
       mdn_rnn: folder of the exported weights of M and its start states.
       max_episode_steps: Gymnasium's name of `max_steps`, if that is given.
 
     Raises:
-      error.Error: the temperature is invalid.
+      error.Error: the temperature or the noise is invalid.
       weights.WeightsError: weights are missing or damaged, do not belong
         together, or have no start states.
     """
@@ -84,11 +89,14 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       raise error.Error(
         f'temperature is {temperature}, not positive and at most 100'
       )
+    if not 0 <= noise <= 100:
+      raise error.Error(f'noise is {noise}, not from 0 to 100')
     self._model = world_model.load(vae, mdn_rnn)
     world_model.check_dreams(self._model, mdn_rnn)
     assert self._model.m is not None
     self._starts = jax.device_put(start_states.load(mdn_rnn))
-    self._temperature, self._max_steps = temperature, max_steps
+    self._temperature, self._noise = temperature, noise
+    self._max_steps = max_steps
     self.num_envs, self.render_mode = int(num_envs), render_mode
     sizes = self._model.v.latent_size, self._model.m.hidden_size
     bound = np.repeat([start_states.MAX_LATENT, 1], sizes).astype(np.float32)
@@ -173,7 +181,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       generator = self._generators[index]
       self._seeds[index] = generator.integers(2**32, dtype=np.uint32)
     self._num_steps = np.where(new, 0, self._num_steps)
-    started = _draw(self._starts, self._seeds)
+    started = _draw(self._starts, self._seeds, self._noise)
     if self._state is not None:
       started = jax.tree.map(
         lambda x, y: jnp.where(new[:, None], x, y), started, self._state
@@ -192,9 +200,14 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """
     state, actions = self._running(), self._checked(actions)
     self._num_steps = self._num_steps + 1
-    draws = self._seeds, self._num_steps, self._temperature
     self._state, reward, termination = _imagine(
-      self._model, state, actions, *draws
+      self._model,
+      state,
+      actions,
+      self._seeds,
+      self._num_steps,
+      self._temperature,
+      self._noise,
     )
     self._frames = None
     reward, termination = jax.device_get((reward, termination))
@@ -247,10 +260,11 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
     Args:
       observation: what an agent sees, see `CarRacingDreams`, without its [B].
       render_mode: `rgb_array`, frames; `human`, a window; or None.
-      **arguments: `max_steps`, `temperature`, `vae` and `mdn_rnn`, see there.
+      **arguments: `max_steps`, `temperature`, `noise`, `vae` and `mdn_rnn`, see
+        there.
 
     Raises:
-      error.Error: the temperature is invalid.
+      error.Error: the temperature or the noise is invalid.
       weights.WeightsError: see there.
     """
     assert render_mode in (None, *self.metadata['render_modes'])
@@ -326,12 +340,12 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
 
 @jax.jit
 def _draw(
-  starts: start_states.StartStates, seeds: jax.Array
+  starts: start_states.StartStates, seeds: jax.Array, noise: float
 ) -> world_model.State:
   """Draws a start state for each seed, [B, ...]."""
 
   def one(seed):
-    return _first(start_states.draw(starts, 1, _key(seed, 0)))
+    return _first(start_states.draw(starts, 1, _key(seed, 0), noise))
 
   return jax.vmap(one)(seeds)
 
@@ -344,13 +358,16 @@ def _imagine(
   seeds: jax.Array,
   num_steps: jax.Array,
   temperature: float,
+  noise: float,
 ) -> Any:
   """Calls `world_model.imagine` with a key for each dream."""
 
   def one(state, action, seed, step):
     state, action = jax.tree.map(lambda x: x[None], (state, action))
     return _first(
-      world_model.imagine(model, state, action, _key(seed, step), temperature)
+      world_model.imagine(
+        model, state, action, _key(seed, step), temperature, noise
+      )
     )
 
   return jax.vmap(one)(state, action, seeds, num_steps)

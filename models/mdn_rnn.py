@@ -59,7 +59,10 @@ class Mixture(NamedTuple):
     return jax.nn.logsumexp(self.logits + log_prob, axis=-2).sum(-1)
 
   def sample(
-    self, key: jax.Array, temperature: float | jax.Array = 1.0
+    self,
+    key: jax.Array,
+    temperature: float | jax.Array = 1.0,
+    noise: float | jax.Array = 1.0,
   ) -> jax.Array:
     """Samples vectors, float32 [..., Z].
 
@@ -68,6 +71,8 @@ class Mixture(NamedTuple):
       temperature: at least 0; divides the logits and multiplies the variances
         (section 2.2 of the paper). Below 1 the dream is more certain than the
         model, above 1 less; 0 selects the mean of the likeliest component.
+      noise: factor of the standard deviations; with 0 a vector is the mean of
+        the drawn component, without what V's posterior adds.
     """
     component_key, noise_key = jax.random.split(key)
     # Same order as logits / temperature + gumbel, but defined at 0.
@@ -83,8 +88,8 @@ class Mixture(NamedTuple):
       jnp.take_along_axis(x, component, axis=-2)[..., 0, :]
       for x in (self.mean, self.log_std)
     )
-    noise = jax.random.normal(noise_key, mean.shape)
-    return mean + jnp.exp(log_std) * jnp.sqrt(temperature) * noise
+    normal = jax.random.normal(noise_key, mean.shape)
+    return mean + noise * jnp.exp(log_std) * jnp.sqrt(temperature) * normal
 
   def expectation(self) -> jax.Array:
     """Returns the expected vectors: weighted means, float32 [..., Z]."""

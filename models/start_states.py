@@ -175,7 +175,10 @@ def load(folder: str | os.PathLike[str]) -> StartStates:
 
 
 def draw(
-  states: StartStates, batch_size: int, key: jax.Array
+  states: StartStates,
+  batch_size: int,
+  key: jax.Array,
+  noise: float | jax.Array = 1.0,
 ) -> world_model.State:
   """Draws states at random, with z from its posterior.
 
@@ -183,6 +186,7 @@ def draw(
     states: start states.
     batch_size: B.
     key: random key.
+    noise: factor of the posterior's standard deviations; 0: z is its mean.
 
   Returns:
     States, [B, ...].
@@ -190,5 +194,6 @@ def draw(
   index_key, noise_key = jax.random.split(key)
   index = jax.random.randint(index_key, (batch_size,), 0, len(states.mean))
   mean, logvar, cell, hidden = (jnp.asarray(x)[index] for x in states)
-  noise = jax.random.normal(noise_key, mean.shape)
-  return world_model.State(mean + jnp.exp(logvar / 2) * noise, (cell, hidden))
+  normal = jax.random.normal(noise_key, mean.shape)
+  z = mean + noise * jnp.exp(logvar / 2) * normal
+  return world_model.State(z, (cell, hidden))

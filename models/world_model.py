@@ -26,6 +26,9 @@ import numpy as np
 
 # A dream ends where the probability of termination is higher.
 LIKELY_TERMINATION = 0.5
+# Of dreams to look at and to compare policies in: z is a mean, as a policy sees
+# it in the game. In dreams to train in, 1 keeps a policy from trusting M.
+FAITHFUL_NOISE = 0.0
 # Batch size of `encode_episode`: its frames fit into a CPU's cache, and a whole
 # episode, 1,001 frames, needs only 7 frames of padding.
 _CHUNK = 48
@@ -212,6 +215,7 @@ def imagine(
   action: jax.Array,
   key: jax.Array,
   temperature: float | jax.Array = 1.0,
+  noise: float | jax.Array = 1.0,
 ) -> tuple[State, jax.Array | None, jax.Array | None]:
   """Samples the next state from the prediction of M.
 
@@ -221,6 +225,7 @@ def imagine(
     action: actions, float32 [B, A].
     key: random key for sampling.
     temperature: float32 [], at least 0, see `mdn_rnn.Mixture.sample`.
+    noise: float32 [], at least 0, see there.
 
   Returns:
     The state after the action; the expected reward, float32 [B]; and the
@@ -229,7 +234,7 @@ def imagine(
   """
   (mixture, reward, termination_logit), carry = predict(model, state, action)
   return (
-    State(mixture.sample(key, temperature), carry),
+    State(mixture.sample(key, temperature, noise), carry),
     None if reward is None else reward.mean(),
     None if termination_logit is None else jax.nn.sigmoid(termination_logit),
   )
@@ -272,6 +277,7 @@ def dream(
   action: jax.Array,
   key: jax.Array,
   temperature: float | jax.Array = 1.0,
+  noise: float | jax.Array = 1.0,
 ) -> Dream:
   """Rolls out M on its own samples: each sampled `z` is the next input.
 
@@ -281,11 +287,14 @@ def dream(
     action: actions, float32 [B, T, A].
     key: random key for sampling.
     temperature: float32 [], at least 0, see `mdn_rnn.Mixture.sample`.
+    noise: float32 [], at least 0, see there.
   """
 
   def step(state, x):
     action, key = x
-    state, reward, termination = imagine(model, state, action, key, temperature)
+    state, reward, termination = imagine(
+      model, state, action, key, temperature, noise
+    )
     return state, Dream(state.z, reward, termination)
 
   keys = jax.random.split(key, action.shape[1])

@@ -50,6 +50,27 @@ def test_a_step_is_what_the_world_model_imagines():
   assert np.abs(env.render() / 255 - frame).max() < 0.01
 
 
+def test_by_default_z_is_a_mean_as_in_the_game():
+  model = agent.load().model
+  starts = start_states.load(agent.PRETRAINED / 'mdn_rnn')
+  env = gymnasium.make(NAME)
+  first, _ = env.reset(seed=5)
+  [row] = np.nonzero((starts.hidden == first[32:]).all(1))[0]
+  np.testing.assert_array_equal(first[:32], starts.mean[row])
+  observation, *_ = env.step(ACTION)
+  state = world_model.State(
+    first[None, :32], (starts.cell[[row]], starts.hidden[[row]])
+  )
+  prediction, _ = world_model.predict(model, state, ACTION[None])
+  means = np.asarray(prediction.mixture.mean)[0]
+  assert np.abs(means - observation[:32]).max(1).min() < 1e-3
+  noisy = gymnasium.make(NAME, noise=1.0)
+  sample, _ = noisy.reset(seed=5)
+  deviation = np.exp(starts.logvar[row] / 2)
+  standard = (sample[:32] - starts.mean[row]) / deviation
+  assert 0.5 < standard.std() < 1.5
+
+
 def roll(env, seed, num_steps=8):
   observations = [env.reset(seed=seed)[0]]
   rewards = []
@@ -175,6 +196,8 @@ def test_a_window_shows_the_dream():
     ({'temperature': 0}, 'temperature is 0, not positive'),
     ({'temperature': 101}, 'temperature is 101, .* at most 100'),
     ({'temperature': float('nan')}, 'temperature is nan, not positive'),
+    ({'noise': -1}, 'noise is -1, not from 0 to 100'),
+    ({'noise': float('nan')}, 'noise is nan, not from 0 to 100'),
     ({'observation': 'state'}, 'state'),
     ({'render_mode': 'ansi'}, ''),
     ({'vae': '/missing'}, 'there are no exported weights of a vae in /missing'),

@@ -155,6 +155,23 @@ def test_samples_have_the_moments_of_the_mixture(per_dimension):
   np.testing.assert_allclose(z.var(0), second - mean**2, rtol=0.03)
 
 
+def test_without_noise_samples_are_the_means_of_drawn_components():
+  mixture = random_mixture(4)
+  many = jax.tree.map(
+    lambda x: jnp.broadcast_to(x, (10_000, *x.shape)), mixture
+  )
+  z = np.asarray(many.sample(jax.random.key(0), noise=0))
+  of_component = (z[:, None] == np.asarray(mixture.mean)).all(-1)
+  assert (of_component.sum(1) == 1).all()
+  weights = np.exp(mixture.logits)[:, 0]
+  np.testing.assert_allclose(of_component.mean(0), weights, atol=0.03)
+  # A share of the noise scales the distance from the mean.
+  full, half = (
+    many.sample(jax.random.key(0), noise=noise) for noise in (1, 0.5)
+  )
+  np.testing.assert_allclose(half - z, (full - z) / 2, atol=1e-5)
+
+
 @pytest.mark.parametrize('per_dimension', [False, True])
 def test_expectation_equals_numpy(per_dimension):
   mixture = random_mixture(5, 4, per_dimension=per_dimension)

@@ -105,13 +105,13 @@ def _model(folder: Path) -> dict[str, Any]:
     'hidden_size': config.hidden_size,
     'num_mixtures': config.num_mixtures,
     'per_dimension': config.per_dimension,
-    'max_abs_log_std': mdn_rnn.MAX_ABS_LOG_STD,
     'likely_termination': world_model.LIKELY_TERMINATION,
     'controller_hidden_size': loaded.c.hidden_size,
     'reward_bins': bins.tolist(),
     'start_states': {
       name: _to_base64(folder / 'mdn_rnn', x)
       for name, x in states._asdict().items()
+      if name != 'logvar'  # z is the mean.
     },
     'layers': layers,
   }

@@ -99,7 +99,6 @@ class Network {
     this.numMixtures = model.num_mixtures;
     // Each dimension of z selects a component, or all select the same one.
     this.choices = model.per_dimension ? this.latentSize : 1;
-    this.maxAbsLogStd = model.max_abs_log_std;
     this.controllerHiddenSize = model.controller_hidden_size;
     this.rewardBins = model.reward_bins; // Empty if M predicts no outcomes.
     this.starts = {};
@@ -109,14 +108,12 @@ class Network {
     this.numStarts = this.starts.mean.length / this.latentSize;
   }
 
-  /** Returns {z, cell, hidden}; z is sampled from V's posterior. */
-  start(index, noise) {
+  /** Returns {z, cell, hidden}; z is the mean of V's posterior. */
+  start(index) {
     const row = (numbers, size) =>
       numbers.slice(index * size, (index + 1) * size);
-    const z = row(this.starts.mean, this.latentSize);
-    const logvar = row(this.starts.logvar, this.latentSize);
     return {
-      z: z.map((mean, i) => mean + Math.exp(logvar[i] / 2) * noise[i]),
+      z: row(this.starts.mean, this.latentSize),
       cell: row(this.starts.cell, this.hiddenSize),
       hidden: row(this.starts.hidden, this.hiddenSize),
     };
@@ -137,14 +134,13 @@ class Network {
    * @param {number[]} action of three numbers.
    * @param {number} temperature at least 0; see models/mdn_rnn.py.
    * @param {number[]} gumbel draws of one Gumbel per component and choice.
-   * @param {number[]} noise draws of one normal per dimension of z.
    * @returns the next state, with the expected reward and the probability that
    *     the episode ends; both null if M does not predict them.
    */
-  step(state, action, temperature, gumbel, noise) {
+  step(state, action, temperature, gumbel) {
     const { cell, hidden } = this.remember(state, action);
-    const z = this.sample(
-      this.layers.mixture.apply(hidden), temperature, gumbel, noise);
+    const z =
+      this.sample(this.layers.mixture.apply(hidden), temperature, gumbel);
     const next = { z, cell, hidden, reward: null, termination: null };
     const bins = this.rewardBins;
     if (bins.length) {
@@ -173,11 +169,13 @@ class Network {
     return next;
   }
 
-  /** Samples z from the outputs of the mixture. */
-  sample(outputs, temperature, gumbel, noise) {
-    const { latentSize, numMixtures, choices, maxAbsLogStd } = this;
+  /**
+   * Draws a component of the mixture; z is its mean, as C sees means of V's
+   * posterior in the game: dreams without noise, see models/world_model.py.
+   */
+  sample(outputs, temperature, gumbel) {
+    const { latentSize, numMixtures, choices } = this;
     const means = numMixtures * choices;
-    const logStds = means + numMixtures * latentSize;
     const likeliest = new Array(choices).fill(0);
     const score = (i) => outputs[i] + temperature * gumbel[i];
     for (let choice = 0; choice < choices; choice++) {
@@ -191,10 +189,7 @@ class Network {
     const z = new Float32Array(latentSize);
     for (let i = 0; i < latentSize; i++) {
       const at = likeliest[i % choices] * latentSize + i;
-      const logStd =
-        maxAbsLogStd * Math.tanh(outputs[logStds + at] / maxAbsLogStd);
-      z[i] = outputs[means + at] +
-        Math.exp(logStd) * Math.sqrt(temperature) * noise[i];
+      z[i] = outputs[means + at];
     }
     return z;
   }

@@ -3,9 +3,6 @@
 // The page: dreams steps at the chosen pace and shows them.
 
 const element = (id) => document.getElementById(id);
-const normal = () =>
-  Math.sqrt(-2 * Math.log(1 - Math.random())) *
-  Math.cos(2 * Math.PI * Math.random());
 const gumbel = () => -Math.log(-Math.log(1 - Math.random()));
 const draws = (draw, count) => Array.from({ length: count }, draw);
 
@@ -85,7 +82,7 @@ class Page {
     // Any but the last one.
     const jump = 1 + Math.floor(Math.random() * Math.max(1, others));
     this.index = (this.index + jump) % network.numStarts;
-    this.state = network.start(this.index, draws(normal, network.latentSize));
+    this.state = network.start(this.index);
     this.steps = 0;
     this.return = network.rewardBins.length ? 0 : null;
     this.due = 0;
@@ -163,8 +160,7 @@ class Page {
       this.cDrives ? network.act(this.state) : this.controls.next();
     this.state = network.step(
       this.state, action, this.temperature,
-      draws(gumbel, network.numMixtures * network.choices),
-      draws(normal, network.latentSize));
+      draws(gumbel, network.numMixtures * network.choices));
     this.steps++;
     if (this.return !== null) this.return += this.state.reward;
     // Likelier than this the episode counts as ended.
@@ -191,6 +187,6 @@ element('digests').textContent = Object.entries(MODEL.digests)
 window.dream = {
   network,
   page: new Page(network),
-  step: (z, cell, hidden, action, gumbel, noise, temperature = 1) =>
-    network.step({ z, cell, hidden }, action, temperature, gumbel, noise),
+  step: (z, cell, hidden, action, gumbel, temperature = 1) =>
+    network.step({ z, cell, hidden }, action, temperature, gumbel),
 };

@@ -46,9 +46,9 @@ _DRIVER = flags.DEFINE_enum(
 _TRACK = flags.DEFINE_integer(
   'track',
   None,
-  'Game: index of the first track in the test set; defaults to 0.',
+  'Game: index of the first track in the development set; defaults to 0.',
   lower_bound=0,
-  upper_bound=len(tracks.TEST) - 1,
+  upper_bound=len(tracks.DEVELOPMENT) - 1,
 )
 _SEED = flags.DEFINE_integer(
   'seed',

@@ -92,7 +92,7 @@ class _PicturedCarRacing(culled_car_racing.CulledCarRacing):
 
 
 class Game:
-  """The exact simulator on a test track, beside what V and M make of it."""
+  """The exact simulator, beside what V and M make of it."""
 
   total_name = 'Return'
 
@@ -101,17 +101,17 @@ class Game:
     self._game: _PicturedCarRacing | None = None
 
   def reset(self, seed: int) -> View:
-    """Starts on a test track; see `World.reset`.
+    """Starts on a development track; see `World.reset`.
 
     Args:
-      seed: index of the track in the test set; it starts again after the last.
+      seed: index of the development track; after the last comes the first.
     """
     self.close()
-    self._index = seed % len(tracks.TEST)
+    self._index = seed % len(tracks.DEVELOPMENT)
     self._key = jax.random.key(self._index)
     # A fresh simulator, as in `environment.Environments`.
     self._game = _PicturedCarRacing()
-    frame, _ = self._game.reset(seed=tracks.TEST[self._index])
+    frame, _ = self._game.reset(seed=tracks.DEVELOPMENT[self._index])
     self._observation = environment.resize(np.asarray(frame)[None])
     self._state = self._branch = _see(self._driver.model, self._observation)
     self._frames = np.asarray(
@@ -165,7 +165,7 @@ class Game:
     assert self._game is not None and self._game.car is not None
     reconstruction, branch = self._frames
     pictures = {
-      f'The game: test track {self._index}': self._game.picture(),
+      f'The game: track {self._index}': self._game.picture(),
       'V: reconstruction from 32 numbers': reconstruction,
       f'M: dreaming for {_branch_seconds(self._step)} s': branch,
     }
@@ -189,7 +189,9 @@ class Dream:
     """
     self._seed = seed
     draw_key, self._key = jax.random.split(jax.random.key(seed))
-    state = start_states.draw(self._starts, 1, draw_key)
+    state = start_states.draw(
+      self._starts, 1, draw_key, world_model.FAITHFUL_NOISE
+    )
     # The dream and the one that branches off.
     self._states = jax.tree.map(lambda x: jnp.repeat(x, 2, axis=0), state)
     self._frames = np.asarray(_decode(self._driver.model, self._states.z))
@@ -267,7 +269,9 @@ def _watch(
   """Observes a step and dreams it; returns both states and their frames."""
   z = world_model.encode(model, observation).mean
   state = world_model.observe(model, state, action, z)
-  branch, _, _ = world_model.imagine(model, branch, action, key, temperature)
+  branch, _, _ = world_model.imagine(
+    model, branch, action, key, temperature, world_model.FAITHFUL_NOISE
+  )
   frames = world_model.decode_uint8(model, jnp.concatenate([z, branch.z]))
   return state, branch, frames
 
@@ -282,7 +286,7 @@ def _imagine(
 ) -> tuple[world_model.State, jax.Array, Any, Any]:
   """Dreams a step; returns states, frames, rewards and terminations."""
   states, reward, termination = world_model.imagine(
-    model, states, action, key, temperature
+    model, states, action, key, temperature, world_model.FAITHFUL_NOISE
   )
   frames = world_model.decode_uint8(model, states.z)
   return states, frames, reward, termination

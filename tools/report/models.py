@@ -208,7 +208,8 @@ def of_c(lineage: find.Lineage) -> Iterator[blocks.Block]:
     world_model.load(v, m), loaded.model, jax.device_put(loaded.variables)
   )
   starts = start_states.load(m)
-  state = start_states.draw(starts, _DREAMS, jax.random.key(_KEY))
+  key, noise = jax.random.key(_KEY), world_model.FAITHFUL_NOISE
+  state = start_states.draw(starts, _DREAMS, key, noise)
   frames = np.asarray(_drive(driver, state, jax.random.key(_KEY + 1)))
   yield blocks.Heading('C drives in dreams')
   yield blocks.Text(
@@ -232,7 +233,9 @@ def _drive(
 
   def step(state, key):
     action = agent.act(driver, state)
-    following, *_ = world_model.imagine(driver.model, state, action, key)
+    following, *_ = world_model.imagine(
+      driver.model, state, action, key, noise=world_model.FAITHFUL_NOISE
+    )
     return following, following.z
 
   _, z = jax.lax.scan(step, state, jax.random.split(key, _DREAM_STEPS))

@@ -35,7 +35,14 @@ def dream(
   z = world_model.encode_episode(model, observation).mean
   action = action[None]
   state = watch(model, z[None, : seen_steps + 1], action[:, :seen_steps])
-  dreamt = dream_on(model, state, action[:, seen_steps:], key, temperature).z[0]
+  dreamt = dream_on(
+    model,
+    state,
+    action[:, seen_steps:],
+    key,
+    temperature,
+    world_model.FAITHFUL_NOISE,
+  ).z[0]
   reconstruction, dreamt = (
     np.asarray(vae.to_uint8(decode(model, x))) for x in (z, dreamt)
   )
