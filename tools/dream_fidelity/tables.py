@@ -1,0 +1,80 @@
+"""A comparison of dreams with the game → a table, a line and a picture."""
+
+from matplotlib import figure
+from tools.dream_fidelity import comparison
+
+
+def of_drivers(
+  found: comparison.Fidelity,
+) -> tuple[list[str], list[list[str]]]:
+  """Returns head and rows of a table, from the best driver to the worst."""
+  head = ['driver']
+  for world in 'game', 'dream':
+    head += [f'{world}: reward per step', f'{world}: sum']
+  names = sorted(
+    found.game, key=lambda name: found.game[name].reward_per_step, reverse=True
+  )
+  rows = []
+  for name in names:
+    row = [name.replace('_', ' ')]
+    for world in found.game, found.dream:
+      of_driver = world[name]
+      row += [
+        f'{of_driver.reward_per_step:.3f} ± {of_driver.standard_error:.3f}',
+        f'{of_driver.total:.0f}',
+      ]
+    rows.append(row)
+  return head, rows
+
+
+def summary(found: comparison.Fidelity) -> str:
+  """Returns the correlations in a line, with what they can be at most."""
+
+  def shown(x: comparison.Estimate) -> str:
+    return f'{x.value:.2f} ({x.low:.2f} to {x.high:.2f})'
+
+  return (
+    f'Over {len(found.game)} drivers and {found.tracks} tracks: rank'
+    f' correlation {shown(found.spearman)}, of the game with itself'
+    f' {found.ceiling_spearman:.2f}; linear correlation'
+    f' {shown(found.pearson)}, of the game with itself'
+    f' {found.ceiling_pearson:.2f}; error of the reward per step'
+    f' {shown(found.error)}'
+  )
+
+
+def plot(found: comparison.Fidelity) -> figure.Figure:
+  """Draws the drivers: rewards in the game and in dreams."""
+  plot = figure.Figure(figsize=(6, 6), layout='constrained', dpi=150)
+  axes = plot.subplots()
+  for name, game in found.game.items():
+    dreamt = found.dream[name]
+    axes.errorbar(
+      game.reward_per_step,
+      dreamt.reward_per_step,
+      xerr=game.standard_error,
+      yerr=dreamt.standard_error,
+      fmt='o',
+      color='C0',
+    )
+    axes.annotate(
+      name.replace('_', ' '),
+      (game.reward_per_step, dreamt.reward_per_step),
+      xytext=(6, 4),
+      textcoords='offset points',
+      fontsize=8,
+    )
+  rewards = [
+    x.reward_per_step
+    for world in (found.game, found.dream)
+    for x in world.values()
+  ]
+  ends = [min(rewards), max(rewards)]
+  axes.plot(ends, ends, color='grey', linewidth=1, linestyle='dashed')
+  axes.set_xlabel('reward per step in the game')
+  axes.set_ylabel('reward per step in dreams')
+  axes.set_title(
+    f'rank correlation {found.spearman.value:.2f},'
+    f' linear {found.pearson.value:.2f}'
+  )
+  return plot
