@@ -35,10 +35,11 @@ def test_a_step_is_what_the_world_model_imagines():
   state = world_model.State(
     observation[None, :32], (starts.cell[[row]], starts.hidden[[row]])
   )
+  imagine = jax.jit(world_model.imagine)
   for _ in range(3):
     observation, reward, terminated, truncated, _ = env.step(ACTION)
     # So certain that chance hardly matters.
-    state, expected, _ = world_model.imagine(
+    state, expected, _ = imagine(
       model, state, ACTION[None], jax.random.key(0), 0
     )
     assert np.abs(observation[:32] - state.z[0]).mean() < 0.15
@@ -46,7 +47,8 @@ def test_a_step_is_what_the_world_model_imagines():
     assert abs(reward - expected[0]) < 0.3
     assert not terminated and not truncated
     state = world_model.State(observation[None, :32], state.carry)
-  [frame] = np.asarray(world_model.decode(model, observation[None, :32]))
+  decode = jax.jit(world_model.decode)
+  [frame] = np.asarray(decode(model, observation[None, :32]))
   assert np.abs(env.render() / 255 - frame).max() < 0.01
 
 
@@ -61,7 +63,7 @@ def test_by_default_z_is_a_mean_as_in_the_game():
   state = world_model.State(
     first[None, :32], (starts.cell[[row]], starts.hidden[[row]])
   )
-  prediction, _ = world_model.predict(model, state, ACTION[None])
+  prediction, _ = jax.jit(world_model.predict)(model, state, ACTION[None])
   means = np.asarray(prediction.mixture.mean)[0]
   assert np.abs(means - observation[:32]).max(1).min() < 1e-3
   noisy = gymnasium.make(NAME, noise=1.0)

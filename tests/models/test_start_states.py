@@ -20,13 +20,14 @@ def test_the_carry_has_watched_the_episode(world):
     'carracing_latents/tiny', split='train', data_dir=world.data_dir
   )
   assert len(states.mean) > 10
+  observe = jax.jit(world_model.observe)
   watched = []
   for episode in episodes:
     state = world_model.initial_state(model, episode['mean'][:1])
     for mean, action in zip(episode['mean'], episode['action']):
       watched.append((mean, *(x[0] for x in state.carry)))
       state = state._replace(z=mean[None])
-      state = world_model.observe(model, state, action[None], mean[None])
+      state = observe(model, state, action[None], mean[None])
   means, cells, hiddens = map(np.stack, zip(*watched))
   for mean, _, cell, hidden in zip(*states):
     [same] = np.nonzero((np.float16(means) == mean).all(1))

@@ -54,14 +54,15 @@ def test_dreams_are_what_m_imagines_of_what_drivers_do(agent_folder, driven):
     temperature=0.0,  # Nothing is drawn, so all dreams of a track are the same.
     noise=0.0,
   )
+  imagine, watch = jax.jit(world_model.imagine), jax.jit(world_model.watch)
   for name in 'nothing', 'gas_and_brake', 'agent', 'agent_half_steering':
     probe = probes.stacked([probes.PROBES[name]] * 2)
-    state = world_model.watch(driver.model, z, np.stack(actions))
+    state = watch(driver.model, z, np.stack(actions))
     total = np.zeros(2)
     for step in range(3):
       draws = probes.initial_draws(np.zeros((2, 3)))
       action = probes.act(probe, agent.act(driver, state), step, draws)
-      state, reward, termination = world_model.imagine(
+      state, reward, termination = imagine(
         driver.model, state, action, jax.random.key(1), 0.0
       )
       assert reward is not None and termination is not None

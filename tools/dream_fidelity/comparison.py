@@ -353,17 +353,16 @@ def compare(
     resampled[world] = (
       total[:, picks].sum(-1) / steps[:, picks].sum(-1)
     ).T  # [resamples, drivers]
-  pairs = list(zip(resampled['game'], resampled['dream']))
 
   def estimate(measure, least, most):
-    value = measure(rate['game'], rate['dream'])
-    half = 1.96 * float(np.std([measure(*pair) for pair in pairs], ddof=1))
+    value = float(measure(rate['game'], rate['dream']))
+    half = 1.96 * measure(resampled['game'], resampled['dream']).std(ddof=1)
     return Estimate(
       value=value, low=max(value - half, least), high=min(value + half, most)
     )
 
   def ceiling(measure):
-    return float(np.mean([measure(rate['game'], x) for x in resampled['game']]))
+    return float(measure(rate['game'], resampled['game']).mean())
 
   rows = {
     world: {
@@ -387,15 +386,19 @@ def compare(
   )
 
 
-def _error(x: np.ndarray, y: np.ndarray) -> float:
-  return float(np.sqrt(np.mean((x - y) ** 2)))
+# Of drivers on the last axis.
 
 
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-  return _pearson(stats.rankdata(x), stats.rankdata(y))
+def _error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  return np.sqrt(((x - y) ** 2).mean(-1))
 
 
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-  if not (np.ptp(x) and np.ptp(y)):
-    return 0.0  # Of drivers that are all alike, nothing tells the better one.
-  return float(np.corrcoef(x, y)[0, 1])
+def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  return _pearson(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1))
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  x, y = (a - a.mean(-1, keepdims=True) for a in (x, y))
+  scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+  # Of drivers that are all alike, nothing tells the better one.
+  return (x * y).sum(-1) / np.where(scale > 0, scale, np.inf)
