@@ -46,12 +46,7 @@ _TRACKS = flags.DEFINE_enum(
   'Set of tracks: development for scores of work in progress; final for the'
   ' score of a result, once; selection for choosing among agents.',
 )
-_NUM_WORKERS = flags.DEFINE_integer(
-  'num_workers',
-  None,
-  'Number of processes; defaults to the number of cores.',
-  lower_bound=1,
-)
+_NUM_WORKERS = command_line.num_workers_flag()
 _OUTPUT_DIR = command_line.output_dir_flag('evaluation')
 
 

@@ -99,12 +99,7 @@ _MAX_STEPS = flags.DEFINE_integer(
 _SIMULATOR = flags.DEFINE_string(
   'simulator', 'gymnasium', 'Simulator that is driven: gymnasium or sketched.'
 )
-_NUM_WORKERS = flags.DEFINE_integer(
-  'num_workers',
-  None,
-  'Number of processes; defaults to the number of cores.',
-  lower_bound=1,
-)
+_NUM_WORKERS = command_line.num_workers_flag()
 _OUTPUT = flags.DEFINE_string(
   'output', None, 'File of the log; required.', required=True
 )

@@ -70,6 +70,16 @@ def agent_flag() -> flags.FlagHolder[str | None]:
   )
 
 
+def num_workers_flag() -> flags.FlagHolder[int | None]:
+  """Defines `--num_workers`, without which there is one for each core."""
+  return flags.DEFINE_integer(
+    'num_workers',
+    None,
+    'Number of processes; defaults to the number of cores.',
+    lower_bound=1,
+  )
+
+
 def _folder_flag(
   name: str, default: str | None, text: str
 ) -> flags.FlagHolder[Any]:

@@ -77,12 +77,7 @@ for _name in 'temperature', 'noise':
 _SEED = flags.DEFINE_integer(
   'seed', 0, 'Random seed of the dreams.', lower_bound=0, upper_bound=2**32 - 1
 )
-_NUM_WORKERS = flags.DEFINE_integer(
-  'num_workers',
-  None,
-  'Number of processes; defaults to the number of cores.',
-  lower_bound=1,
-)
+_NUM_WORKERS = command_line.num_workers_flag()
 _OUTPUT_DIR = command_line.output_dir_flag('fidelity')
 _DREAMS_PER_TRACK = 4
 

@@ -22,8 +22,6 @@ from tools.driving import keyboard
 from tools.driving import probes
 
 AGENT = 'agent'
-# Noise lasts for some 20 steps, because independent noise would average out.
-_CORRELATION = probes.CORRELATION
 _SPELL = 20  # Steps with noise, or without, where it comes and goes.
 
 
@@ -204,7 +202,9 @@ class NoisyAgent:
     fresh = np.stack(
       [g.standard_normal(rlds_steps.ACTION_SIZE) for g in generators]
     )
-    noise = _CORRELATION * noise + np.sqrt(1 - _CORRELATION**2) * fresh
+    noise = (
+      probes.CORRELATION * noise + np.sqrt(1 - probes.CORRELATION**2) * fresh
+    )
     noisy = noisy.copy()
     for i in np.flatnonzero((shares < 1) & (step % _SPELL == 0)):
       noisy[i] = generators[i].random() < shares[i]

@@ -12,7 +12,8 @@ from models import agent as agent_lib
 import numpy as np
 
 TAKES_OVER = 60  # Steps that the agent drives at first; the camera zooms in.
-# Of the noise with that of the step before, as of an agent with noise.
+# Of noise with that of the step before: it lasts for some 20 steps, because
+# independent noise would average out.
 CORRELATION = 0.95
 _PERIOD = 150  # Steps from one pause to the next.
 _ZERO, _ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
