@@ -60,7 +60,7 @@ _INTERVENTIONS = flags.DEFINE_string(
   'interventions',
   '0',
   'Probability that an intervention begins at a step: a random action that is'
-  ' imposed for 5 to 69 steps. So a model learns what actions do, whatever the'
+  ' imposed for 5 to 300 steps. So a model learns what actions do, whatever the'
   ' driver would have done; 0.02 is a good start. With several ones, episodes'
   ' take turns, in all combinations with --noise.',
 )

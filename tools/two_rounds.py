@@ -13,7 +13,9 @@ last one.
 
 from tools.pipelines import settings
 
-SETTINGS = settings.Settings(rounds=1)
+SETTINGS = settings.Settings(
+  rounds=1, driven_episodes=160, later_mdn_rnn_steps=4000
+)
 
 if __name__ == '__main__':
   settings.run('two_rounds', SETTINGS)

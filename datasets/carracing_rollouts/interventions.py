@@ -5,7 +5,7 @@ cannot be told from what the situation would have brought anyway, so a model of
 them learns that actions hardly matter (confounding; Pearl, "Causality" (2009);
 de Haan et al., "Causal Confusion in Imitation Learning" (2019)). An
 intervention begins with a known probability whatever is seen, and imposes one
-random action for 5 to 69 steps.
+random action for 5 to 300 steps.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from carracing_data import rlds_steps
 import numpy as np
 
-MIN_STEPS, MAX_STEPS = 5, 69
+MIN_STEPS, MAX_STEPS = 5, 300
 # Probability, and which of steering, gas and brake are drawn; the others are 0.
 _KINDS = (
   (0.3, (0, 0, 0)),
@@ -82,7 +82,9 @@ def draw(carry: Carry) -> tuple[np.ndarray, Carry]:
     rng = carry.generators[i]
     if rng.random() < carry.probability[i]:
       action[i] = _action(rng)
-      remaining[i] = rng.integers(MIN_STEPS, MAX_STEPS, endpoint=True)
+      # Log-uniform: most are short, and after some the car is far away.
+      ratio = (MAX_STEPS + 1) / MIN_STEPS
+      remaining[i] = int(MIN_STEPS * ratio ** rng.random())
   imposed = np.where(remaining[:, None] > 0, action, np.float32(np.nan))
   return imposed, carry._replace(
     action=action, remaining=np.maximum(remaining - 1, 0)

@@ -17,7 +17,12 @@ STEPS = 66
 def driven(agent_folder, tmp_path_factory):
   folder = tmp_path_factory.mktemp('driven')
   found, actions = comparison.drive(
-    agent_folder, [1, 2], folder, lambda jobs: [job() for job in jobs], STEPS
+    probes.DEVELOPMENT,
+    agent_folder,
+    [1, 2],
+    folder,
+    lambda jobs: [job() for job in jobs],
+    STEPS,
   )
   done = {}
   for path in folder.glob('*.npz'):
@@ -28,8 +33,8 @@ def driven(agent_folder, tmp_path_factory):
 
 def test_all_drivers_take_over_at_the_same_steps(driven):
   found, actions, done = driven
-  assert found.keys() == probes.PROBES.keys()
-  assert len(done) == len(probes.PROBES) >= 14
+  assert found.keys() == probes.DEVELOPMENT.keys()
+  assert len(done) == len(probes.DEVELOPMENT) >= 14
   for action in done:
     np.testing.assert_array_equal(action[:, : probes.TAKES_OVER], actions)
   after = [x[:, probes.TAKES_OVER :] for x in done]
@@ -44,6 +49,7 @@ def test_dreams_are_what_m_imagines_of_what_drivers_do(agent_folder, driven):
   z = comparison.watched(driver.model, [1, 2], actions)
   assert z.shape == (2, probes.TAKES_OVER + 1, 32)
   found = comparison.dream(
+    probes.DEVELOPMENT,
     driver,
     driver.model,
     z,
@@ -56,7 +62,7 @@ def test_dreams_are_what_m_imagines_of_what_drivers_do(agent_folder, driven):
   )
   imagine, watch = jax.jit(world_model.imagine), jax.jit(world_model.watch)
   for name in 'nothing', 'gas_and_brake', 'agent', 'agent_half_steering':
-    probe = probes.stacked([probes.PROBES[name]] * 2)
+    probe = probes.stacked([probes.DEVELOPMENT[name]] * 2)
     state = watch(driver.model, z, np.stack(actions))
     total = np.zeros(2)
     for step in range(3):
@@ -122,7 +128,7 @@ def test_command_measures_and_goes_on(agent_folder, command, tmp_path):
   assert '| agent half gas |' in done.stdout
   assert 'Over 14 drivers and 2 tracks: rank correlation ' in done.stdout
   found = json.loads((tmp_path / 'fidelity.json').read_text())
-  assert found['game'].keys() == probes.PROBES.keys()
+  assert found['game'].keys() == probes.DEVELOPMENT.keys()
   assert (tmp_path / 'fidelity.png').exists()
   assert found['subject']['agent'] == agent.digests(agent_folder)
   [kept, *lost] = sorted((tmp_path / 'driven').glob('*.npz'))

@@ -44,6 +44,13 @@ _MDN_RNN = flags.DEFINE_string(
   'Folder of the exported weights of the M that dreams; by default that of the'
   ' agent.',
 )
+_DRIVERS = flags.DEFINE_enum(
+  'drivers',
+  'development',
+  ['development', 'held_out'],
+  'Which set of drivers: that with which dreams are made better, or another one,'
+  ' which is for reports alone.',
+)
 _NUM_TRACKS = flags.DEFINE_integer(
   'num_tracks',
   32,
@@ -98,7 +105,9 @@ def main(argv: Sequence[str]) -> None:
     mdn_rnn = files.expand(_MDN_RNN.value)
     model = world_model.load(folder / 'vae', mdn_rnn)
   world_model.check_dreams(model, mdn_rnn)
+  compared = probes.SETS[_DRIVERS.value]
   subject = comparison.Subject(
+    drivers=_DRIVERS.value,
     agent=agent_lib.digests(folder),
     mdn_rnn=weights.describe(mdn_rnn).weights_sha256,
     temperature=_TEMPERATURE.value,
@@ -113,6 +122,7 @@ def main(argv: Sequence[str]) -> None:
   seeds = tracks.SELECTION[: _NUM_TRACKS.value]
   with files.locked(output_dir), files.write_errors(output_dir):
     game, actions = comparison.drive(
+      compared,
       folder,
       seeds,
       driven,
@@ -121,6 +131,7 @@ def main(argv: Sequence[str]) -> None:
     )
     z = comparison.watched(model, seeds, actions)
     dreamt = comparison.dream(
+      compared,
       agent,
       model,
       z,

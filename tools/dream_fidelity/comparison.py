@@ -1,15 +1,15 @@
 """How drivers fare in the game and in dreams → how well dreams rank them.
 
-The same drivers, `probes.PROBES`, take over from an agent at the same steps of
+The same drivers, a set of `probes`, take over from an agent at the same steps of
 the same tracks in both. A dream that is worth training in ranks them as the
 game does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import functools
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from carracing_data import errors
 from carracing_data import json_documents
@@ -79,6 +79,7 @@ class Subject(json_documents.Document):
   """What was compared.
 
   Attributes:
+    drivers: which set of drivers, see `probes.SETS`.
     agent: digests of the weights of the agent's parts.
     mdn_rnn: digest of the weights of the M that dreams.
     temperature: see `mdn_rnn.Mixture.sample`.
@@ -88,6 +89,7 @@ class Subject(json_documents.Document):
     max_steps: steps of an episode, of which the agent drives the first.
   """
 
+  drivers: Literal['development', 'held_out']
   agent: dict[str, json_documents.Sha256]
   mdn_rnn: json_documents.Sha256
   temperature: float
@@ -123,6 +125,7 @@ class Fidelity(json_documents.Document):
 
 
 def drive(
+  compared: Collection[str],
   agent_folder: str | os.PathLike[str],
   tracks: Sequence[int],
   folder: Path,
@@ -132,6 +135,7 @@ def drive(
   """Drives all tracks with every driver, as far as it is not done yet.
 
   Args:
+    compared: names of the drivers, which are probes.
     agent_folder: folder of the agent from which they take over.
     tracks: seeds of K tracks.
     folder: existing folder of the results.
@@ -157,7 +161,7 @@ def drive(
       )
       for track in tracks
     ]
-    for name in probes.PROBES
+    for name in compared
   ]
   driven = jobs.run(
     groups,
@@ -175,7 +179,7 @@ def drive(
         f' {len(x.action)} steps, before others can take over at step {first}'
       )
   found = {}
-  for i, name in enumerate(probes.PROBES):
+  for i, name in enumerate(compared):
     rewards = [
       x.reward[first:].astype(np.float64)
       for x in driven[i * len(tracks) : (i + 1) * len(tracks)]
@@ -211,6 +215,7 @@ def watched(
 
 
 def dream(
+  compared: Mapping[str, probes.Probe],
   agent: agent_lib.Agent,
   model: world_model.WorldModel,
   z: Any,
@@ -225,6 +230,7 @@ def dream(
   """Dreams on from K tracks with every driver.
 
   Args:
+    compared: the drivers, by name.
     agent: the agent.
     model: the world model that dreams, with the same V.
     z: latent vectors of the steps before, float32 [K, T + 1, Z].
@@ -238,7 +244,7 @@ def dream(
   Returns:
     What each driver gets, the means over the dreams of a track, by name.
   """
-  count, tracks = len(probes.PROBES), len(z)
+  count, tracks = len(compared), len(z)
   shape = count, dreams_per_track, tracks
 
   def repeated(x):
@@ -252,7 +258,7 @@ def dream(
   )
   probe = jax.tree.map(
     lambda x: np.repeat(x, dreams_per_track * tracks, axis=0),
-    probes.stacked([*probes.PROBES.values()]),
+    probes.stacked([*compared.values()]),
   )
   total, steps = jax.device_get(
     _dream(
@@ -270,7 +276,7 @@ def dream(
   total, steps = (
     x.astype(np.float64).reshape(shape).mean(1) for x in (total, steps)
   )
-  return dict(zip(probes.PROBES, map(Rewards, total, steps)))
+  return dict(zip(compared, map(Rewards, total, steps)))
 
 
 @functools.partial(jax.jit, static_argnames='num_steps')

@@ -40,7 +40,8 @@ class Probe(NamedTuple):
 
 
 AGENT = Probe(scale=_ONE)
-PROBES = {
+# Whatever makes dreams better is chosen with these,
+DEVELOPMENT = {
   'nothing': Probe(),
   'gas_0.1': Probe(constant=(0, 0.1, 0)),
   'gas_0.3': Probe(constant=(0, 0.3, 0)),
@@ -56,6 +57,27 @@ PROBES = {
   'agent_half_steering': Probe(scale=(0.5, 1, 1)),
   'agent_pauses': AGENT._replace(pause=50),
 }
+# and what is reported in the end was measured with others.
+HELD_OUT = {
+  'gas_bursts': Probe(constant=(0.05, 0.5, 0), pause=120),
+  'agent_reversed_steering': Probe(scale=(-1, 1, 1)),
+  'circling_right': Probe(constant=(0.15, 0.1, 0)),
+  'agent_uniform_0.5': Probe(scale=(0.5, 0.5, 0.5), uniform=0.5),
+  'agent_long_pauses': AGENT._replace(pause=100),
+  'agent_coasting': Probe(scale=(1, 0, 0)),
+  'agent_plus_brake_0.15': AGENT._replace(constant=(0, 0, 0.15)),
+  'agent_bias_right_0.25': AGENT._replace(constant=(0.25, 0, 0)),
+  'agent_uniform_0.15': Probe(scale=(0.85, 0.85, 0.85), uniform=0.15),
+  'agent_double_gas': Probe(scale=(1, 2, 1)),
+  'agent_steering_1.8': Probe(scale=(1.8, 1, 1)),
+  'agent_plus_gas_0.08': AGENT._replace(constant=(0, 0.08, 0)),
+  'agent_short_pauses': AGENT._replace(pause=15),
+  'agent_quarter_brake': Probe(scale=(1, 1, 0.25)),
+  'agent_bias_left_0.1': AGENT._replace(constant=(-0.1, 0, 0)),
+  'agent': AGENT,
+}
+SETS = {'development': DEVELOPMENT, 'held_out': HELD_OUT}
+_ALL = {**DEVELOPMENT, **HELD_OUT}
 
 
 class Draws(NamedTuple):
@@ -149,7 +171,7 @@ class ProbedAgent:
       np.array(generators, object),
       initial_draws(np.stack([g.standard_normal(size) for g in generators])),
       np.zeros(len(seeds), int),
-      stacked([PROBES[name] for name in self._names]),
+      stacked([_ALL[name] for name in self._names]),
       self._agent.initial_carry(seeds),
     )
 
