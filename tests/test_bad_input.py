@@ -791,7 +791,7 @@ def test_damaged_run_folder(file, content, places):
   'file', ['dataset_info.json', 'features.json', 'metadata.json']
 )
 def test_damaged_document_of_a_dataset(file, content, places):
-  [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('2.*')
+  [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('3.*')
   folder = copy_of(source, file, places['tmp'] / 'damaged')
   (folder / file).write_text(content)
   with error_of_one_line(f'damaged/{file}'):
@@ -845,7 +845,7 @@ def set_path(content, path, value):
 def test_edited_document_of_a_dataset(file, path, value, places):
   from carracing_data import metadata
 
-  [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('2.*')
+  [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('3.*')
   folder = copy_of(source, file, places['tmp'] / 'edited')
   content = json.loads((source / file).read_text())
   set_path(content, path, value)

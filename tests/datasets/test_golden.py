@@ -17,16 +17,16 @@ import tensorflow_datasets as tfds
 
 # Digests by dataset version, simulator and policy.
 GOLDEN = {
-  ('2.0.0', 'gymnasium', 'brownian'): (
-    'c4f9cfa84e613973dfe35428baf91c15c7623e11827dbb429698091f9a01d2b5'
+  ('3.0.0', 'gymnasium', 'brownian'): (
+    '0654b2b44e6abcad1735ab5f4493f9c4b363c4b7696a47ff7f20913dd99aa0e1'
   ),
-  ('2.0.0', 'gymnasium', 'random_policy'): (
+  ('3.0.0', 'gymnasium', 'random_policy'): (
     '6b76cd0f462863f4af429781b869aeda234e59184803c0c7a54a8347bc9fe8ca'
   ),
-  ('2.0.0', 'gymnasium', 'uniform'): (
+  ('3.0.0', 'gymnasium', 'uniform'): (
     '29f30be549485ff68327aaaaeb222987f449b1aaa1037af9637cab246660e3ca'
   ),
-  ('2.0.0', 'sketched', 'random_policy'): (
+  ('3.0.0', 'sketched', 'random_policy'): (
     '4c16ca12da13919fade440b64e18bd52fdb07be1ec19aa645a8bb0b2a2191af4'
   ),
 }

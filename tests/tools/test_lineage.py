@@ -58,7 +58,7 @@ def test_what_is_not_here_is_said(world, tmp_path):
   shutil.copytree(world.data_dir / 'carracing_latents', root)
   shutil.rmtree(root / 'tiny')
   (root / 'straight_ahead').rename(root / 'tiny')
-  [folder] = (root / 'tiny').glob('2.*')
+  [folder] = (root / 'tiny').glob('3.*')
   for name in 'dataset_info.json', 'metadata.json':
     text = (folder / name).read_text().replace('straight_ahead', 'tiny')
     if name == 'metadata.json':
@@ -73,7 +73,7 @@ def test_what_is_not_here_is_said(world, tmp_path):
 
 
 def test_a_copy_of_any_name_has_a_lineage(world, tmp_path):
-  [original] = (world.data_dir / 'carracing_rollouts' / 'tiny').glob('2.*')
+  [original] = (world.data_dir / 'carracing_rollouts' / 'tiny').glob('3.*')
   copy = shutil.copytree(original, tmp_path / 'copy')
   for folder, told in (original, True), (copy, False):
     tree = sources.Finder(str(tmp_path), []).of(str(folder))
@@ -141,7 +141,7 @@ def test_drivers_of_a_log_are_sources(driven, agent_folder, command):
   # What is known of an agent that is not here.
   for sha256 in agent.digests(agent_folder).values():
     assert f'@{sha256[:12]}' in done.stdout
-  [folder] = (driven / 'carracing_rollouts' / 'driven').glob('2.*')
+  [folder] = (driven / 'carracing_rollouts' / 'driven').glob('3.*')
   (folder / 'actions.npz').write_bytes(b'another')
   done = command(
     'tools.lineage', 'carracing_rollouts/driven', f'--data_dir={driven}'

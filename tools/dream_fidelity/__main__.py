@@ -48,8 +48,8 @@ _DRIVERS = flags.DEFINE_enum(
   'drivers',
   'development',
   ['development', 'held_out'],
-  'Which set of drivers: that with which dreams are made better, or another one,'
-  ' which is for reports alone.',
+  'Which set of drivers: the one with which dreams are made better, or another'
+  ' one, which is for reports alone.',
 )
 _NUM_TRACKS = flags.DEFINE_integer(
   'num_tracks',

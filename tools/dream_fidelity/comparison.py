@@ -1,7 +1,7 @@
 """How drivers fare in the game and in dreams → how well dreams rank them.
 
-The same drivers, a set of `probes`, take over from an agent at the same steps of
-the same tracks in both. A dream that is worth training in ranks them as the
+The same drivers, a set of `probes`, take over from an agent at the same steps
+of the same tracks in both. A dream that is worth training in ranks them as the
 game does.
 """
 
