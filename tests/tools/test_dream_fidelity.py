@@ -11,6 +11,16 @@ from tools.dream_fidelity import comparison
 from tools.driving import probes
 
 STEPS = 66
+SUBJECT = comparison.Subject(
+  drivers='development',
+  agent={'controller': 'c' * 64},
+  mdn_rnn='e' * 64,
+  temperature=1.0,
+  noise=0.0,
+  seed=0,
+  dreams_per_track=1,
+  max_steps=STEPS,
+)
 
 
 @pytest.fixture(scope='module')
@@ -87,7 +97,7 @@ def test_correlations_are_those_of_the_drivers():
     return comparison.Rewards(rate * steps + rng.normal(0, 5, 40), steps)
 
   game = {name: rewards(rate) for name, rate in rates.items()}
-  same = comparison.compare(game, game)
+  same = comparison.compare(SUBJECT, game, game)
   assert same.spearman.value == same.pearson.value == 1
   assert same.error.value == same.error.high == 0
   assert same.game == same.dream and same.tracks == 40
@@ -95,27 +105,29 @@ def test_correlations_are_those_of_the_drivers():
   assert of_one.reward_per_step == pytest.approx(9, abs=0.05)
   assert of_one.standard_error == pytest.approx(0.05 / 40**0.5, rel=0.4)
   bent = {name: rewards(rate**0.5) for name, rate in rates.items()}
-  found = comparison.compare(game, bent)
+  found = comparison.compare(SUBJECT, game, bent)
   assert found.spearman.value > 0.99 > found.pearson.value > 0.9
   worse = {name: rewards(-rate) for name, rate in rates.items()}
-  assert comparison.compare(game, worse).spearman.value < -0.99
+  assert comparison.compare(SUBJECT, game, worse).spearman.value < -0.99
   noisy = {
     name: comparison.Rewards(
       rewards(rate).total + rng.normal(0, 999, 40), steps
     )
     for name, rate in rates.items()
   }
-  found = comparison.compare(game, noisy)
+  found = comparison.compare(SUBJECT, game, noisy)
   for x in found.spearman, found.pearson, found.error:
     assert x.low < x.value < x.high or x.value == 1
   # A driver with few steps counts by its steps.
   uneven = comparison.Rewards(np.array([10.0, 0.0]), np.array([10.0, 30.0]))
   even = comparison.Rewards(np.array([20.0, 20.0]), np.array([10.0, 10.0]))
-  of_two = comparison.compare({'a': uneven, 'b': even}, {'a': even, 'b': even})
+  of_two = comparison.compare(
+    SUBJECT, {'a': uneven, 'b': even}, {'a': even, 'b': even}
+  )
   assert of_two.game['a'].reward_per_step == 0.25
   # Drivers that are alike cannot be ranked, not even by the game.
   alike = {name: rewards(0) for name in rates}
-  assert comparison.compare(alike, alike).ceiling_spearman < 0.9
+  assert comparison.compare(SUBJECT, alike, alike).ceiling_spearman < 0.9
 
 
 def test_command_measures_and_goes_on(agent_folder, command, tmp_path):

@@ -5,9 +5,13 @@ import html
 import re
 import shutil
 
+from carracing_data import json_documents
 from carracing_data import processes
 from conftest import VERSION
 from models import agent
+from models import weights
+import numpy as np
+from tools.dream_fidelity import comparison
 from tools.driving import drivers
 from tools.driving import track_scores
 from tools.lineage import find
@@ -25,6 +29,24 @@ def read(output):
   return html.unescape(text)
 
 
+def fidelity(mdn_rnn):
+  subject = comparison.Subject(
+    drivers='development',
+    agent={'mdn_rnn': mdn_rnn},
+    mdn_rnn=mdn_rnn,
+    temperature=1.0,
+    noise=0.0,
+    seed=0,
+    dreams_per_track=1,
+    max_steps=70,
+  )
+  game = {
+    name: comparison.Rewards(np.array([total, total + 1]), np.full(2, 10.0))
+    for name, total in (('nothing', -1.0), ('gas', 2.0), ('agent', 9.0))
+  }
+  return comparison.compare(subject, game, game)
+
+
 def test_report_of_an_agent_shows_its_whole_line_of_work(
   world, agent_folder, command, check_page, tmp_path
 ):
@@ -35,6 +57,12 @@ def test_report_of_an_agent_shows_its_whole_line_of_work(
   found = track_scores.evaluate(
     drivers.of_agent(folder), folder, 'development', 2, score, run, 9
   )
+  m = weights.describe(world.mdn_rnn).weights_sha256
+  for name, digest in ('fidelity', m), ('fidelity/of_another', 'e' * 64):
+    (tmp_path / name).mkdir()
+    json_documents.write(
+      tmp_path / name / comparison.FILE, fidelity(digest).model_dump()
+    )
   (tmp_path / 'runs').symlink_to(world.vae.parents[1])
   done = command(
     'tools.report', 'a/<b>agent', f'--data_dir={world.data_dir}', cwd=tmp_path
@@ -56,6 +84,7 @@ def test_report_of_an_agent_shows_its_whole_line_of_work(
   assert len(nats) == 32 and nats == sorted(nats, reverse=True)
   assert text.count('alt="strip of frames: ') == 4  # A dream, in four rows.
   assert 'has 130 transitions or more' in text  # Else there were its errors.
+  assert text.count('Over 3 drivers and 2 tracks: rank correlation 1.00') == 1
   assert text.count('alt="frames of dream ') == 4  # In which C drives.
   digests = agent.digests(folder)
   for digest in digests.values():
@@ -70,6 +99,7 @@ def test_what_is_missing_is_said_and_the_rest_is_the_same_each_time(
 ):
   folder = shutil.copytree(agent_folder, tmp_path / 'a' / 'b' / 'agent')
   (folder / 'evaluation.json').write_text('{')
+  (folder / 'fidelity.json').write_text('{')
   (folder / 'run.json').write_text('{')
   (folder / 'metrics.json').write_text('{')
   nothing = tmp_path / 'nothing'
@@ -81,6 +111,7 @@ def test_what_is_missing_is_said_and_the_rest_is_the_same_each_time(
     'The run that trained M is not found here',
     'More cannot be shown: none of the rollouts are found here.',
     'No score of this agent is found here',
+    'No comparison is found here; python -m tools.dream_fidelity makes one.',
     'No run is found here.',
   ):
     assert sentence in text

@@ -142,12 +142,9 @@ def main(argv: Sequence[str]) -> None:
       temperature=_TEMPERATURE.value,
       noise=_NOISE.value,
     )
-    found = comparison.compare(game, dreamt)
+    found = comparison.compare(subject, game, dreamt)
     tables.plot(found).savefig(output_dir / 'fidelity.png')
-    json_documents.write(
-      output_dir / 'fidelity.json',
-      {'subject': subject.model_dump(), **found.model_dump()},
-    )
+    json_documents.write(output_dir / comparison.FILE, found.model_dump())
   print(markdown.table(*tables.of_drivers(found)))
   print()
   print(tables.summary(found))

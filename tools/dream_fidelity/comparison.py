@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 import functools
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from carracing_data import errors
 from carracing_data import json_documents
@@ -27,6 +27,7 @@ from tools.driving import drivers
 from tools.driving import jobs
 from tools.driving import probes
 
+FILE = 'fidelity.json'
 _SIMULATOR = 'gymnasium'
 _RESAMPLES = 2000
 
@@ -89,7 +90,7 @@ class Subject(json_documents.Document):
     max_steps: steps of an episode, of which the agent drives the first.
   """
 
-  drivers: Literal['development', 'held_out']
+  drivers: str
   agent: dict[str, json_documents.Sha256]
   mdn_rnn: json_documents.Sha256
   temperature: float
@@ -103,6 +104,7 @@ class Fidelity(json_documents.Document):
   """How well dreams tell how drivers fare in the game.
 
   Attributes:
+    subject: what was compared.
     tracks: number of tracks.
     game: drivers in the game, by name.
     dream: drivers in dreams, by name.
@@ -114,6 +116,7 @@ class Fidelity(json_documents.Document):
     error: root mean squared error of the rewards per step.
   """
 
+  subject: Subject
   tracks: int
   game: dict[str, DriverRow]
   dream: dict[str, DriverRow]
@@ -336,11 +339,14 @@ def _dream(
 
 
 def compare(
-  game: Mapping[str, Rewards], dreamt: Mapping[str, Rewards]
+  subject: Subject,
+  game: Mapping[str, Rewards],
+  dreamt: Mapping[str, Rewards],
 ) -> Fidelity:
   """Compares what drivers got in the game with what they got in dreams.
 
   Args:
+    subject: what is compared.
     game: rewards on K tracks, by driver.
     dreamt: rewards of the same drivers from the same tracks.
   """
@@ -382,6 +388,7 @@ def compare(
     for world, found in (('game', game), ('dream', dreamt))
   }
   return Fidelity(
+    subject=subject,
     tracks=tracks,
     **rows,
     spearman=estimate(_spearman, -1, 1),

@@ -11,8 +11,10 @@ from typing import NamedTuple
 from absl import logging
 from carracing_data import errors
 from carracing_data import files
+from carracing_data import json_documents
 from models import agent
 from models import weights
+from tools.dream_fidelity import comparison
 from tools.driving import track_scores
 from tools.lineage import sources
 from tools.pipelines import settings
@@ -39,6 +41,7 @@ class Lineage(NamedTuple):
     runs: folders of the runs that trained the parts, as far as they are found.
     rollouts: the datasets that V and M were trained on, oldest first.
     evaluations: scores of C, and of policies beside it.
+    fidelities: how well dreams of M rank drivers.
   """
 
   folder: Path
@@ -48,6 +51,7 @@ class Lineage(NamedTuple):
   runs: Mapping[str, Path]
   rollouts: Sequence[sources.Artefact]
   evaluations: Sequence[track_scores.Evaluation]
+  fidelities: Sequence[comparison.Fidelity]
 
 
 def artefact(
@@ -131,6 +135,7 @@ def lineage(
     runs,
     [x for x in _trained_on(parts) if x.kind == 'carracing_rollouts'],
     list(_evaluations(folder, near, parts)),
+    list(_fidelities(near, parts)),
   )
 
 
@@ -240,6 +245,21 @@ def _evaluations(
     if _controller(found) == c:
       yield found
     elif policy is not None and folder.is_relative_to(root):
+      yield found
+
+
+def _fidelities(
+  folders: Iterable[Path], parts: Mapping[str, sources.Artefact]
+) -> Iterator[comparison.Fidelity]:
+  """Yields how well dreams of this M rank drivers."""
+  digests = _digests(parts['mdn_rnn']) if 'mdn_rnn' in parts else []
+  for folder in sources.below(folders, comparison.FILE):
+    try:
+      found = json_documents.read(folder / comparison.FILE, comparison.Fidelity)
+    except errors.UserError as error:
+      logging.warning('Left out: %s', error)
+      continue
+    if found.subject.mdn_rnn in digests:
       yield found
 
 

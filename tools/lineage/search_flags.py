@@ -7,7 +7,8 @@ from carracing_data import errors
 from carracing_data import files
 
 # Where runs, pipelines and scores are made by default.
-_FOLDERS = ['runs', 'demo', 'two_rounds', 'dream_rounds', 'evaluation']
+_PIPELINES = ['demo', 'two_rounds', 'dream_rounds']
+_FOLDERS = ['runs', *_PIPELINES, 'evaluation', 'fidelity']
 
 flags.disclaim_key_flags()  # They belong to the binaries.
 

@@ -16,6 +16,7 @@ from models import world_model
 import numpy as np
 from tools.dream_errors import accuracy
 from tools.dream_errors import tables
+from tools.dream_fidelity import tables as fidelity_tables
 from tools.lineage import find
 from tools.report import blocks
 from tools.report import data
@@ -143,6 +144,25 @@ def of_m(lineage: find.Lineage) -> Iterator[blocks.Block]:
   )
   yield blocks.Pictures([_error_plot('z', found), _error_plot('frame', found)])
   yield blocks.Table(*tables.by_horizon(found))
+
+
+def of_fidelity(lineage: find.Lineage) -> Iterator[blocks.Block]:
+  """Yields whether dreams rank drivers as the game does."""
+  if 'mdn_rnn' not in lineage.parts:
+    return
+  yield blocks.Heading('Drivers in dreams and in the game')
+  if not lineage.fidelities:
+    yield blocks.Text(
+      'No comparison is found here; python -m tools.dream_fidelity makes one.'
+    )
+  for found in lineage.fidelities:
+    yield blocks.Text(fidelity_tables.summary(found) + '.')
+    drawing = webpages.drawing(fidelity_tables.plot(found))
+    yield blocks.Pictures(
+      [blocks.Picture(drawing, 'rewards of drivers in the game and in dreams')],
+      width=450,
+    )
+    yield blocks.Table(*fidelity_tables.of_drivers(found))
 
 
 def _dream(

@@ -66,7 +66,11 @@ def _sections(
   if 'mdn_rnn' in lineage.parts:
     yield (
       'M, the MDN-RNN',
-      _joined(runs.training(lineage, 'mdn_rnn'), models.of_m(lineage)),
+      _joined(
+        runs.training(lineage, 'mdn_rnn'),
+        models.of_m(lineage),
+        models.of_fidelity(lineage),
+      ),
     )
   if 'controller' in lineage.parts:
     yield (
