@@ -225,14 +225,15 @@ class Process:
     if self.poll() is None:
       os.kill(self.pid, number)
 
+  def stderr(self) -> str:
+    """Returns the standard error so far."""
+    return (self._folder / 'stderr').read_text(errors='replace')
+
   def communicate(self) -> tuple[str, str]:
     """Waits, and returns the standard output and the standard error."""
     self.wait()
-    stdout, stderr = (
-      (self._folder / name).read_text(errors='replace')
-      for name in ('stdout', 'stderr')
-    )
-    return stdout, stderr
+    stdout = (self._folder / 'stdout').read_text(errors='replace')
+    return stdout, self.stderr()
 
 
 class Commands:
@@ -260,13 +261,15 @@ class Commands:
       file_bytes: how large files may become; the disk is full from there on.
     """
     folder = Path(tempfile.mkdtemp(dir=self._folder))
+    said = {name: folder / name for name in ('stdout', 'stderr')}
+    for path in said.values():
+      path.touch()
     pid = self._ask(
       start=[module, *map(str, arguments)],
       cwd=str(cwd),
       environment={**environment},
       file_bytes=file_bytes,
-      stdout=str(folder / 'stdout'),
-      stderr=str(folder / 'stderr'),
+      **{name: str(path) for name, path in said.items()},
     )
     return Process(pid, folder, self._ask)
 

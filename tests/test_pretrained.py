@@ -7,13 +7,17 @@ import sys
 from carracing_rollouts import environment
 from carracing_rollouts import tracks
 from conftest import PROJECT
+import gymnasium
+import jax
 from models import agent
 from models import weights
+import numpy as np
 import pytest
 import safetensors
 from tools.driving import jobs
 
 LEAST = 800
+DREAM = 'models.dream_environment:CarRacingDream-v0'
 
 
 def dtypes(folder):
@@ -67,3 +71,37 @@ def test_tools_take_it_without_being_told(command, tmp_path):
   assert done.stdout.startswith('Development track 0: return ')
   for name in 'drive.mp4', 'drive.png':
     assert (tmp_path / 'drive' / name).stat().st_size
+
+
+def test_its_dreams_know_what_actions_do():
+  driver = agent.load()
+  controller = jax.jit(driver.c.apply)
+  rng = np.random.default_rng(0)
+
+  def drive(z, hidden):
+    return controller(driver.c_variables, z, hidden)
+
+  def constant(*action):
+    return lambda z, hidden: np.tile(np.float32(action), (len(z), 1))
+
+  def uniform(z, hidden):
+    return rng.uniform([-1, 0, 0], 1, (len(z), 3)).astype(np.float32)
+
+  def dreamt(policy):
+    envs = gymnasium.make_vec(DREAM, num_envs=16)
+    seen, _ = envs.reset(seed=0)
+    total = np.zeros(16)
+    for _ in range(300):
+      seen, reward, *_ = envs.step(np.asarray(policy(*np.split(seen, [32], 1))))
+      total += reward
+    return total.mean()
+
+  most = dreamt(drive)
+  assert most > 150
+  for policy in (
+    constant(0, 0, 0),
+    constant(0, 0.3, 0),
+    constant(0, 1, 0),
+    uniform,
+  ):
+    assert dreamt(policy) < most / 3

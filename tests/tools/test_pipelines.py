@@ -1,10 +1,10 @@
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 
 from carracing_data import errors
 from carracing_rollouts import action_log
@@ -14,7 +14,6 @@ from models import weights
 import pytest
 from tools import demo
 from tools import dream_rounds
-from tools import two_rounds
 from tools.lineage import find
 from tools.lineage import sources
 from tools.pipelines import recipe
@@ -156,11 +155,13 @@ def test_a_folder_keeps_its_settings_but_for_more_rounds(tmp_path):
 def test_demo_goes_the_whole_way_and_makes_what_is_missing(
   tmp_path, command, execute
 ):
+  """With a round, as `tools.two_rounds` has one."""
   settings = demo.SETTINGS.model_copy(
-    update={**TINY, 'max_steps': 40, 'controller_steps': 2}
+    update={**TINY, 'rounds': 1, 'max_steps': 40, 'controller_steps': 2}
   )
   summary = settings_lib.make_in(tmp_path, settings, demo.make, execute)
-  assert re.search(r'^\| 0 \| .* ± ', summary, re.MULTILINE)
+  assert re.search(r'^\| 1 \| \d+\.\d.* ± ', summary, re.MULTILINE)
+  assert ' on development tracks: ' in summary and ' over 1 track ' in summary
   assert re.search(r'random policy, development tracks +-\d', summary)
   assert (tmp_path / 'summary.txt').read_text() == summary
   pictures = tmp_path / 'pictures'
@@ -175,40 +176,6 @@ def test_demo_goes_the_whole_way_and_makes_what_is_missing(
   ]
   dream = imageio.imread(pictures / 'dream.mp4', plugin='pyav')
   assert len(dream) == 41
-
-  flags = [f'--output_dir={tmp_path}', *config_flags_of(settings)]
-  again = command('tools.demo', *flags)
-  assert again.status == 0, again.stderr
-  assert again.stdout.count('already done') == 11
-  assert '$' not in again.stdout
-  assert summary in again.stdout  # With the minutes that it really took.
-
-  # A new C has a new score, and they have a new report.
-  report = (tmp_path / 'report.html').read_bytes()
-  shutil.rmtree(tmp_path / 'controller')
-  shutil.rmtree(tmp_path / 'score')
-  before = {
-    path.stem: path.read_bytes() for path in (tmp_path / 'stages').iterdir()
-  }
-  settings_lib.make_in(tmp_path, settings, demo.make, execute)
-  anew = {
-    path.stem
-    for path in (tmp_path / 'stages').iterdir()
-    if path.read_bytes() != before[path.stem]
-  }
-  assert anew == {'controller', 'score', 'report'}
-  assert (tmp_path / 'report.html').read_bytes() != report
-
-
-def test_a_round_trains_all_on_what_the_first_agent_drives(
-  tmp_path, command, execute
-):
-  settings = two_rounds.SETTINGS.model_copy(
-    update={**TINY, 'controller_steps': 2}
-  )
-  summary = settings_lib.make_in(tmp_path, settings, recipe.make, execute)
-  assert re.search(r'^\| 1 \| \d+\.\d', summary, re.MULTILINE)
-  assert ' on development tracks: ' in summary and ' over 1 track ' in summary
 
   # V and M are trained on what was driven beside random episodes.
   for name, dataset, suffix in (
@@ -235,22 +202,34 @@ def test_a_round_trains_all_on_what_the_first_agent_drives(
   ]
   assert len(set(seeds)) == 4  # All on tracks of their own.
 
+  flags = [f'--output_dir={tmp_path}', *config_flags_of(settings)]
+  again = command('tools.demo', *flags)
+  assert again.status == 0, again.stderr
+  assert again.stdout.count('already done') == 18
+  assert '$' not in again.stdout
+  assert summary in again.stdout  # With the minutes that it really took.
+
+  # A new C has a new score, and they have a new report.
+  report = (tmp_path / 'report.html').read_bytes()
+  [score] = [x for x in tmp_path.rglob('score') if x.parent.name != 'stages']
+  shutil.rmtree(score.parent / 'controller')
+  shutil.rmtree(score)
+  before = {x: x.read_bytes() for x in (tmp_path / 'stages').rglob('*.json')}
+  settings_lib.make_in(tmp_path, settings, demo.make, execute)
+  anew = {path.stem for path, x in before.items() if path.read_bytes() != x}
+  assert anew == {'controller', 'score', 'report'}
+  assert (tmp_path / 'report.html').read_bytes() != report
+
   # What was made with other settings is not overwritten; the same is accepted.
   (tmp_path / 'pipeline.json').unlink()
   other = settings.model_copy(update={'vae_steps': 3})
   with pytest.raises(AssertionError, match='num_steps is 2 there and 3 here'):
-    settings_lib.make_in(tmp_path, other, recipe.make, execute)
+    settings_lib.make_in(tmp_path, other, demo.make, execute)
   assert stamp_of(tmp_path, 'vae')['outputs'] == {}
   (tmp_path / 'pipeline.json').unlink()
   (tmp_path / 'stages' / 'vae.json').unlink()
-  settings_lib.make_in(tmp_path, settings, recipe.make, execute)
+  settings_lib.make_in(tmp_path, settings, demo.make, execute)
   assert stamp_of(tmp_path, 'vae')['outputs']
-
-  again = command(
-    'tools.two_rounds', f'--output_dir={tmp_path}', *config_flags_of(settings)
-  )
-  assert again.stdout.count('already done') == 13, again.stderr
-  assert summary.partition('Minutes')[0] in again.stdout
 
 
 def test_rounds_of_dreams_train_on_what_the_last_c_drives(
@@ -323,28 +302,25 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_stage_saves_before_the_pipeline_ends(number, tmp_path):
-  process = subprocess.Popen(
-    [
-      sys.executable, '-m', 'tools.demo', f'--output_dir={tmp_path}',
-      '--config.random_episodes=2', '--config.max_steps=40',
-      '--config.vae_steps=1000000',
-    ],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    start_new_session=True,
+def test_interrupted_stage_saves_before_the_pipeline_ends(
+  number, command, tmp_path
+):
+  process = command.start(
+    'tools.demo', f'--output_dir={tmp_path}',
+    '--config.random_episodes=2', '--config.max_steps=40',
+    '--config.vae_steps=1000000',
   )  # fmt: skip
-  assert process.stderr
-  for line in process.stderr:
-    if re.search(r'step [1-9]\d*/1000000', line):
-      break
+  while process.poll() is None and not re.search(
+    r'step [1-9]\d*/1000000', process.stderr()
+  ):
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(0.1)
   if number == signal.SIGINT:  # As a terminal does, to the whole group.
     os.killpg(process.pid, number)
   else:
     process.send_signal(number)
   _, said = process.communicate()
-  assert process.returncode == 128 + number
+  assert process.returncode == 128 + number, said
   assert said.endswith('Stopped; the same command continues from here.\n')
   assert list((tmp_path / 'vae' / 'checkpoints').glob('[0-9]*'))
   assert stamp_of(tmp_path, 'vae')['outputs'] == {}
