@@ -18,6 +18,7 @@ from carracing_data import prepared_dataset
 from carracing_rollouts import loader
 from conftest import PROJECT
 from conftest import tiny_vae_config
+from conftest import VERSION
 from models import weights
 import numpy as np
 import pytest
@@ -663,6 +664,7 @@ def test_name_of_a_dataset(name, message, places):
     (ROUNDS + '--config.num_tracks=10001', 'num_tracks: .* 10000, not 10001'),
     (ROUNDS + '--config.interventions=0,2', 'interventions: .* to 1, not 2'),
     (ROUNDS + '--config.random_interventions=-1', 'random_inter.*, not -1'),
+    (FIDELITY + '--drivers=x', 'drivers=x'),
     (FIDELITY + '--num_tracks=1', 'num_tracks=1'),
     (FIDELITY + '--max_steps=60', 'max_steps=60'),
     (FIDELITY + '--noise=-1', 'noise=-1'),
@@ -791,7 +793,7 @@ def test_damaged_run_folder(file, content, places):
   'file', ['dataset_info.json', 'features.json', 'metadata.json']
 )
 def test_damaged_document_of_a_dataset(file, content, places):
-  [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('3.*')
+  source = places['data'] / 'carracing_rollouts' / 'tiny' / VERSION
   folder = copy_of(source, file, places['tmp'] / 'damaged')
   (folder / file).write_text(content)
   with error_of_one_line(f'damaged/{file}'):
@@ -845,7 +847,7 @@ def set_path(content, path, value):
 def test_edited_document_of_a_dataset(file, path, value, places):
   from carracing_data import metadata
 
-  [source] = (places['data'] / 'carracing_rollouts' / 'tiny').glob('3.*')
+  source = places['data'] / 'carracing_rollouts' / 'tiny' / VERSION
   folder = copy_of(source, file, places['tmp'] / 'edited')
   content = json.loads((source / file).read_text())
   set_path(content, path, value)

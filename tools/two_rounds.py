@@ -13,9 +13,7 @@ last one.
 
 from tools.pipelines import settings
 
-SETTINGS = settings.Settings(
-  rounds=1, driven_episodes=160, later_mdn_rnn_steps=4000
-)
+SETTINGS = settings.Settings(rounds=1)
 
 if __name__ == '__main__':
   settings.run('two_rounds', SETTINGS)

@@ -146,7 +146,7 @@ class Builder(sharded_builder.ShardedBuilder):
   )
   VERSION = tfds.core.Version('3.0.0')
   RELEASE_NOTES = {
-    '3.0.0': 'Interventions of up to 300 steps, which leave the field.',
+    '3.0.0': 'Interventions of up to 300 steps: other random draws.',
     '2.0.0': 'Interventions; no track is in two splits: other episodes.',
     '1.1.0': 'Configs with an action log; the data of others are unchanged.',
     '1.0.1': 'The metadata counts terminated episodes and seals shard lengths.',

@@ -15,6 +15,7 @@ from carracing_data import rlds_steps
 import numpy as np
 
 MIN_STEPS, MAX_STEPS = 5, 300
+_RATIO = (MAX_STEPS + 1) / MIN_STEPS
 # Probability, and which of steering, gas and brake are drawn; the others are 0.
 _KINDS = (
   (0.3, (0, 0, 0)),
@@ -82,9 +83,9 @@ def draw(carry: Carry) -> tuple[np.ndarray, Carry]:
     rng = carry.generators[i]
     if rng.random() < carry.probability[i]:
       action[i] = _action(rng)
-      # Log-uniform: most are short, and after some the car is far away.
-      ratio = (MAX_STEPS + 1) / MIN_STEPS
-      remaining[i] = int(MIN_STEPS * ratio ** rng.random())
+      # Log-uniform: most are short, and after some the car is far away. The
+      # last bit of a power may differ between machines; rounding hides it.
+      remaining[i] = int(MIN_STEPS * _RATIO ** rng.random())
   imposed = np.where(remaining[:, None] > 0, action, np.float32(np.nan))
   return imposed, carry._replace(
     action=action, remaining=np.maximum(remaining - 1, 0)

@@ -1,17 +1,22 @@
 """Drivers in the game and in dreams, and how well the two agree."""
 
+import functools
 import json
+import operator
 
+from carracing_data import errors
+from carracing_data import json_documents
 import jax
 from models import agent
 from models import world_model
 import numpy as np
 import pytest
 from tools.dream_fidelity import comparison
+from tools.dream_fidelity import documents
 from tools.driving import probes
 
 STEPS = 66
-SUBJECT = comparison.Subject(
+SUBJECT = documents.Subject(
   drivers='development',
   agent={'controller': 'c' * 64},
   mdn_rnn='e' * 64,
@@ -128,6 +133,34 @@ def test_correlations_are_those_of_the_drivers():
   # Drivers that are alike cannot be ranked, not even by the game.
   alike = {name: rewards(0) for name in rates}
   assert comparison.compare(SUBJECT, alike, alike).ceiling_spearman < 0.9
+
+
+@pytest.mark.parametrize(
+  ('path', 'value'),
+  [
+    (['game'], {}),
+    (
+      ['game', 'nobody'],
+      {'reward_per_step': 0, 'standard_error': 0, 'total': 0},
+    ),
+    (['game', 'agent', 'standard_error'], -1),
+    (['game', 'agent', 'total'], 'much'),
+    (['subject', 'drivers'], 'mine'),
+    (['subject', 'mdn_rnn'], '../x'),
+    (['error'], None),
+  ],
+)
+def test_edited_comparison_is_refused(path, value, tmp_path):
+  game = {'agent': comparison.Rewards(np.arange(2.0), np.ones(2))}
+  content = comparison.compare(SUBJECT, game, game).model_dump()
+  file = tmp_path / documents.FILE
+  json_documents.write(file, content)
+  json_documents.read(file, documents.Fidelity)
+  *parents, last = path
+  functools.reduce(operator.getitem, parents, content)[last] = value
+  json_documents.write(file, content)
+  with pytest.raises(errors.DocumentError, match='fidelity.json'):
+    json_documents.read(file, documents.Fidelity)
 
 
 def test_command_measures_and_goes_on(agent_folder, command, tmp_path):

@@ -32,6 +32,10 @@ from tools.export import minari_datasets
 from tools.export import rlds_datasets
 
 TINY = 'carracing_rollouts/tiny'
+# Names of splits at Minari.
+SPLITS = [
+  f'{split}-v{VERSION.partition(".")[0]}' for split in ('train', 'validation')
+]
 
 
 def content(folder):
@@ -143,7 +147,7 @@ def test_minari_exports_to_a_relative_folder(command, data_dir, tmp_path):
   assert done.status == 0, done.stderr
   folder = tmp_path / 'here' / 'minari'
   assert f'MINARI_DATASETS_PATH={folder}' in done.stderr
-  assert (folder / 'carracing_rollouts' / 'tiny' / 'train-v2').is_dir()
+  assert (folder / 'carracing_rollouts' / 'tiny' / SPLITS[0]).is_dir()
 
 
 @pytest.mark.parametrize('name', ['tiny', 'straight_ahead'])
@@ -151,7 +155,7 @@ def test_minari_reads_the_same_episodes(name, data_dir, tmp_path, monkeypatch):
   monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / 'minari'))
   name = f'carracing_rollouts/{name}'
   minari_datasets.export(name, tmp_path, str(data_dir))
-  ids = [f'{name}/train-v2', f'{name}/validation-v2']
+  ids = [f'{name}/{split}' for split in SPLITS]
   assert sorted(minari.list_local_datasets()) == ids
   both = read_both(name, data_dir)
   for dataset_id, (split, episodes, of_split) in zip(ids, both, strict=True):
@@ -183,7 +187,7 @@ def test_the_game_that_minari_recovers_replays_an_episode(
 ):
   monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / 'minari'))
   minari_datasets.export(TINY, tmp_path, str(data_dir))
-  dataset = minari.load_dataset(f'{TINY}/train-v2')
+  dataset = minari.load_dataset(f'{TINY}/{SPLITS[0]}')
   [about] = dataset.storage.get_episode_metadata([0])
   game, episode = dataset.recover_environment(), dataset[0]
   frame, _ = game.reset(seed=about['seed'])
@@ -321,7 +325,7 @@ def test_no_export_drops_a_new_feature(windy, tmp_path, monkeypatch):
   assert np.ptp(ours.speed) > 5  # Two segments.
 
   monkeypatch.setenv('MINARI_DATASETS_PATH', str(tmp_path / 'minari'))
-  [theirs] = minari.load_dataset(f'{name}/train-v2')
+  [theirs] = minari.load_dataset(f'{name}/{SPLITS[0]}')
   rows = datasets.load_dataset(
     str(tmp_path / 'carracing_rollouts-windy'),
     split='train',

@@ -12,7 +12,9 @@ from carracing_data import json_documents
 from carracing_data import prepared_dataset
 from carracing_rollouts import action_log
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
+from conftest import LATENTS_VERSION
 from conftest import PROJECT
+from conftest import VERSION
 from models import agent
 from models import weights
 import pytest
@@ -58,7 +60,7 @@ def test_what_is_not_here_is_said(world, tmp_path):
   shutil.copytree(world.data_dir / 'carracing_latents', root)
   shutil.rmtree(root / 'tiny')
   (root / 'straight_ahead').rename(root / 'tiny')
-  [folder] = (root / 'tiny').glob('3.*')
+  folder = root / 'tiny' / LATENTS_VERSION
   for name in 'dataset_info.json', 'metadata.json':
     text = (folder / name).read_text().replace('straight_ahead', 'tiny')
     if name == 'metadata.json':
@@ -73,7 +75,7 @@ def test_what_is_not_here_is_said(world, tmp_path):
 
 
 def test_a_copy_of_any_name_has_a_lineage(world, tmp_path):
-  [original] = (world.data_dir / 'carracing_rollouts' / 'tiny').glob('3.*')
+  original = world.data_dir / 'carracing_rollouts' / 'tiny' / VERSION
   copy = shutil.copytree(original, tmp_path / 'copy')
   for folder, told in (original, True), (copy, False):
     tree = sources.Finder(str(tmp_path), []).of(str(folder))
@@ -141,7 +143,7 @@ def test_drivers_of_a_log_are_sources(driven, agent_folder, command):
   # What is known of an agent that is not here.
   for sha256 in agent.digests(agent_folder).values():
     assert f'@{sha256[:12]}' in done.stdout
-  [folder] = (driven / 'carracing_rollouts' / 'driven').glob('3.*')
+  folder = driven / 'carracing_rollouts' / 'driven' / VERSION
   (folder / 'actions.npz').write_bytes(b'another')
   done = command(
     'tools.lineage', 'carracing_rollouts/driven', f'--data_dir={driven}'

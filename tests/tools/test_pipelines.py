@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+from pathlib import Path
 import re
 import shutil
 import signal
@@ -152,10 +153,10 @@ def test_a_folder_keeps_its_settings_but_for_more_rounds(tmp_path):
       settings_lib.claim(tmp_path, other)
 
 
-def test_demo_goes_the_whole_way_and_makes_what_is_missing(
+def test_demo_goes_the_whole_way_and_its_agent_drives_what_a_round_learns(
   tmp_path, command, execute
 ):
-  """With a round, as `tools.two_rounds` has one."""
+  """The stages of the demo, with one round more, as in `tools.two_rounds`."""
   settings = demo.SETTINGS.model_copy(
     update={**TINY, 'rounds': 1, 'max_steps': 40, 'controller_steps': 2}
   )
@@ -211,13 +212,23 @@ def test_demo_goes_the_whole_way_and_makes_what_is_missing(
 
   # A new C has a new score, and they have a new report.
   report = (tmp_path / 'report.html').read_bytes()
-  [score] = [x for x in tmp_path.rglob('score') if x.parent.name != 'stages']
-  shutil.rmtree(score.parent / 'controller')
+  stages_folder = tmp_path / 'stages'
+  [score] = tmp_path.rglob('score')
+  best = score.relative_to(tmp_path).parent
+  shutil.rmtree(tmp_path / best / 'controller')
   shutil.rmtree(score)
-  before = {x: x.read_bytes() for x in (tmp_path / 'stages').rglob('*.json')}
+  before = {x: x.read_bytes() for x in stages_folder.rglob('*.json')}
   settings_lib.make_in(tmp_path, settings, demo.make, execute)
-  anew = {path.stem for path, x in before.items() if path.read_bytes() != x}
-  assert anew == {'controller', 'score', 'report'}
+  anew = {
+    path.relative_to(stages_folder)
+    for path in stages_folder.rglob('*.json')
+    if path.read_bytes() != before.get(path)
+  }
+  assert anew == {
+    best / 'controller.json',
+    best / 'score.json',
+    Path('report.json'),
+  }
   assert (tmp_path / 'report.html').read_bytes() != report
 
   # What was made with other settings is not overwritten; the same is accepted.
@@ -315,6 +326,7 @@ def test_interrupted_stage_saves_before_the_pipeline_ends(
   ):
     with contextlib.suppress(subprocess.TimeoutExpired):
       process.wait(0.1)
+  assert process.poll() is None, process.stderr()
   if number == signal.SIGINT:  # As a terminal does, to the whole group.
     os.killpg(process.pid, number)
   else:

@@ -12,6 +12,7 @@ from models import agent
 from models import weights
 import numpy as np
 from tools.dream_fidelity import comparison
+from tools.dream_fidelity import documents
 from tools.driving import drivers
 from tools.driving import track_scores
 from tools.lineage import find
@@ -30,8 +31,8 @@ def read(output):
 
 
 def fidelity(mdn_rnn):
-  subject = comparison.Subject(
-    drivers='development',
+  subject = documents.Subject(
+    drivers='held_out',
     agent={'mdn_rnn': mdn_rnn},
     mdn_rnn=mdn_rnn,
     temperature=1.0,
@@ -61,7 +62,7 @@ def test_report_of_an_agent_shows_its_whole_line_of_work(
   for name, digest in ('fidelity', m), ('fidelity/of_another', 'e' * 64):
     (tmp_path / name).mkdir()
     json_documents.write(
-      tmp_path / name / comparison.FILE, fidelity(digest).model_dump()
+      tmp_path / name / documents.FILE, fidelity(digest).model_dump()
     )
   (tmp_path / 'runs').symlink_to(world.vae.parents[1])
   done = command(
@@ -85,6 +86,7 @@ def test_report_of_an_agent_shows_its_whole_line_of_work(
   assert text.count('alt="strip of frames: ') == 4  # A dream, in four rows.
   assert 'has 130 transitions or more' in text  # Else there were its errors.
   assert text.count('Over 3 drivers and 2 tracks: rank correlation 1.00') == 1
+  assert 'Drivers of the set held out, temperature 1, noise 0.' in text
   assert text.count('alt="frames of dream ') == 4  # In which C drives.
   digests = agent.digests(folder)
   for digest in digests.values():
@@ -111,7 +113,7 @@ def test_what_is_missing_is_said_and_the_rest_is_the_same_each_time(
     'The run that trained M is not found here',
     'More cannot be shown: none of the rollouts are found here.',
     'No score of this agent is found here',
-    'No comparison is found here; python -m tools.dream_fidelity makes one.',
+    'No comparison is found here; python -m tools.dream_fidelity --agent=DIR',
     'No run is found here.',
   ):
     assert sentence in text

@@ -3,9 +3,11 @@ r"""Measures whether dreams rank drivers as the game does.
   python -m tools.dream_fidelity
   python -m tools.dream_fidelity --agent=runs/controller/agent \
       --mdn_rnn=runs/other_mdn_rnn/weights --output_dir=fidelity
+  python -m tools.dream_fidelity --drivers=held_out \
+      --output_dir=fidelity/held_out
 
-A set of drivers, from doing nothing to the agent with disturbances, takes over
-from the agent at step 60 of the same tracks, in the game and in dreams. Prints
+A set of drivers, from doing nothing to the agent itself, takes over from the
+agent at step 60 of the same tracks, in the game and in dreams. Prints
 a table of their rewards, and how well the two correlate; writes it as
 fidelity.json, with a picture, to the output directory. It can be stopped at any
 moment: the same command goes on. What was driven is kept there, in driven/, so
@@ -33,6 +35,7 @@ with epy.lazy_imports():
   from models import weights
   from models import world_model
   from tools.dream_fidelity import comparison
+  from tools.dream_fidelity import documents
   from tools.dream_fidelity import tables
   from tools.driving import probes
   from tools.showing import markdown
@@ -48,8 +51,8 @@ _DRIVERS = flags.DEFINE_enum(
   'drivers',
   'development',
   ['development', 'held_out'],
-  'Which set of drivers: the one with which dreams are made better, or another'
-  ' one, which is for reports alone.',
+  'Set of drivers: the one with which it is chosen what makes dreams better, or'
+  ' the one that is for results alone.',
 )
 _NUM_TRACKS = flags.DEFINE_integer(
   'num_tracks',
@@ -106,7 +109,7 @@ def main(argv: Sequence[str]) -> None:
     model = world_model.load(folder / 'vae', mdn_rnn)
   world_model.check_dreams(model, mdn_rnn)
   compared = probes.SETS[_DRIVERS.value]
-  subject = comparison.Subject(
+  subject = documents.Subject(
     drivers=_DRIVERS.value,
     agent=agent_lib.digests(folder),
     mdn_rnn=weights.describe(mdn_rnn).weights_sha256,
@@ -144,7 +147,7 @@ def main(argv: Sequence[str]) -> None:
     )
     found = comparison.compare(subject, game, dreamt)
     tables.plot(found).savefig(output_dir / 'fidelity.png')
-    json_documents.write(output_dir / comparison.FILE, found.model_dump())
+    json_documents.write(output_dir / documents.FILE, found.model_dump())
   print(markdown.table(*tables.of_drivers(found)))
   print()
   print(tables.summary(found))

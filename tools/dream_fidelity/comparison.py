@@ -5,14 +5,13 @@ of the same tracks in both. A dream that is worth training in ranks them as the
 game does.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from carracing_data import errors
-from carracing_data import json_documents
 from carracing_data import rlds_steps
 from carracing_rollouts import environment
 from carracing_rollouts import policies
@@ -23,11 +22,11 @@ from models import agent as agent_lib
 from models import world_model
 import numpy as np
 from scipy import stats
+from tools.dream_fidelity import documents
 from tools.driving import drivers
 from tools.driving import jobs
 from tools.driving import probes
 
-FILE = 'fidelity.json'
 _SIMULATOR = 'gymnasium'
 _RESAMPLES = 2000
 
@@ -44,91 +43,8 @@ class Rewards(NamedTuple):
   steps: np.ndarray
 
 
-class Estimate(json_documents.Document):
-  """A number with its 95 % interval.
-
-  The interval is symmetric, with the standard deviation over resampled tracks:
-  resampling adds noise, which lowers correlations and raises errors, so their
-  percentiles would miss the value.
-
-  Attributes:
-    value: the number.
-    low: lower end of the interval.
-    high: upper end.
-  """
-
-  value: float
-  low: float
-  high: float
-
-
-class DriverRow(json_documents.Document):
-  """One driver in one of the worlds.
-
-  Attributes:
-    reward_per_step: mean reward of a step.
-    standard_error: of it, over tracks.
-    total: mean sum of the rewards.
-  """
-
-  reward_per_step: float
-  standard_error: float
-  total: float
-
-
-class Subject(json_documents.Document):
-  """What was compared.
-
-  Attributes:
-    drivers: which set of drivers, see `probes.SETS`.
-    agent: digests of the weights of the agent's parts.
-    mdn_rnn: digest of the weights of the M that dreams.
-    temperature: see `mdn_rnn.Mixture.sample`.
-    noise: see there.
-    seed: random seed of the dreams.
-    dreams_per_track: number of dreams of a driver on a track.
-    max_steps: steps of an episode, of which the agent drives the first.
-  """
-
-  drivers: str
-  agent: dict[str, json_documents.Sha256]
-  mdn_rnn: json_documents.Sha256
-  temperature: float
-  noise: float
-  seed: int
-  dreams_per_track: int
-  max_steps: int
-
-
-class Fidelity(json_documents.Document):
-  """How well dreams tell how drivers fare in the game.
-
-  Attributes:
-    subject: what was compared.
-    tracks: number of tracks.
-    game: drivers in the game, by name.
-    dream: drivers in dreams, by name.
-    spearman: rank correlation of the rewards per step.
-    pearson: linear correlation.
-    ceiling_spearman: rank correlation of the game with itself on resampled
-      tracks, the mean: what as many other tracks would give.
-    ceiling_pearson: linear correlation, likewise.
-    error: root mean squared error of the rewards per step.
-  """
-
-  subject: Subject
-  tracks: int
-  game: dict[str, DriverRow]
-  dream: dict[str, DriverRow]
-  spearman: Estimate
-  pearson: Estimate
-  ceiling_spearman: float
-  ceiling_pearson: float
-  error: Estimate
-
-
 def drive(
-  compared: Collection[str],
+  compared: Mapping[str, probes.Probe],
   agent_folder: str | os.PathLike[str],
   tracks: Sequence[int],
   folder: Path,
@@ -138,7 +54,7 @@ def drive(
   """Drives all tracks with every driver, as far as it is not done yet.
 
   Args:
-    compared: names of the drivers, which are probes.
+    compared: the drivers, by name.
     agent_folder: folder of the agent from which they take over.
     tracks: seeds of K tracks.
     folder: existing folder of the results.
@@ -339,10 +255,10 @@ def _dream(
 
 
 def compare(
-  subject: Subject,
+  subject: documents.Subject,
   game: Mapping[str, Rewards],
   dreamt: Mapping[str, Rewards],
-) -> Fidelity:
+) -> documents.Fidelity:
   """Compares what drivers got in the game with what they got in dreams.
 
   Args:
@@ -369,7 +285,7 @@ def compare(
   def estimate(measure, least, most):
     value = float(measure(rate['game'], rate['dream']))
     half = 1.96 * measure(resampled['game'], resampled['dream']).std(ddof=1)
-    return Estimate(
+    return documents.Estimate(
       value=value, low=max(value - half, least), high=min(value + half, most)
     )
 
@@ -378,7 +294,7 @@ def compare(
 
   rows = {
     world: {
-      name: DriverRow(
+      name: documents.DriverRow(
         reward_per_step=float(rate[world][i]),
         standard_error=float(resampled[world][:, i].std(ddof=1)),
         total=float(found[name].total.mean()),
@@ -387,7 +303,7 @@ def compare(
     }
     for world, found in (('game', game), ('dream', dreamt))
   }
-  return Fidelity(
+  return documents.Fidelity(
     subject=subject,
     tracks=tracks,
     **rows,

@@ -1,11 +1,11 @@
 """A comparison of dreams with the game → a table, a line and a picture."""
 
 from matplotlib import figure
-from tools.dream_fidelity import comparison
+from tools.dream_fidelity import documents
 
 
 def of_drivers(
-  found: comparison.Fidelity,
+  found: documents.Fidelity,
 ) -> tuple[list[str], list[list[str]]]:
   """Returns head and rows of a table, from the best driver to the worst."""
   head = ['driver']
@@ -27,10 +27,10 @@ def of_drivers(
   return head, rows
 
 
-def summary(found: comparison.Fidelity) -> str:
+def summary(found: documents.Fidelity) -> str:
   """Returns the correlations in a line, with what they can be at most."""
 
-  def shown(x: comparison.Estimate) -> str:
+  def shown(x: documents.Estimate) -> str:
     return f'{x.value:.2f} ({x.low:.2f} to {x.high:.2f})'
 
   return (
@@ -43,7 +43,7 @@ def summary(found: comparison.Fidelity) -> str:
   )
 
 
-def plot(found: comparison.Fidelity) -> figure.Figure:
+def plot(found: documents.Fidelity) -> figure.Figure:
   """Draws the drivers: rewards in the game and in dreams."""
   plot = figure.Figure(figsize=(6, 6), layout='constrained', dpi=150)
   axes = plot.subplots()

@@ -40,7 +40,7 @@ class Probe(NamedTuple):
 
 
 AGENT = Probe(scale=_ONE)
-# Whatever makes dreams better is chosen with these,
+# With these it is chosen what makes dreams better.
 DEVELOPMENT = {
   'nothing': Probe(),
   'gas_0.1': Probe(constant=(0, 0.1, 0)),
@@ -57,7 +57,7 @@ DEVELOPMENT = {
   'agent_half_steering': Probe(scale=(0.5, 1, 1)),
   'agent_pauses': AGENT._replace(pause=50),
 }
-# and what is reported in the end was measured with others.
+# Nothing is chosen with these: they are for results alone.
 HELD_OUT = {
   'gas_bursts': Probe(constant=(0.05, 0.5, 0), pause=120),
   'agent_reversed_steering': Probe(scale=(-1, 1, 1)),
@@ -77,7 +77,8 @@ HELD_OUT = {
   'agent': AGENT,
 }
 SETS = {'development': DEVELOPMENT, 'held_out': HELD_OUT}
-_ALL = {**DEVELOPMENT, **HELD_OUT}
+_ALL = {**DEVELOPMENT, **HELD_OUT}  # The agent is in both.
+assert len(_ALL) == len(DEVELOPMENT) + len(HELD_OUT) - 1
 
 
 class Draws(NamedTuple):

@@ -14,7 +14,7 @@ from carracing_data import files
 from carracing_data import json_documents
 from models import agent
 from models import weights
-from tools.dream_fidelity import comparison
+from tools.dream_fidelity import documents
 from tools.driving import track_scores
 from tools.lineage import sources
 from tools.pipelines import settings
@@ -51,7 +51,7 @@ class Lineage(NamedTuple):
   runs: Mapping[str, Path]
   rollouts: Sequence[sources.Artefact]
   evaluations: Sequence[track_scores.Evaluation]
-  fidelities: Sequence[comparison.Fidelity]
+  fidelities: Sequence[documents.Fidelity]
 
 
 def artefact(
@@ -250,12 +250,12 @@ def _evaluations(
 
 def _fidelities(
   folders: Iterable[Path], parts: Mapping[str, sources.Artefact]
-) -> Iterator[comparison.Fidelity]:
+) -> Iterator[documents.Fidelity]:
   """Yields how well dreams of this M rank drivers."""
   digests = _digests(parts['mdn_rnn']) if 'mdn_rnn' in parts else []
-  for folder in sources.below(folders, comparison.FILE):
+  for folder in sources.below(folders, documents.FILE):
     try:
-      found = json_documents.read(folder / comparison.FILE, comparison.Fidelity)
+      found = json_documents.read(folder / documents.FILE, documents.Fidelity)
     except errors.UserError as error:
       logging.warning('Left out: %s', error)
       continue

@@ -7,8 +7,10 @@ from carracing_data import errors
 from carracing_data import files
 
 # Where runs, pipelines and scores are made by default.
-_PIPELINES = ['demo', 'two_rounds', 'dream_rounds']
-_FOLDERS = ['runs', *_PIPELINES, 'evaluation', 'fidelity']
+_FOLDERS = [
+  *('runs', 'demo', 'two_rounds', 'dream_rounds'),
+  *('evaluation', 'fidelity'),
+]
 
 flags.disclaim_key_flags()  # They belong to the binaries.
 
@@ -26,8 +28,8 @@ class Flags:
     self._search = flags.DEFINE_list(
       'search',
       _FOLDERS,
-      'Folders below which runs, exported weights and scores may lie, besides'
-      ' that of the argument.',
+      'Folders below which runs, exported weights, scores and comparisons may'
+      ' lie, besides that of the argument.',
     )
 
   def values(self) -> tuple[str | None, list[Path]]:

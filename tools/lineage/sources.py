@@ -253,8 +253,9 @@ class Finder:
         keys['actions'] = os.fspath(folder / schema.ACTION_LOG)
       if config['policy'] == schema.RECORDED:
         del keys['num_episodes']
-      if prepared.version < '2.0.0':
-        keys = None  # This code would drive other tracks.
+      imposed = config.get('interventions') and config['num_episodes']
+      if prepared.version < ('3.0.0' if imposed else '2.0.0'):
+        keys = None  # This code would draw other interventions, or tracks.
     return Artefact(
       kind=prepared.name,
       name=prepared.full_name,

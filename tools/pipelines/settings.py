@@ -45,7 +45,7 @@ class Settings(json_documents.Document):
   """Episodes of the random policy."""
   random_interventions: Annotated[float, pydantic.Field(ge=0, le=1)] = 0.02
   """Probability that an intervention begins at a step of theirs."""
-  driven_episodes: _Episodes = 120
+  driven_episodes: _Episodes = 160
   """Recorded episodes in a round."""
   noise: str = '0,0.3'
   """Levels of noise on recorded actions, in turns; see tools.record."""
@@ -60,7 +60,7 @@ class Settings(json_documents.Document):
   """Training steps of V."""
   mdn_rnn_steps: base.Steps = 1000
   """Training steps of M on random episodes."""
-  later_mdn_rnn_steps: base.Steps = 1000
+  later_mdn_rnn_steps: base.Steps = 4000
   """Training steps of M in a round."""
   controller_steps: base.Steps = 600
   """Training steps of C, at first and in a round."""

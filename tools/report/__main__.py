@@ -6,8 +6,9 @@
 Takes the folder of a pipeline (`tools.demo`, `tools.two_rounds` or
 `tools.dream_rounds`), of a run, or of an agent; of several C the newest one
 with a score. The page shows its lineage, the data, what V, M and C learned, see
-and dream, the scores, and the settings of the runs. Sources are found as
-`tools.lineage` finds them; what is not found is said in the page.
+and dream, how dreams rank drivers, the scores, and the settings of the runs.
+Sources are found as `tools.lineage` finds them; what is not found is said in
+the page.
 """
 
 from collections.abc import Sequence

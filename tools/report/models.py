@@ -148,15 +148,19 @@ def of_m(lineage: find.Lineage) -> Iterator[blocks.Block]:
 
 def of_fidelity(lineage: find.Lineage) -> Iterator[blocks.Block]:
   """Yields whether dreams rank drivers as the game does."""
-  if 'mdn_rnn' not in lineage.parts:
-    return
   yield blocks.Heading('Drivers in dreams and in the game')
   if not lineage.fidelities:
     yield blocks.Text(
-      'No comparison is found here; python -m tools.dream_fidelity makes one.'
+      'No comparison is found here; python -m tools.dream_fidelity --agent=DIR'
+      ' makes one.'
     )
   for found in lineage.fidelities:
-    yield blocks.Text(fidelity_tables.summary(found) + '.')
+    subject = found.subject
+    yield blocks.Text(
+      f'Drivers of the set {subject.drivers.replace("_", " ")}, temperature'
+      f' {subject.temperature:g}, noise {subject.noise:g}.'
+      f' {fidelity_tables.summary(found)}.'
+    )
     drawing = webpages.drawing(fidelity_tables.plot(found))
     yield blocks.Pictures(
       [blocks.Picture(drawing, 'rewards of drivers in the game and in dreams')],
