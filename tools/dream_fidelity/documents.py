@@ -1,6 +1,6 @@
 """`fidelity.json`: how well dreams tell how drivers fare in the game."""
 
-from typing import Literal
+from typing import Annotated
 
 from carracing_data import json_documents
 import pydantic
@@ -54,7 +54,9 @@ class Subject(json_documents.Document):
     max_steps: steps of an episode, of which the agent drives the first.
   """
 
-  drivers: Literal['development', 'held_out']
+  drivers: Annotated[
+    str, pydantic.StringConstraints(pattern='^(development|held_out)$')
+  ]
   agent: dict[str, json_documents.Sha256]
   mdn_rnn: json_documents.Sha256
   temperature: float
