@@ -287,16 +287,16 @@ def test_mixture_appends_the_log_to_episodes_of_a_policy(log_file, tmp_path):
       assert frames is not None
 
 
-def test_preset_is_a_mixture_that_replays(monkeypatch):
+def test_preset_has_all_disturbances_and_replays(monkeypatch):
   folder = Path(builder_lib.__file__).parent
   config = json.loads((folder / 'presets' / 'driven.json').read_text())
   monkeypatch.chdir(PROJECT)  # As `tfds build` is run.
-  assert builder_lib.RolloutsConfig(**config).num_episodes == 30
+  assert builder_lib.RolloutsConfig(**config).num_episodes == 0
   path = PROJECT / config['actions']
   assert path.stat().st_size <= 2e6
   log = action_log.read(path)
   drivers = [episode.driver for episode in log.header.episodes]
-  assert len(drivers) == 240
+  assert len(drivers) == 160
   assert {driver.name for driver in drivers} == {'agent'}
   kinds = itertools.product((0, 0.3), (0, 0.02))
   for noise, interventions in kinds:
