@@ -109,14 +109,6 @@ def send_ahead(dataset: grain.IterDataset[Tree]) -> grain.IterDataset[Tree]:
   return prefetch(dataset, prefetch_buffer_size=1)
 
 
-def local_part(tree: Any) -> Any:
-  """Returns this host's part of sharded arrays."""
-  return jax.tree.map(
-    lambda x: np.concatenate([shard.data for shard in x.addressable_shards]),
-    tree,
-  )
-
-
 def first_decides(decide: Callable[[], int]) -> int:
   """Calls a function on the first host and sends its result to all hosts.
 

@@ -185,10 +185,20 @@ def _results(
 def baselines(
   episodes: Sequence[Mapping[str, Any]], predict_outcomes: bool
 ) -> dict[str, float]:
-  """Returns the losses that M is compared with on these episodes."""
+  """Returns the losses that M is compared with on these episodes.
+
+  Those of `nll_baselines`; with outcomes also `reward_error_constant` and
+  `termination_nll_constant`, the losses of their best constant prediction, see
+  `mdn_rnn.Loss`.
+  """
   losses = nll_baselines(episodes)
   if predict_outcomes:
-    losses |= outcome_baselines(episodes)
+    reward = np.concatenate([e['reward'][:-1] for e in episodes])
+    terminal = np.concatenate([e['is_terminal'][1:] for e in episodes])
+    rate = float(terminal.mean())
+    entropy = jax.scipy.special.entr(jnp.array([rate, 1 - rate])).sum()
+    losses['reward_error_constant'] = float(reward.var())
+    losses['termination_nll_constant'] = float(entropy)
   return losses
 
 
@@ -224,27 +234,3 @@ def nll_baselines(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
       entropy_of_unit_gaussian + 0.5 * float(log_variance.mean())
     ),
   }
-
-
-def outcome_baselines(
-  episodes: Sequence[Mapping[str, Any]],
-) -> dict[str, float]:
-  """Returns the losses of the best constant prediction of the outcomes.
-
-  Args:
-    episodes: records of the latents dataset.
-
-  Returns:
-    `reward_error_constant` and `termination_nll_constant`, see `mdn_rnn.Loss`.
-  """
-  reward = np.concatenate([e['reward'][:-1] for e in episodes])
-  rate = float(np.concatenate([e['is_terminal'][1:] for e in episodes]).mean())
-  return {
-    'reward_error_constant': float(reward.var()),
-    'termination_nll_constant': _entropy(rate),
-  }
-
-
-def _entropy(rate: float) -> float:
-  """Returns the entropy of an event with this probability, in nats."""
-  return float(jax.scipy.special.entr(jnp.array([rate, 1 - rate])).sum())

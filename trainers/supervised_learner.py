@@ -94,11 +94,11 @@ class SupervisedLearner(loop.Learner):
     step, batch, _ = self._unchecked
     name = f'not_finite_step_{step}_process_{jax.process_index()}.npz'
     path = self._workdir / name
-    leaves = {
-      jax.tree_util.keystr(key).strip('.') or 'batch': leaf
-      for key, leaf in jax.tree_util.tree_leaves_with_path(
-        devices.local_part(batch)
+    leaves = {  # This host's part.
+      jax.tree_util.keystr(key).strip('.') or 'batch': np.concatenate(
+        [shard.data for shard in leaf.addressable_shards]
       )
+      for key, leaf in jax.tree_util.tree_leaves_with_path(batch)
     }
     with files.write_errors(path):
       np.savez_compressed(path, **leaves)

@@ -111,7 +111,7 @@ def train(
     sources,
     export,
     lambda: make_learner(config, latents, workdir, params),
-    options or training_log.DEFAULT,
+    options or training_log.Options(),
   )
 
 

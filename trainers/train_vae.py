@@ -86,7 +86,7 @@ def train(
       {'dataset': ' + '.join(x.full_name for x in rollouts)},
     ),
     lambda: make_learner(config, rollouts, workdir),
-    options or training_log.DEFAULT,
+    options or training_log.Options(),
   )
 
 

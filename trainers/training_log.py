@@ -30,9 +30,6 @@ class Options(NamedTuple):
   wandb_project: str | None = None
 
 
-DEFAULT = Options()
-
-
 class Result(NamedTuple):
   """A quantity to show after an evaluation.
 

@@ -151,9 +151,8 @@ def update_once(
   gradients, log_prob = jax.grad(actor_loss, has_aux=True)(state.actor, critics)
   updates, of_actor = optimizer.update(gradients, of_actor)
   actor = optax.apply_updates(state.actor, updates)
-  gradient = actor_critic_state.entropy_weight_gradient(
-    log_prob, config.target_entropy
-  )
+  # Raises the weight if entropy is missing.
+  gradient = -(log_prob + config.target_entropy)
   update, of_weight = optimizer.update(gradient, of_weight)
   log_weight = (
     state.log_entropy_weight + _ENTROPY_WEIGHT_LEARNING_RATE_FACTOR * update

@@ -152,18 +152,3 @@ def updated(
     ),
     optimizers=optimizers,
   )
-
-
-def entropy_weight_gradient(
-  log_prob: jax.Array, target_entropy: float
-) -> jax.Array:
-  """Returns the gradient that raises the entropy's weight if some is missing.
-
-  Args:
-    log_prob: mean log density of the actions, float32 [], nats.
-    target_entropy: nats.
-
-  Returns:
-    Gradient of the loss by the logarithm of the weight, float32 [].
-  """
-  return -(log_prob + target_entropy)

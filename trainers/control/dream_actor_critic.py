@@ -180,9 +180,8 @@ def update_once(
   loss, of_critic = jax.value_and_grad(critic_loss)(
     state.critics, before, returns
   )
-  of_entropy_weight = actor_critic_state.entropy_weight_gradient(
-    dreamt.log_prob.mean(), config.target_entropy
-  )
+  # Raises the weight if entropy is missing.
+  of_entropy_weight = -(dreamt.log_prob.mean() + config.target_entropy)
   params, optimizers = [], []
   for optimizer, of_optimizer, gradients, x in zip(
     _optimizers(config),
