@@ -158,10 +158,6 @@ def _load(
 ) -> tuple[ml_collections.ConfigDict, list[str]]:
   """Returns the config that `--config=FILE` names, and the other arguments.
 
-  Args:
-    argv: the command line.
-    default_file: config file if the command line has no `--config`.
-
   Raises:
     argparse.ArgumentError: `--config` has no value.
     errors.UserError: the file fails, or lacks a key of the command line.

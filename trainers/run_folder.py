@@ -183,13 +183,9 @@ class RunFolder:
     return json_documents.digest(first.model_dump())[: digests.SHORT]
 
   def begin(self, first_step: int, params: Any) -> None:
-    """Checks that the run can continue from a step, and records this start.
+    """Checks that the run can continue after a step, and records this start.
 
-    The first host decides for all.
-
-    Args:
-      first_step: number of steps taken by earlier starts.
-      params: parameters, whose shapes and sizes are written.
+    The first host decides for all. It writes the parameters' shapes and sizes.
 
     Raises:
       run_documents.RunError: the folder holds a longer run, or weights from a
@@ -238,11 +234,7 @@ class RunFolder:
   ) -> None:
     """Exports the weights, then marks the run as finished; on the first host.
 
-    Args:
-      export: name, config and provenance of the weights.
-      step: step of the parameters.
-      params: parameters to export.
-      scalars: evaluation of the parameters.
+    The scalars are the evaluation of the parameters, which are of this step.
 
     Raises:
       errors.UserError: the folder cannot be written.

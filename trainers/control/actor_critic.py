@@ -105,12 +105,9 @@ def update(
   state: actor_critic_state.TrainState,
   batches: replay_buffer.Batch,
 ) -> tuple[actor_critic_state.TrainState, metrics.Collection]:
-  """Takes one update of all parameters with each of U batches.
+  """Takes one update of all parameters with each of U batches, [U, B, ...].
 
-  Args:
-    config: see `trainers/configs/controller.py`.
-    state: state before the updates; donated.
-    batches: [U, B, ...].
+  The state before the updates is donated.
   """
   return actor_critic_state.update(
     functools.partial(update_once, config), state, Metrics, batches

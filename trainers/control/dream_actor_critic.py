@@ -127,12 +127,7 @@ def update(
 ) -> tuple[actor_critic_state.TrainState, metrics.Collection]:
   """Takes `updates_per_step` updates of all parameters.
 
-  Args:
-    config: see `trainers/configs/controller_dream.py`.
-    c: controller whose features the actor sees.
-    state: state before the updates; donated.
-    world: V and M, and what is fixed beside them.
-    starts: states from which dreams start.
+  The actor sees the features of `c`. The state before the updates is donated.
   """
   return actor_critic_state.update(
     lambda state, _: update_once(config, c, state, world, starts),
@@ -218,13 +213,7 @@ def imagine(
 ) -> Rollout:
   """Imagines `dream_steps` steps of the actor, differentiably.
 
-  Args:
-    config: see `trainers/configs/controller_dream.py`.
-    c: controller whose features the actor sees.
-    world: V and M, and what is fixed beside them.
-    actor: parameters of the actor.
-    start: states before the first step, [B, ...].
-    key: random key.
+  The actor sees the features of `c`; `start` is [B, ...].
   """
 
   def step(state, key):
@@ -286,13 +275,7 @@ def dreamt_reward(
 ) -> jax.Array:
   """Returns the mean reward of a step that a controller dreams, float32 [].
 
-  Args:
-    c: the controller.
-    num_steps: length of the dreams, at temperature 1.
-    model: V and M.
-    params: parameters of the controller.
-    start: states before the first step, [B, ...].
-    key: random key.
+  The dreams of `num_steps` are at temperature 1; `start` is [B, ...].
   """
 
   def step(state, key):
