@@ -92,13 +92,7 @@ def weights_source(loaded: weights.Weights) -> run_documents.Source:
 def initial_weights(
   folder: str, name: str, vae_sha256: str, config: Mapping[str, Any]
 ) -> weights.Weights:
-  """Loads the weights from which to train on.
-
-  Args:
-    folder: folder of exported weights.
-    name: `mdn_rnn` or `controller`.
-    vae_sha256: digest of V, with which they were trained.
-    config: arguments of the model's constructor.
+  """Loads the weights of an `mdn_rnn` or `controller`, to train on from them.
 
   Raises:
     run_documents.RunError: the weights were trained with another V, or their
@@ -125,15 +119,8 @@ def opened(
 ) -> Iterator['RunFolder']:
   """Locks a run's folder and compares its contents with this run.
 
-  The first host decides for all. `RunFolder.begin` writes the first documents.
-
-  Args:
-    workdir: folder that is new, empty or from an earlier start of the same run.
-    config: hyperparameters of the run.
-    sources: datasets and weights that the run uses, by role.
-
-  Yields:
-    The folder.
+  The folder is new, empty or from an earlier start of the same run. The first
+  host decides for all. `RunFolder.begin` writes the first documents.
 
   Raises:
     run_documents.RunError: the folder holds a different run; the message names

@@ -41,14 +41,8 @@ class SupervisedLearner(loop.Learner):
   ):
     """Places the state on all devices and starts to read.
 
-    Args:
-      config: hyperparameters.
-      state: train state before the first step.
-      dataset: endless dataset of this host's part of each batch.
-      train_step: the step, compiled here.
-      metrics_class: class of the metrics of a step.
-      evaluate: function that evaluates parameters.
-      workdir: folder of the run, where a batch is kept that is not finite.
+    The dataset, of this host's part of each batch, is endless. The step is
+    compiled here. A batch that is not finite is kept in the workdir.
     """
     self.examples_per_step = config.batch_size
     self._state = devices.replicate(state)

@@ -172,7 +172,8 @@ def evaluation(
   model's settings matter.
   """
   model, metrics_class = _model(config), _metrics(training=False)
-  baseline = _mean_frame_error(validation)
+  # The squared error of the best constant frame, summed over pixels in 0..1.
+  baseline = float((validation / np.float32(255)).var(axis=0).sum())
   batches = [
     validation[i : i + _EVAL_BATCH]
     for i in range(0, len(validation), _EVAL_BATCH)
@@ -250,15 +251,6 @@ def _posterior_statistics(
     'posterior_mean_spread': float(mean.std(axis=0).mean()),
     'posterior_std': float(std.mean()),
   }
-
-
-def _mean_frame_error(frames: np.ndarray) -> float:
-  """Returns the squared error of frames against their mean.
-
-  The frames are uint8; the error is that of pixels in 0..1, summed over pixels
-  and averaged over frames.
-  """
-  return float((frames / np.float32(255)).var(axis=0).sum())
 
 
 def _inputs(config: ml_collections.ConfigDict, data_dir: str | None) -> str:

@@ -170,12 +170,9 @@ class Profile(contextlib.AbstractContextManager):
   """Profiles steps for TensorBoard, after the first one, which is compiled."""
 
   def __init__(self, folder: Path, first_step: int, num_steps: int):
-    """Configures a profile.
+    """Configures a profile, which goes to `plugins/profile` in the folder.
 
-    Args:
-      folder: output directory; the profile goes to `plugins/profile` in it.
-      first_step: first step of this start of the run.
-      num_steps: number of steps to profile; 0: none.
+    `first_step` is the first one of this start of the run; 0 steps are none.
     """
     self._folder = folder
     self._steps = range(first_step + 1, first_step + 1 + num_steps)

@@ -43,10 +43,8 @@ def create(
 ) -> actor_critic_state.TrainState:
   """Returns the state before the first update.
 
-  Args:
-    config: see `trainers/configs/controller.py`.
-    num_features: F, inputs of the controller.
-    num_privileged: numbers that describe the simulator's state.
+  The controller has F inputs; `num_privileged` numbers describe the simulator's
+  state.
   """
   num_inputs = num_privileged if config.privileged_critics else num_features
   keys = jax.random.split(jax.random.key(config.seed), 4)
@@ -87,12 +85,10 @@ def act(
   features: jax.Array,
   noise: jax.Array,
 ) -> jax.Array:
-  """Draws actions, float32 [B, 3] in −1..1.
+  """Draws actions, float32 [B, 3] in −1..1, with an actor and its moments.
 
-  Args:
-    acting: parameters of the actor, and the moments of its features.
-    features: not standardised, float32 [B, F].
-    noise: standard normal, float32 [B, 3].
+  The features, float32 [B, F], are not standardised; the noise, float32 [B, 3],
+  is standard normal.
   """
   actor, moments = acting
   features = standardisation.standardised(moments, features)

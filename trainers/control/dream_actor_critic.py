@@ -101,11 +101,8 @@ def create(
 ) -> actor_critic_state.TrainState:
   """Returns the state before the first update.
 
-  Args:
-    config: see `trainers/configs/controller_dream.py`.
-    num_features: F, inputs of the controller.
-    num_inputs: Z + 2·H, inputs of the critic.
-    mean_layer: the actor's layer of the means to begin with; None: untrained.
+  The controller has F inputs and the critic Z + 2·H. The actor's layer of the
+  means begins as `mean_layer`, or untrained.
   """
   keys = jax.random.split(jax.random.key(config.seed), 3)
   actor = networks.Actor().init(keys[0], jnp.zeros((1, num_features)))['params']
