@@ -189,10 +189,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     self._state, self._frames = started, None
 
   def _imagine(self, actions: Any) -> Sequence[np.ndarray]:
-    """Imagines a step of every dream.
-
-    Args:
-      actions: [B, 3].
+    """Imagines a step of every dream with actions, [B, 3].
 
     Returns:
       Expected rewards, float32 [B]; and whether episodes terminated, and

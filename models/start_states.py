@@ -134,10 +134,7 @@ def thinned(states: StartStates, size: int) -> StartStates:
 
 
 def load(folder: str | os.PathLike[str]) -> StartStates:
-  """Loads the start states that were exported with M.
-
-  Args:
-    folder: folder of the exported weights of M.
+  """Loads the start states from the folder of the exported weights of M.
 
   Returns:
     NumPy arrays, float32.
@@ -180,16 +177,9 @@ def draw(
   key: jax.Array,
   noise: float | jax.Array = 1.0,
 ) -> world_model.State:
-  """Draws states at random, with z from its posterior.
+  """Draws B states at random, [B, ...], with z from its posterior.
 
-  Args:
-    states: start states.
-    batch_size: B.
-    key: random key.
-    noise: factor of the posterior's standard deviations; 0: z is its mean.
-
-  Returns:
-    States, [B, ...].
+  `noise` is a factor of the posterior's standard deviations; 0: z is its mean.
   """
   index_key, noise_key = jax.random.split(key)
   index = jax.random.randint(index_key, (batch_size,), 0, len(states.mean))

@@ -92,11 +92,7 @@ class Checkpoints:
     return {**items, **loaded}, step
 
   def save(self, step: int, items: Mapping[str, Any]) -> None:
-    """Starts saving a checkpoint, once any earlier save has finished.
-
-    Args:
-      step: step of the checkpoint.
-      items: trees of arrays and Grain iterators, as in `restore`.
+    """Starts saving items, as in `restore`, after any earlier save.
 
     Raises:
       errors.UserError: the earlier save failed.
@@ -195,14 +191,7 @@ class Checkpoints:
   def _defect(
     self, step: int, structure: Mapping[str, str]
   ) -> tuple[str, str] | None:
-    """Returns whether a checkpoint is damaged or unfinished; None if neither.
-
-    Args:
-      step: step of the checkpoint.
-      structure: structure of the items to restore; see `_Record`.
-
-    Returns:
-      `damaged` or `unfinished`, and the reason.
+    """Returns `damaged` or `unfinished` and the reason; None if it is neither.
 
     Raises:
       OSError: the checkpoint cannot be read.

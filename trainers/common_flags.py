@@ -136,13 +136,8 @@ def check_keys(
 ) -> None:
   """Checks the keys that a command line changes, `--config.KEY=VALUE`.
 
-  Args:
-    argv: the command line.
-    config: config with all keys.
-    hint: where they are listed, for the error message.
-
   Raises:
-    errors.UserError: there is no such key.
+    errors.UserError: there is no such key; `hint` says where they are listed.
   """
   for argument in argv:
     name = argument.lstrip('-').partition('=')[0]
@@ -157,10 +152,6 @@ def _load(
   argv: Sequence[str], default_file: str
 ) -> tuple[ml_collections.ConfigDict, list[str]]:
   """Returns the config that `--config=FILE` names, and the other arguments.
-
-  Args:
-    argv: the command line.
-    default_file: config file if the command line has no `--config`.
 
   Raises:
     argparse.ArgumentError: `--config` has no value.

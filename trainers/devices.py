@@ -31,13 +31,9 @@ def replicate(tree: Tree) -> Tree:
 
 
 def shard_batch(batch: Tree) -> Tree:
-  """Shards a batch across all devices.
+  """Returns the batch of all hosts, sharded across all devices.
 
-  Args:
-    batch: this host's part of the batch, a tree of arrays [B, ...].
-
-  Returns:
-    The batch of all hosts, a tree of sharded arrays.
+  Each host gives its part of it, a tree of arrays [B, ...].
   """
   divided = sharding.NamedSharding(_mesh(), sharding.PartitionSpec('batch'))
   return jax.tree.map(
@@ -109,22 +105,10 @@ def send_ahead(dataset: grain.IterDataset[Tree]) -> grain.IterDataset[Tree]:
   return prefetch(dataset, prefetch_buffer_size=1)
 
 
-def local_part(tree: Any) -> Any:
-  """Returns this host's part of sharded arrays."""
-  return jax.tree.map(
-    lambda x: np.concatenate([shard.data for shard in x.addressable_shards]),
-    tree,
-  )
-
-
 def first_decides(decide: Callable[[], int]) -> int:
   """Calls a function on the first host and sends its result to all hosts.
 
-  Args:
-    decide: function to call on the first host; its result is at least 0.
-
-  Returns:
-    The result of `decide`, on every host.
+  The result is at least 0.
 
   Raises:
     errors.UserError: `decide` failed on the first host, which raises its own

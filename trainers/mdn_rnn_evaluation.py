@@ -71,14 +71,7 @@ def measured(
   batch: loader.Windows,
   **others: jax.Array,
 ) -> metrics.Collection:
-  """Returns the metrics of windows.
-
-  Args:
-    collection: class of the metrics, see `metrics_class`.
-    loss: losses, [B, T].
-    batch: windows, which know their padding.
-    **others: other metrics, [B · T].
-  """
+  """Returns metrics of windows, unpadded: losses [B, T], others [B · T]."""
   terms = {
     name: x.ravel() for name, x in loss._asdict().items() if x is not None
   }
@@ -117,16 +110,12 @@ def evaluation(
   validation: Sequence[loader.Windows],
   references: Mapping[str, float],
 ) -> Callable[[Any], training_log.Evaluation]:
-  """Returns a function that evaluates parameters on whole episodes.
+  """Returns a function that evaluates parameters on `whole_episodes`.
 
   The carry is never reset within an episode, as when the model is used, so
   models trained on windows of different lengths are comparable. The NLL is also
-  reported by position in the episode.
-
-  Args:
-    config: see `trainers/configs/mdn_rnn.py`; only its model settings matter.
-    validation: whole episodes; see `whole_episodes`.
-    references: scalars to add to every evaluation.
+  reported by position in the episode. Of the config, only the model's settings
+  matter; the references are added to the scalars of every evaluation.
   """
   collection = metrics_class(config, training=False)
 
@@ -185,26 +174,30 @@ def _results(
 def baselines(
   episodes: Sequence[Mapping[str, Any]], predict_outcomes: bool
 ) -> dict[str, float]:
-  """Returns the losses that M is compared with on these episodes."""
+  """Returns the losses that M is compared with on these episodes.
+
+  Those of `nll_baselines`; with outcomes also `reward_error_constant` and
+  `termination_nll_constant`, the losses of their best constant prediction, see
+  `mdn_rnn.Loss`.
+  """
   losses = nll_baselines(episodes)
   if predict_outcomes:
-    losses |= outcome_baselines(episodes)
+    reward = np.concatenate([e['reward'][:-1] for e in episodes])
+    terminal = np.concatenate([e['is_terminal'][1:] for e in episodes])
+    rate = float(terminal.mean())
+    entropy = jax.scipy.special.entr(jnp.array([rate, 1 - rate])).sum()
+    losses['reward_error_constant'] = float(reward.var())
+    losses['termination_nll_constant'] = float(entropy)
   return losses
 
 
 def nll_baselines(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-  """Returns the floor and the baseline of the NLL on these episodes.
+  """Returns `nll_floor` and `nll_no_change`, nats per latent dimension.
 
   The targets are samples from the posterior of the next frame, so even a model
-  that knows this posterior cannot get below its entropy, the *floor*. The
-  *baseline* predicts that z does not change, with a constant standard deviation
-  per dimension that is optimal for these episodes.
-
-  Args:
-    episodes: records of the latents dataset.
-
-  Returns:
-    `nll_floor` and `nll_no_change`, nats per latent dimension.
+  that knows this posterior cannot get below its entropy, the *floor*. The other
+  one predicts that z does not change, with a constant standard deviation per
+  dimension that is optimal for these episodes, records of the latents dataset.
   """
   target_logvar = np.concatenate([e['logvar'][1:] for e in episodes])
   # Expectation over the posterior samples of both steps.
@@ -224,27 +217,3 @@ def nll_baselines(episodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
       entropy_of_unit_gaussian + 0.5 * float(log_variance.mean())
     ),
   }
-
-
-def outcome_baselines(
-  episodes: Sequence[Mapping[str, Any]],
-) -> dict[str, float]:
-  """Returns the losses of the best constant prediction of the outcomes.
-
-  Args:
-    episodes: records of the latents dataset.
-
-  Returns:
-    `reward_error_constant` and `termination_nll_constant`, see `mdn_rnn.Loss`.
-  """
-  reward = np.concatenate([e['reward'][:-1] for e in episodes])
-  rate = float(np.concatenate([e['is_terminal'][1:] for e in episodes]).mean())
-  return {
-    'reward_error_constant': float(reward.var()),
-    'termination_nll_constant': _entropy(rate),
-  }
-
-
-def _entropy(rate: float) -> float:
-  """Returns the entropy of an event with this probability, in nats."""
-  return float(jax.scipy.special.entr(jnp.array([rate, 1 - rate])).sum())

@@ -19,12 +19,7 @@ METRICS = training_log.averages('gradient_norm', 'update_norm', 'learning_rate')
 def create_train_state(
   config: base.SupervisedConfig, params: Any
 ) -> TrainState:
-  """Returns the train state before the first step.
-
-  Args:
-    config: see `take_step`.
-    params: initial parameters.
-  """
+  """Returns the train state before the first step; see `take_step`."""
   clip = optax.identity()
   if config.max_gradient_norm:
     clip = optax.clip_by_global_norm(config.max_gradient_norm)

@@ -92,13 +92,7 @@ def weights_source(loaded: weights.Weights) -> run_documents.Source:
 def initial_weights(
   folder: str, name: str, vae_sha256: str, config: Mapping[str, Any]
 ) -> weights.Weights:
-  """Loads the weights from which to train on.
-
-  Args:
-    folder: folder of exported weights.
-    name: `mdn_rnn` or `controller`.
-    vae_sha256: digest of V, with which they were trained.
-    config: arguments of the model's constructor.
+  """Loads the weights of an `mdn_rnn` or `controller`, to train on from them.
 
   Raises:
     run_documents.RunError: the weights were trained with another V, or their
@@ -125,15 +119,8 @@ def opened(
 ) -> Iterator['RunFolder']:
   """Locks a run's folder and compares its contents with this run.
 
-  The first host decides for all. `RunFolder.begin` writes the first documents.
-
-  Args:
-    workdir: folder that is new, empty or from an earlier start of the same run.
-    config: hyperparameters of the run.
-    sources: datasets and weights that the run uses, by role.
-
-  Yields:
-    The folder.
+  The folder is new, empty or from an earlier start of the same run. The first
+  host decides for all. `RunFolder.begin` writes the first documents.
 
   Raises:
     run_documents.RunError: the folder holds a different run; the message names
@@ -183,13 +170,9 @@ class RunFolder:
     return json_documents.digest(first.model_dump())[: digests.SHORT]
 
   def begin(self, first_step: int, params: Any) -> None:
-    """Checks that the run can continue from a step, and records this start.
+    """Checks that the run can continue after a step, and records this start.
 
-    The first host decides for all.
-
-    Args:
-      first_step: number of steps taken by earlier starts.
-      params: parameters, whose shapes and sizes are written.
+    The first host decides for all. It writes the parameters' shapes and sizes.
 
     Raises:
       run_documents.RunError: the folder holds a longer run, or weights from a
@@ -238,11 +221,7 @@ class RunFolder:
   ) -> None:
     """Exports the weights, then marks the run as finished; on the first host.
 
-    Args:
-      export: name, config and provenance of the weights.
-      step: step of the parameters.
-      params: parameters to export.
-      scalars: evaluation of the parameters.
+    The scalars are the evaluation of the parameters, which are of this step.
 
     Raises:
       errors.UserError: the folder cannot be written.

@@ -41,14 +41,8 @@ class SupervisedLearner(loop.Learner):
   ):
     """Places the state on all devices and starts to read.
 
-    Args:
-      config: hyperparameters.
-      state: train state before the first step.
-      dataset: endless dataset of this host's part of each batch.
-      train_step: the step, compiled here.
-      metrics_class: class of the metrics of a step.
-      evaluate: function that evaluates parameters.
-      workdir: folder of the run, where a batch is kept that is not finite.
+    The dataset, of this host's part of each batch, is endless. The step is
+    compiled here. A batch that is not finite is kept in the workdir.
     """
     self.examples_per_step = config.batch_size
     self._state = devices.replicate(state)
@@ -94,11 +88,11 @@ class SupervisedLearner(loop.Learner):
     step, batch, _ = self._unchecked
     name = f'not_finite_step_{step}_process_{jax.process_index()}.npz'
     path = self._workdir / name
-    leaves = {
-      jax.tree_util.keystr(key).strip('.') or 'batch': leaf
-      for key, leaf in jax.tree_util.tree_leaves_with_path(
-        devices.local_part(batch)
+    leaves = {  # This host's part.
+      jax.tree_util.keystr(key).strip('.') or 'batch': np.concatenate(
+        [shard.data for shard in leaf.addressable_shards]
       )
+      for key, leaf in jax.tree_util.tree_leaves_with_path(batch)
     }
     with files.write_errors(path):
       np.savez_compressed(path, **leaves)

@@ -116,7 +116,7 @@ def train(
       {f'{x.name}_sha256': x.sha256 for x in (v, m)},
     ),
     make_learner,
-    options or training_log.DEFAULT,
+    options or training_log.Options(),
   )
   parts = {'vae': vae, 'mdn_rnn': mdn_rnn, 'controller': workdir / 'weights'}
   with files.locked(workdir):

@@ -111,7 +111,7 @@ def train(
     sources,
     export,
     lambda: make_learner(config, latents, workdir, params),
-    options or training_log.DEFAULT,
+    options or training_log.Options(),
   )
 
 
@@ -121,13 +121,9 @@ def make_learner(
   workdir: Path,
   params: Any = None,
 ) -> supervised_learner.SupervisedLearner:
-  """Returns the learner of M, before the first step.
+  """Returns the learner of M on latents of one VAE, before the first step.
 
-  Args:
-    config: see `trainers/configs/mdn_rnn.py`.
-    latents: one or several datasets, encoded by the same VAE.
-    workdir: folder of the run.
-    params: initial parameters; None: they are drawn at random.
+  Without parameters, they are drawn at random.
   """
   if config.predict_outcomes and not any(
     x.splits['train'].num_terminated for x in latents
@@ -163,10 +159,7 @@ def create_train_state(
 ) -> optimizer.TrainState:
   """Returns the train state before the first step.
 
-  Args:
-    config: see `trainers/configs/mdn_rnn.py`.
-    latent_size: size of a latent vector.
-    params: initial parameters; None: they are drawn at random.
+  Without parameters, they are drawn at random.
   """
   model = mdn_rnn_evaluation.model(config, latent_size)
 
@@ -185,12 +178,7 @@ def train_step(
   state: optimizer.TrainState,
   batch: loader.Windows,
 ) -> tuple[optimizer.TrainState, metrics.Collection]:
-  """Takes one gradient step.
-
-  Args:
-    config: see `trainers/configs/mdn_rnn.py`.
-    state: train state before the step.
-    batch: windows, [B, T, ...].
+  """Takes one gradient step on windows, [B, T, ...].
 
   Returns:
     The train state after the step, and the metrics of the parameters before it.

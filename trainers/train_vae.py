@@ -86,7 +86,7 @@ def train(
       {'dataset': ' + '.join(x.full_name for x in rollouts)},
     ),
     lambda: make_learner(config, rollouts, workdir),
-    options or training_log.DEFAULT,
+    options or training_log.Options(),
   )
 
 
@@ -129,12 +129,7 @@ def train_step(
   state: optimizer.TrainState,
   observation: jax.Array,
 ) -> tuple[optimizer.TrainState, metrics.Collection]:
-  """Takes one gradient step.
-
-  Args:
-    config: see `trainers/configs/vae.py`.
-    state: train state before the step.
-    observation: uint8 [B, 64, 64, 3], 0..255.
+  """Takes one gradient step on frames, uint8 [B, 64, 64, 3], 0..255.
 
   Returns:
     The train state after the step, and the metrics of the parameters before it.
@@ -169,17 +164,16 @@ def _model(config: vae_config.Config) -> vae.VAE:
 def evaluation(
   config: vae_config.Config, validation: np.ndarray
 ) -> Callable[[Any], training_log.Evaluation]:
-  """Returns a function that evaluates parameters.
+  """Returns a function that evaluates parameters on frames.
 
-  Runs with different configs and seeds are comparable: all are evaluated on the
-  same frames, with the same latent noise and loss, plain squared error + KL.
-
-  Args:
-    config: see `trainers/configs/vae.py`; only its model settings matter.
-    validation: frames, uint8 [N, 64, 64, 3], 0..255.
+  The frames are uint8 [N, 64, 64, 3], 0..255. Runs with different configs and
+  seeds are comparable: all are evaluated on the same frames, with the same
+  latent noise and loss, plain squared error + KL. Of the config, only the
+  model's settings matter.
   """
   model, metrics_class = _model(config), _metrics(training=False)
-  baseline = _mean_frame_error(validation)
+  # The squared error of the best constant frame, summed over pixels in 0..1.
+  baseline = float((validation / np.float32(255)).var(axis=0).sum())
   batches = [
     validation[i : i + _EVAL_BATCH]
     for i in range(0, len(validation), _EVAL_BATCH)
@@ -237,9 +231,6 @@ def _posterior_statistics(
 ) -> dict[str, float]:
   """Measures the use of the latent dimensions; warns if most are unused.
 
-  Args:
-    posteriors: posteriors of the validation batches.
-
   Returns:
     The number of dimensions whose mean KL is not near zero, the standard
     deviation of the posterior means over frames, and the mean standard
@@ -260,19 +251,6 @@ def _posterior_statistics(
     'posterior_mean_spread': float(mean.std(axis=0).mean()),
     'posterior_std': float(std.mean()),
   }
-
-
-def _mean_frame_error(frames: np.ndarray) -> float:
-  """Returns the reconstruction error of the best constant frame.
-
-  Args:
-    frames: uint8 [N, 64, 64, 3], 0..255.
-
-  Returns:
-    The squared error against the mean of these frames, for pixels in 0..1,
-    summed over pixels and averaged over frames.
-  """
-  return float((frames / np.float32(255)).var(axis=0).sum())
 
 
 def _inputs(config: ml_collections.ConfigDict, data_dir: str | None) -> str:

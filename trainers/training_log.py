@@ -30,9 +30,6 @@ class Options(NamedTuple):
   wandb_project: str | None = None
 
 
-DEFAULT = Options()
-
-
 class Result(NamedTuple):
   """A quantity to show after an evaluation.
 
@@ -73,13 +70,9 @@ class TrainingLog(contextlib.AbstractContextManager):
     num_steps: int,
     shown_metric: str,
   ):
-    """Opens the log.
+    """Opens the log in a folder, to which only the first host writes.
 
-    Args:
-      workdir: directory of the TensorBoard files; only the first host writes.
-      examples_per_step: number of examples per step.
-      num_steps: number of steps of the run.
-      shown_metric: metric to show with the progress, once it has a value.
+    `shown_metric` is shown with the progress, once it has a value.
     """
     writers = []
     if jax.process_index() == 0:
@@ -118,9 +111,7 @@ class TrainingLog(contextlib.AbstractContextManager):
   def after_step(self, step: int, waited: float) -> None:
     """Writes the metrics of the previous interval and shows the progress.
 
-    Args:
-      step: number of the step.
-      waited: seconds that it waited for input data.
+    The step waited `waited` seconds for input data.
     """
     self.flush()
     self._steps += 1
@@ -135,10 +126,7 @@ class TrainingLog(contextlib.AbstractContextManager):
   ) -> None:
     """Stores the metrics since the last call, for `flush` to write.
 
-    Args:
-      step: number of the last step.
-      collected: metrics on the device, if any.
-      others: metrics that are known already.
+    `collected` is on the device, if anything is; `others` are known already.
     """
     elapsed = max(time.perf_counter() - self._started, 1e-9)
     speed = {}
@@ -182,12 +170,9 @@ class Profile(contextlib.AbstractContextManager):
   """Profiles steps for TensorBoard, after the first one, which is compiled."""
 
   def __init__(self, folder: Path, first_step: int, num_steps: int):
-    """Configures a profile.
+    """Configures a profile, which goes to `plugins/profile` in the folder.
 
-    Args:
-      folder: output directory; the profile goes to `plugins/profile` in it.
-      first_step: first step of this start of the run.
-      num_steps: number of steps to profile; 0: none.
+    `first_step` is the first one of this start of the run; 0 steps are none.
     """
     self._folder = folder
     self._steps = range(first_step + 1, first_step + 1 + num_steps)
@@ -213,11 +198,8 @@ def start_wandb(
 ) -> int:
   """Opens a run at Weights & Biases, or continues it, for `first_decides`.
 
-  Args:
-    project: its project.
-    workdir: folder whose TensorBoard logs, opened later, are sent.
-    config: hyperparameters of the run.
-    run_id: identifies the run, also when it is continued.
+  It is sent the TensorBoard logs that are opened later in the folder. The ID is
+  the same when the run is continued.
   """
   import wandb  # pyright: ignore[reportMissingImports]  An optional dependency.
 

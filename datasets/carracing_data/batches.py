@@ -8,7 +8,6 @@ after another.
 """
 
 from collections.abc import Callable, Sequence
-import dataclasses
 from typing import Any
 
 from carracing_data import errors
@@ -61,7 +60,10 @@ def shuffled(
     raise errors.DatasetError(
       f'{len(source)} records cannot be divided among {shard_count} hosts'
     )
-  read = _ReadGroup(source, cut)
+
+  def read(group: np.ndarray, rng: np.random.Generator) -> Any:
+    return cut([source[int(i)] for i in group], rng)
+
   dataset = grain.MapDataset.range(shard_index, len(source), shard_count)
   # Each host needs its own seed, or all would draw the same offsets and noise.
   sequence = np.random.SeedSequence([seed, shard_index])
@@ -73,14 +75,3 @@ def shuffled(
     )
   )
   return grain.experimental.RebatchIterDataset(dataset, batch_size)
-
-
-@dataclasses.dataclass(eq=False)
-class _ReadGroup(grain.transforms.RandomMap):
-  """Reads the records of a group and cuts them into shuffled examples."""
-
-  source: grain.sources.RandomAccessDataSource
-  cut: Cut
-
-  def random_map(self, element: np.ndarray, rng: np.random.Generator) -> Any:
-    return self.cut([self.source[int(i)] for i in element], rng)

@@ -1,8 +1,6 @@
 """Runs independent jobs with Apache Beam, on one machine or a cluster."""
 
 from collections.abc import Sequence
-import contextlib
-import io
 import re
 
 from carracing_data import errors
@@ -47,44 +45,6 @@ def run(
       f'Beam failed with {type(error).__name__}: {reason[0]}; check'
       ' --beam_pipeline_options, and run the same command again to continue'
     ) from error
-
-
-def config(text: str) -> tfds.download.DownloadConfig:
-  """Parses `--beam_pipeline_options` as `tfds build` does.
-
-  Args:
-    text: comma-separated options `NAME=VALUE` or `NAME`, with `runner` if it is
-      not the default one.
-
-  Returns:
-    A config for `run`.
-
-  Raises:
-    errors.UserError: Beam rejects an option, its value or the runner.
-  """
-  # Slow to import and rarely needed.
-  from apache_beam.options import pipeline_options
-  from apache_beam.runners import runner
-
-  problem = io.StringIO()
-  given = text.split(',')
-  try:
-    if not all(re.match('[a-z]', option) for option in given):
-      raise ValueError('the format is NAME=VALUE,NAME=VALUE,...')
-    with contextlib.redirect_stderr(problem):
-      options = pipeline_options.PipelineOptions([f'--{x}' for x in given])
-      known = pipeline_options.PipelineOptions([]).get_all_options()
-      values = options.get_all_options(retain_unknown_options=True)
-    if unknown := sorted({*values} - {*known}):
-      raise ValueError(f'Beam has no option {unknown[0]}')
-    runner.create_runner(values['runner'] or 'DirectRunner')
-  # What Beam raises depends on the option; argparse exits.
-  except (Exception, SystemExit) as error:
-    message = (problem.getvalue() or str(error)).strip().split('error: ')[-1]
-    raise errors.UserError(
-      f'--beam_pipeline_options={text}: {message}'
-    ) from None
-  return tfds.download.DownloadConfig(beam_options=options)
 
 
 def _call(job: processes.Job) -> None:

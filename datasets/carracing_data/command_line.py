@@ -110,15 +110,10 @@ def weights_flags() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
 
 
 def check_package(package: str, extra: str, what: str) -> None:
-  """Checks that an optional package is installed.
-
-  Args:
-    package: name of the package.
-    extra: extra of this project that installs it.
-    what: what needs it, for people.
+  """Checks that a package of an `extra` of this project is installed.
 
   Raises:
-    errors.UserError: it is missing.
+    errors.UserError: it is missing, and `what` needs it.
   """
   try:
     importlib.metadata.version(package)
@@ -134,9 +129,7 @@ def run(
 ) -> None:
   """Runs a binary and prints an error that a user can fix as a single line.
 
-  Args:
-    main: entry point; takes the program name and positional arguments.
-    takes_arguments: whether positional arguments are allowed.
+  `main` takes the program name and, if it takes any, positional arguments.
   """
   # None if the caller closed them, as some job runners do.
   sys.stdout = sys.stdout or open(os.devnull, 'w')

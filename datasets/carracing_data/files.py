@@ -62,12 +62,9 @@ def claim_file(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-  """Holds an exclusive lock on a folder.
+  """Holds an exclusive lock on a folder, which must exist.
 
   The lock is released when the process exits, even if it is killed.
-
-  Args:
-    folder: folder to lock; must exist.
 
   Raises:
     errors.UserError: another process holds the lock.
@@ -114,11 +111,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
-  """Writes a file atomically, even if the machine crashes.
+  """Writes a file, or replaces it, atomically, even if the machine crashes.
 
-  Args:
-    path: file to write; replaced if it exists.
-    write: function that writes the content to a given path.
+  `write` writes the content to a given path.
 
   Raises:
     errors.UserError: the file cannot be written.
@@ -138,11 +133,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
   What an interrupted call has left is removed.
 
-  Args:
-    path: folder that must not exist.
-
   Raises:
-    errors.UserError: it exists or cannot be written, or another process is
+    errors.UserError: `path` exists or cannot be written, or another process is
       writing next to it.
   """
   unfinished = path.with_name(f'.{path.name}.unfinished')
@@ -172,14 +164,9 @@ def make_durable(temporary: Path, path: Path) -> None:
 
 
 def move_aside(path: Path, aside: Path) -> Path:
-  """Moves a file or folder to an unused path.
+  """Moves a file or folder to an unused path, which is returned.
 
-  Args:
-    path: file or folder to move.
-    aside: new path; a number is appended if it is taken.
-
-  Returns:
-    The new path.
+  A number is appended to the new path if it is taken.
   """
   free, number = aside, 1
   while free.exists():

@@ -43,10 +43,6 @@ class Document(pydantic.BaseModel):
 def read(path: Path, schema: type[_Schema]) -> _Schema:
   """Reads a JSON document.
 
-  Args:
-    path: file to read.
-    schema: schema of the document.
-
   Raises:
     FileNotFoundError: the file does not exist.
     errors.UserError: the operating system cannot read it.
@@ -56,12 +52,7 @@ def read(path: Path, schema: type[_Schema]) -> _Schema:
 
 
 def parse(text: str | bytes, schema: type[_Schema], source: str) -> _Schema:
-  """Parses a JSON document.
-
-  Args:
-    text: JSON text, in UTF-8 if bytes.
-    schema: schema of the document.
-    source: origin of the text, for the error message.
+  """Parses a JSON document, in UTF-8 if bytes; error messages name `source`.
 
   Raises:
     errors.DocumentError: it is not JSON or does not match the schema.
@@ -101,11 +92,9 @@ def digest(content: Any) -> str:
 
 
 def sealed(content: Mapping[str, Any], seal: str) -> dict[str, Any]:
-  """Adds the digest of a document to it, so that edits are detectable.
+  """Adds the digest of a JSON object to it, so that edits are detectable.
 
-  Args:
-    content: JSON object; an existing seal is replaced.
-    seal: key of the digest.
+  The seal is its key, whose value is replaced if there is one.
 
   Raises:
     ValueError: the content contains NaN or infinity.
@@ -123,11 +112,7 @@ def is_sealed(content: Mapping[str, Any], seal: str) -> bool:
 
 
 def write(path: Path, content: Any) -> None:
-  """Writes strict JSON (no NaN) atomically.
-
-  Args:
-    path: file to write; replaced if it exists.
-    content: JSON-compatible content.
+  """Writes strict JSON (no NaN) atomically; replaces the file if it exists.
 
   Raises:
     errors.UserError: the file cannot be written.

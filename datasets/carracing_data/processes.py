@@ -25,9 +25,7 @@ Job = Callable[[], None]
 
 def num_cores() -> int:
   """Returns the number of cores that this process may use (see `taskset`)."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
+  return len(os.sched_getaffinity(0))
 
 
 @contextlib.contextmanager

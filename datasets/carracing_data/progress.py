@@ -31,14 +31,9 @@ class Progress(contextlib.AbstractContextManager):
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
   ):
-    """Shows nothing until `start`.
+    """Shows nothing until `start`, and then, by default, on stderr.
 
-    Args:
-      title: description of the work.
-      unit: what is counted, in the plural.
-      total: how many there are.
-      stream: where to show it; by default stderr.
-      clock: returns the time in seconds.
+    The unit is in the plural; the clock returns the time in seconds.
     """
     self._title = title
     self._unit = unit
@@ -132,12 +127,8 @@ def watching(
 ) -> Iterator[None]:
   """Shows how much is finished, whichever process does it.
 
-  Args:
-    title: description of the work.
-    unit: what is counted, in the plural.
-    total: how many there are.
-    count: returns how many are finished.
-    every_seconds: time between two calls of `count`.
+  `count`, which is called every so many seconds, returns how many are finished.
+  The unit is in the plural.
   """
   ended = threading.Event()
   with Progress(title, unit, total) as shown:

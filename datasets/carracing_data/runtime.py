@@ -55,14 +55,11 @@ def divide_cpu(num_devices: int) -> None:
 
 
 def devices_for_batches(batch_size: int) -> int:
-  """Returns the number of CPU devices that share batches of examples.
+  """Returns how many CPU devices share batches; their size is divisible by it.
 
   The steps of a recurrent network are small. XLA runs their matrix products on
   all cores but not the operations in between, so sharding the batch across
   cores is a fourth faster than sharing every step.
-
-  Args:
-    batch_size: number of examples, which the number of devices must divide.
   """
   return math.gcd(batch_size, processes.num_cores())
 

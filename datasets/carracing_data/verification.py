@@ -21,9 +21,7 @@ def verify(
 ) -> None:
   """Reads a whole prepared dataset and checks it against its metadata.
 
-  Args:
-    dataset: a dataset whose kind is known.
-    on_shard: callback, called after each shard.
+  Its kind must be known. `on_shard` is called after each shard.
 
   Raises:
     errors.DatasetError: a check failed; the message names the first bad record.
@@ -161,14 +159,9 @@ def _check_tfds_documents(dataset: prepared_dataset.Dataset) -> None:
 def compare(
   first: prepared_dataset.Dataset, second: prepared_dataset.Dataset
 ) -> str | None:
-  """Finds the first difference in content between two prepared datasets.
+  """Describes the first difference in content of two datasets of known kind.
 
-  Args:
-    first: a dataset whose kind is known.
-    second: another one.
-
-  Returns:
-    A description of the difference; None if the content is equal.
+  Returns None if the content is equal.
   """
   for split in {**first.splits, **second.splits}:
     for dataset in first, second:

@@ -38,9 +38,7 @@ class Summary(json_documents.Document):
 def summarize(returns: np.ndarray, completed: np.ndarray) -> Summary:
   """Computes the statistics of N episodes, with N at least 1.
 
-  Args:
-    returns: sums of the rewards, float [N].
-    completed: whether the lap was completed, bool [N].
+  Returns are float [N]; whether the lap was completed is bool [N].
   """
   returns = np.asarray(returns, np.float64)
   deviation = error = None
@@ -77,12 +75,7 @@ def describe(summary: Summary) -> str:
 
 
 def ending(terminated: bool, reward: float) -> str:
-  """Returns how an episode ended, for people.
-
-  Args:
-    terminated: whether its last step terminated it.
-    reward: reward of that step.
-  """
+  """Returns how an episode with this last step ended, for people."""
   if not terminated:
     return 'lap not completed in time'
   if environment.lap_completed(terminated, reward):

@@ -24,11 +24,7 @@ class Origin(NamedTuple):
 
 
 def of_split(prepared: prepared_dataset.Dataset, split: str) -> list[Origin]:
-  """Returns who drove each episode of a split, and where.
-
-  Args:
-    prepared: a dataset, see `prepared_dataset.find`.
-    split: `train` or `validation`.
+  """Returns who drove each `train` or `validation` episode, and where.
 
   Raises:
     errors.DatasetError: the dataset's log is missing or damaged, or does not
@@ -69,10 +65,7 @@ def of_dataset(prepared: prepared_dataset.Dataset) -> dict[str, list[Origin]]:
 def by_driver(
   drives: Mapping[str, Sequence[Origin]],
 ) -> dict[str, list[tuple[str, int]]]:
-  """Returns the episodes of each driver.
-
-  Args:
-    drives: who drove the episodes of each split, see `of_split`.
+  """Returns the episodes of each driver, given those of each split.
 
   Returns:
     (split, index in the split) of the episodes, by title of the driver. Titles

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 
+from apache_beam.options import pipeline_options
 from carracing_data import beam
 from carracing_data import errors
 from carracing_data import prepared_dataset
@@ -25,6 +26,7 @@ from conftest import PROJECT
 from conftest import VERSION
 import psutil
 import pytest
+import tensorflow_datasets as tfds
 from tools.driving import recorded_actions
 
 # Both kinds of episodes: 7 + 1 that a policy drives, 3 + 1 that are replayed.
@@ -142,9 +144,11 @@ def test_beam_writes_the_same_bytes(command, expected, tmp_path):
 
 
 def test_error_of_a_beam_worker_is_that_of_the_build():
-  config = beam.config(
-    'runner=DirectRunner,direct_running_mode=multi_processing'
-    ',direct_num_workers=2'
+  config = tfds.download.DownloadConfig(
+    beam_runner='DirectRunner',
+    beam_options=pipeline_options.PipelineOptions(
+      direct_running_mode='multi_processing', direct_num_workers=2
+    ),
   )
   with pytest.raises(
     errors.UserError, match='^.a b. is not a dataset name; use '

@@ -61,11 +61,7 @@ def config_dict(config: json_documents.Document) -> ml_collections.ConfigDict:
 def validated(
   config: ml_collections.ConfigDict | _Config, schema: type[_Config]
 ) -> _Config:
-  """Validates a config, without the data.
-
-  Args:
-    config: hyperparameters; those that are left out have their defaults.
-    schema: class of the config.
+  """Validates a config, without the data; what is left out has its default.
 
   Raises:
     errors.UserError: a value is invalid; the message names it.

@@ -43,10 +43,8 @@ def create(
 ) -> actor_critic_state.TrainState:
   """Returns the state before the first update.
 
-  Args:
-    config: see `trainers/configs/controller.py`.
-    num_features: F, inputs of the controller.
-    num_privileged: numbers that describe the simulator's state.
+  The controller has F inputs; `num_privileged` numbers describe the simulator's
+  state.
   """
   num_inputs = num_privileged if config.privileged_critics else num_features
   keys = jax.random.split(jax.random.key(config.seed), 4)
@@ -87,12 +85,10 @@ def act(
   features: jax.Array,
   noise: jax.Array,
 ) -> jax.Array:
-  """Draws actions, float32 [B, 3] in −1..1.
+  """Draws actions, float32 [B, 3] in −1..1, with an actor and its moments.
 
-  Args:
-    acting: parameters of the actor, and the moments of its features.
-    features: not standardised, float32 [B, F].
-    noise: standard normal, float32 [B, 3].
+  The features, float32 [B, F], are not standardised; the noise, float32 [B, 3],
+  is standard normal.
   """
   actor, moments = acting
   features = standardisation.standardised(moments, features)
@@ -105,12 +101,9 @@ def update(
   state: actor_critic_state.TrainState,
   batches: replay_buffer.Batch,
 ) -> tuple[actor_critic_state.TrainState, metrics.Collection]:
-  """Takes one update of all parameters with each of U batches.
+  """Takes one update of all parameters with each of U batches, [U, B, ...].
 
-  Args:
-    config: see `trainers/configs/controller.py`.
-    state: state before the updates; donated.
-    batches: [U, B, ...].
+  The state before the updates is donated.
   """
   return actor_critic_state.update(
     functools.partial(update_once, config), state, Metrics, batches
@@ -151,9 +144,8 @@ def update_once(
   gradients, log_prob = jax.grad(actor_loss, has_aux=True)(state.actor, critics)
   updates, of_actor = optimizer.update(gradients, of_actor)
   actor = optax.apply_updates(state.actor, updates)
-  gradient = actor_critic_state.entropy_weight_gradient(
-    log_prob, config.target_entropy
-  )
+  # Raises the weight if entropy is missing.
+  gradient = -(log_prob + config.target_entropy)
   update, of_weight = optimizer.update(gradient, of_weight)
   log_weight = (
     state.log_entropy_weight + _ENTROPY_WEIGHT_LEARNING_RATE_FACTOR * update

@@ -97,7 +97,16 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
     acting = jax.device_put(actor_critic.acting(self._state), jax.devices()[0])
     if step > config.warmup_steps:
       with self._timed('sampling'):
-        batches = self._sample(step, rows)
+        batches = replay_buffer.sample(
+          self._buffer,
+          rows,
+          (config.updates_per_step, config.batch_size),
+          np.random.default_rng([config.seed, _REPLAY, step]),
+          config.return_steps,
+          config.discount,
+          # The return of standing still for ever.
+          -0.1 / (1 - config.discount),
+        )
       self._state, collected = actor_critic.update(config, self._state, batches)
       self._collected = self._collected.merge(collected)
     self._drive(step, rows, acting)
@@ -109,19 +118,6 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
       self._state = actor_critic.standardise(self._state, features)
     controller_learner.check_finite(self._collected.loss.total, step)
     return 0.0
-
-  def _sample(self, step: int, rows: int) -> replay_buffer.Batch:
-    config = self._config
-    return replay_buffer.sample(
-      self._buffer,
-      rows,
-      (config.updates_per_step, config.batch_size),
-      np.random.default_rng([config.seed, _REPLAY, step]),
-      config.return_steps,
-      config.discount,
-      # The return of standing still for ever.
-      -0.1 / (1 - config.discount),
-    )
 
   def _drive(self, step: int, rows: int, acting: Any) -> None:
     """Drives `drive_steps` steps and writes them to the buffer."""

@@ -61,13 +61,8 @@ def create(
 ) -> TrainState:
   """Returns the state before the first update; see `TrainState`.
 
-  Args:
-    config: config with `initial_temperature`, the entropy's first weight.
-    key: random key.
-    actor: initial parameters.
-    critics: likewise.
-    optimizers: of actor, critics and entropy weight.
-    moments: of the features.
+  The optimizers are of actor, critics and entropy weight, which begins as
+  `config.initial_temperature`.
   """
   log_weight = jnp.asarray(math.log(config.initial_temperature), jnp.float32)
   params = actor, critics, log_weight
@@ -95,17 +90,10 @@ def update(
   batches: Any = None,
   length: int | None = None,
 ) -> tuple[TrainState, metrics.Collection]:
-  """Takes several updates.
+  """Takes U updates; returns the state after them and their metrics, merged.
 
-  Args:
-    update_once: function (state, batch) → (state, metrics).
-    state: state before the updates.
-    metrics_class: class of the metrics.
-    batches: [U, ...]; None: `update_once` gets None.
-    length: U, if there are no batches.
-
-  Returns:
-    The state after U updates, and their metrics, merged.
+  `update_once` gets one of the batches, [U, ...], after the other; or None, U
+  times by `length`, if there are none.
   """
 
   def step(carry, batch):
@@ -127,13 +115,8 @@ def updated(
 ) -> TrainState:
   """Returns the state after an update: the averages follow what has changed.
 
-  Args:
-    config: config with `ema_decay` and `target_ema_decay`.
-    state: state before the update.
-    actor: parameters after it.
-    critics: likewise.
-    log_entropy_weight: likewise; the weight is kept in 1e-4..1.
-    optimizers: their states after it.
+  They decay by `ema_decay` and `target_ema_decay`; the entropy's weight is kept
+  in 1e-4..1. The parameters and the optimizers' states are those after it.
   """
   return state.replace(
     updates=state.updates + 1,
@@ -152,18 +135,3 @@ def updated(
     ),
     optimizers=optimizers,
   )
-
-
-def entropy_weight_gradient(
-  log_prob: jax.Array, target_entropy: float
-) -> jax.Array:
-  """Returns the gradient that raises the entropy's weight if some is missing.
-
-  Args:
-    log_prob: mean log density of the actions, float32 [], nats.
-    target_entropy: nats.
-
-  Returns:
-    Gradient of the loss by the logarithm of the weight, float32 [].
-  """
-  return -(log_prob + target_entropy)

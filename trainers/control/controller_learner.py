@@ -37,11 +37,7 @@ class ControllerLearner(loop.Learner):
   ):
     """Keeps what the cars need, which start when they are first driven.
 
-    Args:
-      config: hyperparameters.
-      model: V and M.
-      c: the controller to find.
-      rules: how the cars practise; None: they only drive tracks.
+    Without rules of practice, they only drive tracks.
     """
     self._num_cars = config.num_cars
     self._rules = rules or practice.Rules(simulator=config.simulator)

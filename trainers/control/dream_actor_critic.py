@@ -101,11 +101,8 @@ def create(
 ) -> actor_critic_state.TrainState:
   """Returns the state before the first update.
 
-  Args:
-    config: see `trainers/configs/controller_dream.py`.
-    num_features: F, inputs of the controller.
-    num_inputs: Z + 2·H, inputs of the critic.
-    mean_layer: the actor's layer of the means to begin with; None: untrained.
+  The controller has F inputs and the critic Z + 2·H. The actor's layer of the
+  means begins as `mean_layer`, or untrained.
   """
   keys = jax.random.split(jax.random.key(config.seed), 3)
   actor = networks.Actor().init(keys[0], jnp.zeros((1, num_features)))['params']
@@ -127,12 +124,7 @@ def update(
 ) -> tuple[actor_critic_state.TrainState, metrics.Collection]:
   """Takes `updates_per_step` updates of all parameters.
 
-  Args:
-    config: see `trainers/configs/controller_dream.py`.
-    c: controller whose features the actor sees.
-    state: state before the updates; donated.
-    world: V and M, and what is fixed beside them.
-    starts: states from which dreams start.
+  The actor sees the features of `c`. The state before the updates is donated.
   """
   return actor_critic_state.update(
     lambda state, _: update_once(config, c, state, world, starts),
@@ -180,9 +172,8 @@ def update_once(
   loss, of_critic = jax.value_and_grad(critic_loss)(
     state.critics, before, returns
   )
-  of_entropy_weight = actor_critic_state.entropy_weight_gradient(
-    dreamt.log_prob.mean(), config.target_entropy
-  )
+  # Raises the weight if entropy is missing.
+  of_entropy_weight = -(dreamt.log_prob.mean() + config.target_entropy)
   params, optimizers = [], []
   for optimizer, of_optimizer, gradients, x in zip(
     _optimizers(config),
@@ -219,13 +210,7 @@ def imagine(
 ) -> Rollout:
   """Imagines `dream_steps` steps of the actor, differentiably.
 
-  Args:
-    config: see `trainers/configs/controller_dream.py`.
-    c: controller whose features the actor sees.
-    world: V and M, and what is fixed beside them.
-    actor: parameters of the actor.
-    start: states before the first step, [B, ...].
-    key: random key.
+  The actor sees the features of `c`; `start` is [B, ...].
   """
 
   def step(state, key):
@@ -287,13 +272,7 @@ def dreamt_reward(
 ) -> jax.Array:
   """Returns the mean reward of a step that a controller dreams, float32 [].
 
-  Args:
-    c: the controller.
-    num_steps: length of the dreams, at temperature 1.
-    model: V and M.
-    params: parameters of the controller.
-    start: states before the first step, [B, ...].
-    key: random key.
+  The dreams of `num_steps` are at temperature 1; `start` is [B, ...].
   """
 
   def step(state, key):

@@ -34,12 +34,8 @@ class DreamLearner(controller_learner.ControllerLearner):
   ):
     """Measures the inputs of the networks and creates them.
 
-    Args:
-      config: see `trainers/configs/controller_dream.py`.
-      model: V and M.
-      c: the controller to find.
-      starts: states from which dreams start.
-      initial: parameters of `c` from which to train on; None: untrained.
+    Dreams start from `starts`, and training from `initial`, if there are such
+    parameters of `c`.
     """
     super().__init__(config, model, c)
     self._config = config

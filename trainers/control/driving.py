@@ -80,13 +80,7 @@ class Drivers:
     c: controller.Controller,
     model: world_model.WorldModel,
   ):
-    """Takes the wheel at the start of an episode.
-
-    Args:
-      fleet: B cars.
-      c: controller whose features are used.
-      model: V and M.
-    """
+    """Takes the wheel of B cars at the start of an episode."""
     assert model.m is not None
     self._fleet, self._c, self._model = fleet, c, model
     num_cars = len(fleet.views.outcome)
@@ -102,14 +96,10 @@ class Drivers:
     scale: float,
     rng: np.random.Generator,
   ) -> Decision:
-    """Chooses actions with noise, see `continue_noise`.
+    """Chooses actions with noise of the standard deviation `scale`.
 
-    Args:
-      choose: function that chooses actions.
-      params: first argument of `choose`.
-      correlation: of the noise with that of the step before.
-      scale: standard deviation of the noise.
-      rng: source of the random draws.
+    The correlation is that with the noise of the step before; see
+    `continue_noise`.
     """
     self._noise = continue_noise(self._noise, correlation, rng)
     return self.decide(choose, params, scale * self._noise)
@@ -146,13 +136,8 @@ def continue_noise(
 ) -> np.ndarray:
   """Draws the next noise of an autoregressive process, float64.
 
-  Args:
-    noise: the last noise.
-    correlation: of the last noise with the next one, 0..1.
-    rng: source of the random draws.
-
-  Returns:
-    Standard normal in the long run, of the same shape.
+  In the long run it is standard normal. The correlation, 0..1, is that of the
+  last noise with the next one.
   """
   fresh = rng.standard_normal(noise.shape)
   return correlation * noise + np.sqrt(1 - correlation**2) * fresh

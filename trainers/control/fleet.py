@@ -109,19 +109,15 @@ class Fleet:
   def practise(self, seed: Sequence[int]) -> None:
     """Starts to practise on random tracks; see `practice.Car.practise`.
 
-    Args:
-      seed: entropy of the random draws; each car adds its index.
+    Each car adds its index to the seed, the entropy of its random draws.
     """
     self._all('practise', list(seed))
 
   def drive(self, tracks: Sequence[int], stuck_steps: int = 0) -> None:
-    """Starts a single episode on each of B tracks.
+    """Starts a single episode on each of B tracks, given by their seeds.
 
-    A car that has finished its episode waits for the others.
-
-    Args:
-      tracks: seeds of the tracks.
-      stuck_steps: as in `practice.Rules`.
+    A car that has finished its episode waits for the others. For `stuck_steps`
+    see `practice.Rules`.
     """
     self._all('drive', [(track, stuck_steps) for track in tracks])
 

@@ -37,13 +37,10 @@ class _Network(nn.Module):
 
 
 def beside_car(frames: jax.Array) -> jax.Array:
-  """Returns how much of the less green side of the car is grass, 0..1.
+  """Returns how much of the less green side of the car is grass, float32 [B].
 
-  Args:
-    frames: float32 [B, 64, 64, 3], 0..1.
-
-  Returns:
-    float32 [B]; 0 if one side is on the road, or while the camera zooms in.
+  It is 0..1; 0 if one side is on the road, or while the camera zooms in. The
+  frames are float32 [B, 64, 64, 3], 0..1.
   """
   red, green, blue = jnp.moveaxis(frames, -1, 0)
   grass = jnp.clip((green - (red + blue) / 2) / _GREEN, 0, 1)
@@ -63,10 +60,7 @@ def fit(
 ) -> Any:
   """Fits a network that predicts the share of grass from latent vectors.
 
-  Args:
-    model: V, and M, which is not used.
-    starts: states whose z are decoded.
-    seed: seed of all random draws.
+  It learns from the z of start states, decoded by V; M is not used.
 
   Returns:
     Parameters, see `share`.
@@ -79,14 +73,9 @@ def fit(
 
 
 def share(params: Any, z: jax.Array) -> jax.Array:
-  """Returns the share of grass beside the car, see `beside_car`.
+  """Returns the share of grass, see `beside_car`, float32 [...], 0..1.
 
-  Args:
-    params: parameters from `fit`.
-    z: latent vectors, float32 [..., Z].
-
-  Returns:
-    float32 [...], 0..1.
+  The parameters are from `fit`; latent vectors are float32 [..., Z].
   """
   logits = _Network().apply(params, z)
   return nn.sigmoid(logits)  # pyright: ignore

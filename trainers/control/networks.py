@@ -49,10 +49,7 @@ class Gaussian(NamedTuple):
   log_std: jax.Array
 
   def sample(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Draws actions.
-
-    Args:
-      noise: standard normal, float32 [..., 3].
+    """Draws actions with standard normal noise, float32 [..., 3].
 
     Returns:
       Actions, float32 [..., 3] in −1..1, and their log densities, float32
@@ -78,11 +75,7 @@ class Critic(nn.Module):
 
   @nn.compact
   def __call__(self, inputs: jax.Array) -> jax.Array:
-    """Returns the values, float32 [...].
-
-    Args:
-      inputs: what the critic sees, float32 [..., S].
-    """
+    """Returns the values, float32 [...], of what it sees, float32 [..., S]."""
     x = inputs
     for _ in range(2):
       x = nn.Dense(self.hidden_size, kernel_init=nn.initializers.he_normal())(x)

@@ -87,32 +87,25 @@ class Car:
     self._game: Any = None
 
   def practise(self, rng: np.random.Generator) -> np.ndarray:
-    """Starts to practise on random tracks; returns the first frame.
+    """Starts to practise on tracks, and at starts, that `rng` draws.
 
-    Args:
-      rng: source of tracks and starts.
+    Returns the first frame.
     """
     self._rng: np.random.Generator | None = rng
     self._stuck_steps = self._rules.stuck_steps
     return self._enter(tracks.training(rng))
 
   def drive(self, track: int, stuck_steps: int = 0) -> np.ndarray:
-    """Starts a single episode on a track; returns the first frame.
+    """Starts a single episode on the track of a seed; returns the first frame.
 
-    Args:
-      track: seed of the track.
-      stuck_steps: as in `Rules`.
+    `stuck_steps` is as in `Rules`.
     """
     self._rng = None
     self._stuck_steps = stuck_steps
     return self._enter(track)
 
   def step(self, action: np.ndarray) -> Result:
-    """Drives one step.
-
-    Args:
-      action: float32 [3]: steering −1..1, gas 0..1, brake 0..1.
-    """
+    """Drives a step: steering −1..1, gas 0..1 and brake 0..1, float32 [3]."""
     frame, reward, terminated, _, info = self._game.step(action)
     self._steps += 1
     self._return += reward

@@ -112,15 +112,7 @@ def transitions(
 
   After a failure nothing follows but `failure_value`. The observation after a
   truncation or a lap is not in the buffer, so a transition ends before such a
-  step.
-
-  Args:
-    buffer: the buffer.
-    first: number of the first row, int [N].
-    car: index of the car, int [N].
-    num_steps: as for `sample`, like the other two.
-    discount: likewise.
-    failure_value: likewise.
+  step. The numbers of the first rows and of the cars are int [N].
   """
   num_rows = len(buffer.outcome)
   reward = np.zeros(len(first), np.float32)
