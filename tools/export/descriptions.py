@@ -1,6 +1,6 @@
 """A prepared dataset → what exports say of it: its texts, and its steps."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from carracing_data import json_documents
 from carracing_data import metadata
@@ -43,9 +43,16 @@ def texts(dataset: prepared_dataset.Dataset) -> Texts:
   return json_documents.read(dataset.folder / metadata.INFO_FILE, Texts)
 
 
+class StepFeature(NamedTuple):
+  """A feature of a step: the name of its NumPy dtype, and its shape."""
+
+  dtype: str
+  shape: tuple[int, ...]
+
+
 def step_features(
   rollouts: prepared_dataset.Dataset,
-) -> dict[str, metadata.Feature]:
+) -> dict[str, StepFeature]:
   """Returns the features of a single step, by name.
 
   Args:
@@ -54,7 +61,7 @@ def step_features(
   """
   features: Any = rollouts.features
   return {
-    name: metadata.Feature(np.dtype(x.np_dtype).name, x.shape[1:])
+    name: StepFeature(np.dtype(x.np_dtype).name, x.shape[1:])
     for name, x in features.items()
     if x.shape
   }

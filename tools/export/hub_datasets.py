@@ -99,7 +99,7 @@ def _features(prepared: prepared_dataset.Dataset) -> datasets.Features:
   )
 
 
-def _column(feature: metadata.Feature) -> Any:
+def _column(feature: descriptions.StepFeature) -> Any:
   if (feature.dtype, len(feature.shape)) == ('uint8', 3):
     return datasets.Image()
   column = datasets.Value(feature.dtype)
