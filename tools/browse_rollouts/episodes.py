@@ -78,6 +78,7 @@ def show(
     'driver': driver,
     'track_seed': track_seed,
     'video': video,
+    # Shown until the video plays.
     'poster': webpages.picture(frames[_FRAMES // 2]),
     'strip': webpages.picture(pictures.side_by_side(frames)),
     'plots': plots,
