@@ -63,15 +63,9 @@ _COLUMNS = 10
 def save(
   shown: Mapping[str, np.ndarray], seen_steps: int, output_dir: Path
 ) -> list[Path]:
-  """Saves reconstructions (PNG) and a dream (PNG and MP4).
+  """Saves reconstructions (PNG) and a dream (PNG and MP4); returns the files.
 
-  Args:
-    shown: frames by version, as returned by `watched_dreams.dream`.
-    seen_steps: number of steps that the MDN-RNN watched.
-    output_dir: an existing folder.
-
-  Returns:
-    The saved files.
+  `shown` is what `watched_dreams.dream` returned; the folder must exist.
   """
   num_frames = len(shown['frame'])
 

@@ -123,7 +123,9 @@ def test_pytorch_encodes_all_frames(world):
 
 def test_stable_baselines3_takes_as_many_updates():
   pytest.importorskip('stable_baselines3')
-  assert control.stable_baselines3_update(tiny_controller_config())() == 3
+  from tools.benchmark import stable_baselines3_sac
+
+  assert stable_baselines3_sac.updates(tiny_controller_config(), 288)() == 3
 
 
 def test_pytorch_drives_on_every_core():

@@ -57,16 +57,10 @@ _SECONDS = flags.DEFINE_float(
 def benchmark(
   output_dir: Path, only: Sequence[str], rounds: int, seconds: float
 ) -> str:
-  """Measures the stages.
+  """Measures stages, all if `only` is empty; returns the results in Markdown.
 
-  Args:
-    output_dir: directory of the data and the results.
-    only: names of the stages; all if empty.
-    rounds: number of turns of each contender.
-    seconds: minimum length of a turn.
-
-  Returns:
-    The results in Markdown.
+  The output directory holds the data and the results. Each contender takes
+  `rounds` turns, of at least `seconds` each.
 
   Raises:
     errors.UserError: there is no such stage.

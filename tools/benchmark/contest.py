@@ -9,6 +9,7 @@ a round; its median over the rounds is the result, its range shows the noise.
 from collections.abc import Callable, Mapping, Sequence
 import multiprocessing
 from multiprocessing import connection
+import pkgutil
 import statistics
 import time
 from typing import Any, NamedTuple
@@ -25,13 +26,13 @@ class Contender(NamedTuple):
   Attributes:
     name: name to show.
     prepare: function that returns the work; a module-level one, because it is
-      sent to the process. It raises ImportError if a required package is not
-      installed.
+      sent to the process; or its name, `MODULE:FUNCTION`, if its module in
+      `tools.benchmark` raises ImportError when an extra is not installed.
     arguments: its arguments.
   """
 
   name: str
-  prepare: Callable[..., Work]
+  prepare: Callable[..., Work] | str
   arguments: tuple[Any, ...] = ()
 
 
@@ -61,11 +62,8 @@ def repeat(
 ) -> Work:
   """Returns work that takes a training step with the same batch every time.
 
-  Args:
-    step: compiled step, from a state and a batch to the next state and metrics.
-    state: state before the first step.
-    batch: batch of every step.
-    amount: amount of work of a step.
+  The step is compiled, from a state and a batch to the next state and metrics;
+  `amount` is its amount of work.
   """
 
   def work() -> float:
@@ -82,10 +80,7 @@ def run(
 ) -> Mapping[str, Sequence[float]]:
   """Runs the contenders in turns.
 
-  Args:
-    stage: stage to measure.
-    rounds: number of turns of each contender.
-    seconds: minimum length of a turn.
+  Each contender takes `rounds` turns, of at least `seconds` each.
 
   Returns:
     The rates of each contender in units per second, one per round; none for
@@ -153,7 +148,10 @@ class _Rival:
 def _take_turns(contender: Contender, parent: connection.Connection) -> None:
   """Main function of a contender's process."""
   try:
-    work = contender.prepare(*contender.arguments)
+    prepare = contender.prepare
+    if isinstance(prepare, str):
+      prepare = pkgutil.resolve_name(f'tools.benchmark.{prepare}')
+    work = prepare(*contender.arguments)
   except ImportError:
     parent.send(False)
     return

@@ -34,11 +34,11 @@ def stages(data_dir: Path) -> list[contest.Stage]:
         contest.Contender('ours', drive, (config,)),
         contest.Contender(
           'a process per core: stock CarRacing-v3, PyTorch, batch 1',
-          pytorch_drive,
+          'pytorch_control:drive',
           ('stock',),
         ),
         contest.Contender(
-          'the same with `sketched`', pytorch_drive, ('sketched',)
+          'the same with `sketched`', 'pytorch_control:drive', ('sketched',)
         ),
       ],
     ),
@@ -48,14 +48,18 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'updates',
       [
         contest.Contender('ours', update, (config,)),
-        contest.Contender('PyTorch, one thread', pytorch_update, (config, 1)),
         contest.Contender(
-          'PyTorch, all cores', pytorch_update, (config, processes.num_cores())
+          'PyTorch, one thread', 'pytorch_control:updates', (config, 1)
+        ),
+        contest.Contender(
+          'PyTorch, all cores',
+          'pytorch_control:updates',
+          (config, processes.num_cores()),
         ),
         contest.Contender(
           'stable-baselines3, all cores, critics on [z, h]',
-          stable_baselines3_update,
-          (config,),
+          'stable_baselines3_sac:updates',
+          (config, _NUM_FEATURES),
         ),
       ],
     ),
@@ -65,11 +69,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
 def drive(config: controller_config.Config) -> contest.Work:
   """Prepares driving as the trainer does it, new tracks included.
 
-  Args:
-    config: see `trainers/configs/controller.py`.
-
-  Returns:
-    Work that drives from one checkpoint to the next one.
+  The work is to drive from one checkpoint to the next one.
   """
   runtime.prepare()
   steps = config.checkpoint_every_steps
@@ -103,29 +103,6 @@ def update(config: controller_config.Config) -> contest.Work:
     batches(config),
     config.updates_per_step,
   )
-
-
-def pytorch_drive(simulator: str) -> contest.Work:
-  """Prepares driving as it is often written."""
-  from tools.benchmark import pytorch_control  # In an extra.
-
-  return pytorch_control.drive(simulator)
-
-
-def pytorch_update(
-  config: controller_config.Config, num_threads: int
-) -> contest.Work:
-  """Prepares the same updates in PyTorch."""
-  from tools.benchmark import pytorch_control  # In an extra.
-
-  return pytorch_control.updates(config, batches(config), num_threads)
-
-
-def stable_baselines3_update(config: controller_config.Config) -> contest.Work:
-  """Prepares updates of the SAC of a library."""
-  from tools.benchmark import stable_baselines3_sac  # In an extra.
-
-  return stable_baselines3_sac.updates(config, _NUM_FEATURES)
 
 
 def batches(config: controller_config.Config) -> replay_buffer.Batch:

@@ -48,12 +48,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
 
 
 def dream(batch_size: int, decoded: bool) -> contest.Work:
-  """Prepares dreams of the pretrained agent.
-
-  Args:
-    batch_size: number of dreams side by side.
-    decoded: whether V decodes every step.
-  """
+  """Prepares dreams of the pretrained agent; V decodes every step if asked."""
   runtime.prepare()
   driver = agent.load()
   starts = start_states.load(agent.PRETRAINED / 'mdn_rnn')

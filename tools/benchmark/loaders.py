@@ -42,7 +42,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       '`frames` loader, as the trainer reads it',
       'frames',
       [
-        contest.Contender('ours', frames_on_device, (data_dir,)),
+        contest.Contender('ours', frames, (data_dir, True)),
         contest.Contender('VAE training step', vae.train_step),
       ],
       functools.partial(data.make_rollouts, data_dir),
@@ -60,20 +60,12 @@ def stages(data_dir: Path) -> list[contest.Stage]:
   ]
 
 
-def frames(data_dir: Path) -> contest.Work:
-  """Prepares reading frames."""
+def frames(data_dir: Path, to_device: bool = False) -> contest.Work:
+  """Prepares reading frames, and sending them to the device if asked to."""
   dataset = rollouts_loader.frames(
     data.ROLLOUTS, data_dir=data_dir, batch_size=_BATCH
   )
-  return _batches(dataset, _BATCH)
-
-
-def frames_on_device(data_dir: Path) -> contest.Work:
-  """Prepares reading frames and sending them to the device."""
-  dataset = rollouts_loader.frames(
-    data.ROLLOUTS, data_dir=data_dir, batch_size=_BATCH
-  )
-  return _batches(devices.send_ahead(dataset), _BATCH)
+  return _batches(devices.send_ahead(dataset) if to_device else dataset, _BATCH)
 
 
 def windows(data_dir: Path) -> contest.Work:

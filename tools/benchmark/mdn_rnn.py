@@ -31,7 +31,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       [
         contest.Contender('ours', train_step, (batch_size, window_steps)),
         contest.Contender(
-          'PyTorch nn.LSTM', pytorch_step, (batch_size, window_steps)
+          'PyTorch nn.LSTM', 'pytorch:mdn_rnn_step', (batch_size, window_steps)
         ),
       ],
     )
@@ -44,7 +44,7 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'steps',
       [
         contest.Contender('ours', control, (batch_size,)),
-        contest.Contender('PyTorch', pytorch_control, (batch_size,)),
+        contest.Contender('PyTorch', 'pytorch:control', (batch_size,)),
       ],
     )
     for batch_size in (1, 64)
@@ -114,20 +114,6 @@ def control(batch_size: int) -> contest.Work:
     return 1
 
   return work
-
-
-def pytorch_step(batch_size: int, window_steps: int) -> contest.Work:
-  """Prepares the same training steps in PyTorch."""
-  from tools.benchmark import pytorch  # In an extra.
-
-  return pytorch.mdn_rnn_step(batch_size, window_steps)
-
-
-def pytorch_control(batch_size: int) -> contest.Work:
-  """Prepares the same control steps in PyTorch."""
-  from tools.benchmark import pytorch  # In an extra.
-
-  return pytorch.control(batch_size)
 
 
 def _batch(batch_size: int, window_steps: int) -> loader.Windows:

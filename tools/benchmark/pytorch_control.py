@@ -19,6 +19,7 @@ from gymnasium import wrappers
 from models import controller
 import numpy as np
 from tools.benchmark import contest
+from tools.benchmark import control
 from tools.benchmark import pytorch
 import torch
 from torch import nn
@@ -214,16 +215,12 @@ class Learner:
     return (features - self._mean) / self._std
 
 
-def updates(
-  config: controller_config.Config,
-  batches: replay_buffer.Batch,
-  num_threads: int,
-) -> contest.Work:
-  """Prepares updates, each with the next of U batches [U, B, ...]."""
+def updates(config: controller_config.Config, num_threads: int) -> contest.Work:
+  """Prepares updates, each with the next of `control.batches`."""
   # Threads wait actively for each other, which is slow beside other work.
   torch.set_num_threads(num_threads)
   torch.manual_seed(0)
-  learner = Learner(config)
+  learner, batches = Learner(config), control.batches(config)
   stream = itertools.cycle(list(zip(*map(torch.from_numpy, batches))))
   shape = 2, *batches.action.shape[1:]
 

@@ -84,11 +84,8 @@ def builds(
 ) -> contest.Work:
   """Prepares builds of a dataset, including verification.
 
-  Args:
-    make_builder: function that returns a builder for a data directory.
-
-  Returns:
-    Work that silently builds into a new folder and returns the number of steps.
+  The work silently builds into a new folder and returns the number of steps;
+  `make_builder` returns a builder for a data directory.
   """
   logging.set_verbosity(logging.ERROR)
   scratch = tempfile.TemporaryDirectory()

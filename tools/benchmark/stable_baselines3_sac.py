@@ -28,12 +28,7 @@ class _Features(gymnasium.Env):
 def updates(
   config: controller_config.Config, num_features: int
 ) -> contest.Work:
-  """Prepares updates on random transitions.
-
-  Args:
-    config: see `trainers/configs/controller.py`.
-    num_features: size of the observations.
-  """
+  """Prepares updates on random transitions."""
   torch.set_num_threads(processes.num_cores())
   learner = stable_baselines3.SAC(
     'MlpPolicy',

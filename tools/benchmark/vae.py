@@ -31,8 +31,12 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       'images',
       [
         contest.Contender('ours', train_step),
-        contest.Contender('PyTorch, channels_last', pytorch_step, (True,)),
-        contest.Contender('PyTorch, contiguous', pytorch_step, (False,)),
+        contest.Contender(
+          'PyTorch, channels_last', 'pytorch:vae_step', (_BATCH, True)
+        ),
+        contest.Contender(
+          'PyTorch, contiguous', 'pytorch:vae_step', (_BATCH, False)
+        ),
         contest.Contender('lax convolutions, as in flax', lax_step),
       ],
     ),
@@ -43,7 +47,9 @@ def stages(data_dir: Path) -> list[contest.Stage]:
       [
         contest.Contender('ours', encoder),
         contest.Contender('`lax` convolutions with YNNPACK', ynnpack_encoder),
-        contest.Contender('PyTorch, channels_last', pytorch_encoder),
+        contest.Contender(
+          'PyTorch, channels_last', 'pytorch:vae_encoder', (_BATCH,)
+        ),
       ],
     ),
     contest.Stage(
@@ -104,13 +110,6 @@ def lax_step() -> contest.Work:
   )
 
 
-def pytorch_step(channels_last: bool) -> contest.Work:
-  """Prepares the same steps in PyTorch."""
-  from tools.benchmark import pytorch  # In an extra.
-
-  return pytorch.vae_step(_BATCH, channels_last)
-
-
 def encoder() -> contest.Work:
   """Prepares encoding of an episode as builds do it."""
   runtime.prepare()
@@ -157,13 +156,6 @@ def build_latents(data_dir: Path) -> contest.Work:
   return simulator.builds(
     lambda folder: latents_builder.Builder(data_dir=folder, config=config)
   )
-
-
-def pytorch_encoder() -> contest.Work:
-  """Prepares encoding in PyTorch."""
-  from tools.benchmark import pytorch  # In an extra.
-
-  return pytorch.vae_encoder(_BATCH)
 
 
 def pytorch_latents(data_dir: Path) -> contest.Work:

@@ -1,11 +1,10 @@
 """An episode and who drove it → what a page shows of it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from carracing_data import errors
 from carracing_data import rlds_steps
 from carracing_rollouts import schema
-import markupsafe
 import numpy as np
 from tools.showing import pictures
 from tools.showing import rollout_statistics
@@ -30,32 +29,6 @@ class Plot(NamedTuple):
   height: int
   zero: float
   path: str
-
-
-class Shown(NamedTuple):
-  """What a page shows of an episode.
-
-  Attributes:
-    title: split and index in the split.
-    anchor: of the episode on its page.
-    facts: its length, return and ending.
-    driver: who drove.
-    track_seed: seed of the track.
-    video: address of the video.
-    poster: URL of a frame, shown until the video plays.
-    strip: URL of frames side by side, evenly spread over the episode.
-    plots: actions over time, by name.
-  """
-
-  title: str
-  anchor: str
-  facts: rollout_statistics.Facts
-  driver: str
-  track_seed: int
-  video: str
-  poster: markupsafe.Markup
-  strip: markupsafe.Markup
-  plots: dict[str, Plot]
 
 
 def title(key: rollout_statistics.Key) -> str:
@@ -88,8 +61,8 @@ def show(
   driver: str,
   track_seed: int,
   video: str,
-) -> Shown:
-  """Returns what a page shows of an episode; see `Shown`."""
+) -> dict[str, Any]:
+  """Returns what a page shows of an episode; the strip is evenly spread."""
   moments = np.linspace(0, len(episode) - 1, _FRAMES).round().astype(int)
   frames = episode.observation[moments]
   low, high = rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
@@ -98,17 +71,18 @@ def show(
   if episode.is_intervention.any():
     imposed = episode.is_intervention[:-1].astype(np.float32)
     plots['imposed'] = plot(imposed, 0.0, 1.0)
-  return Shown(
-    title=title(key),
-    anchor=anchor(key),
-    facts=facts,
-    driver=driver,
-    track_seed=track_seed,
-    video=video,
-    poster=webpages.picture(frames[_FRAMES // 2]),
-    strip=webpages.picture(pictures.side_by_side(frames)),
-    plots=plots,
-  )
+  return {
+    'title': title(key),
+    'anchor': anchor(key),
+    'facts': facts,
+    'driver': driver,
+    'track_seed': track_seed,
+    'video': video,
+    # Shown until the video plays.
+    'poster': webpages.picture(frames[_FRAMES // 2]),
+    'strip': webpages.picture(pictures.side_by_side(frames)),
+    'plots': plots,
+  }
 
 
 def plot(values: np.ndarray, low: float, high: float) -> Plot:

@@ -45,15 +45,9 @@ class _Subject(json_documents.Document):
 
 
 def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
-  """Writes the videos that are missing, and all pages.
+  """Writes the videos that are missing, and all pages; returns the first one.
 
-  Args:
-    dataset: name or folder of the dataset; see `prepared_dataset.find`.
-    data_dir: data directory; see `prepared_dataset.find`.
-    output_dir: output directory.
-
-  Returns:
-    The first page.
+  The dataset is found as by `prepared_dataset.find`.
 
   Raises:
     errors.DatasetError: there is no such dataset, or it is damaged.

@@ -212,16 +212,8 @@ def _dream(
 ) -> tuple[jax.Array, jax.Array]:
   """Returns the sum of the rewards and the number of steps of dreams, [B].
 
-  Args:
-    agent: the agent, whose own M may be another one than that which dreams.
-    model: the world model that dreams.
-    state: its states at first, [B, ...].
-    carry: the carries of the agent's M, [B, ...].
-    probe: the drivers, see `probes.stacked`.
-    key: random key.
-    temperature: see `dream`.
-    noise: see `dream`.
-    num_steps: see `dream`.
+  `model` dreams, from `state`, [B, ...]; the agent's own M, with `carry`,
+  [B, ...], may be another one. `probe` holds the drivers, see `probes.stacked`.
   """
   size = len(state.z)
 
@@ -259,13 +251,7 @@ def compare(
   game: Mapping[str, Rewards],
   dreamt: Mapping[str, Rewards],
 ) -> documents.Fidelity:
-  """Compares what drivers got in the game with what they got in dreams.
-
-  Args:
-    subject: what is compared.
-    game: rewards on K tracks, by driver.
-    dreamt: rewards of the same drivers from the same tracks.
-  """
+  """Compares what drivers got in the game and in dreams, on the same tracks."""
   names = list(game)
   tracks = len(game[names[0]].total)
   rng = np.random.default_rng(0)

@@ -108,14 +108,7 @@ def save(
 ) -> list[Path]:
   """Saves a drive as a strip of moments (PNG) and in real time (MP4).
 
-  Args:
-    driven: the drive.
-    panels: versions of its frames by title, as returned by `show`.
-    heading: title of the strip.
-    output_dir: an existing folder.
-
-  Returns:
-    The saved files.
+  `panels` is what `show` returned; the folder must exist. Returns the files.
   """
   strip, video = output_dir / 'drive.png', output_dir / 'drive.mp4'
   moments = np.linspace(0, len(driven.action), _COLUMNS).round().astype(int)

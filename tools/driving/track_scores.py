@@ -99,17 +99,9 @@ def evaluate(
 ) -> Evaluation:
   """Evaluates a driver, as far as the output directory does not hold it yet.
 
-  Args:
-    driver: agent without noise, or policy.
-    agent_folder: folder of the agent; None for a policy.
-    tracks: name of the set of tracks.
-    episodes: number of tracks, the first ones of the set.
-    output_dir: output directory.
-    execute: runs jobs, in any order and in any processes.
-    max_steps: time limit.
-
-  Returns:
-    The evaluation.
+  The driver is an agent without noise, or a policy, which has no folder. It
+  drives the first `episodes` tracks of the set that `tracks` names; `execute`
+  runs jobs, in any order and in any processes.
 
   Raises:
     EvaluationError: the set has fewer tracks; or the output directory holds
@@ -164,11 +156,7 @@ def evaluate(
 def read(
   path: Path, advice: str = 'make it again with python -m tools.evaluate'
 ) -> Evaluation:
-  """Reads `evaluation.json`.
-
-  Args:
-    path: the file.
-    advice: what to do if it is damaged.
+  """Reads `evaluation.json`; `advice` says what to do if it is damaged.
 
   Raises:
     FileNotFoundError: the file does not exist.
@@ -194,11 +182,7 @@ def read(
 
 
 def of_agent(path: Path, agent_folder: str | os.PathLike[str]) -> Evaluation:
-  """Reads `evaluation.json` and checks that it is of an agent.
-
-  Args:
-    path: the file.
-    agent_folder: folder of the agent.
+  """Reads `evaluation.json` and checks that it is of the agent in a folder.
 
   Raises:
     EvaluationError: it is of another agent or a policy.
@@ -216,11 +200,15 @@ def of_agent(path: Path, agent_folder: str | os.PathLike[str]) -> Evaluation:
 
 def save(folder: Path, found: Evaluation) -> None:
   """Writes both files, the document last."""
-  pictures.save_returns(
-    folder / HISTOGRAM,
+  picture = pictures.plot_returns(
     [drive.return_ for drive in found.drives],
     [drive.completed for drive in found.drives],
     scores.describe(found.summary),
+    'tracks',
+  )
+  files.replace(
+    folder / HISTOGRAM,
+    lambda file: picture.savefig(file, dpi=120, format='png'),
   )
   json_documents.write(folder / FILE, found.model_dump(by_alias=True))
 

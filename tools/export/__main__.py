@@ -44,8 +44,9 @@ class _Exporter(NamedTuple):
 
   Attributes:
     module: its function `export` writes and reports: of a dataset it takes the
-      name, the output directory and the data directory; of an agent the folder,
-      the output directory, the file of the score and whether to round.
+      name or folder, the output directory and the data directory, see
+      `prepared_dataset.find`; of an agent the folder, the output directory, the
+      file of the score and whether to round.
     packages: packages of the extra `export` that it needs.
     of_agent: whether it exports an agent; if not, it exports a dataset.
   """

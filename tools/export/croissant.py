@@ -36,13 +36,9 @@ _READING = (
 
 
 def export(name: str, output_dir: Path, data_dir: str | None = None) -> None:
-  """Describes the files, digests, splits and features of a dataset.
+  """Describes the files, digests, splits and features of rollouts or latents.
 
-  Args:
-    name: name or folder of rollouts or latents; see `prepared_dataset.find`.
-    output_dir: folder of the description, whose paths are relative to the
-      dataset's folder.
-    data_dir: data directory; see `prepared_dataset.find`.
+  Paths in the description are relative to the dataset's folder.
 
   Raises:
     errors.DatasetError: the dataset is missing or of another kind, or the

@@ -43,16 +43,9 @@ def export(
   data_dir: str | None = None,
   steps_per_file: int = _STEPS_PER_FILE,
 ) -> Path:
-  """Writes a folder that can be uploaded as it is.
+  """Writes a folder that can be uploaded as it is; returns it.
 
-  Args:
-    name: name or folder of the dataset; see `prepared_dataset.find`.
-    output_dir: folder that will hold the new one.
-    data_dir: data directory; see `prepared_dataset.find`.
-    steps_per_file: about how many steps a file has; episodes stay whole.
-
-  Returns:
-    The new folder.
+  A file has about `steps_per_file` steps; episodes stay whole.
 
   Raises:
     errors.DatasetError: the dataset is missing, of another kind or damaged.

@@ -53,10 +53,7 @@ _FIELDS = (
 def export(name: str, output_dir: Path, data_dir: str | None = None) -> None:
   """Writes a Minari dataset for each split.
 
-  Args:
-    name: name or folder of the dataset; see `prepared_dataset.find`.
-    output_dir: its folder `minari` is what `$MINARI_DATASETS_PATH` is to name.
-    data_dir: data directory; see `prepared_dataset.find`.
+  The new folder `minari` is what `$MINARI_DATASETS_PATH` is to name.
 
   Raises:
     errors.DatasetError: the dataset is missing, of another kind or damaged, or

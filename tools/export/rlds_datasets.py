@@ -74,11 +74,6 @@ def export(
 ) -> None:
   """Writes an RLDS dataset that `tfds.load('carracing_rlds/...')` reads.
 
-  Args:
-    name: `dataset/config:version`, see `prepared_dataset.find`.
-    output_dir: data directory to write to.
-    data_dir: data directory, see `prepared_dataset.find`.
-
   Raises:
     errors.DatasetError: the dataset is missing or of another kind.
     errors.UserError: the export already exists or cannot be written.

@@ -39,8 +39,9 @@ def documents() -> dict[Path, str]:
   """Returns the text that each document with tables should have.
 
   Raises:
-    errors.UserError: a document cannot be read or lacks the place of a table,
-      or the score of the pretrained agent is missing or damaged.
+    errors.UserError: a document lacks the place of a table, or the score of the
+      pretrained agent is damaged.
+    OSError: a document cannot be read, or that score is missing.
   """
   return {
     path: _with_tables(path, tables)
@@ -52,12 +53,7 @@ def documents() -> dict[Path, str]:
 
 
 def _with_tables(path: Path, tables: dict[str, Callable[[], str]]) -> str:
-  try:
-    text = path.read_text(encoding='utf-8')
-  except (OSError, UnicodeDecodeError) as error:
-    raise errors.UserError(
-      f'cannot read {path}: {error}; restore it with: git checkout -- {path}'
-    ) from None
+  text = path.read_text(encoding='utf-8')
   for name, make in tables.items():
     begin, end = f'<!-- {name} -->', f'<!-- end of {name} -->'
     before, _, rest = text.partition(f'{begin}\n')
@@ -131,12 +127,7 @@ def _return(summary: 'scores.Summary') -> str:
 
 def _pretrained() -> 'scores.Summary':
   path = agent.PRETRAINED / track_scores.FILE
-  try:
-    return track_scores.of_agent(path, agent.PRETRAINED).summary
-  except FileNotFoundError:
-    raise errors.UserError(
-      f'{path} is missing; restore it with: git checkout -- {path}'
-    ) from None
+  return track_scores.of_agent(path, agent.PRETRAINED).summary
 
 
 def without_traces(notebook: str) -> str:

@@ -27,12 +27,9 @@ _QUALITY = 60  # Of WebP, 0..100.
 
 
 def save(path: Path, driver: agent.Agent, track: int) -> None:
-  """Saves an animated WebP of twelve seconds; it repeats for ever.
+  """Saves an animated WebP of twelve seconds on a development track, by index.
 
-  Args:
-    path: output file.
-    driver: the agent.
-    track: index of the development track.
+  It repeats for ever.
 
   Raises:
     errors.UserError: the file cannot be written.

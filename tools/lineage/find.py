@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from absl import logging
 from carracing_data import errors
 from carracing_data import files
 from carracing_data import json_documents
@@ -59,10 +58,8 @@ def artefact(
 ) -> sources.Artefact:
   """Finds what a folder or a dataset was made from.
 
-  Args:
-    name: folder, see `lineage`; or a dataset, see `prepared_dataset.find`.
-    data_dir: see `lineage`.
-    search: see `lineage`.
+  Its name is that of a folder or of a dataset, see `prepared_dataset.find`; the
+  rest is as in `lineage`.
 
   Raises:
     errors.UserError: it is none of them, or it is damaged.
@@ -113,12 +110,10 @@ def lineage(
   found = finder.of(os.fspath(newest))
   parts = _parts(found)
   by_digest = {}
-  for workdir in sources.below(near, 'metrics.json'):
-    try:
-      metrics = run_documents.finished_metrics(workdir)
-      by_digest.setdefault(metrics.weights_sha256, workdir)
-    except errors.UserError as error:
-      logging.warning('Left out: %s', error)
+  for workdir, metrics in sources.read_below(
+    near, 'metrics.json', run_documents.finished_metrics
+  ):
+    by_digest.setdefault(metrics.weights_sha256, workdir)
   runs = {
     name: by_digest[digest]
     for name, part in parts.items()
@@ -133,7 +128,7 @@ def lineage(
     found,
     parts,
     runs,
-    [x for x in _trained_on(parts) if x.kind == 'carracing_rollouts'],
+    _rollouts(parts),
     list(_evaluations(folder, near, parts)),
     list(_fidelities(near, parts)),
   )
@@ -148,12 +143,9 @@ def _newest(folder: Path) -> Path | None:
     return folder
   scored = {_controller(x) for _, x in _read_evaluations([folder])}
   best = None
-  for workdir in sources.below([folder], 'run.json'):
-    try:
-      run = run_documents.read_run(workdir)
-    except errors.UserError as error:
-      logging.warning('Left out: %s', error)
-      continue
+  for workdir, run in sources.read_below(
+    [folder], 'run.json', run_documents.read_run
+  ):
     if run is not None and run.starts:
       finished = (workdir / 'metrics.json').exists()
       stage = agent.PARTS.index(run.model)
@@ -214,24 +206,17 @@ def _digests(part: sources.Artefact) -> list[str]:
   return [x.digest for x in [part, *rounded] if x.digest is not None]
 
 
-def _trained_on(
-  parts: Mapping[str, sources.Artefact],
-) -> Iterator[sources.Artefact]:
-  """Yields all sources of V and M up to those who drove, each once."""
-  roots = [parts[name] for name in ('vae', 'mdn_rnn') if name in parts]
-  seen = set()
-  for root in roots:
-    for found in _without_drivers(root):
-      if found.digest not in seen:
-        seen.add(found.digest)
-        yield found
-
-
-def _without_drivers(found: sources.Artefact) -> Iterator[sources.Artefact]:
-  yield found
-  if found.kind != 'carracing_rollouts':
-    for source in found.sources:
-      yield from _without_drivers(source)
+def _rollouts(parts: Mapping[str, sources.Artefact]) -> list[sources.Artefact]:
+  """Returns the rollouts that V and M were trained on, each once."""
+  waiting = [parts[name] for name in ('vae', 'mdn_rnn') if name in parts]
+  found = {}
+  while waiting:
+    first, *waiting = waiting
+    if first.kind == 'carracing_rollouts':
+      found.setdefault(first.digest, first)
+    else:
+      waiting = [*first.sources, *waiting]
+  return [*found.values()]
 
 
 def _evaluations(
@@ -253,12 +238,11 @@ def _fidelities(
 ) -> Iterator[documents.Fidelity]:
   """Yields how well dreams of this M rank drivers."""
   digests = _digests(parts['mdn_rnn']) if 'mdn_rnn' in parts else []
-  for folder in sources.below(folders, documents.FILE):
-    try:
-      found = json_documents.read(folder / documents.FILE, documents.Fidelity)
-    except errors.UserError as error:
-      logging.warning('Left out: %s', error)
-      continue
+  for _, found in sources.read_below(
+    folders,
+    documents.FILE,
+    lambda x: json_documents.read(x / documents.FILE, documents.Fidelity),
+  ):
     if found.subject.mdn_rnn in digests:
       yield found
 
@@ -266,11 +250,11 @@ def _fidelities(
 def _read_evaluations(
   folders: Iterable[Path],
 ) -> Iterator[tuple[Path, track_scores.Evaluation]]:
-  for folder in sources.below(folders, track_scores.FILE):
-    try:
-      yield folder, track_scores.read(folder / track_scores.FILE)
-    except errors.UserError as error:
-      logging.warning('Left out: %s', error)
+  return sources.read_below(
+    folders,
+    track_scores.FILE,
+    lambda folder: track_scores.read(folder / track_scores.FILE),
+  )
 
 
 def _controller(found: track_scores.Evaluation) -> str:

@@ -6,13 +6,13 @@ Rounded weights stand in for the original ones that they name, if these are not
 found, and say so.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import json
 import os
 from pathlib import Path
 import shlex
-from typing import Any
+from typing import Any, TypeVar
 
 from absl import logging
 from carracing_data import digests
@@ -28,6 +28,7 @@ from models import weights
 import pydantic
 from trainers import run_documents
 
+_Document = TypeVar('_Document')
 ROUNDED = 'rounded to float16'  # A fact of published weights.
 
 
@@ -96,16 +97,12 @@ class Finder:
     self._weights: dict[str, Path] = {}
     self._rounded: dict[tuple[str, str], Path] = {}
     self._known: dict[str, Artefact] = {}
-    for path in below(search, weights.FILE):
-      try:
-        described = weights.describe(path)
-        self._weights.setdefault(described.weights_sha256, path)
-        # Rounded weights stand for those that others name as their source.
-        original = described.training.get('rounded_from')
-        if isinstance(original, str):
-          self._rounded.setdefault((described.model, original), path)
-      except errors.UserError as error:  # They are nobody's source.
-        logging.warning('Left out: %s', error)
+    for path, described in read_below(search, weights.FILE, weights.describe):
+      self._weights.setdefault(described.weights_sha256, path)
+      # Rounded weights stand for those that others name as their source.
+      original = described.training.get('rounded_from')
+      if isinstance(original, str):
+        self._rounded.setdefault((described.model, original), path)
 
   def of(self, name: str) -> Artefact:
     """Returns the tree of a folder of weights, an agent, a run or a dataset.
@@ -121,16 +118,13 @@ class Finder:
       if os.path.exists(folder / inside / weights.FILE):
         return self._of_weights(folder / inside)
     if (run := run_documents.read_run(folder)) is not None:
-      return self._of_unfinished(run)
+      return Artefact(
+        kind=run.model,
+        name=_name(run.model),
+        facts=['not finished'],
+        sources=list(self._sources(_Training(sources=run.sources))),
+      )
     return self._of_dataset(name, None)
-
-  def _of_unfinished(self, run: run_documents.Run) -> Artefact:
-    return Artefact(
-      kind=run.model,
-      name=_name(run.model),
-      facts=['not finished'],
-      sources=list(self._sources(_Training(sources=run.sources))),
-    )
 
   def _of_weights(self, folder: Path) -> Artefact:
     described = weights.describe(folder)
@@ -154,19 +148,15 @@ class Finder:
     # While its sources are looked up: weights may name themselves.
     self._known[sha256] = found
     if training.rounded_from is None:
-      complete = dataclasses.replace(
-        found, sources=list(self._sources(training))
-      )
+      found = dataclasses.replace(found, sources=[*self._sources(training)])
     else:
       original = self._original(found, training, training.rounded_from)
-      complete = dataclasses.replace(
-        found,
-        facts=[ROUNDED],
-        command=None,  # That of the original weights.
-        sources=[original],
+      # The command is that of the original weights.
+      found = dataclasses.replace(
+        found, facts=[ROUNDED], command=None, sources=[original]
       )
-    self._known[sha256] = complete
-    return complete
+    self._known[sha256] = found
+    return found
 
   def _original(
     self, rounded: Artefact, training: _Training, sha256: str
@@ -240,12 +230,14 @@ class Finder:
         config['rollouts'], config['rollouts_content_sha256']
       )
       sources = [v, rollouts]
-      keys |= {'rollouts': config['rollouts'], 'vae': v.path}
-      keys['latent_size'] = prepared.feature_sizes['latent_size']
       if v.path is None or v.digest != config['vae_sha256']:
         keys = None  # Rounded weights encode differently.
       else:
-        keys['vae'] = os.path.abspath(v.path)
+        keys |= {
+          'rollouts': config['rollouts'],
+          'vae': os.path.abspath(v.path),
+          'latent_size': prepared.feature_sizes['latent_size'],
+        }
     else:
       sources = list(self._drivers(folder, config))
       keys |= {k: v for k, v in config.items() if k != 'actions_sha256'}
@@ -414,12 +406,18 @@ def short_revision(revision: str | None) -> str:
   return f'{commit[:10]}{mark}{dirty}'
 
 
-def below(folders: Iterable[Path], name: str) -> Iterator[Path]:
+def read_below(
+  folders: Iterable[Path], name: str, read: Callable[[Path], _Document]
+) -> Iterator[tuple[Path, _Document]]:
   """Yields the folders with a file, at most two levels below others.
 
   Args:
     folders: where to look.
     name: name of the file.
+    read: reads the file in a folder, which is left out at a UserError.
+
+  Yields:
+    Each folder and what was read.
   """
   seen = set()
   for folder in folders:
@@ -427,4 +425,7 @@ def below(folders: Iterable[Path], name: str) -> Iterator[Path]:
       for file in sorted(folder.glob(pattern + name)):
         if (resolved := file.resolve()) not in seen:
           seen.add(resolved)
-          yield file.parent
+          try:
+            yield file.parent, read(file.parent)
+          except errors.UserError as error:
+            logging.warning('Left out: %s', error)

@@ -118,12 +118,9 @@ def score(
 def summary(
   pipeline: stages.Pipeline, settings: settings_lib.Settings, best: Path
 ) -> str:
-  """Returns a row for each round, the score and the times.
+  """Returns a row for each round, the score of the best and the times.
 
-  Args:
-    pipeline: pipeline whose stages are finished.
-    settings: its settings.
-    best: folder of the best round.
+  All stages must be finished; `best` is the folder of the best round.
   """
   head = ['round', 'V: squared error of a frame', 'M: nats above the floor']
   head += ['dreamt return'] if settings.dreams else []

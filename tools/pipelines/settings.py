@@ -79,12 +79,10 @@ def run(
   defaults: Settings,
   make: Callable[[stages.Pipeline, Settings], str] | None = None,
 ) -> None:
-  """Runs the binary of a pipeline.
+  """Runs the binary of a pipeline; `make` is `recipe.make` if None.
 
-  Args:
-    name: default of `--output_dir`.
-    defaults: defaults of `--config.KEY=VALUE`.
-    make: runs the stages and returns a summary; `recipe.make` if None.
+  `name` is the default of `--output_dir`, `defaults` are those of
+  `--config.KEY=VALUE`.
   """
   output_dir = command_line.output_dir_flag(name)
   config = base.config_dict(defaults)
@@ -121,13 +119,9 @@ def make_in(
   make: Callable[[stages.Pipeline, Settings], str],
   execute: stages.Execute,
 ) -> str:
-  """Runs every unfinished stage; writes and returns a summary.
+  """Runs every unfinished stage; writes and returns the summary of `make`.
 
-  Args:
-    folder: folder of the pipeline.
-    settings: settings of the pipeline.
-    make: runs the stages and returns a summary.
-    execute: runs a command, see `stages.execute`.
+  `execute` runs a command, as `stages.execute`.
 
   Raises:
     errors.UserError: a stage failed, or the folder cannot be written or was

@@ -8,6 +8,7 @@ that a pipeline also documents the steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -104,7 +105,12 @@ class Pipeline:
       seconds=0.0 if earlier is None else earlier.seconds,
     )
     print(f'\n{name}: {title}', end='', flush=True)
-    if earlier is not None and earlier == self._finished(stamp, outputs):
+    done = False
+    with contextlib.suppress(FileNotFoundError, errors.UserError):
+      done = earlier is not None and earlier == stamp.model_copy(
+        update={'outputs': self._digests(outputs)}
+      )
+    if done:
       print(': already done', flush=True)
       self._seconds[name] = stamp.seconds
       return
@@ -186,15 +192,6 @@ class Pipeline:
     """Returns a line for each stage of this call, and one for all of them."""
     lines = [f'{x / 60:6.1f}  {name}' for name, x in self._seconds.items()]
     return [*lines, f'{sum(self._seconds.values()) / 60:6.1f}  altogether']
-
-  def _finished(
-    self, stamp: Stamp, outputs: Sequence[str | Path]
-  ) -> Stamp | None:
-    """Returns the stamp with its outputs; None if one is not whole."""
-    try:
-      return stamp.model_copy(update={'outputs': self._digests(outputs)})
-    except (FileNotFoundError, errors.UserError):
-      return None
 
   def _digests(self, artefacts: Sequence[str | Path]) -> dict[str, str]:
     return {relative(str(x)): self._digest(x) for x in artefacts}

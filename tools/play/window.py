@@ -39,18 +39,12 @@ class Window:
 
   def __init__(
     self,
-    world: worlds.World,
+    world: worlds.Game | worlds.Dream,
     seed: int,
     agent_drives: bool,
     temperature: float,
   ):
-    """Opens the window.
-
-    Args:
-      world: the game or a dream.
-      seed: seed of the first episode; a restart takes the next one.
-      agent_drives: whether the agent drives first.
-      temperature: first temperature.
+    """Opens the window; a restart takes the next seed.
 
     Raises:
       errors.UserError: there is no display.
@@ -86,8 +80,7 @@ class Window:
   def run(self, max_frames: int | None = None) -> None:
     """Plays in real time, or slower if the machine is slower.
 
-    Args:
-      max_frames: frames after which the window closes; None for no limit.
+    Ends after `max_frames`; None for no limit.
     """
     clock = pygame.time.Clock()
     frames = 0

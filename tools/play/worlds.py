@@ -6,7 +6,7 @@ the game, and what M leaves to chance in a dream.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
@@ -47,33 +47,6 @@ class View(NamedTuple):
   ending: str
 
 
-class World(Protocol):
-  """The game or a dream.
-
-  Attributes:
-    total_name: what the sum of the rewards is called.
-  """
-
-  total_name: str
-
-  def reset(self, seed: int) -> View:
-    """Starts an episode; all its random draws depend on the seed alone."""
-    ...
-
-  def step(self, action: np.ndarray | None, temperature: float) -> View:
-    """Advances an episode that has not ended by one step.
-
-    Args:
-      action: float32 [3]; None if the agent chooses it.
-      temperature: sampling temperature of all dreams.
-    """
-    ...
-
-  def close(self) -> None:
-    """Frees the simulator."""
-    ...
-
-
 class _PicturedCarRacing(culled_car_racing.CulledCarRacing):
   """The exact simulator, which also keeps a large picture of its last frame."""
 
@@ -92,7 +65,11 @@ class _PicturedCarRacing(culled_car_racing.CulledCarRacing):
 
 
 class Game:
-  """The exact simulator, beside what V and M make of it."""
+  """The exact simulator, beside what V and M make of it.
+
+  Attributes:
+    total_name: what the sum of the rewards is called.
+  """
 
   total_name = 'Return'
 
@@ -101,7 +78,7 @@ class Game:
     self._game: _PicturedCarRacing | None = None
 
   def reset(self, seed: int) -> View:
-    """Starts on a development track; see `World.reset`.
+    """Starts an episode; all its random draws depend on the seed alone.
 
     Args:
       seed: index of the development track; after the last comes the first.
@@ -121,7 +98,12 @@ class Game:
     return self._view(np.zeros(3, np.float32), '')
 
   def step(self, action: np.ndarray | None, temperature: float) -> View:
-    """See `World.step`."""
+    """Advances an episode that has not ended by one step.
+
+    Args:
+      action: float32 [3]; None if the agent chooses it.
+      temperature: sampling temperature of all dreams.
+    """
     assert self._game is not None
     state = self._state
     if self._step % BRANCH_STEPS == 0:
@@ -155,7 +137,7 @@ class Game:
     return self._view(actions[0], ending)
 
   def close(self) -> None:
-    """See `World.close`."""
+    """Frees the simulator."""
     if self._game is not None:
       self._game.close()
       environment.free(self._game)
@@ -174,7 +156,7 @@ class Game:
 
 
 class Dream:
-  """M's dream from a real start state, beside another one."""
+  """M's dream from a real start state, beside another one, as a `Game`."""
 
   total_name = 'Dreamt return'
 
@@ -182,7 +164,7 @@ class Dream:
     self._driver, self._starts = driver, starts
 
   def reset(self, seed: int) -> View:
-    """Starts a dream; see `World.reset`.
+    """Starts a dream; see `Game.reset`.
 
     Args:
       seed: seed of the start state and of all draws.
@@ -200,7 +182,7 @@ class Dream:
     return self._view(np.zeros(3, np.float32), '')
 
   def step(self, action: np.ndarray | None, temperature: float) -> View:
-    """See `World.step`."""
+    """See `Game.step`."""
     states = self._states
     if self._step % BRANCH_STEPS == 0:
       states = jax.tree.map(lambda x: jnp.repeat(x[:1], 2, axis=0), states)
@@ -229,7 +211,7 @@ class Dream:
     return self._view(actions[0], ending)
 
   def close(self) -> None:
-    """See `World.close`."""
+    """See `Game.close`."""
 
   def _view(self, action: np.ndarray, ending: str) -> View:
     dream, branch = self._frames

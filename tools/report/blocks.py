@@ -1,8 +1,7 @@
 """What a section of a report is made of; `report.html` shows it."""
 
 from collections.abc import Iterator, Sequence
-import dataclasses
-from typing import ClassVar
+from typing import NamedTuple
 
 from carracing_data import errors
 import markupsafe
@@ -16,24 +15,21 @@ from tools.showing import webpages
 PLOT_INCHES = (4.2, 2.7)  # As wide as the screen of a phone.
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
   """A paragraph."""
 
-  kind: ClassVar[str] = 'text'
+  kind = 'text'
   text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Heading:
+class Heading(NamedTuple):
   """A heading within a section."""
 
-  kind: ClassVar[str] = 'heading'
+  kind = 'heading'
   text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
   """A table.
 
   Attributes:
@@ -42,14 +38,13 @@ class Table:
     caption: what it shows.
   """
 
-  kind: ClassVar[str] = 'table'
+  kind = 'table'
   head: Sequence[str]
   rows: Sequence[Sequence[str]]
   caption: str = ''
 
 
-@dataclasses.dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
   """A picture.
 
   Attributes:
@@ -63,8 +58,7 @@ class Picture:
   caption: str = ''
 
 
-@dataclasses.dataclass(frozen=True)
-class Pictures:
+class Pictures(NamedTuple):
   """Pictures beside each other, as many as there is space for.
 
   Attributes:
@@ -72,16 +66,15 @@ class Pictures:
     width: least width of one of them, in pixels, if the screen has so many.
   """
 
-  kind: ClassVar[str] = 'pictures'
+  kind = 'pictures'
   items: Sequence[Picture]
   width: int = 300
 
 
-@dataclasses.dataclass(frozen=True)
-class Artefacts:
+class Artefacts(NamedTuple):
   """A lineage: artefacts, and where they are."""
 
-  kind: ClassVar[str] = 'artefacts'
+  kind = 'artefacts'
   items: Sequence[tuple[sources.Artefact, str]]
 
 

@@ -1,7 +1,6 @@
 """The data that V and M were trained on, as a section of a report."""
 
 from collections.abc import Iterator
-import os
 
 from carracing_data import errors
 from carracing_data import prepared_dataset
@@ -94,4 +93,4 @@ def newest(lineage: find.Lineage) -> str:
   """
   if not (found := shown(lineage)):
     raise errors.DatasetError('none of the rollouts are found here')
-  return os.fspath(found[-1])
+  return found[-1]

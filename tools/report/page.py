@@ -1,6 +1,7 @@
 """Makes a report: the folder of an agent, ... → an HTML page of one file."""
 
 from collections.abc import Iterator, Sequence
+import itertools
 import os
 from pathlib import Path
 
@@ -24,16 +25,9 @@ def make(
   search: Sequence[Path],
   output: Path | None = None,
 ) -> Path:
-  """Makes a report; what is not found is said in it.
+  """Makes a report, by default `report.html` in the folder; returns the file.
 
-  Args:
-    folder: see `find.lineage`.
-    data_dir: see `find.lineage`.
-    search: see `find.lineage`.
-    output: HTML file to write; None: `report.html` in the folder.
-
-  Returns:
-    The file.
+  What is not found is said in it. The first arguments are of `find.lineage`.
 
   Raises:
     errors.UserError: the folder holds no work, or the file cannot be written.
@@ -58,39 +52,28 @@ def _sections(
   """Yields titles of sections and what they show."""
   yield 'Overview', _overview(lineage)
   yield 'Data', data.of_datasets(lineage)
-  if 'vae' in lineage.parts:
-    yield (
-      'V, the VAE',
-      _joined(runs.training(lineage, 'vae'), models.of_v(lineage)),
-    )
-  if 'mdn_rnn' in lineage.parts:
-    yield (
+  for part, title, *shown in (
+    ('vae', 'V, the VAE', runs.training(lineage, 'vae'), models.of_v(lineage)),
+    (
+      'mdn_rnn',
       'M, the MDN-RNN',
-      _joined(
-        runs.training(lineage, 'mdn_rnn'),
-        models.of_m(lineage),
-        models.of_fidelity(lineage),
-      ),
-    )
-  if 'controller' in lineage.parts:
-    yield (
+      runs.training(lineage, 'mdn_rnn'),
+      models.of_m(lineage),
+      models.of_fidelity(lineage),
+    ),
+    (
+      'controller',
       'C, the controller',
-      _joined(
-        runs.score(lineage),
-        runs.training(lineage, 'controller'),
-        models.of_c(lineage),
-      ),
-    )
+      runs.score(lineage),
+      runs.training(lineage, 'controller'),
+      models.of_c(lineage),
+    ),
+  ):
+    if part in lineage.parts:
+      # An error ends only its own part.
+      yield title, itertools.chain.from_iterable(map(blocks.until_error, shown))
   yield 'Lineage', _lineage(lineage)
   yield 'Settings and versions', runs.settings(lineage)
-
-
-def _joined(
-  *parts: Iterator[blocks.Block],
-) -> Iterator[blocks.Block]:
-  """Yields blocks of all parts; an error ends only its own."""
-  for part in parts:
-    yield from blocks.until_error(part)
 
 
 def _overview(lineage: find.Lineage) -> Iterator[blocks.Block]:

@@ -63,7 +63,11 @@ def training(lineage: find.Lineage, part: str) -> Iterator[blocks.Block]:
     else:
       yield blocks.Text('The run has logged too little for curves.')
   if found.path is None:
-    yield blocks.Text(_absent(found))
+    yield blocks.Text(
+      f'The run of {found.name} is not finished: there are no weights yet.'
+      if found.digest is None
+      else f'The weights of {found.name} are not found here.'
+    )
     return
   trained = weights.describe(found.path).training
   metrics = trained.get('validation')
@@ -78,12 +82,6 @@ def training(lineage: find.Lineage, part: str) -> Iterator[blocks.Block]:
 
 def _number(value: float) -> str:
   return f'{value:,.0f}' if float(value).is_integer() else f'{value:.4g}'
-
-
-def _absent(part: sources.Artefact) -> str:
-  if part.digest is None:
-    return f'The run of {part.name} is not finished: there are no weights yet.'
-  return f'The weights of {part.name} are not found here.'
 
 
 def _draw(curves: Curves) -> Iterator[blocks.Picture]:
@@ -202,7 +200,16 @@ def settings(lineage: find.Lineage) -> Iterator[blocks.Block]:
       )
     run = run_documents.read_run(workdir)
     if run is not None and run.starts:
-      columns[agent.NAMES[part]] = _versions(run)
+      last = run.starts[-1]
+      columns[agent.NAMES[part]] = {
+        'started': last.time,
+        'starts': str(len(run.starts)),
+        'code': sources.short_revision(last.git_revision),
+        'platform': last.platform,
+        'device': f'{last.devices} × {last.device}',
+        'Python': last.python,
+        **last.packages,
+      }
   if not columns:
     return
   names = dict.fromkeys(name for column in columns.values() for name in column)
@@ -211,16 +218,3 @@ def settings(lineage: find.Lineage) -> Iterator[blocks.Block]:
     [[x, *(column.get(x, '') for column in columns.values())] for x in names],
     'The last start of each run.',
   )
-
-
-def _versions(run: run_documents.Run) -> dict[str, str]:
-  last = run.starts[-1]
-  return {
-    'started': last.time,
-    'starts': str(len(run.starts)),
-    'code': sources.short_revision(last.git_revision),
-    'platform': last.platform,
-    'device': f'{last.devices} × {last.device}',
-    'Python': last.python,
-    **last.packages,
-  }

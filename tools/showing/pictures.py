@@ -63,21 +63,6 @@ def side_by_side(frames: np.ndarray, gap: int = 1) -> np.ndarray:
   return sheet[: len(sheet) - gap, : columns * width - gap]
 
 
-def save_returns(
-  path: Path, returns: Sequence[float], completed: Sequence[bool], heading: str
-) -> None:
-  """Saves a histogram of returns as a PNG.
-
-  Args:
-    path: output file.
-    returns: returns of at least one episode.
-    completed: whether the lap was completed, for each episode.
-    heading: title of the picture.
-  """
-  picture = plot_returns(returns, completed, heading, 'tracks')
-  files.replace(path, lambda file: picture.savefig(file, dpi=120, format='png'))
-
-
 def plot_returns(
   returns: Sequence[float],
   completed: Sequence[bool],

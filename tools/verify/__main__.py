@@ -50,10 +50,7 @@ def verify(
 ) -> None:
   """Verifies a dataset and logs its statistics and its digest.
 
-  Args:
-    dataset: name or folder of the dataset; see `prepared_dataset.find`.
-    data_dir: data directory; see `prepared_dataset.find`.
-    expect: digest of the dataset; None: any will do.
+  `prepared_dataset.find` finds it; any digest will do if `expect` is None.
 
   Raises:
     errors.DatasetError: there is no such dataset, it has another digest, or a
@@ -86,12 +83,7 @@ def verify(
 
 
 def compare(first: str, second: str, data_dir: str | None) -> None:
-  """Compares the content of two datasets.
-
-  Args:
-    first: name or folder of a dataset; see `prepared_dataset.find`.
-    second: name or folder of the other dataset.
-    data_dir: data directory; see `prepared_dataset.find`.
+  """Compares the content of two datasets; `prepared_dataset.find` finds them.
 
   Raises:
     errors.DatasetError: a dataset is missing, or the datasets differ.

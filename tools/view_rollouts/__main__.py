@@ -50,17 +50,10 @@ def view(
   data_dir: str | None,
   output_dir: Path,
 ) -> list[Path]:
-  """Saves a contact sheet and a video of an episode.
+  """Saves a contact sheet and a video of an episode; returns the files.
 
-  Args:
-    dataset: name or folder of the dataset; see `prepared_dataset.find`.
-    split: `train` or `validation`.
-    episode_id: index of the episode in the split.
-    data_dir: data directory; see `prepared_dataset.find`.
-    output_dir: output directory.
-
-  Returns:
-    The saved files.
+  `prepared_dataset.find` finds the dataset; `episode_id` is an index in the
+  split.
 
   Raises:
     errors.DatasetError: there is no such dataset or episode.
