@@ -39,9 +39,8 @@ def documents() -> dict[Path, str]:
   """Returns the text that each document with tables should have.
 
   Raises:
-    errors.UserError: a document lacks the place of a table, or the score of the
-      pretrained agent is damaged.
-    OSError: a document cannot be read, or that score is missing.
+    errors.UserError: a document cannot be read or lacks the place of a table,
+      or the score of the pretrained agent is missing or damaged.
   """
   return {
     path: _with_tables(path, tables)
@@ -53,7 +52,12 @@ def documents() -> dict[Path, str]:
 
 
 def _with_tables(path: Path, tables: dict[str, Callable[[], str]]) -> str:
-  text = path.read_text(encoding='utf-8')
+  try:
+    text = path.read_text(encoding='utf-8')
+  except (OSError, UnicodeDecodeError) as error:
+    raise errors.UserError(
+      f'cannot read {path}: {error}; restore it with: git checkout -- {path}'
+    ) from None
   for name, make in tables.items():
     begin, end = f'<!-- {name} -->', f'<!-- end of {name} -->'
     before, _, rest = text.partition(f'{begin}\n')
@@ -127,7 +131,12 @@ def _return(summary: 'scores.Summary') -> str:
 
 def _pretrained() -> 'scores.Summary':
   path = agent.PRETRAINED / track_scores.FILE
-  return track_scores.of_agent(path, agent.PRETRAINED).summary
+  try:
+    return track_scores.of_agent(path, agent.PRETRAINED).summary
+  except FileNotFoundError:
+    raise errors.UserError(
+      f'{path} is missing; restore it with: git checkout -- {path}'
+    ) from None
 
 
 def without_traces(notebook: str) -> str:
