@@ -242,6 +242,7 @@ class Commands:
   def __init__(self, ask: Callable[..., Any], folder: Path):
     self._ask = ask
     self._folder = folder
+    self._started: list[Process] = []
 
   def start(
     self,
@@ -271,7 +272,15 @@ class Commands:
       file_bytes=file_bytes,
       **{name: str(path) for name, path in said.items()},
     )
-    return Process(pid, folder, self._ask)
+    process = Process(pid, folder, self._ask)
+    self._started.append(process)
+    return process
+
+  def kill(self) -> None:
+    """Ends what tests that failed have left running."""
+    for process in self._started:
+      if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
 
   def __call__(
     self, module: str, *arguments: object, seconds: float = 300, **kwargs: Any
@@ -307,7 +316,9 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     print(json.dumps(request), file=server.stdin, flush=True)
     return json.loads(server.stdout.readline())
 
-  yield Commands(ask, tmp_path_factory.mktemp('commands'))
+  commands = Commands(ask, tmp_path_factory.mktemp('commands'))
+  yield commands
+  commands.kill()
   server.stdin.close()
   server.wait()
 
