@@ -43,6 +43,12 @@ runtime.prepare()  # Caches compiled steps: many tests share them.
 # Windows open without a display; SDL's own choices crash beside TensorFlow.
 os.environ['SDL_VIDEODRIVER'] = 'dummy'
 
+# Test processes beside each other would wait for each other's threads, so each
+# keeps to one core, with all that it starts.
+CORES = sorted(os.sched_getaffinity(0))
+if worker := os.environ.get('PYTEST_XDIST_WORKER'):
+  os.sched_setaffinity(0, {CORES[int(worker.removeprefix('gw')) % len(CORES)]})
+
 PROJECT = Path(__file__).parents[1]
 VERSION = str(rollouts_builder.Builder.VERSION)
 LATENTS_VERSION = str(latents_builder.Builder.VERSION)
@@ -251,6 +257,7 @@ class Commands:
     cwd: Path = PROJECT,
     environment: Mapping[str, str] = types.MappingProxyType({}),
     file_bytes: int | None = None,
+    all_cores: bool = False,
   ) -> Process:
     """Starts a command, as `subprocess.Popen` does.
 
@@ -260,6 +267,7 @@ class Commands:
       cwd: where it runs.
       environment: variables that the tests do not have.
       file_bytes: how large files may become; the disk is full from there on.
+      all_cores: whether it may use all cores, with a worker for each.
     """
     folder = Path(tempfile.mkdtemp(dir=self._folder))
     said = {name: folder / name for name in ('stdout', 'stderr')}
@@ -270,6 +278,7 @@ class Commands:
       cwd=str(cwd),
       environment={**environment},
       file_bytes=file_bytes,
+      cores=CORES if all_cores else None,
       **{name: str(path) for name, path in said.items()},
     )
     process = Process(pid, folder, self._ask)

@@ -312,27 +312,27 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(
   assert again.stdout.count('already done') == 11, again.stderr
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_stage_saves_before_the_pipeline_ends(
-  number, command, tmp_path
-):
-  process = command.start(
-    'tools.demo', f'--output_dir={tmp_path}',
-    '--config.random_episodes=2', '--config.max_steps=40',
-    '--config.vae_steps=1000000',
-  )  # fmt: skip
-  while process.poll() is None and not re.search(
-    r'step [1-9]\d*/1000000', process.stderr()
-  ):
-    with contextlib.suppress(subprocess.TimeoutExpired):
-      process.wait(0.1)
-  assert process.poll() is None, process.stderr()
-  if number == signal.SIGINT:  # As a terminal does, to the whole group.
-    os.killpg(process.pid, number)
-  else:
-    process.send_signal(number)
-  _, said = process.communicate()
-  assert process.returncode == 128 + number, said
-  assert said.endswith('Stopped; the same command continues from here.\n')
-  assert list((tmp_path / 'vae' / 'checkpoints').glob('[0-9]*'))
-  assert stamp_of(tmp_path, 'vae')['outputs'] == {}
+def test_interrupted_stage_saves_before_the_pipeline_ends(command, tmp_path):
+  for steps, number in (1, signal.SIGINT), (2, signal.SIGTERM):
+    process = command.start(
+      'tools.demo', f'--output_dir={tmp_path}',
+      '--config.random_episodes=2', '--config.max_steps=40',
+      '--config.vae_steps=1000000',
+    )  # fmt: skip
+    while process.poll() is None and not re.search(
+      r'step [1-9]\d*/1000000', process.stderr()
+    ):
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.1)
+    assert process.poll() is None, process.stderr()
+    if number == signal.SIGINT:  # As a terminal does, to the whole group.
+      os.killpg(process.pid, number)
+    else:
+      process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == 128 + number, said
+    assert said.endswith('Stopped; the same command continues from here.\n')
+    checkpoints = tmp_path / 'vae' / 'checkpoints'
+    assert len(list(checkpoints.glob('[0-9]*'))) == steps
+    assert stamp_of(tmp_path, 'vae')['outputs'] == {}
+  assert 'Continuing from step' in said
