@@ -7,7 +7,6 @@ libraries lazily, with `etils.epy.lazy_imports`.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import errno
-import importlib.metadata
 import logging as python_logging
 import os
 from pathlib import Path
@@ -18,6 +17,7 @@ from absl import app
 from absl import flags
 from absl import logging
 from carracing_data import errors
+from carracing_data import extras
 
 # A flag belongs to the module that calls one of the functions below.
 flags.disclaim_key_flags()
@@ -109,21 +109,6 @@ def weights_flags() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
   )
 
 
-def check_package(package: str, extra: str, what: str) -> None:
-  """Checks that a package of an `extra` of this project is installed.
-
-  Raises:
-    errors.UserError: it is missing, and `what` needs it.
-  """
-  try:
-    importlib.metadata.version(package)
-  except importlib.metadata.PackageNotFoundError:
-    raise errors.UserError(
-      f'{what} needs the package {package}; install it with: pip install -c'
-      f" constraints.txt -e '.[{extra}]'"
-    ) from None
-
-
 def run(
   main: Callable[[Sequence[str]], None], takes_arguments: bool = False
 ) -> None:
@@ -144,7 +129,7 @@ def run(
       with _reader_may_leave():
         main(argv)
         sys.stdout.flush()  # Fails here rather than at the exit.
-    except (errors.UserError, OSError, MemoryError) as error:
+    except (errors.UserError, ImportError, OSError, MemoryError) as error:
       if line := line_of(error):
         sys.exit(line)
       raise
@@ -171,6 +156,9 @@ def line_of(error: BaseException) -> str | None:
   """
   if isinstance(error, errors.UserError):
     return f'Error: {" ".join(str(error).splitlines())}'
+  if isinstance(error, ImportError):
+    remedy = extras.remedy(error)
+    return remedy and f'Error: {remedy}'
   if isinstance(error, MemoryError):
     return f'Error: there is too little memory: {error}'
   if isinstance(error, OSError) and error.filename is not None:
