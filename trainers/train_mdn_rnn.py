@@ -128,8 +128,9 @@ def make_learner(
   if config.predict_outcomes and not any(
     x.splits['train'].num_terminated for x in latents
   ):
-    logging.warning(
-      'No episode of %s terminates, so the model cannot learn termination.',
+    logging.info(
+      'Every episode of %s ends at its time limit, as is usual; M learns that'
+      ' none terminates.',
       config.dataset,
     )
   # In memory, because each baseline goes through the episodes anew.

@@ -10,6 +10,7 @@ import errno
 import logging as python_logging
 import os
 from pathlib import Path
+import re
 import sys
 from typing import Any, NoReturn, TextIO
 
@@ -25,6 +26,8 @@ flags.disclaim_key_flags()
 _PROJECT = Path(__file__).parents[2]
 _ROOMS = ('datasets', 'models', 'tools', 'trainers')
 CLEAR = '\r\x1b[K'  # Erases the current line of a terminal.
+# What absl says.
+_REQUIRED = re.compile(r'flag (--\w+)=None: .* must have a value .*')
 TIME = '%H:%M:%S'  # In front of a line in a log.
 _ADVICE = {
   errno.EACCES: 'check its permissions',
@@ -123,7 +126,7 @@ def run(
 
   def guarded(argv: Sequence[str]) -> None:
     if len(argv) > 1 and not takes_arguments:
-      sys.exit(f'Error: unexpected argument {argv[1]!r}')
+      exit_with_usage(errors.UserError(f'unexpected argument {argv[1]!r}'))
     set_up_logging()
     try:
       with _reader_may_leave():
@@ -209,7 +212,7 @@ def exit_with_usage(error: Exception) -> NoReturn:
   spec = sys.modules['__main__'].__spec__
   name = None if spec is None else spec.name.removesuffix('.__main__')
   command = sys.argv[0] if name is None else f'python -m {name}'
-  message = str(error).replace('\n', ' ')
+  message = _REQUIRED.sub(r'\1 is required', str(error).replace('\n', ' '))
   sys.exit(f'Error: {message}\nSee {command} --help')
 
 
