@@ -1,5 +1,8 @@
 """The core reads, drives and dreams; programs name the extra that they lack."""
 
+import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -85,3 +88,29 @@ def test_programs_name_the_extra_that_they_lack(program, extra, tmp_path):
   assert line.endswith(f" pip install -c constraints.txt -e '.[{extra}]'")
   assert 'Traceback' not in done.stderr
   assert not list(tmp_path.iterdir())
+
+
+def test_make_installs_what_a_goal_lacks(tmp_path):
+  for name in 'Makefile', 'constraints.txt', 'pyproject.toml':
+    shutil.copy2(PROJECT / name, tmp_path)
+  # Without what the make that runs the tests was given.
+  environment = {x: y for x, y in os.environ.items() if 'MAKE' not in x}
+
+  def installs(goal):
+    done = subprocess.run(
+      ['make', '--dry-run', goal],
+      cwd=tmp_path,
+      env={**environment, 'EXTRAS': 'dev'},
+      stdout=subprocess.PIPE,
+      text=True,
+      check=True,
+    )
+    return re.findall("--editable '(.*)'", done.stdout)
+
+  assert installs('drive') == ['.']
+  stamps = tmp_path / '.venv'
+  stamps.mkdir()
+  (stamps / '.installed_core').touch()
+  assert installs('drive') == []
+  assert installs('demo') == ['.[build,train]']
+  assert installs('test') == ['.[dev]']
