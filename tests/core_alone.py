@@ -41,7 +41,7 @@ HIDDEN = {
   module
   for module, owners in metadata.packages_distributions().items()
   if CORE.isdisjoint(map(utils.canonicalize_name, owners))
-} - {'models', 'tools', 'trainers', 'carracing_data'}
+}
 
 
 class Finder(machinery.PathFinder):

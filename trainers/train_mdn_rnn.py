@@ -129,8 +129,7 @@ def make_learner(
     x.splits['train'].num_terminated for x in latents
   ):
     logging.info(
-      'Every episode of %s ends at its time limit, as is usual; M learns that'
-      ' none terminates.',
+      'No episode of %s terminates, as is usual; M will expect that none does.',
       config.dataset,
     )
   # In memory, because each baseline goes through the episodes anew.
