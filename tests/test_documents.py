@@ -165,7 +165,7 @@ def test_commands_are_understood(path: Path, command):
       if any(not x.startswith('--') for x in arguments):
         assert 'takes_arguments=True' in BINARIES[module].read_text(), arguments
       done = command(module, *arguments, '--only_check_args')
-      if 'must have a value' not in done.stderr:  # Prose may name a part.
+      if 'is required' not in done.stderr:  # Prose may name a part.
         assert done.status == 0, (arguments, done.stderr)
 
 

@@ -7,12 +7,14 @@ Reads the first lines of their sources; imports nothing.
 
 import ast
 from collections.abc import Sequence
+import difflib
 from pathlib import Path
 import shutil
 import sys
 import textwrap
 
 from carracing_data import command_line
+from carracing_data import errors
 
 _ROOT = Path(__file__).parents[1]
 _LEAST_COLUMNS = 40  # Of a description.
@@ -60,10 +62,13 @@ GROUPS = {
 
 
 def main(argv: Sequence[str]) -> None:
-  del argv
+  names = [name for group in GROUPS.values() for name in group]
+  if len(argv) > 1:
+    close = difflib.get_close_matches(f'tools.{argv[1]}', names, 1, 0.8)
+    hint = f'; did you mean python -m {close[0]}?' if close else ''
+    raise errors.UserError(f'unexpected argument {argv[1]!r}{hint}')
   print('Run python -m NAME, or with --help for its flags and an example,')
   print('and tfds build as it stands here, all in the folder of the project.')
-  names = [name for group in GROUPS.values() for name in group]
   indent = max(map(len, names)) + 4
   # In a pipe each program has exactly one line.
   on_terminal = sys.stdout.isatty()
@@ -91,4 +96,4 @@ def summary(name: str) -> str:
 
 
 if __name__ == '__main__':
-  command_line.run(main)
+  command_line.run(main, takes_arguments=True)

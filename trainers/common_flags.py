@@ -17,6 +17,7 @@ from absl import flags
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
+from carracing_data import extras
 from carracing_data import files
 from etils import epy
 import ml_collections
@@ -101,7 +102,7 @@ def run(
     # The loop handles the signal by itself.
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     if wandb_project.value:
-      command_line.check_package('wandb', 'wandb', '--wandb_project')
+      extras.check('wandb')
     values = [flag.value for flag in inputs]
     with contextlib.suppress(errors.UserError):  # `train` raises it again.
       on = describe_inputs(config.value, *values)

@@ -160,6 +160,8 @@ def _results(
       {'best constant': 'termination_nll_constant'},
     ),
   }
+  if not references.get('termination_nll_constant'):
+    compared.pop('termination_nll')  # No episode terminates.
   return [
     training_log.Result(
       title,

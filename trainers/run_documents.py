@@ -108,6 +108,8 @@ def finished_metrics(workdir: Path) -> Metrics:
   """
   metrics = read_metrics(workdir)
   if metrics is None:
+    if not workdir.exists():
+      raise RunError(f'there is no folder {workdir}')
     raise RunError(f'{workdir} holds no finished run: metrics.json is missing')
   return metrics
 

@@ -128,8 +128,8 @@ def make_learner(
   if config.predict_outcomes and not any(
     x.splits['train'].num_terminated for x in latents
   ):
-    logging.warning(
-      'No episode of %s terminates, so the model cannot learn termination.',
+    logging.info(
+      'No episode of %s terminates, as is usual; M will expect that none does.',
       config.dataset,
     )
   # In memory, because each baseline goes through the episodes anew.

@@ -7,10 +7,10 @@ libraries lazily, with `etils.epy.lazy_imports`.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import errno
-import importlib.metadata
 import logging as python_logging
 import os
 from pathlib import Path
+import re
 import sys
 from typing import Any, NoReturn, TextIO
 
@@ -18,6 +18,7 @@ from absl import app
 from absl import flags
 from absl import logging
 from carracing_data import errors
+from carracing_data import extras
 
 # A flag belongs to the module that calls one of the functions below.
 flags.disclaim_key_flags()
@@ -25,6 +26,8 @@ flags.disclaim_key_flags()
 _PROJECT = Path(__file__).parents[2]
 _ROOMS = ('datasets', 'models', 'tools', 'trainers')
 CLEAR = '\r\x1b[K'  # Erases the current line of a terminal.
+# What absl says.
+_REQUIRED = re.compile(r'flag (--\w+)=None: .* must have a value .*')
 TIME = '%H:%M:%S'  # In front of a line in a log.
 _ADVICE = {
   errno.EACCES: 'check its permissions',
@@ -109,21 +112,6 @@ def weights_flags() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
   )
 
 
-def check_package(package: str, extra: str, what: str) -> None:
-  """Checks that a package of an `extra` of this project is installed.
-
-  Raises:
-    errors.UserError: it is missing, and `what` needs it.
-  """
-  try:
-    importlib.metadata.version(package)
-  except importlib.metadata.PackageNotFoundError:
-    raise errors.UserError(
-      f'{what} needs the package {package}; install it with: pip install -c'
-      f" constraints.txt -e '.[{extra}]'"
-    ) from None
-
-
 def run(
   main: Callable[[Sequence[str]], None], takes_arguments: bool = False
 ) -> None:
@@ -138,13 +126,13 @@ def run(
 
   def guarded(argv: Sequence[str]) -> None:
     if len(argv) > 1 and not takes_arguments:
-      sys.exit(f'Error: unexpected argument {argv[1]!r}')
+      exit_with_usage(errors.UserError(f'unexpected argument {argv[1]!r}'))
     set_up_logging()
     try:
       with _reader_may_leave():
         main(argv)
         sys.stdout.flush()  # Fails here rather than at the exit.
-    except (errors.UserError, OSError, MemoryError) as error:
+    except (errors.UserError, ImportError, OSError, MemoryError) as error:
       if line := line_of(error):
         sys.exit(line)
       raise
@@ -171,6 +159,9 @@ def line_of(error: BaseException) -> str | None:
   """
   if isinstance(error, errors.UserError):
     return f'Error: {" ".join(str(error).splitlines())}'
+  if isinstance(error, ImportError):
+    remedy = extras.remedy(error)
+    return remedy and f'Error: {remedy}'
   if isinstance(error, MemoryError):
     return f'Error: there is too little memory: {error}'
   if isinstance(error, OSError) and error.filename is not None:
@@ -221,7 +212,7 @@ def exit_with_usage(error: Exception) -> NoReturn:
   spec = sys.modules['__main__'].__spec__
   name = None if spec is None else spec.name.removesuffix('.__main__')
   command = sys.argv[0] if name is None else f'python -m {name}'
-  message = str(error).replace('\n', ' ')
+  message = _REQUIRED.sub(r'\1 is required', str(error).replace('\n', ' '))
   sys.exit(f'Error: {message}\nSee {command} --help')
 
 

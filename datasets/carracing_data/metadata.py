@@ -154,6 +154,8 @@ def check_folder(
   try:
     metadata = json_documents.read(path, Metadata)
   except FileNotFoundError:
+    if not folder.exists():
+      raise errors.DatasetError(f'there is no folder {folder}') from None
     raise errors.DatasetError(
       f'{folder} holds no complete dataset of this project: {FILE} is missing'
     ) from None

@@ -7,6 +7,7 @@ is decoded as our own code says, so folders from untrusted sources are safe.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import difflib
 import functools
 import json
 import os
@@ -32,6 +33,8 @@ with epy.lazy_imports():
 _FULL_NAME = re.compile(
   rf'({json_documents.NAME})(?:/({json_documents.NAME}))?(?::(\d+\.\d+\.\d+))?'
 )
+# Where datasets that can be built have their folders.
+_BUILDERS, _BUILDER = Path(__file__).parents[1], '*/*_dataset_builder.py'
 _DIGEST = re.compile('[0-9a-f]{8,64}')
 _NO_DIGEST = (
   'is not a digest: 8 to 64 of the digits 0-9 and a-f, which a build and'
@@ -275,6 +278,11 @@ def find(
       another digest, or has damaged metadata.
     OSError: the operating system refuses the name, e.g. because of its length.
   """
+  for path in name, os.fspath(data_dir or ''):
+    if '://' in path:
+      raise errors.DatasetError(
+        f'{path} is not in a file system; copy it first (docs/SHARING.md)'
+      )
   name, wanted = _without_digest(name)
   folder = files.expand(name).absolute()
   if not (is_folder := _is_folder(name, folder)):
@@ -367,11 +375,25 @@ def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
     path.parent.relative_to(root).as_posix()
     for path in (root / dataset).glob(f'*/*/{metadata_lib.INFO_FILE}')
   )
-  command = f'tfds build datasets/{dataset} --data_dir={root}'
+  message = f'there is no prepared dataset {name!r} in {root}'
+  if others:
+    message += f' (available: {", ".join(others)})'
+  known = sorted(path.parent.name for path in _BUILDERS.glob(_BUILDER))
+  if dataset not in known:
+    close = difflib.get_close_matches(dataset, known, 1)
+    hint = f'did you mean {close[0]}?' if close else 'nor a folder of this name'
+    raise errors.DatasetError(f'{message}; {hint}')
+  configs = {other.split('/')[1] for other in others} - {config}
+  if close := difflib.get_close_matches(config or '', configs, 1):
+    message += f'; did you mean {dataset}/{close[0]}?'
+  else:
+    message += '.'
+  message += f' Build it with: tfds build datasets/{dataset} --data_dir={root}'
   if config not in (None, 'default'):
-    command += f""" --config '{{"name": "{config}", ...}}'"""
-  raise errors.DatasetError(
-    f'there is no prepared dataset {name!r} in {root}'
-    + (f' (available: {", ".join(others)})' if others else '')
-    + f'. Build it with: {command}'
-  )
+    message += f""" --config '{{"name": "{config}", ...}}'"""
+  if version:
+    message += (
+      '; that makes the version of this code. Get a copy of another one'
+      ' (docs/SHARING.md)'
+    )
+  raise errors.DatasetError(message)

@@ -47,23 +47,19 @@ class _Exporter(NamedTuple):
       name or folder, the output directory and the data directory, see
       `prepared_dataset.find`; of an agent the folder, the output directory, the
       file of the score and whether to round.
-    packages: packages of the extra `export` that it needs.
     of_agent: whether it exports an agent; if not, it exports a dataset.
   """
 
   module: Any
-  packages: tuple[str, ...] = ()
   of_agent: bool = False
 
 
 _EXPORTERS = {
   'croissant': _Exporter(croissant),
   'rlds': _Exporter(rlds_datasets),
-  'minari': _Exporter(minari_datasets, ('minari', 'pyarrow')),
-  'parquet': _Exporter(
-    hub_datasets, ('datasets', 'huggingface_hub', 'pyarrow')
-  ),
-  'model': _Exporter(hub_models, ('huggingface_hub',), of_agent=True),
+  'minari': _Exporter(minari_datasets),
+  'parquet': _Exporter(hub_datasets),
+  'model': _Exporter(hub_models, of_agent=True),
 }
 _FORMAT = flags.DEFINE_enum(
   'format', None, list(_EXPORTERS), 'Output format; required.', required=True
@@ -109,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _check_flags(exporter: _Exporter) -> None:
-  """Raises UserError if a package is missing, or a flag would do nothing."""
+  """Raises UserError if a flag would do nothing."""
   of_dataset, of_agent = (_DATASET, _DATA_DIR), (_AGENT, _EVALUATION, _FLOAT16)
   for flag in of_dataset if exporter.of_agent else of_agent:
     if flag.present:
@@ -117,8 +113,6 @@ def _check_flags(exporter: _Exporter) -> None:
         f'--{flag.name} does nothing with --format={_FORMAT.value}; leave it'
         ' out'
       )
-  for package in exporter.packages:
-    command_line.check_package(package, 'export', f'--format={_FORMAT.value}')
 
 
 if __name__ == '__main__':

@@ -133,13 +133,13 @@ def _silent_tfds() -> Iterator[None]:
 @contextlib.contextmanager
 def _name_unwritable(folder: Path) -> Iterator[None]:
   """Names the folder if TensorFlow cannot write to it, e.g. on a full disk."""
-  import tensorflow as tf  # Slow to import, and only exports need it.
-
   try:
     yield
-  except tf.errors.OpError as error:
+  except Exception as error:
+    if not type(error).__module__.startswith('tensorflow.'):
+      raise
     raise errors.UserError(
-      f'cannot write to {folder}: {error.message.splitlines()[0]}'
+      f'cannot write to {folder}: {str(error).splitlines()[0]}'
     ) from error
 
 

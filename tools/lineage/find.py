@@ -72,7 +72,7 @@ def artefact(
   try:
     return finder.of(name if newest is None else os.fspath(newest))
   except errors.DatasetError as error:
-    if not name.startswith(('.', '/', '~')) and not folder.exists():
+    if not folder.exists():
       raise
     raise errors.DatasetError(
       f'{folder} holds no run, no agent and no weights, and as a dataset:'
@@ -97,6 +97,8 @@ def lineage(
   """
   newest = _newest(folder)
   if newest is None:
+    if not folder.exists():
+      raise run_documents.RunError(f'there is no folder {folder}')
     raise run_documents.RunError(
       f'{folder} holds no run and no agent; name the folder of a pipeline, of a'
       ' run or of an agent'

@@ -10,6 +10,7 @@ from typing import Annotated
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
+from carracing_data import extras
 from carracing_data import files
 from carracing_data import json_documents
 from carracing_rollouts import tracks
@@ -99,6 +100,7 @@ def run(
   def main(argv: Sequence[str]) -> None:
     del argv
     logging.info('Making an agent from nothing, into %s.', output_dir.value)
+    extras.check('build', 'train')
     settings = base.validated(config.value, Settings)
     try:
       drivers.Disturbances(
