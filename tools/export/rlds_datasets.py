@@ -137,9 +137,13 @@ def _name_unwritable(folder: Path) -> Iterator[None]:
 
   try:
     yield
-  except tf.errors.OpError as error:
+  except (tf.errors.OpError, RuntimeError) as error:
+    # TFDS tells some of them as another error.
+    cause = error.__cause__ if isinstance(error, RuntimeError) else error
+    if not isinstance(cause, tf.errors.OpError):
+      raise
     raise errors.UserError(
-      f'cannot write to {folder}: {error.message.splitlines()[0]}'
+      f'cannot write to {folder}: {cause.message.splitlines()[0]}'
     ) from error
 
 
