@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from carracing_data import errors
 from carracing_data import files
 from carracing_data import rlds_steps
 from flax import struct
@@ -81,23 +82,27 @@ class Agent:
     Raises:
       ValueError: the observation, the carry or the actions have another shape,
         or the observation another dtype.
+      errors.UserError: actions are NaN.
     """
+    rlds_steps.check_frames(observation)
     size = len(observation)
-    sizes = {len(x) for x in (observation, *carry)}
-    if (
-      observation.dtype != np.uint8
-      or observation.shape[1:] != (64, 64, 3)
-      or len(sizes) > 1
-    ):
+    assert self.model.m is not None
+    shapes = [np.shape(x) for x in carry]
+    if shapes != [(size, self.model.m.hidden_size)] * 2:
       raise ValueError(
-        f'observation is {observation.dtype}{list(observation.shape)}, not'
-        f' uint8[B, 64, 64, 3]; with the carry, B is one of {sizes}'
+        f'the carry has the shapes {shapes}, not twice'
+        f' {(size, self.model.m.hidden_size)}; begin with initial_carry'
       )
     chosen = [_choose(self, *part) for part in _parts((observation, carry))]
     action, z = _joined(chosen, size)
     if change is not None:
       low, high = rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
       action = np.clip(change(action), low, high).astype(np.float32)
+    if np.isnan(action).any():
+      raise errors.UserError(
+        'the agent chose actions that are NaN: its weights are too large, or'
+        ' the carry is NaN; copy the agent again from its source'
+      )
     for actions in (action,) if imposed is None else (action, imposed):
       if actions.shape != (size, controller.ACTION_SIZE):
         raise ValueError(f'actions are {list(actions.shape)}, not [{size}, 3]')

@@ -14,10 +14,11 @@ from models import mdn_rnn
 from models import weights
 from models import world_model
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 MAX_LATENT = 100.0  # Far beyond what V returns.
+_MAX_LOGVAR = 20.0  # Likewise.
+_MAX_CELL = float(np.finfo(np.float16).max)
 # All dreams start from these, and with few of them C overfits. 1.2 kB each.
 _NUM_STATES = 16_384
 _EPISODES_AT_ONCE = 32
@@ -118,9 +119,8 @@ def _on_their_way(episode: Mapping[str, Any]) -> np.ndarray:
 
 def to_bytes(states: StartStates) -> bytes:
   """Returns the content of a file of start states, rounded to float16."""
-  limit = float(np.finfo(np.float16).max)
   rounded = {
-    name: np.clip(x, -limit, limit).astype(np.float16)
+    name: np.clip(x, -_MAX_CELL, _MAX_CELL).astype(np.float16)
     for name, x in states._asdict().items()
   }
   return safetensors.numpy.save(rounded)
@@ -153,8 +153,9 @@ def load(folder: str | os.PathLike[str]) -> StartStates:
     )
   sizes = {x: m.model.latent_size for x in ('mean', 'logvar')}
   sizes |= {x: m.model.hidden_size for x in ('cell', 'hidden')}
+  path = os.path.join(folder, weights.START_STATES)
+  arrays = weights.arrays(m.start_states, path)
   try:
-    arrays = safetensors.numpy.load(m.start_states)
     states = StartStates(**{k: np.float32(x) for k, x in arrays.items()})
     assert all(
       x.shape == (len(states.mean), sizes[name]) and np.isfinite(x).all()
@@ -163,10 +164,11 @@ def load(folder: str | os.PathLike[str]) -> StartStates:
     assert len(states.mean)
     assert np.abs(states.hidden).max() <= 1
     assert np.abs(states.mean).max() <= MAX_LATENT
-  except (safetensors.SafetensorError, AssertionError, TypeError):
+    assert states.logvar.max() <= _MAX_LOGVAR
+    assert np.abs(states.cell).max() <= _MAX_CELL
+  except (AssertionError, TypeError):
     raise weights.WeightsError(
-      f'{os.path.join(folder, weights.START_STATES)} does not hold start states'
-      f' of this M; {weights.remedy(folder)}'
+      f'{path} does not hold start states of this M; {weights.remedy(folder)}'
     ) from None
   return states
 

@@ -5,6 +5,7 @@ The only module of `models` that reads or writes files.
 
 from collections.abc import Mapping
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -28,6 +29,7 @@ START_STATES = 'start_states.safetensors'  # Of M only.
 _CONFIG = 'config.json'
 FILES = (FILE, START_STATES, _CONFIG)
 _SEAL = 'description_sha256'
+_LARGEST = np.float32(1e6)  # Far beyond what training finds.
 _FORMAT = 2  # Incremented when older folders can no longer be read.
 
 
@@ -134,7 +136,7 @@ def save(
     The SHA-256 of the weights file.
 
   Raises:
-    WeightsError: the parameters are not finite or do not fit the model.
+    WeightsError: the parameters are NaN or too large, or do not fit the model.
     errors.UserError: the folder cannot be written.
   """
   flat: Any = traverse_util.flatten_dict(jax.device_get(params), sep='/')
@@ -176,8 +178,9 @@ def gather(
     for name, path in parts.items()
     for file, content in _read(files.expand(path))[1].items()
   }
-  with contextlib.suppress(OSError):  # What is missing is written.
-    if all((folder / x).read_bytes() == y for x, y in contents.items()):
+  # What is missing, or cannot be read, is written.
+  with contextlib.suppress(FileNotFoundError, errors.UserError):
+    if all(files.read_bytes(folder / x) == y for x, y in contents.items()):
       return
   _write(folder, contents)
 
@@ -216,16 +219,20 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
     The model and its weights.
 
   Raises:
-    WeightsError: the weights are missing, damaged or of another model.
+    WeightsError: the weights are missing, damaged or of another model; or
+      this process was forked from one that has loaded weights, with JAX.
     errors.UserError: the operating system cannot read them.
   """
+  if _first_process() != os.getpid():
+    raise WeightsError(
+      'JAX does not survive the fork that made this process; start it with'
+      " vector_kwargs={'context': 'spawn'} in gymnasium.make_vec, elsewhere"
+      " with multiprocessing.get_context('spawn')"
+    )
   folder = files.expand(folder)
   description, contents = _read(folder, name)
   path = folder / FILE
-  try:
-    params = safetensors.numpy.load(contents[FILE])
-  except safetensors.SafetensorError as error:
-    raise WeightsError(f'{path} is damaged ({error})') from None
+  params = arrays(contents[FILE], str(path))
   model = _checked_model(name, description.config, params, str(path))
   flat = {path: x.astype(np.float32) for path, x in params.items()}
   return Weights(
@@ -238,6 +245,27 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
     start_states=contents.get(START_STATES),
     folder=folder,
   )
+
+
+@functools.cache
+def _first_process() -> int:
+  """Returns the process that first loaded weights; its forks inherit it."""
+  return os.getpid()
+
+
+def arrays(content: bytes, source: str) -> dict[str, np.ndarray]:
+  """Returns the arrays in a safetensors file; error messages name `source`.
+
+  Raises:
+    WeightsError: it is damaged, or NumPy lacks the dtype of an array.
+  """
+  try:
+    return safetensors.numpy.load(content)
+  except safetensors.SafetensorError as error:
+    raise WeightsError(f'{source} is damaged ({error})') from None
+  except KeyError as error:
+    dtype = {'BF16': 'bfloat16'}.get(error.args[0], error.args[0])
+    raise WeightsError(f'{source} holds {dtype}, not float32') from None
 
 
 def describe(folder: str | os.PathLike[str]) -> Description:
@@ -322,7 +350,7 @@ def remedy(folder: str | os.PathLike[str]) -> str:
 def _checked_model(
   name: str, config: Mapping[str, Any], params: Mapping[str, Any], source: str
 ) -> Any:
-  """Returns a model after checking that parameters fit it and are finite.
+  """Returns a model after checking that parameters fit it and are bounded.
 
   Args:
     name: `vae`, `mdn_rnn` or `controller`.
@@ -331,7 +359,7 @@ def _checked_model(
     source: origin of the parameters, for the error message.
 
   Raises:
-    WeightsError: they do not fit or are not finite.
+    WeightsError: they do not fit, or are NaN or too large.
   """
   class_name, schema = _MODELS[name]
   config = schema(**config).model_dump()
@@ -357,6 +385,8 @@ def _checked_model(
     of_file, of_model = found.get(path, 'absent'), wanted.get(path, 'absent')
     if of_file != of_model:
       raise WeightsError(f'{source}: {path} is {of_file}, not {of_model}')
-    if not np.isfinite(params[path]).all():
-      raise WeightsError(f'{source}: {path} has NaN or infinite numbers')
+    if not (np.abs(params[path]) <= _LARGEST).all():  # Nor is NaN.
+      raise WeightsError(
+        f'{source}: {path} has NaN, infinite or huge numbers (> {_LARGEST:g})'
+      )
   return model

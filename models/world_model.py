@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import os
 from typing import Any, NamedTuple
 
+from carracing_data import rlds_steps
 from flax import struct
 import jax
 import jax.numpy as jnp
@@ -128,6 +129,7 @@ def check_dreams(
 
 def encode(model: WorldModel, observation: jax.Array) -> vae.Posterior:
   """Encodes uint8 frames [B, 64, 64, 3], 0..255, to posteriors [B, Z]."""
+  rlds_steps.check_frames(observation)
   posterior: Any = model.v.apply(
     model.v_variables, observation, method=vae.VAE.encode
   )
@@ -147,6 +149,7 @@ def encode_episode(model: WorldModel, observation: np.ndarray) -> vae.Posterior:
   Returns:
     Posteriors, NumPy arrays [N, Z].
   """
+  rlds_steps.check_frames(observation)
   size = len(observation)
   padding = (0, -size % _CHUNK), (0, 0), (0, 0), (0, 0)
   padded = np.pad(observation, padding)

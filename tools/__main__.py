@@ -90,7 +90,7 @@ def summary(name: str) -> str:
   else:
     path = _ROOT.joinpath(*name.split('.'))
     path = path / '__main__.py' if path.is_dir() else path.with_suffix('.py')
-  documentation = ast.get_docstring(ast.parse(path.read_text()))
+  documentation = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
   assert documentation
   return documentation.splitlines()[0]
 

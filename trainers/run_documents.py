@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from carracing_data import errors
 from carracing_data import json_documents
@@ -25,12 +25,17 @@ class Source(json_documents.Document):
   """An input of a run: a dataset, weights, ...
 
   Attributes:
-    name: name of the source.
+    name: name of the source, without what has a meaning in Markdown or HTML.
     sha256: digests of its content, by part.
   """
 
-  name: str
-  sha256: dict[str, json_documents.Sha256]
+  name: Annotated[
+    str, pydantic.StringConstraints(pattern='^[A-Za-z0-9_./:-]{1,400}$')
+  ]
+  sha256: Annotated[
+    dict[json_documents.Name, json_documents.Sha256],
+    pydantic.Field(min_length=1),
+  ]
 
 
 class Start(json_documents.Document):
@@ -51,7 +56,7 @@ class Start(json_documents.Document):
 class Run(json_documents.Document):
   """`run.json`: the sources and all starts of a run."""
 
-  sources: dict[str, Source]
+  sources: dict[json_documents.Name, Source]
   starts: list[Start]
 
   @property
@@ -138,5 +143,5 @@ def _read(path: Path, schema: type[_Schema]) -> _Schema | None:
   except errors.DocumentError as error:
     raise RunError(
       f'{error}. If another version of this project wrote it, use that one; if'
-      f' not, restore an intact copy, or delete {path.parent} to start over'
+      f' not, restore an intact copy, or choose another folder'
     ) from None

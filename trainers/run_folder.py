@@ -202,7 +202,8 @@ class RunFolder:
       params, include_stats=False
     )
     files.replace(
-      workdir / 'parameters.txt', lambda file: file.write_text(overview + '\n')
+      workdir / 'parameters.txt',
+      lambda file: file.write_text(overview + '\n', encoding='utf-8'),
     )
     return 0
 

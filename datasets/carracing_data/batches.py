@@ -8,6 +8,7 @@ after another.
 """
 
 from collections.abc import Callable, Sequence
+import operator
 from typing import Any
 
 from carracing_data import errors
@@ -16,6 +17,13 @@ import numpy as np
 
 # (records, generator) → N shuffled examples, a pytree of arrays [N, ...].
 Cut = Callable[[Sequence[Any], np.random.Generator], Any]
+
+
+def check_at_least(limit: int, **values: int) -> None:
+  """Raises ValueError unless all values are integers of at least `limit`."""
+  for name, value in values.items():
+    if operator.index(value) < limit:
+      raise ValueError(f'{name} is {value}, not at least {limit}')
 
 
 def shuffled(
@@ -55,7 +63,12 @@ def shuffled(
 
   Raises:
     errors.DatasetError: there are fewer records than hosts.
+    ValueError: a number is out of its range.
   """
+  check_at_least(1, batch_size=batch_size, shard_count=shard_count)
+  check_at_least(0, seed=seed, shard_index=shard_index)
+  if shard_index >= shard_count:
+    raise ValueError(f'shard_index is {shard_index}, not below {shard_count}')
   if len(source) < shard_count:
     raise errors.DatasetError(
       f'{len(source)} records cannot be divided among {shard_count} hosts'

@@ -18,10 +18,16 @@ def run(
     config: config with `beam_runner` or `beam_options`.
 
   Raises:
-    errors.UserError: Beam, its runner or a job failed.
+    errors.UserError: no runner is named; or Beam, its runner or a job failed.
   """
   import apache_beam as beam  # Slow to import and rarely needed.
 
+  options = config.beam_options
+  if not (config.beam_runner or options.get_all_options()['runner']):
+    raise errors.UserError(
+      '--beam_pipeline_options name no runner; write runner=NAME,...'
+      ' (docs/SCALE.md has examples)'
+    )
   try:
     # A single leaf, because the Dask runner computes only the last one.
     with beam.Pipeline(

@@ -7,6 +7,7 @@ libraries lazily, with `etils.epy.lazy_imports`.
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import errno
+import io
 import logging as python_logging
 import os
 from pathlib import Path
@@ -120,8 +121,9 @@ def run(
   `main` takes the program name and, if it takes any, positional arguments.
   """
   # None if the caller closed them, as some job runners do.
-  sys.stdout = sys.stdout or open(os.devnull, 'w')
-  sys.stderr = sys.stderr or open(os.devnull, 'w')
+  sys.stdout = sys.stdout or open(os.devnull, 'w', encoding='utf-8')
+  sys.stderr = sys.stderr or open(os.devnull, 'w', encoding='utf-8')
+  say_in_any_encoding()
   stop_in_callbacks()
 
   def guarded(argv: Sequence[str]) -> None:
@@ -132,7 +134,7 @@ def run(
       with _reader_may_leave():
         main(argv)
         sys.stdout.flush()  # Fails here rather than at the exit.
-    except (errors.UserError, ImportError, OSError, MemoryError) as error:
+    except Exception as error:
       if line := line_of(error):
         sys.exit(line)
       raise
@@ -142,7 +144,9 @@ def run(
   def parse(argv: Sequence[str]) -> list[str]:
     with _reader_may_leave():
       try:
-        return flags.FLAGS(argv)
+        arguments = flags.FLAGS(argv)
+        _check_values()
+        return arguments
       except flags.Error as error:
         exit_with_usage(error)
       except SystemExit:  # absl shows help and exits with 1.
@@ -155,20 +159,67 @@ def run(
 def line_of(error: BaseException) -> str | None:
   """Returns the line for an error that a user can fix; None for any other.
 
-  An `OSError` without the name of a file is no such error.
+  An `OSError` without the name of a file is no such error, unless the disk of
+  the output is full.
   """
+  text = str(error)
   if isinstance(error, errors.UserError):
-    return f'Error: {" ".join(str(error).splitlines())}'
-  if isinstance(error, ImportError):
-    remedy = extras.remedy(error)
-    return remedy and f'Error: {remedy}'
-  if isinstance(error, MemoryError):
-    return f'Error: there is too little memory: {error}'
-  if isinstance(error, OSError) and error.filename is not None:
+    reason = text
+  elif isinstance(error, ImportError) and (remedy := extras.remedy(error)):
+    reason = remedy
+  elif isinstance(error, MemoryError) or text.startswith('RESOURCE_EXHAUSTED:'):
+    reason = f'there is too little memory: {text.partition(chr(10))[0]}'
+  elif isinstance(error, OSError) and error.filename is not None:
     name, code = os.fsdecode(error.filename), error.errno or 0
     advice = _ADVICE.get(code, 'check that it is there and accessible')
-    return f'Error: cannot use {name}: {error.strerror}; {advice}'
+    reason = f'cannot use {name}: {error.strerror}; {advice}'
+  elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    reason = f'cannot write: {error.strerror}'
+  elif isinstance(error, UnicodeEncodeError) and 'surrogates' in text:
+    reason = f'the name {error.object!r} is not in UTF-8; rename it'
+  elif problem := _problem_of_jax():
+    reason = problem
+  else:
+    return None
+  return f'Error: {printable(" ".join(reason.splitlines()))}'
+
+
+def _problem_of_jax() -> str | None:
+  """Returns why JAX cannot start, which it tells in many ways; or None."""
+  platforms = os.environ.get('JAX_PLATFORMS')
+  if not platforms or 'jax' not in sys.modules:
+    return None
+  try:
+    sys.modules['jax'].devices()
+  except Exception as error:
+    reason = (str(error).splitlines() or ['it is not there'])[0]
+    return (
+      f'JAX cannot use JAX_PLATFORMS={platforms} ({reason}); unset it, or'
+      ' install JAX for it (docs/SCALE.md)'
+    )
   return None
+
+
+def printable(text: str) -> str:
+  """Replaces control characters of terminals, which foreign files may hold."""
+  return ''.join(
+    x if x.isprintable() else '\N{REPLACEMENT CHARACTER}' for x in text
+  )
+
+
+def say_in_any_encoding() -> None:
+  """Prints ? for what the encoding of the output lacks, such as ±."""
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors='replace')
+
+
+def _check_values() -> None:
+  """Raises flags.Error if a flag has taken the next one as its value."""
+  for name, value in flags.FLAGS.flag_values_dict().items():
+    if isinstance(value, str) and value.startswith('--'):
+      raise flags.IllegalFlagValueError(
+        f'--{name} has no value, for {value} is a flag; pass --{name}=VALUE'
+      )
 
 
 def stop_in_callbacks(message: str = '') -> None:
@@ -218,6 +269,8 @@ def exit_with_usage(error: Exception) -> NoReturn:
 
 def set_up_logging() -> None:
   """Shows this project's messages and other packages' warnings."""
+  # No window of Matplotlib is opened, so an odd choice of one does no harm.
+  os.environ.pop('MPLBACKEND', None)
   # Silences the banner of TensorFlow, used only to write TensorBoard files.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')

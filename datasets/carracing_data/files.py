@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -93,13 +94,15 @@ def write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def read_bytes(path: Path) -> bytes:
-  """Reads a file.
+  """Reads a regular file; a FIFO or a device might never end.
 
   Raises:
     FileNotFoundError: the file does not exist.
     errors.UserError: the operating system cannot read it.
   """
   try:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+      raise OSError(errno.EINVAL, 'it is not a regular file')
     return path.read_bytes()
   except (FileNotFoundError, NotADirectoryError) as error:
     raise FileNotFoundError(*error.args, str(path)) from None

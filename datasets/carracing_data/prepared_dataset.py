@@ -5,7 +5,7 @@ imported. Of a folder, `metadata.json` and the shards are read; what they hold
 is decoded as our own code says, so folders from untrusted sources are safe.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import difflib
 import functools
@@ -13,7 +13,7 @@ import json
 import os
 from pathlib import Path
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from carracing_data import digests
 from carracing_data import errors
@@ -65,6 +65,32 @@ def features_of(
   return tfds.features.FeaturesDict(
     {name: feature(x.dtype, x.shape) for name, x in features.items()}
   )
+
+
+_T = TypeVar('_T')
+
+
+@dataclasses.dataclass(eq=False)
+class Lazy(Sequence[_T]):
+  """A sequence whose items are read on access; slices are such sequences.
+
+  Unlike a Grain dataset it ends: an index beyond its length is an IndexError.
+  """
+
+  read: Callable[[int], _T]
+  indices: range
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index: Any) -> Any:
+    found = self.indices[index]
+    return (
+      Lazy(self.read, found) if isinstance(found, range) else self.read(found)
+    )
+
+  def __iter__(self) -> Iterator[_T]:  # An IndexError of `read` is no end.
+    return map(self.read, self.indices)
 
 
 @dataclasses.dataclass(eq=False)
@@ -203,8 +229,9 @@ class Dataset:
     for name, feature in self._features().items():
       for axis, size in enumerate(feature.shape):
         if isinstance(size, str):
+          text = files.read_bytes(path)
           try:
-            content = json.loads(path.read_text())
+            content = json.loads(text)
             tensor = content['featuresDict']['features'][name]['tensor']
             sizes[size] = int(tensor['shape']['dimensions'][axis])
           except (IndexError, KeyError, RecursionError, TypeError, ValueError):
@@ -258,7 +285,7 @@ class Dataset:
 
 
 def find(
-  name: str,
+  name: epath.PathLike,
   data_dir: epath.PathLike | None = None,
   *kinds: metadata_lib.Kind,
 ) -> Dataset:
@@ -278,6 +305,7 @@ def find(
       another digest, or has damaged metadata.
     OSError: the operating system refuses the name, e.g. because of its length.
   """
+  name = os.fspath(name)
   for path in name, os.fspath(data_dir or ''):
     if '://' in path:
       raise errors.DatasetError(

@@ -16,6 +16,19 @@ ACTION_LOW = np.array([-1, 0, 0], np.float32)
 ACTION_HIGH = np.array([1, 1, 1], np.float32)
 
 
+def check_frames(x: Any, shape: tuple[int, ...] = OBSERVATION_SHAPE) -> None:
+  """Raises ValueError unless an array holds frames, uint8 [B, *shape].
+
+  Those in 0..1, or without a batch, would be computed with, wrongly.
+  """
+  found = getattr(x, 'dtype', type(x).__name__), [*getattr(x, 'shape', ())]
+  if found != (np.uint8, [*found[1][:1], *shape]):
+    wanted = ', '.join(map(str, ('B', *shape)))
+    raise ValueError(
+      f'frames are {found[0]}{found[1]}, not uint8[{wanted}] in 0..255'
+    )
+
+
 class Summary(NamedTuple):
   """Summary of an episode, for the metadata of a dataset.
 

@@ -4,6 +4,7 @@ For programs of this project, not for libraries: the settings are those of the
 whole process.
 """
 
+import contextlib
 import ctypes
 import functools
 import math
@@ -11,6 +12,7 @@ import os
 from pathlib import Path
 
 from absl import logging
+from carracing_data import errors
 from carracing_data import processes
 import jax
 
@@ -62,6 +64,19 @@ def devices_for_batches(batch_size: int) -> int:
   cores is a fourth faster than sharing every step.
   """
   return math.gcd(batch_size, processes.num_cores())
+
+
+def check_memory(num_bytes: int, what: str) -> None:
+  """Raises UserError if the machine or its container has less memory."""
+  available = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  with contextlib.suppress(OSError, ValueError):  # `max` is no limit.
+    limit = Path('/sys/fs/cgroup/memory.max').read_text(encoding='utf-8')
+    available = min(available, int(limit))
+  if num_bytes > available:
+    raise errors.UserError(
+      f'there is too little memory: {what} take {num_bytes / 1e9:.1f} GB, and'
+      f' this machine has {available / 1e9:.1f} GB; choose a smaller number'
+    )
 
 
 def _keep_compiled_programs() -> None:

@@ -244,7 +244,7 @@ def _warn_of_other(
 ) -> None:
   """Warns of shards that an interrupted build of the same name has left."""
   try:
-    found = json.loads((other / _DEPENDS_ON).read_text())
+    found = json.loads(files.read_bytes(other / _DEPENDS_ON))
   except (OSError, ValueError):
     found = {}
   differing = [x for x in depends_on if found.get(x) != depends_on[x]]

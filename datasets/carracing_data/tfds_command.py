@@ -17,6 +17,13 @@ from carracing_data import errors
 
 _JAX = 'jax._src.xla_bridge'
 _MODULE = ('scripts', 'cli', 'main.py')  # Run by `python -m`.
+# Empty, they would be ignored, or taken for the folder of the command.
+_EMPTY = {
+  '--config': (
+    'give a name or JSON (if it came from a file, check the name of the file)'
+  ),
+  '--data_dir': 'name a folder',
+}
 _INTERRUPTED = 'Interrupted; run the same command again to continue.'
 
 
@@ -24,20 +31,22 @@ def adapt() -> None:
   """Adapts the `tfds` command if this process runs it.
 
   Raises:
-    errors.DatasetError: `--config` is empty: the command would ignore it.
+    errors.DatasetError: `--config` or `--data_dir` is empty.
   """
   if not is_running():
     return
   _show_in_a_line()
+  command_line.say_in_any_encoding()
+  python_logging.raiseExceptions = False  # A full disk is told once.
   command_line.stop_in_callbacks(_INTERRUPTED)
   command_line.format_logs(sys.stdout)  # Where the command sends them.
   for logger in logging.get_absl_logger(), python_logging.getLogger(_JAX):
     logger.addFilter(command_line.is_wanted)
-  if '--config=' in sys.argv or ('--config', '') in zip(sys.argv, sys.argv[1:]):
-    raise errors.DatasetError(
-      '--config is empty; omit it for the default, or give a name or JSON (if'
-      ' it came from a file, check the name of the file)'
-    )
+  for flag, remedy in _EMPTY.items():
+    if f'{flag}=' in sys.argv or (flag, '') in zip(sys.argv, sys.argv[1:]):
+      raise errors.DatasetError(
+        f'{flag} is empty; omit it for the default, or {remedy}'
+      )
 
 
 def is_running() -> bool:

@@ -8,6 +8,7 @@ Needs only the data directory, not TensorFlow or the builder.
 
 from collections.abc import Mapping, Sequence
 import functools
+import os
 from typing import Any, NamedTuple
 
 from carracing_data import batches
@@ -53,7 +54,7 @@ class Windows(NamedTuple):
 
 
 def windows(
-  name: str | Sequence[str] = 'carracing_latents',
+  name: epath.PathLike | Sequence[epath.PathLike] = 'carracing_latents',
   *,
   split: str = 'train',
   batch_size: int,
@@ -94,8 +95,10 @@ def windows(
   Raises:
     errors.DatasetError: the dataset or the split is missing, or latents are not
       finite (raised when a batch is read).
+    ValueError: a number is out of its range.
   """
-  names = [name] if isinstance(name, str) else name
+  batches.check_at_least(1, window_steps=window_steps)
+  names = [name] if isinstance(name, str | os.PathLike) else name
   datasets = [prepared_dataset.find(x, data_dir, schema.KIND) for x in names]
   features = ['mean', 'logvar', 'action', 'reward', 'is_terminal']
   return batches.shuffled(
@@ -119,7 +122,7 @@ def windows(
 
 
 def episodes(
-  name: str = 'carracing_latents',
+  name: epath.PathLike = 'carracing_latents',
   *,
   split: str = 'train',
   data_dir: epath.PathLike | None = None,

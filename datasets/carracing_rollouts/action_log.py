@@ -29,6 +29,7 @@ import pydantic
 
 MAX_NOISE = 10.0
 _MAX_HEADER = 2**26  # Bytes: about 200,000 episodes.
+_MAX_STEPS = 200_000_000  # Of all episodes: they unfold to 2.4 GB.
 _RESTORE = 'restore it from another copy of the dataset, or build it again'
 
 
@@ -257,6 +258,8 @@ def parse(content: bytes, source: str) -> ActionLog:
       text = _array(archive, 'header.npy', _MAX_HEADER).tobytes()
       header = json_documents.parse(text, Header, source)
       counts = [episode.num_steps for episode in header.episodes]
+      if sum(counts) > _MAX_STEPS:
+        raise ValueError(f'its episodes have more than {_MAX_STEPS:,} steps')
       num_bytes = sum(counts) * rlds_steps.ACTION_SIZE * 4 + 1024
       action = _array(archive, 'action.npy', num_bytes)
   except errors.UserError as error:  # Told already.

@@ -50,6 +50,7 @@ def resize(frame: np.ndarray) -> np.ndarray:
   Returns:
     uint8 [B, 64, 64, 3], 0..255.
   """
+  rlds_steps.check_frames(frame, (96, 96, 3))
   size = (rlds_steps.OBSERVATION_SIZE, rlds_steps.OBSERVATION_SIZE)
   return np.stack(
     [

@@ -7,6 +7,7 @@ Needs only the data directory, not TensorFlow, the builder or the simulator.
 """
 
 from collections.abc import Mapping, Sequence
+import os
 from typing import Any
 
 from carracing_data import batches
@@ -23,7 +24,7 @@ _GROUP_SIZE = 200
 
 
 def frames(
-  name: str | Sequence[str] = 'carracing_rollouts',
+  name: epath.PathLike | Sequence[epath.PathLike] = 'carracing_rollouts',
   *,
   split: str = 'train',
   batch_size: int,
@@ -57,6 +58,7 @@ def frames(
 
   Raises:
     errors.DatasetError: the dataset or the split is missing.
+    ValueError: a number is out of its range.
   """
   return batches.shuffled(
     prepared_dataset.concatenated(
@@ -77,7 +79,7 @@ def frames(
 
 
 def spread_frames(
-  name: str | Sequence[str] = 'carracing_rollouts',
+  name: epath.PathLike | Sequence[epath.PathLike] = 'carracing_rollouts',
   *,
   split: str = 'validation',
   count: int,
@@ -88,7 +90,7 @@ def spread_frames(
   Args:
     name: see `frames`.
     split: `train` or `validation`.
-    count: number of frames; all of them if the split has fewer.
+    count: number of frames, at least 1; all if the split has fewer.
     data_dir: data directory, see `prepared_dataset.find`.
 
   Returns:
@@ -96,7 +98,9 @@ def spread_frames(
 
   Raises:
     errors.DatasetError: the dataset or the split is missing.
+    ValueError: the count is out of its range.
   """
+  batches.check_at_least(1, count=count)
   datasets = _found(name, data_dir)
   source = prepared_dataset.concatenated(
     [x.records(split, ['observation']) for x in datasets]
@@ -119,7 +123,7 @@ def spread_frames(
 
 
 def episodes(
-  name: str = 'carracing_rollouts',
+  name: epath.PathLike = 'carracing_rollouts',
   *,
   split: str = 'train',
   data_dir: epath.PathLike | None = None,
@@ -132,7 +136,7 @@ def episodes(
     data_dir: data directory, see `prepared_dataset.find`.
 
   Returns:
-    A Grain dataset; supports `len(...)`, `[i]`, slices and iteration.
+    A sequence; `grain.MapDataset.source` makes a Grain dataset of it.
 
   Raises:
     errors.DatasetError: the dataset or the split is missing.
@@ -155,13 +159,14 @@ def episodes(
         )
     return schema.join(segments)
 
-  return grain.MapDataset.range(len(ends)).map(read)  # pyright: ignore
+  return prepared_dataset.Lazy(read, range(len(ends)))
 
 
 def _found(
-  name: str | Sequence[str], data_dir: epath.PathLike | None
+  name: epath.PathLike | Sequence[epath.PathLike],
+  data_dir: epath.PathLike | None,
 ) -> list[prepared_dataset.Dataset]:
-  names = [name] if isinstance(name, str) else name
+  names = [name] if isinstance(name, str | os.PathLike) else name
   return [prepared_dataset.find(x, data_dir, schema.KIND) for x in names]
 
 

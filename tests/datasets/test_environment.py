@@ -68,3 +68,16 @@ def test_truncates_after_max_steps():
     [np.random.SeedSequence(0)],
   )
   assert [step.truncated[0] for step in played] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+  ('shape', 'dtype'),
+  [
+    ((96, 96, 3), np.uint8),
+    ((1, 64, 64, 3), np.uint8),
+    ((1, 96, 96, 3), np.float32),
+  ],
+)
+def test_only_batches_of_frames_of_the_game_are_resized(shape, dtype):
+  with pytest.raises(ValueError, match=r'not uint8\[B, 96, 96, 3\]'):
+    environment.resize(np.zeros(shape, dtype))

@@ -13,6 +13,17 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
   assert pipe.is_fifo()
 
 
+@pytest.mark.parametrize('kind', ['pipe', 'device'])
+def test_what_may_never_end_is_not_read(kind, tmp_path):
+  path = tmp_path / 'file'
+  if kind == 'pipe':
+    os.mkfifo(path)
+  else:
+    path.symlink_to('/dev/zero')
+  with pytest.raises(errors.UserError, match='cannot read .* no.* regular'):
+    files.read_bytes(path)
+
+
 @pytest.mark.parametrize('exists', [True, False])
 def test_a_link_stands_for_its_file(exists, tmp_path):
   target, link = tmp_path / 'target', tmp_path / 'link'

@@ -329,3 +329,8 @@ def test_latents_that_are_not_finite_are_refused(world):
       sample=True,
       dataset='a/b:1',
     )
+
+
+def test_windows_have_steps(world):
+  with pytest.raises(ValueError, match='window_steps is 0, not at least 1'):
+    loader.windows(NAME, batch_size=2, window_steps=0, data_dir=world.data_dir)

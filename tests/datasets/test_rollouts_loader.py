@@ -185,3 +185,41 @@ def test_a_dataset_of_version_1_is_read_verified_and_replayed(version_1):
     assert origin.track_seed < 2**31 and origin.driver.title == 'uniform'
     frames = replay.replay(dataset, origin.track_seed, episode)
     assert frames is not None and frames.shape == (5, 96, 96, 3)
+
+
+def test_episodes_end_as_sequences_do(data_dir):
+  found = loader.episodes(NAME, data_dir=data_dir)
+  for index in 3, 99, -4:
+    with pytest.raises(IndexError):
+      found[index]
+  same = found[-1], found[1:][1], [*found][2], next(reversed(found))
+  assert len(found[1:]) == 2
+  for episode in same:
+    np.testing.assert_array_equal(episode.action, found[2].action)
+
+
+def test_a_folder_may_be_a_path(data_dir):
+  folder = data_dir / 'carracing_rollouts' / 'tiny' / VERSION
+  assert len(loader.episodes(folder)) == 3
+  for name in folder, [folder, folder]:
+    assert next(iter(loader.frames(name, batch_size=2))).shape[0] == 2
+
+
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    ({'batch_size': 0}, 'batch_size is 0, not at least 1'),
+    ({'seed': -1}, 'seed is -1, not at least 0'),
+    ({'shard_index': -1}, 'shard_index is -1, not at least 0'),
+    ({'shard_index': 2, 'shard_count': 2}, 'shard_index is 2, not below 2'),
+    ({'shard_count': 0}, 'shard_count is 0, not at least 1'),
+  ],
+)
+def test_numbers_out_of_their_ranges_are_named(given, message, data_dir):
+  with pytest.raises(ValueError, match=message):
+    loader.frames(NAME, data_dir=data_dir, **{'batch_size': 2, **given})
+
+
+def test_no_frames_are_no_set(data_dir):
+  with pytest.raises(ValueError, match='count is 0, not at least 1'):
+    loader.spread_frames(NAME, count=0, data_dir=data_dir)

@@ -1,5 +1,6 @@
 import shutil
 
+from carracing_data import errors
 import conftest
 import jax
 from models import agent
@@ -126,8 +127,9 @@ def test_parts_of_different_agents_are_refused(agent_folder, tmp_path):
 @pytest.mark.parametrize(
   ('shape', 'dtype', 'cars', 'message'),
   [
-    ((2, 64, 64, 3), np.float32, 2, r'is float32\[2, 64, 64, 3\], not uint8'),
-    ((2, 64, 64, 3), np.uint8, 3, 'B is one of {2, 3}'),
+    ((2, 64, 64, 3), np.float32, 2, r'float32\[2, 64, 64, 3\], not uint8'),
+    ((64, 64, 3), np.uint8, 64, r'are uint8\[64, 64, 3\], not uint8'),
+    ((2, 64, 64, 3), np.uint8, 3, r'carry has .* not twice \(2, 256\)'),
   ],
 )
 def test_wrong_observations(agent_folder, shape, dtype, cars, message):
@@ -135,3 +137,22 @@ def test_wrong_observations(agent_folder, shape, dtype, cars, message):
   carry = driver.initial_carry(range(cars))
   with pytest.raises(ValueError, match=message):
     driver(np.zeros(shape, dtype), carry)
+
+
+def test_wrong_arguments_are_named(agent_folder, frames):
+  driver = agent.load(agent_folder)
+  carry = driver.initial_carry(range(8))
+  small = np.zeros((8, 4), np.float32)
+  for arguments, message in (
+    ((frames[0].tolist(), carry), r'frames are list\[\], not uint8'),
+    ((frames[0], (small, small)), r'carry has .* not twice \(8, 256\)'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      driver(*arguments)
+
+
+def test_actions_that_are_nan_are_an_error(agent_folder, frames):
+  driver = agent.load(agent_folder)
+  cell, hidden = driver.initial_carry(range(8))
+  with pytest.raises(errors.UserError, match='actions that are NaN'):
+    driver(frames[0], (cell, hidden + np.nan))

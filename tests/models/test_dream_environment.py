@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 import warnings
 
 import gymnasium
@@ -284,3 +286,16 @@ def test_reset_comes_before_step(wrapped):
   env = gymnasium.make(NAME)
   with pytest.raises(error.ResetNeeded):
     (env if wrapped else env.unwrapped).step(ACTION)
+
+
+def test_a_forked_process_names_spawn():
+  code = f"""
+import gymnasium
+make = lambda: gymnasium.make('{NAME}')
+gymnasium.vector.AsyncVectorEnv([make], context='fork').reset(seed=0)
+"""
+  # Until it ended, JAX in the fork waited for ever.
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, timeout=120
+  )
+  assert 'fork that made this process; start it with vector_kw' in done.stderr

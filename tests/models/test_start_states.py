@@ -161,11 +161,19 @@ def test_dreams_start_soon_after_a_tile_and_never_at_the_end():
 
 @pytest.mark.parametrize(
   ('name', 'number'),
-  [('hidden', 3.0), ('mean', 6e4), ('cell', np.nan), ('logvar', np.inf)],
+  [
+    ('hidden', 3.0),
+    ('mean', 6e4),
+    ('cell', np.nan),
+    ('cell', 1e38),
+    ('logvar', np.inf),
+    ('logvar', 200.0),
+  ],
 )
 def test_impossible_start_states_are_refused(world, tmp_path, name, number):
   m = weights.load(world.mdn_rnn, 'mdn_rnn')
   arrays = safetensors.numpy.load(m.start_states)
+  arrays[name] = arrays[name].astype(np.float32)
   arrays[name][3, 1] = number
   weights.save(
     tmp_path,

@@ -1,9 +1,12 @@
+import functools
 import json
 
+from carracing_data import digests
 from carracing_data import json_documents
 import jax
 import jax.numpy as jnp
 from models import mdn_rnn
+from models import start_states
 from models import weights
 import numpy as np
 import pytest
@@ -130,7 +133,8 @@ def test_config_that_is_not_that_of_the_weights_is_refused(
 @pytest.mark.parametrize(
   ('value', 'message'),
   [
-    (np.full(32, np.nan, np.float32), 'lstm/bias has NaN or infinite numbers'),
+    (np.full(32, np.nan, np.float32), 'lstm/bias has NaN, infinite or huge'),
+    (np.full(32, 3e38, np.float32), 'lstm/bias has NaN, infinite or huge'),
     (np.zeros(32, np.float16), r'lstm/bias is float16\[32\], not float32'),
     (np.zeros(31, np.float32), r'lstm/bias is float32\[31\]'),
   ],
@@ -143,6 +147,35 @@ def test_parameters_of_no_such_model_are_not_saved(
   with pytest.raises(weights.WeightsError, match=message):
     weights.save(tmp_path / 'b', 'mdn_rnn', CONFIG, params, {})
   assert not (tmp_path / 'b').exists()
+
+
+@pytest.mark.parametrize(
+  ('dtype', 'message'), [('BF16', 'holds bfloat16, not'), ('F8_E4M3', 'F8_E4')]
+)
+@pytest.mark.parametrize('file', [weights.FILE, weights.START_STATES])
+def test_dtypes_that_numpy_lacks_are_named(
+  saved, file, dtype, message, tmp_path
+):
+  folder, variables = saved
+  array = {'dtype': dtype, 'shape': [4], 'data_offsets': [0, 8]}
+  if dtype != 'BF16':
+    array['data_offsets'] = [0, 4]
+  header = json.dumps({'x': array}).encode()
+  size = array['data_offsets'][1]
+  content = len(header).to_bytes(8, 'little') + header + bytes(size)
+  params = variables['params']
+  folder = tmp_path / 'other'
+  weights.save(folder, 'mdn_rnn', CONFIG, params, {}, start_states=content)
+  load = start_states.load
+  if file == weights.FILE:
+    (folder / file).write_bytes(content)
+    description = json.loads((folder / 'config.json').read_text())
+    description['weights_sha256'] = digests.of_bytes(content)
+    text = json.dumps(resealed(description))
+    (folder / 'config.json').write_text(text)
+    load = functools.partial(weights.load, name='mdn_rnn')
+  with pytest.raises(weights.WeightsError, match=f'{file} {message}|{message}'):
+    load(folder)
 
 
 def test_folder_of_the_run_is_told_from_that_of_the_weights(saved):

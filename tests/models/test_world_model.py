@@ -253,3 +253,13 @@ def test_mdn_rnn_of_another_vae_is_refused(world, tmp_path):
   weights.save(tmp_path / 'v', 'vae', {'latent_size': 32}, params, {})
   with pytest.raises(weights.WeightsError, match='latents of another VAE than'):
     world_model.load(tmp_path / 'v', world.mdn_rnn)
+
+
+@pytest.mark.parametrize('encode', ['encode', 'encode_episode'])
+@pytest.mark.parametrize(
+  ('shape', 'dtype'), [((2, 64, 64, 3), np.float32), ((64, 64, 3), np.uint8)]
+)
+def test_only_frames_are_encoded(encode, shape, dtype):
+  # Frames in 0..1 would give other latents in silence.
+  with pytest.raises(ValueError, match=r'frames are .*, not uint8\[B, 64, 64'):
+    getattr(world_model, encode)(random_model(0), np.zeros(shape, dtype))

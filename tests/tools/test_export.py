@@ -74,6 +74,17 @@ def test_rlds_view_has_the_steps_of_the_episodes(data_dir):
     assert_steps_equal(nested['steps'], episode)
 
 
+def test_rlds_export_to_a_full_disk_is_one_line(data_dir, command, tmp_path):
+  out = f'--output_dir={tmp_path}'
+  source = f'--dataset={TINY}', f'--data_dir={data_dir}'
+  arguments = '--format=rlds', *source, out
+  done = command('tools.export', *arguments, file_bytes=9_000)
+  assert done.status == 1 and 'Traceback' not in done.stderr, done.stderr
+  assert f'Error: cannot write to {tmp_path}: ' in done.stderr
+  left = [x.name for x in tmp_path.rglob('*') if x.is_file()]
+  assert left == ['.lock']
+
+
 def test_rlds_export_is_read_by_plain_tfds(data_dir, command, tmp_path):
   flags = (
     '--format=rlds', f'--dataset={TINY}', f'--data_dir={data_dir}',

@@ -174,6 +174,16 @@ def test_printed_command_builds_the_same_dataset(driven, tmp_path):
     ({'step': 'x'}, 'training: step: '),
     ({'validation': {'score': None}}, r'training: validation\.score: '),
     ({'sources': {'vae': 3}}, r'training: sources\.vae: '),
+    ({'validation': {'score': '5'}}, r'training: validation\.score: '),
+    *(
+      ({'sources': {'vae': {'name': 'vae', **source}}}, f'sources.vae.{where}')
+      for where, source in (
+        ('sha256', {'sha256': {}}),
+        ('name', {'name': '<script>', 'sha256': {'train': '0' * 64}}),
+        ('name', {'name': 'a`b', 'sha256': {'train': '0' * 64}}),
+        ('sha256', {'sha256': {'a|b': '0' * 64}}),
+      )
+    ),
     ({'rounded_from': ['x']}, 'training: rounded_from: '),
   ],
 )

@@ -449,6 +449,12 @@ def with_header(arrays, **changes):
   return {**arrays, 'header': as_header({**header, **changes})}
 
 
+def endless(arrays):
+  header = json.loads(arrays['header'].tobytes())
+  episode = {**header['episodes'][0], 'num_steps': 1_000_000}
+  return {'max_steps': 1_000_000, 'episodes': [episode] * 201}
+
+
 def with_driver(arrays, **changes):
   header = json.loads(arrays['header'].tobytes())
   header['episodes'][0]['driver'] |= changes
@@ -501,6 +507,7 @@ def with_action(arrays, value):
     (lambda a: {**a, 'action': a['action'][1:]}, r'float32\[159, 3\], not'),
     (lambda a: {**a, 'action': a['action'].astype('>f4')}, '>f4'),
     (lambda a: {'action': a['action']}, 'header and action alone'),
+    (lambda a: with_header(a, **endless(a)), 'more than 200,000,000 steps'),
     (lambda a: {**a, 'action': np.array([None])}, 'no action log.*pickle'),
   ],
 )

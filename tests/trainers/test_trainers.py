@@ -132,7 +132,7 @@ def test_no_change_baseline_and_floor_are_expectations():
 
 def exploding(config):
   """A run that is finite in the first step alone."""
-  config.update(learning_rate=1e15, warmup_steps=0, cosine_decay=False)
+  config.update(learning_rate=1.0, warmup_steps=0, cosine_decay=False)
   return config
 
 

@@ -45,10 +45,12 @@ def _write_records(jobs: Sequence[shards.Job], num_episodes: int) -> None:
   )
   first = jobs[0].path.with_name(jobs[0].name + shards.RECORD)
   json_documents.write(first, written.model_dump())
-  text = first.read_text()
+  text = first.read_text(encoding='utf-8')
   for job in progress.each(jobs, 'fake records', 'shards'):
     job.path.touch()
-    job.path.with_name(job.name + shards.RECORD).write_text(text)
+    job.path.with_name(job.name + shards.RECORD).write_text(
+      text, encoding='utf-8'
+    )
 
 
 def _never(write: Any) -> list[rlds_steps.Summary]:

@@ -126,9 +126,7 @@ def find(
   try:
     log = action_log.read(output)
   except action_log.LogError as error:
-    raise action_log.LogError(
-      f'{error}; delete it, or choose another --output'
-    ) from None
+    raise action_log.LogError(f'{error}; choose another --output') from None
   count = len(log.actions)
   if log.header.schema_version == 1:
     raise errors.UserError(

@@ -22,7 +22,7 @@ from trainers import run_documents
 
 _TITLE = 'carracing-agent'
 _TEMPLATE = Path(__file__).with_name('model_card.md.jinja')
-_SOURCES = pydantic.TypeAdapter(dict[str, run_documents.Source])
+_SOURCES = pydantic.TypeAdapter(dict[json_documents.Name, run_documents.Source])
 
 
 def export(

@@ -136,10 +136,12 @@ def _name_unwritable(folder: Path) -> Iterator[None]:
   try:
     yield
   except Exception as error:
-    if not type(error).__module__.startswith('tensorflow.'):
+    # TFDS tells some of TensorFlow's errors as another one.
+    cause = error.__cause__ if isinstance(error, RuntimeError) else error
+    if not type(cause).__module__.startswith('tensorflow.'):
       raise
     raise errors.UserError(
-      f'cannot write to {folder}: {str(error).splitlines()[0]}'
+      f'cannot write to {folder}: {str(cause).splitlines()[0]}'
     ) from error
 
 

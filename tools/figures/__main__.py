@@ -164,7 +164,10 @@ def main(argv: Sequence[str]) -> None:
   runtime.prepare()
   runtime.use_cpu()  # As tools.evaluate, so that the film is the scored drive.
   tour = _PROJECT / TOUR
-  texts = {**documents(), tour: without_traces(tour.read_text())}
+  texts = {
+    **documents(),
+    tour: without_traces(tour.read_text(encoding='utf-8')),
+  }
   for path, text in texts.items():
     content = text.encode()
     files.replace(path, lambda file, content=content: file.write_bytes(content))

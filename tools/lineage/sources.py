@@ -15,6 +15,7 @@ import shlex
 from typing import Any, TypeVar
 
 from absl import logging
+from carracing_data import command_line
 from carracing_data import digests
 from carracing_data import errors
 from carracing_data import files
@@ -75,9 +76,11 @@ class Artefact:
 class _Training(pydantic.BaseModel):
   """What the description of weights says of their training."""
 
+  model_config = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
+
   step: int | None = None
   validation: dict[str, float] = {}
-  sources: dict[str, run_documents.Source] = {}
+  sources: dict[json_documents.Name, run_documents.Source] = {}
   command: str | None = None
   git_revision: str | None = None
   rounded_from: json_documents.Sha256 | None = None
@@ -344,11 +347,7 @@ def walk(artefact: Artefact) -> Iterator[Artefact]:
 
 def lines(artefact: Artefact) -> Iterator[str]:
   """Yields the lines of a tree, for people."""
-  for line in _lines(artefact, '', '', set()):
-    # Foreign files may hold control characters of terminals.
-    yield ''.join(
-      x if x.isprintable() else '\N{REPLACEMENT CHARACTER}' for x in line
-    )
+  yield from map(command_line.printable, _lines(artefact, '', '', set()))
 
 
 def _lines(

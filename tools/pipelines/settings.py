@@ -133,7 +133,7 @@ def make_in(
   pipeline = stages.Pipeline(folder.absolute(), execute)
   summary = make(pipeline, settings)
   with files.write_errors(folder):
-    (folder / 'summary.txt').write_text(summary)
+    (folder / 'summary.txt').write_text(summary, encoding='utf-8')
   return summary
 
 

@@ -3,8 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from carracing_data import command_line
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-  """Returns a Markdown table with a header row."""
+  """Returns a Markdown table with a header row; each row is a line."""
   lines = [head, ['---'] * len(head), *rows]
-  return '\n'.join(f'| {" | ".join(map(str, line))} |' for line in lines)
+  return '\n'.join(
+    command_line.printable(f'| {" | ".join(map(str, line))} |')
+    for line in lines
+  )

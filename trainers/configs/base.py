@@ -19,6 +19,7 @@ Count = Annotated[int, pydantic.Field(ge=1, le=100_000)]
 Steps = Annotated[int, pydantic.Field(ge=1, le=1_000_000_000)]
 Size = Annotated[int, pydantic.Field(ge=1, le=16_384)]
 NotNegative = Annotated[float, pydantic.Field(ge=0)]
+LearningRate = Annotated[float, pydantic.Field(ge=0, le=1)]  # Of Adam.
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 _Config = TypeVar('_Config', bound=json_documents.Document)
@@ -44,7 +45,7 @@ class SupervisedConfig(RunConfig):
   batch_size: Count
   dtype: Literal['float32', 'bfloat16'] = 'float32'
   """Of products of matrices and convolutions; bfloat16 for GPUs and TPUs."""
-  learning_rate: NotNegative
+  learning_rate: LearningRate
   warmup_steps: Annotated[int, pydantic.Field(ge=0, le=1_000_000_000)] = 50
   """Steps of learning rate growth from 0."""
   cosine_decay: bool = True

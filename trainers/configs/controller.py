@@ -6,7 +6,7 @@ import ml_collections
 import pydantic
 from trainers.configs import base
 
-_MAX_SAMPLES = 1_000_000  # In a step: about 1 GB.
+_MAX_SAMPLES = 1_000_000  # In a step.
 StuckSteps = Annotated[int, pydantic.Field(ge=0, le=1000)]
 # Larger numbers are typos, and would be infinite in float32 or in the game.
 Bounded = Annotated[float, pydantic.Field(ge=0, le=1000)]
@@ -87,7 +87,7 @@ class Config(ControllerConfig):
   discount: Discount = 0.99
   return_steps: Annotated[int, pydantic.Field(ge=1, le=100)] = 3
   """Of n-step returns."""
-  learning_rate: base.NotNegative = 3e-4
+  learning_rate: base.LearningRate = 3e-4
   cosine_decay: bool = True
   """The learning rate falls to 0; what is there then is exported."""
   initial_temperature: EntropyWeight = 0.1
@@ -130,7 +130,7 @@ class Config(ControllerConfig):
 
 
 def check_samples(number: int, what: str) -> None:
-  """Bounds the memory of a step.
+  """Bounds the memory of a step; learners compare it with the machine's.
 
   Raises:
     ValueError: there are too many samples.

@@ -37,11 +37,11 @@ class Config(controller.ControllerConfig):
   """Braking in time pays a hundred steps later."""
   trace_decay: base.Share = 0.95
   """λ of the λ-returns."""
-  learning_rate: base.NotNegative = 1e-3
+  learning_rate: base.LearningRate = 1e-3
   """Of the actor."""
   cosine_decay: Literal[True] = True
   """The learning rate falls to a tenth; what is there then is exported."""
-  critic_learning_rate: base.NotNegative = 5e-4
+  critic_learning_rate: base.LearningRate = 5e-4
   initial_temperature: controller.EntropyWeight = 0.05
   """Weight of the entropy."""
   target_entropy: controller.TargetEntropy = -2.0

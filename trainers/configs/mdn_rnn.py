@@ -24,7 +24,7 @@ class Config(base.SupervisedConfig):
   predict_outcomes: bool = True
   """Also predict reward and termination."""
 
-  learning_rate: base.NotNegative = 3e-3
+  learning_rate: base.LearningRate = 3e-3
   max_gradient_norm: base.NotNegative = 1.0
   """0: gradients are not clipped."""
   num_steps: base.Steps = 1000

@@ -20,7 +20,7 @@ class Config(base.SupervisedConfig):
   kl_weight: base.NotNegative = 1.0
   """The β of a β-VAE."""
 
-  learning_rate: base.NotNegative = 1e-3
+  learning_rate: base.LearningRate = 1e-3
   max_gradient_norm: base.NotNegative = 0.0
   """0: gradients are not clipped."""
   num_steps: base.Steps = 3000

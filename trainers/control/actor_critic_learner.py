@@ -5,6 +5,7 @@ import contextlib
 import time
 from typing import Any
 
+from carracing_data import runtime
 import jax
 from models import controller
 from models import world_model
@@ -39,6 +40,17 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
     model: world_model.WorldModel,
     c: controller.Controller,
   ):
+    num_features = c.latent_size + c.hidden_size
+    self._buffer = replay_buffer.empty(
+      config.replay_steps // config.num_cars,
+      config.num_cars,
+      num_features,
+      privileged_observations.SIZE,
+    )
+    runtime.check_memory(  # Zeros take none until they are overwritten.
+      sum(x.nbytes for x in self._buffer),
+      f'replay_steps={config.replay_steps:,}',
+    )
     rules = {name: getattr(config, name) for name in practice.Rules._fields}
     super().__init__(config, model, c, practice.Rules(**rules))
     self._config = config
@@ -46,17 +58,10 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
     self.exports_last: bool = config.cosine_decay
     self.examples_per_step: int = config.num_cars * config.drive_steps  # Steps.
     self._environment_steps = 0
-    num_features = c.latent_size + c.hidden_size
     self._state = _to_learning_device(
       actor_critic.create(config, num_features, privileged_observations.SIZE)
     )
     self._collected = _to_learning_device(actor_critic.Metrics.empty())
-    self._buffer = replay_buffer.empty(
-      config.replay_steps // config.num_cars,
-      config.num_cars,
-      num_features,
-      privileged_observations.SIZE,
-    )
     self._begin_interval()
 
   @property

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from carracing_data import runtime
 import jax
 from models import controller
 from models import start_states
@@ -16,6 +17,7 @@ from trainers.control import standardisation
 # Of the dreams whose return is compared with the score.
 _NUM_DREAMS, _DREAM_STEPS = 64, 400
 _EPISODE_STEPS = 1000
+_SAMPLE_BYTES = 40_000  # Of a dreamt step, until its gradient is known.
 
 
 class DreamLearner(controller_learner.ControllerLearner):
@@ -37,6 +39,10 @@ class DreamLearner(controller_learner.ControllerLearner):
     Dreams start from `starts`, and training from `initial`, if there are such
     parameters of `c`.
     """
+    num_samples = config.num_dreams * config.dream_steps
+    runtime.check_memory(
+      num_samples * _SAMPLE_BYTES, f'{num_samples:,} dreamt steps of an update'
+    )
     super().__init__(config, model, c)
     self._config = config
     self._starts = jax.device_put(starts)
