@@ -50,7 +50,7 @@ def _remedy(extras: str) -> str:
 
 def _packages() -> dict[str, list[str]]:
   """Returns the packages that each extra lists itself."""
-  project = tomllib.loads(_PROJECT.read_text())['project']
+  project = tomllib.loads(_PROJECT.read_text(encoding='utf-8'))['project']
   return {
     extra: [
       match[0]
