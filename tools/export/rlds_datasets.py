@@ -139,7 +139,7 @@ def _name_unwritable(folder: Path) -> Iterator[None]:
     yield
   except (tf.errors.OpError, RuntimeError) as error:
     # TFDS tells some of them as another error.
-    cause = error.__cause__ if isinstance(error, RuntimeError) else error
+    cause: Any = error.__cause__ if isinstance(error, RuntimeError) else error
     if not isinstance(cause, tf.errors.OpError):
       raise
     raise errors.UserError(
