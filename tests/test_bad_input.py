@@ -162,7 +162,7 @@ def error_of_one_line(message):
     ('{"name": "x", "num_episodes": 1}', 'num_episodes: .*, not 1'),
     ('{"name": "x", "num_episodes": 2000000000}', 'num_episodes: '),
     ('{"name": "x", "num_episodes": "2"}', 'num_episodes: .*integer'),
-    ('{"name": "x", "num_episodes": null}', 'num_episodes: it is null'),
+    ('{"name": "x", "num_episodes": null}', 'num_episodes: .*, not None'),
     ('{"name": "x", "max_steps": 0}', 'max_steps: '),
     ('{"name": "x", "max_steps": 1.5}', 'max_steps: '),
     ('{"name": "x", "seed": -1}', 'seed: '),

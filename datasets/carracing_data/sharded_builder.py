@@ -64,11 +64,6 @@ class Config(tfds.core.BuilderConfig):
         f'unknown config key {", ".join(map(repr, unknown))}; the keys are'
         f' {", ".join(["name", *keys])}'
       )
-    for key, value in values.items():
-      if value is None:  # As scripts write a variable that is not set.
-        raise errors.DatasetError(
-          f'invalid config: {key}: it is null; give it a value, or leave it out'
-        )
     vars(self).update(values)
     values = {key: getattr(self, key) for key in keys}
     schema = pydantic.create_model(

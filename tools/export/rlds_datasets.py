@@ -137,7 +137,7 @@ def _name_unwritable(folder: Path) -> Iterator[None]:
     yield
   except Exception as error:
     # TFDS tells some of TensorFlow's errors as another one.
-    cause = error.__cause__ if isinstance(error, RuntimeError) else error
+    cause: Any = error.__cause__ if isinstance(error, RuntimeError) else error
     if not type(cause).__module__.startswith('tensorflow.'):
       raise
     raise errors.UserError(
