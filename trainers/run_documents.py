@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from carracing_data import errors
 from carracing_data import json_documents
@@ -30,7 +30,9 @@ class Source(json_documents.Document):
   """
 
   name: str
-  sha256: dict[str, json_documents.Sha256]
+  sha256: Annotated[
+    dict[str, json_documents.Sha256], pydantic.Field(min_length=1)
+  ]
 
 
 class Start(json_documents.Document):

@@ -75,6 +75,7 @@ class Artefact:
 class _Training(pydantic.BaseModel):
   """What the description of weights says of their training."""
 
+  model_config = pydantic.ConfigDict(strict=True)
   step: int | None = None
   validation: dict[str, float] = {}
   sources: dict[str, run_documents.Source] = {}
