@@ -270,7 +270,8 @@ class _Interruption(contextlib.AbstractContextManager):
   """Turns SIGTERM and SIGINT into a flag that the loop polls between steps.
 
   Clusters send SIGTERM before they reclaim a machine; Ctrl-C sends SIGINT. A
-  second signal stops the process at once, as usual.
+  later Ctrl-C stops the process at once, as usual. A later SIGTERM does not: of
+  one that is sent to all processes, a pipeline sends its trainer a second one.
   """
 
   def __init__(self):
@@ -297,7 +298,7 @@ class _Interruption(contextlib.AbstractContextManager):
   def _receive(self, number: int, frame: FrameType | None) -> None:
     del frame
     self._received = signal.Signals(number)
-    self._restore()
+    signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
 
   def _restore(self) -> None:
     for number, handler in self._previous.items():

@@ -312,9 +312,16 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(
   assert again.stdout.count('already done') == 11, again.stderr
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+  ('number', 'send'),
+  [
+    (signal.SIGINT, os.killpg),  # As a terminal does, to the whole group.
+    (signal.SIGTERM, os.killpg),  # As clusters do.
+    (signal.SIGTERM, os.kill),
+  ],
+)
 def test_interrupted_stage_saves_before_the_pipeline_ends(
-  number, command, tmp_path
+  number, send, command, tmp_path
 ):
   process = command.start(
     'tools.demo', f'--output_dir={tmp_path}',
@@ -327,12 +334,10 @@ def test_interrupted_stage_saves_before_the_pipeline_ends(
     with contextlib.suppress(subprocess.TimeoutExpired):
       process.wait(0.1)
   assert process.poll() is None, process.stderr()
-  if number == signal.SIGINT:  # As a terminal does, to the whole group.
-    os.killpg(process.pid, number)
-  else:
-    process.send_signal(number)
+  send(process.pid, number)
   _, said = process.communicate()
   assert process.returncode == 128 + number, said
+  assert said.count(f'Stopped by {number.name} after step ') == 1, said
   assert said.endswith('Stopped; the same command continues from here.\n')
   assert list((tmp_path / 'vae' / 'checkpoints').glob('[0-9]*'))
   assert stamp_of(tmp_path, 'vae')['outputs'] == {}
