@@ -16,6 +16,7 @@ from carracing_data import digests
 from carracing_data import errors
 from carracing_data import files
 from carracing_data import json_documents
+from carracing_data import runtime
 from flax import traverse_util
 import jax
 import numpy as np
@@ -217,8 +218,10 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
 
   Raises:
     WeightsError: the weights are missing, damaged or of another model.
-    errors.UserError: the operating system cannot read them.
+    errors.UserError: the operating system cannot read them, or JAX is set up
+      to give other results; see `runtime.check_settings`.
   """
+  runtime.check_settings()
   folder = files.expand(folder)
   description, contents = _read(folder, name)
   path = folder / FILE
