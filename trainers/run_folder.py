@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import os
 from pathlib import Path
@@ -138,10 +139,12 @@ def opened(
       for name in 'agent', 'checkpoints', 'pictures', 'weights':
         if os.path.lexists(workdir / name):
           files.claim_folder(workdir / name)
-      for path in workdir.glob('.*.tmp'):  # Left by a killed process.
-        path.unlink()
+      files.remove_temporary(workdir)  # Left by a killed process.
       run = _compared(workdir, config, run)
-      return _is_finished(workdir, config)
+      if not (finished := _is_finished(workdir, config)):
+        for name in 'agent', 'weights':
+          weights.check_replaceable(workdir / name)
+      return finished
 
     finished = bool(devices.first_decides(claim))
     yield RunFolder(workdir, config, run, finished)
@@ -212,9 +215,10 @@ class RunFolder:
       return
     for name, image in images.items():
       path = self.workdir / 'pictures' / f'{name}.png'
-      with files.write_errors(path):
-        path.parent.mkdir(exist_ok=True)
-        imageio.imwrite(path, image.reshape(-1, *image.shape[2:]))
+      files.claim_folder(path.parent)
+      rows = image.reshape(-1, *image.shape[2:])
+      content = imageio.imwrite('<bytes>', rows, extension='.png')
+      files.replace(path, functools.partial(Path.write_bytes, data=content))
 
   def finish(
     self, export: Export, step: int, params: Any, scalars: Mapping[str, float]
