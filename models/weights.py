@@ -17,6 +17,7 @@ from carracing_data import digests
 from carracing_data import errors
 from carracing_data import files
 from carracing_data import json_documents
+from carracing_data import runtime
 from flax import traverse_util
 import jax
 import numpy as np
@@ -30,6 +31,8 @@ _CONFIG = 'config.json'
 FILES = (FILE, START_STATES, _CONFIG)
 _SEAL = 'description_sha256'
 _LARGEST = np.float32(1e6)  # Far beyond what training finds.
+# Of the folders beside another, while it is replaced.
+_UNFINISHED, _REPLACED = '.unfinished', '.replaced'
 _FORMAT = 2  # Incremented when older folders can no longer be read.
 
 
@@ -123,7 +126,7 @@ def save(
   """Exports weights; the folder appears only when it is complete.
 
   Args:
-    folder: output folder; replaced if it exists.
+    folder: output folder; replaced if it holds other weights.
     name: `vae`, `mdn_rnn` or `controller`.
     config: arguments of the model's constructor.
     params: parameters of the model, all float32; or all float16, which halves
@@ -185,10 +188,30 @@ def gather(
   _write(folder, contents)
 
 
+def check_replaceable(folder: Path) -> None:
+  """Checks that exported weights, or an agent, may take the place of a folder.
+
+  Raises:
+    errors.UserError: it is a link, or it holds anything else than they do.
+  """
+  parts = [Path(name) for name in _MODELS]
+  ours = {*parts, *(x / file for x in (Path(), *parts) for file in FILES)}
+  for ending in '', _UNFINISHED, _REPLACED:
+    path = folder.with_name(folder.name + ending)
+    files.refuse_link(path)
+    for other in path.rglob('*'):
+      if other.relative_to(path) not in ours:
+        raise errors.UserError(
+          f'weights would replace {path}, but {other} is not one of their'
+          ' files; move that elsewhere, or choose another folder'
+        )
+
+
 def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
   """Writes files, by name, into a folder that takes the place of another."""
-  unfinished = folder.with_name(folder.name + '.unfinished')
-  replaced = folder.with_name(folder.name + '.replaced')
+  check_replaceable(folder)
+  unfinished = folder.with_name(folder.name + _UNFINISHED)
+  replaced = folder.with_name(folder.name + _REPLACED)
   with files.write_errors(folder):
     for leftover in unfinished, replaced:
       if leftover.exists():
@@ -221,7 +244,8 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
   Raises:
     WeightsError: the weights are missing, damaged or of another model; or
       this process was forked from one that has loaded weights, with JAX.
-    errors.UserError: the operating system cannot read them.
+    errors.UserError: the operating system cannot read them, or JAX is set up
+      to give other results; see `runtime.check_settings`.
   """
   if _first_process() != os.getpid():
     raise WeightsError(
@@ -229,6 +253,7 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
       " vector_kwargs={'context': 'spawn'} in gymnasium.make_vec, elsewhere"
       " with multiprocessing.get_context('spawn')"
     )
+  runtime.check_settings()
   folder = files.expand(folder)
   description, contents = _read(folder, name)
   path = folder / FILE

@@ -8,25 +8,35 @@ import contextlib
 import importlib
 import json
 import os
+from pathlib import Path
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 
 from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import json_documents
 from carracing_data import prepared_dataset
+from carracing_rollouts import (
+  carracing_rollouts_dataset_builder as rollouts_builder,
+)
 from carracing_rollouts import loader
 from conftest import Done
 from conftest import PROJECT
+from conftest import tiny_controller_config
 from conftest import tiny_vae_config
 from conftest import VERSION
+import gymnasium
 import jax
 import jax.numpy as jnp
+from models import agent
 from models import weights
 import numpy as np
 import pytest
+from tools.browse_rollouts import pages
+from tools.driving import track_scores
 from tools.verify import __main__ as verify
 from trainers import run_documents
 from trainers import train_controller
@@ -183,6 +193,7 @@ def error_of_one_line(message):
     ('{"name": "x", "simulator": "torcs"}', "simulator: .*, not 'torcs'"),
     ('{"name": "x", "simulator": "envpool"}', 'one of gymnasium, sketched'),
     ('{"name": "x", "simulator": ["gymnasium"]}', 'simulator: '),
+    ('{"name": "x", "actions": "gs://b/log.npz"}', 'npz is an address, not'),
   ],
 )
 def test_rollouts_config(config, message, command, tmp_path):
@@ -206,6 +217,8 @@ def test_rollouts_config(config, message, command, tmp_path):
     (r'{"name": "x", "vae": "/a\u0000b"}', 'cannot read'),
     (r'{"name": "x", "vae": "/a\nb"}', 'no exported weights'),
     ('{"name": "x", "vae": "/none"}', r'no exported weights .*train_vae'),
+    ('{"name": "x", "vae": "gs://b/vae"}', 'gs://b/vae is an address'),
+    ('{"name": "x", "rollouts": "gs://b/x"}', 'gs://b/x is an address'),
     ('{"name": "x", "vae": "VAE_RUN"}', r'did you mean .*/weights\?'),
     ('{"name": "x", "vae": "MDN_RNN"}', 'weights of a mdn_rnn, not of a vae'),
     ('{"name": "x", "vae": "VAE", "latent_size": 8}', '"latent_size": 32'),
@@ -237,6 +250,24 @@ def test_latents_config(config, message, command, places):
     cwd=DATASETS,
   )
   assert_one_line(done, message)
+
+
+def test_address_of_a_data_directory(command, tmp_path):
+  build = 'build', PROJECT / 'datasets' / 'carracing_rollouts'
+  done = command('tfds', *build, '--data_dir=gs://b/data', cwd=tmp_path)
+  assert_one_line(done, 'gs://b/data is an address, not a path')
+  # TFDS reads the variable when it is imported.
+  done = subprocess.run(
+    [shutil.which('tfds'), *build],
+    cwd=tmp_path,
+    env={**os.environ, 'TFDS_DATA_DIR': 's3://b/x', 'HOME': str(tmp_path)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  done = Done(done.returncode, done.stdout, done.stderr)
+  assert_one_line(done, 's3://b/x is an address, not a path')
+  assert not list(tmp_path.glob('**/carracing_rollouts'))
 
 
 @pytest.mark.parametrize(
@@ -324,6 +355,11 @@ DREAMING = (
     (TRAIN['vae'] + '--data_dir={tmp}/none', 'no prepared dataset'),
     (TRAIN['vae'] + '--workdir={tmp}/file', 'cannot write .*file'),
     (TRAIN['vae'] + '--workdir=/proc/none', 'cannot write /proc/none'),
+    (TRAIN['vae'] + '--workdir=gs://bucket/run', 'gs://.* is an address, not'),
+    (TRAIN['vae'] + '--config.dataset=s3://b/x', 's3://b/x is an address'),
+    (TRAIN['vae'] + '--data_dir=hf://datasets/x', 'hf://.* is an address'),
+    (TRAIN_ON + 'gs://b/m', 'gs://b/m is an address'),
+    (TRAIN['controller'] + '--vae=https://b/v', 'https://b/v is an address'),
     (TRAIN['vae'] + '--distributed', 'cannot join the other processes'),
     (
       TRAIN['vae'] + '--distributed --coordinator=garbage --num_processes=2'
@@ -536,6 +572,8 @@ DREAM_ROUNDS = 'tools.dream_rounds --output_dir={tmp}/out '
     ('x' * 300, 'cannot use .*: File name too long; choose a shorter'),
     ('/' + 'x/' * 3000, 'cannot use .*: File name too long; choose a sho'),
     ('~nosuchuser/x/y/z', 'home directory'),
+    ('gs://bucket/carracing_rollouts/tiny/1.0.0', 'is an address, not a path'),
+    ('gs://b/carracing_rollouts@0123abcd', 'is an address, not a path'),
     ('carracing_rollouts/none', 'no prepared dataset .*tfds build'),
     (
       'carracing_rollouts/tiny:9.9.9',
@@ -584,6 +622,28 @@ def test_name_of_a_dataset(name, message, places):
     ('tools surplus', "unexpected argument 'surplus'$"),
     ('tools verfy', 'did you mean python -m tools.verify[?]'),
     (EXPORT + '{tiny}', '^Error: --format is required$'),
+    (VERIFY + '--dataset=gs://b/x', 'gs://b/x is an address, not a path'),
+    (VERIFY + '{tiny} --compare=gs://b/x', 'gs://b/x is an address'),
+    (VERIFY + '{tiny} --data_dir=gs://b/x', 'gs://b/x is an address'),
+    (VIEW + '--output_dir=s3://b/x', 's3://b/x is an address, not a path'),
+    (BROWSE + '{tiny} --output_dir=s3://b/x', 's3://b/x is an address'),
+    (EXPORT + '{tiny} --format=rlds --output_dir=s3://b/x', 'is an address'),
+    (MODEL + '--agent=hf://b/x', 'hf://b/x is an address'),
+    (MODEL + '--evaluation=gs://b/x', 'gs://b/x is an address'),
+    (DRIVE + '--agent=gs://b/x', 'gs://b/x is an address'),
+    (DRIVE + '--output_dir=gs://b/x', 'gs://b/x is an address'),
+    (DREAM + '--output_dir=gs://b/x', 'gs://b/x is an address'),
+    (PLAY + '--agent=gs://b/x', 'gs://b/x is an address'),
+    (ERRORS + '--output=gs://b/x', 'gs://b/x is an address'),
+    (FIDELITY + '--mdn_rnn=gs://b/x', 'gs://b/x is an address'),
+    (FIDELITY + '--output_dir=gs://b/x', 'gs://b/x is an address'),
+    (PAGE + '--output=gs://b/x', 'gs://b/x is an address'),
+    (REPORT + '--output=gs://b/x', 'gs://b/x is an address'),
+    ('tools.report gs://b/x', 'gs://b/x is an address'),
+    ('tools.report {agent} --search=gs://b/x', 'gs://b/x is an address'),
+    ('tools.lineage gs://b/x', 'gs://b/x is an address'),
+    ('tools.compare_runs gs://b/x', 'gs://b/x is an address'),
+    (DEMO + '--output_dir=gs://b/x', 'gs://b/x is an address'),
     (EXPORT + '{tiny} --format=csv', 'format=csv'),
     *(
       (f'{EXPORT}{{latents}} --format={format_}', 'is a carracing_latents data')
@@ -740,6 +800,8 @@ EVALUATE = 'tools.evaluate --output_dir={tmp}/out '
     ('--policy=uniform --output_dir={tmp}/file', 'cannot write .*file'),
     ('--policy=uniform --output_dir=/proc/none', 'cannot write /proc/none'),
     ('--policy=uniform --output_dir=~nosuchuser/x', 'home directory'),
+    ('--policy=uniform --output_dir=gs://b/x', 'gs://b/x is an address'),
+    ('--agent=gs://b/x', 'gs://b/x is an address'),
   ],
 )
 def test_evaluate(flags, message, command, places):
@@ -796,6 +858,8 @@ RECORD = 'tools.record --output={tmp}/out/log.npz '
     ),
     ('--policy=uniform --output=/proc/none/x', 'cannot write /proc/none'),
     ('--policy=uniform --output=~nosuchuser/x', 'home directory'),
+    ('--policy=uniform --output=gs://b/x', 'gs://b/x is an address'),
+    ('--agent=gs://b/x', 'gs://b/x is an address'),
   ],
 )
 def test_record(flags, message, command, places):
@@ -1009,3 +1073,199 @@ def test_damaged_evaluation(content, command, places):
   (out / 'evaluation.json').write_text(content)
   done = command('tools.evaluate', '--policy=uniform', f'--output_dir={out}')
   assert_one_line(done, 'evaluation.json is damaged: .*; delete it')
+
+
+@pytest.mark.parametrize(
+  'name', ['weights', 'agent', 'agent/vae', 'weights.unfinished']
+)
+def test_folder_of_somebody_else_in_a_workdir(name, world, tmp_path):
+  file = tmp_path / name / 'thesis.txt'
+  file.parent.mkdir(parents=True)
+  file.write_text('a thesis')
+  with error_of_one_line('would replace .*thesis.txt is not one of their'):
+    train_controller.train(
+      tiny_controller_config(), tmp_path, world.vae, world.mdn_rnn
+    )
+  with error_of_one_line('thesis.txt is not one of their files'):
+    weights.gather(tmp_path / name.partition('.')[0], {'vae': world.vae})
+  assert file.read_text() == 'a thesis'
+  assert not (tmp_path / 'run.json').exists()
+
+
+def test_browser_keeps_a_page_of_somebody_else(places, tmp_path):
+  (tmp_path / 'index.html').write_text('my page')
+  with error_of_one_line('index.html is not a page of this program'):
+    pages.make('carracing_rollouts/tiny', str(places['data']), tmp_path)
+  assert (tmp_path / 'index.html').read_text() == 'my page'
+
+
+@pytest.mark.parametrize(
+  ('path', 'value', 'message'),
+  [
+    (['summary', 'mean'], 1e6, 'the summary is not that of the drives'),
+    (['summary', 'episodes'], 100_000, 'the summary is not that of the'),
+    (['summary', 'standard_error'], None, 'the summary is not that of the'),
+    (['summary', 'laps_completed'], 1.0, 'the summary is not that of the'),
+    (['drives', 0, 'return'], 1e308, 'drives.0.return: .* equal to 1000'),
+    (['drives', 0, 'return'], -1e30, 'no car gets -1e.30 in '),
+    (['drives', 0, 'steps'], -(10**30), 'drives.0.steps: '),
+    (['drives', 0, 'steps'], 1001, 'in 1001 steps of at most 1000'),
+    (['drives'], [], 'drives: .* at least 1 item'),
+  ],
+)
+def test_evaluation_that_contradicts_itself(path, value, message, tmp_path):
+  source = agent.PRETRAINED / track_scores.FILE
+  file = tmp_path / track_scores.FILE
+  content = json.loads(source.read_text())
+  set_path(content, path, value)
+  # Anybody can seal a document.
+  json_documents.write(file, json_documents.sealed(content, 'sha256'))
+  with error_of_one_line(f'evaluation.json is damaged: .*{message}.*; make it'):
+    track_scores.read(file)
+
+
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('jax_enable_x64', True),
+    ('jax_default_prng_impl', 'rbg'),
+    ('jax_threefry_partitionable', False),
+    ('jax_numpy_dtype_promotion', 'strict'),
+    ('jax_default_matmul_precision', 'bfloat16'),
+  ],
+)
+def test_setting_of_jax_that_changes_results(name, value, world, tmp_path):
+  config = tiny_vae_config(), tmp_path / 'run', str(world.data_dir)
+  usual = getattr(jax.config, name)
+  jax.config.update(name, value)
+  try:
+    for function, *arguments in (
+      (train_vae.train, *config),
+      (agent.load,),
+      (weights.load, world.vae, 'vae'),
+      (gymnasium.make, 'models.dream_environment:CarRacingDream-v0'),
+    ):
+      with error_of_one_line(f'{name} is not .*unset {name.upper()}, or'):
+        function(*arguments)
+  finally:
+    jax.config.update(name, usual)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_setting_of_jax_in_the_environment(world, tmp_path):
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'trainers.train_vae', f'--workdir={tmp_path}/r'),
+      *('--config.dataset=carracing_rollouts/tiny', '--config.num_steps=1'),
+      f'--data_dir={world.data_dir}',
+    ],
+    cwd=PROJECT,
+    env={**os.environ, 'JAX_ENABLE_X64': '1'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  done = Done(done.returncode, done.stdout, done.stderr)
+  assert_one_line(done, 'jax_enable_x64 is not False.*unset JAX_EN')
+
+
+POINTER = 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n'
+
+
+@pytest.mark.parametrize('file', ['config.json', 'model.safetensors'])
+def test_weights_that_git_lfs_has_not_fetched(file, places):
+  folder = copy_of(places['vae'], file, places['tmp'] / 'cloned')
+  (folder / file).write_text(POINTER)
+  with error_of_one_line(f'cloned/{file} is a pointer.*git lfs pull'):
+    weights.load(folder, 'vae')
+
+
+@pytest.fixture
+def copied(places):
+  """A copy of a dataset, and the first of its shards."""
+  name = Path('carracing_rollouts', 'tiny', VERSION)
+  # Unlike those of pytest, this folder can be opened to other users.
+  with tempfile.TemporaryDirectory() as root:
+    Path(root).chmod(0o755)
+    folder = shutil.copytree(places['data'] / name, Path(root, name))
+    yield folder, min(folder.glob('*-train.array_record-*'))
+
+
+def read_and_verify(folder):
+  """Yields what reads a dataset, as functions."""
+  yield lambda: loader.episodes(str(folder))[0]
+  yield lambda: verify.verify(str(folder), None)
+
+
+def test_shards_that_git_lfs_has_not_fetched(copied):
+  folder, shard = copied
+  shard.write_text(POINTER)
+  for read in read_and_verify(folder):
+    with error_of_one_line(f'{shard.name} is a pointer.*git lfs pull'):
+      read()
+
+
+@contextlib.contextmanager
+def as_another_user():
+  if os.geteuid():
+    pytest.skip('this needs root, who can become another user')
+  os.seteuid(65_534)
+  try:
+    yield
+  finally:
+    os.seteuid(0)
+
+
+def test_files_of_another_user_are_not_told_as_damaged(copied):
+  folder, shard = copied
+  for read in read_and_verify(folder):
+    read()  # Imports what another user may not read.
+    shard.chmod(0o600)
+    with error_of_one_line(f'{shard.name}: Permission denied; check'):
+      with as_another_user():
+        read()
+
+
+@pytest.mark.parametrize('depth', [0, 1, 2])
+def test_dataset_of_another_user_is_not_told_as_missing(depth, copied):
+  folder, _ = copied
+  [folder, *folder.parents][depth].chmod(0o700)
+  with error_of_one_line('Permission denied; check its permissions'):
+    with as_another_user():
+      prepared_dataset.find('carracing_rollouts/tiny', folder.parents[2])
+
+
+_READS = """
+import os, resource, sys
+from carracing_data import command_line
+from carracing_rollouts import loader
+def main(argv):
+  len(loader.episodes(argv[1])[0].reward)  # What is imported opens files, too.
+  limit = 24 + max(map(int, os.listdir('/proc/self/fd')))
+  hard = limit if argv[2] == 'hard' else 10 * limit
+  resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+  print(sum(len(x.reward) for x in loader.episodes(argv[1])), 'steps')
+command_line.run(main, takes_arguments=True)
+"""
+
+
+@pytest.mark.parametrize('limit', ['soft', 'hard'])
+def test_more_shards_than_files_that_may_be_open(limit, tmp_path):
+  config = rollouts_builder.RolloutsConfig(
+    name='many', num_episodes=60, max_steps=2, simulator='sketched'
+  )
+  builder = rollouts_builder.Builder(
+    data_dir=tmp_path, config=config, num_workers=1
+  )
+  builder.download_and_prepare()
+  done = subprocess.run(
+    [sys.executable, '-c', _READS, builder.data_dir, limit],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if limit == 'soft':
+    assert done.stdout == '162 steps\n', done.stderr
+  else:
+    done = Done(done.returncode, done.stdout, done.stderr)
+    assert_one_line(done, 'Too many open files; raise the limit .*ulimit -n')

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
 from absl import logging
+from carracing_data import runtime
 from clu import metrics
 import jax
 from jax.experimental import multihost_utils
@@ -141,10 +142,12 @@ def train_and_evaluate(
   Raises:
     run_documents.RunError: the folder holds a different or a longer run, or a
       loss is not finite.
-    errors.UserError: the folder or its checkpoints cannot be read or written.
+    errors.UserError: the folder or its checkpoints cannot be read or written,
+      or JAX is set up to give other results.
     SystemExit: the process received SIGTERM or SIGINT; the exit status is 128
       plus the number of the signal.
   """
+  runtime.check_settings()
   with run_folder.opened(workdir, config, sources) as run:
     if run.finished:
       logging.info('%s is finished; there is nothing left to do.', workdir)
@@ -270,7 +273,8 @@ class _Interruption(contextlib.AbstractContextManager):
   """Turns SIGTERM and SIGINT into a flag that the loop polls between steps.
 
   Clusters send SIGTERM before they reclaim a machine; Ctrl-C sends SIGINT. A
-  second signal stops the process at once, as usual.
+  later Ctrl-C stops the process at once, as usual. A later SIGTERM does not: of
+  one that is sent to all processes, a pipeline sends its trainer a second one.
   """
 
   def __init__(self):
@@ -297,7 +301,7 @@ class _Interruption(contextlib.AbstractContextManager):
   def _receive(self, number: int, frame: FrameType | None) -> None:
     del frame
     self._received = signal.Signals(number)
-    self._restore()
+    signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
 
   def _restore(self) -> None:
     for number, handler in self._previous.items():

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import os
 from pathlib import Path
@@ -138,10 +139,12 @@ def opened(
       for name in 'agent', 'checkpoints', 'pictures', 'weights':
         if os.path.lexists(workdir / name):
           files.claim_folder(workdir / name)
-      for path in workdir.glob('.*.tmp'):  # Left by a killed process.
-        path.unlink()
+      files.remove_temporary(workdir)  # Left by a killed process.
       run = _compared(workdir, config, run)
-      return _is_finished(workdir, config)
+      if not (finished := _is_finished(workdir, config)):
+        for name in 'agent', 'weights':
+          weights.check_replaceable(workdir / name)
+      return finished
 
     finished = bool(devices.first_decides(claim))
     yield RunFolder(workdir, config, run, finished)
@@ -213,9 +216,10 @@ class RunFolder:
       return
     for name, image in images.items():
       path = self.workdir / 'pictures' / f'{name}.png'
-      with files.write_errors(path):
-        path.parent.mkdir(exist_ok=True)
-        imageio.imwrite(path, image.reshape(-1, *image.shape[2:]))
+      files.claim_folder(path.parent)
+      rows = image.reshape(-1, *image.shape[2:])
+      content = imageio.imwrite('<bytes>', rows, extension='.png')
+      files.replace(path, functools.partial(Path.write_bytes, data=content))
 
   def finish(
     self, export: Export, step: int, params: Any, scalars: Mapping[str, float]
@@ -351,9 +355,16 @@ def _git_revision() -> str | None:
   """Returns the commit of the code, with `-dirty` if files differ from it."""
   if shutil.which('git') is None:
     return None
+  project = Path(__file__).resolve().parents[1]
+  # Neither that of a folder above nor that of a hook that runs this.
+  environment = {k: v for k, v in os.environ.items() if k[:4] != 'GIT_'}
+  environment['GIT_CEILING_DIRECTORIES'] = str(project.parent)
+  # Whose code runs here is trusted, even if another user owns it.
+  trusted = f'safe.directory={project}'
   done = subprocess.run(
-    ['git', 'describe', '--always', '--dirty', '--abbrev=40'],
-    cwd=Path(__file__).parent,
+    ['git', '-c', trusted, 'describe', '--always', '--dirty', '--abbrev=40'],
+    cwd=project,
+    env=environment,
     capture_output=True,
     text=True,
     check=False,

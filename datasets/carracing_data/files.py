@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 from pathlib import Path
+import re
 import shutil
 import tempfile
 import uuid
@@ -13,14 +14,27 @@ import uuid
 from carracing_data import errors
 
 _LOCK = '.lock'
+# gs://BUCKET/..., and gs:/BUCKET/..., which pathlib makes of it.
+_ADDRESS = re.compile(r'[A-Za-z][A-Za-z0-9+.-]+:/')
+_POINTER = b'version https://git-lfs.github.com/spec/'  # Of Git LFS.
+# What some file systems answer that cannot sync the names in a folder, and
+# those that have no locks.
+_NO_SYNC = errno.EINVAL, errno.EBADF, errno.ENOTSUP
+_NO_LOCKS = errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
   """Returns a path given by a user, with `~` expanded.
 
   Raises:
-    errors.UserError: the user named after `~` does not exist.
+    errors.UserError: the user named after `~` does not exist, or it is an
+      address.
   """
+  if _ADDRESS.match(os.fspath(path)):
+    raise errors.UserError(
+      f'{path} is an address, not a path; copy what is there to this machine,'
+      ' or copy results there afterwards (docs/SHARING.md)'
+    )
   try:
     return Path(path).expanduser()
   except RuntimeError as error:
@@ -44,21 +58,31 @@ def claim_file(path: str | os.PathLike[str]) -> Path:
   """Checks that a file can be written, and creates its folder.
 
   Args:
-    path: file that may exist; a link stands for the file that it names.
+    path: file that may exist.
 
   Returns:
     The file, which may be replaced.
 
   Raises:
-    errors.UserError: it cannot be written, or is a folder or a device.
+    errors.UserError: it cannot be written, or is a folder, a device or a link.
   """
-  path = Path(os.path.realpath(path))
+  path = Path(path).absolute()
+  refuse_link(path)
   with write_errors(path):
     unusable = path.exists() and not path.is_file()
   if unusable:
     raise errors.UserError(f'cannot write {path}: it is not a regular file')
   claim_folder(path.parent)
   return path
+
+
+def refuse_link(path: Path) -> None:
+  """Raises UserError if a path, which would be replaced, is a link."""
+  if path.is_symlink():
+    raise errors.UserError(
+      f'cannot write {path}: it is a link to {os.readlink(path)}; delete the'
+      ' link, or name what it leads to'
+    )
 
 
 @contextlib.contextmanager
@@ -71,13 +95,22 @@ def locked(folder: Path) -> Iterator[None]:
     errors.UserError: another process holds the lock.
   """
   with contextlib.ExitStack() as stack:
+    refuse_link(folder / _LOCK)
     with write_errors(folder / _LOCK):
-      lock = stack.enter_context((folder / _LOCK).open('w'))
+      lock = stack.enter_context((folder / _LOCK).open('a'))
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
         raise errors.UserError(
           f'another process is writing to {folder}; wait for it or stop it'
+        ) from None
+      except OSError as error:
+        if error.errno not in _NO_LOCKS:
+          raise
+        raise errors.UserError(
+          f'cannot lock {folder}: its file system has no locks'
+          f' ({error.strerror}); mount it with locks (Lustre: -o flock), or'
+          ' choose a local folder'
         ) from None
     yield
 
@@ -103,7 +136,7 @@ def read_bytes(path: Path) -> bytes:
   try:
     if path.exists() and not (path.is_file() or path.is_dir()):
       raise OSError(errno.EINVAL, 'it is not a regular file')
-    return path.read_bytes()
+    content = path.read_bytes()
   except (FileNotFoundError, NotADirectoryError) as error:
     raise FileNotFoundError(*error.args, str(path)) from None
   except (OSError, ValueError) as error:  # The path may contain a NUL.
@@ -111,6 +144,26 @@ def read_bytes(path: Path) -> bytes:
     raise errors.UserError(
       f'cannot read {str(path)[:200]!r}: {reason}'
     ) from error
+  _check_fetched(path, content)
+  return content
+
+
+def check_readable(path: str | os.PathLike[str]) -> None:
+  """Checks that a file can be read, and that it is that file.
+
+  Raises:
+    errors.UserError: Git LFS has left a pointer in its place.
+    OSError: the operating system cannot read it.
+  """
+  with open(path, 'rb') as file:
+    _check_fetched(path, file.read(len(_POINTER)))
+
+
+def _check_fetched(path: str | os.PathLike[str], content: bytes) -> None:
+  if content.startswith(_POINTER):
+    raise errors.UserError(
+      f'{path} is a pointer of Git LFS; fetch the file with: git lfs pull'
+    )
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:
@@ -121,6 +174,7 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
   Raises:
     errors.UserError: the file cannot be written.
   """
+  refuse_link(path)
   temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
   try:
     with write_errors(path):
@@ -159,6 +213,12 @@ def new_folder(path: Path) -> Iterator[Path]:
       shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def remove_temporary(folder: Path) -> None:
+  """Removes what killed processes have left in a folder; see `replace`."""
+  for path in folder.glob(f'*.{"[0-9a-f]" * 32}.tmp'):
+    path.unlink(missing_ok=True)
+
+
 def make_durable(temporary: Path, path: Path) -> None:
   """Syncs a file to disk, renames it and syncs the new name."""
   sync(temporary)
@@ -180,9 +240,12 @@ def move_aside(path: Path, aside: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-  """Syncs a file, or the names in a folder, to disk."""
+  """Syncs a file, or the names in a folder if it can be done, to disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
+  except OSError as error:
+    if error.errno not in _NO_SYNC or not path.is_dir():
+      raise
   finally:
     os.close(descriptor)

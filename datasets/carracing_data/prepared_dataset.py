@@ -6,6 +6,7 @@ is decoded as our own code says, so folders from untrusted sources are safe.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -13,6 +14,7 @@ import json
 import os
 from pathlib import Path
 import re
+import resource
 from typing import Any, NamedTuple, TypeVar
 
 from carracing_data import digests
@@ -112,6 +114,8 @@ class Records(Sequence[Any]):
     try:
       return self._features.deserialize_example_np(self._serialized[index])
     except UNREADABLE as error:
+      for shard in self._folder.glob(f'*-{self._split}.array_record-*'):
+        files.check_readable(shard)
       raise errors.DatasetError(
         f'{self._split} record {index} of {self._folder}'
         f' {what_failed(error)}; diagnose it with: python -m tools.verify'
@@ -270,6 +274,7 @@ class Dataset:
     ]
     if (lengths := self.splits[split].shard_lengths) is not None:
       shards = [_Shard(path, 0, n, n) for path, n in zip(shards, lengths)]
+    _allow_open(len(shards))
     serialized: Any = grain.sources.ArrayRecordDataSource(shards)
     return Records(serialized, decoded, self.folder, split)
 
@@ -282,6 +287,18 @@ class Dataset:
         f'{self.folder} holds {self.citation}, not @{wanted}; get a copy of'
         ' that one (docs/SHARING.md), or leave the digest out'
       )
+
+
+def _allow_open(num_files: int) -> None:
+  """Raises this process's own limit of open files, as far as it may.
+
+  A shard stays open once it is read, and the usual limits are 256 and 1,024.
+  """
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  most = soft + num_files if hard == resource.RLIM_INFINITY else hard
+  resource.setrlimit(
+    resource.RLIMIT_NOFILE, (min(soft + num_files, most), hard)
+  )
 
 
 def find(
@@ -391,10 +408,14 @@ def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
   dataset, config, version = match.groups()
   root = files.expand(data_dir or constants.get_default_data_dir())
   folder = root / dataset / (config or 'default')
+  found = []
+  with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    found = [*folder.iterdir()]  # Unlike `glob`, fails if it may not be read.
   versions = {
-    path.parent.name: path.parent
-    for path in folder.glob(f'*/{metadata_lib.INFO_FILE}')
-    if tfds.core.Version.is_valid(path.parent.name)
+    path.name: path
+    for path in found
+    if tfds.core.Version.is_valid(path.name)
+    and (path / metadata_lib.INFO_FILE).exists()
   }
   newest = max(versions, key=tfds.core.Version, default=None)
   if (wanted := version or newest) in versions:

@@ -23,14 +23,37 @@ _M_ARENA_MAX = -8
 _NEVER = 2**31 - 1
 # JAX's event after a program is lowered, before it is compiled or loaded.
 _LOWERED = '/jax/core/compile/jaxpr_to_mlir_module_duration'
+# Settings that would change draws, types or rounding without a word.
+_SETTINGS = {
+  'jax_enable_x64': False,
+  'jax_default_prng_impl': 'threefry2x32',
+  'jax_threefry_partitionable': True,
+  'jax_numpy_dtype_promotion': 'standard',
+  'jax_default_matmul_precision': None,
+}
 
 
 @functools.cache  # Once in a process.
 def prepare() -> None:
   """Keeps compiled programs across runs, and freed memory across steps."""
+  check_settings()
   _keep_compiled_programs()
   _keep_freed_memory()
   _say_when_compiling()
+
+
+def check_settings() -> None:
+  """Checks that JAX computes as it does for everybody.
+
+  Raises:
+    errors.UserError: the environment or the program has set it up otherwise.
+  """
+  for name, usual in _SETTINGS.items():
+    if getattr(jax.config, name) != usual:
+      raise errors.UserError(
+        f'{name} is not {usual!r}, which changes results; unset'
+        f' {name.upper()}, or call jax.config.update({name!r}, {usual!r})'
+      )
 
 
 def use_cpu() -> None:

@@ -33,6 +33,7 @@ from carracing_data import tfds_command
 from etils import epath
 import pydantic
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import constants
 from tensorflow_datasets.core import dataset_builder
 
 _BEAM_POLL_SECONDS = 30.0
@@ -150,8 +151,10 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       raise errors.DatasetError(
         f'{self.name} is written in array_record only, not in {file_format}'
       )
-    if kwargs.get('data_dir') is not None:
-      kwargs['data_dir'] = os.fspath(files.expand(kwargs['data_dir']))
+    given = kwargs.get('data_dir')
+    data_dir = files.expand(given or constants.get_default_data_dir())
+    if given is not None:
+      kwargs['data_dir'] = os.fspath(data_dir)
     super().__init__(
       file_format=tfds.core.FileFormat.ARRAY_RECORD.value, **kwargs
     )
@@ -237,7 +240,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         if self._is_built():  # By another process in the meantime.
           return
         self._move_partial_aside()
-      for path in folder.glob('incomplete.*'):  # Of a build that was killed.
+      # Of a build that was killed, as TFDS names it.
+      for path in folder.glob(f'incomplete.??????_{self.version}'):
         shutil.rmtree(path)
       try:
         super().download_and_prepare(**kwargs)
@@ -312,7 +316,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
             shown.show()  # An interrupted build goes on.
           processes.run_locally(unwritten, self._num_workers, shown.count_one)
     finally:
-      shards.remove_temporary(folder)
+      files.remove_temporary(folder)
     self._collect(jobs)
 
   def _jobs(self) -> dict[str, list[shards.Job]]:

@@ -218,7 +218,7 @@ def enter_staging(parent: Path, depends_on: Mapping[str, Any]) -> Path:
   for other in sorted(parent.glob(f'{_STAGING}*')):
     if other != folder and (num_left := num_finished(other)):
       _warn_of_other(other, num_left, depends_on)
-  remove_temporary(folder)
+  files.remove_temporary(folder)
   return folder
 
 
@@ -226,12 +226,6 @@ def remove_staging(parent: Path) -> None:
   """Removes the staging folders of all builds."""
   for folder in parent.glob(f'{_STAGING}*'):
     shutil.rmtree(folder)
-
-
-def remove_temporary(folder: Path) -> None:
-  """Removes the temporary files of killed workers."""
-  for path in folder.glob('*.tmp'):
-    path.unlink(missing_ok=True)
 
 
 def num_finished(folder: Path) -> int:

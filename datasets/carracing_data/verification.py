@@ -7,6 +7,7 @@ from typing import Any
 from array_record.python import array_record_module  # pyright: ignore
 from carracing_data import digests
 from carracing_data import errors
+from carracing_data import files
 from carracing_data import json_documents
 from carracing_data import metadata
 from carracing_data import prepared_dataset
@@ -68,6 +69,7 @@ def _records(
     first = content.num_records
     last = '' if length is None else first + length - 1
     where = f'{dataset.folder}: shard {name} ({split} records {first}..{last})'
+    files.check_readable(path)
     try:
       reader = array_record_module.ArrayRecordReader(str(path))
     except RuntimeError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from carracing_data import errors
+from carracing_data import files
 from carracing_data import json_documents
 from carracing_data import prepared_dataset
 from carracing_data import rlds_steps
@@ -139,7 +140,7 @@ class Builder(sharded_builder.ShardedBuilder):
 
   def _shards(self) -> Mapping[str, Sequence[shards.Shard]]:
     rollouts = os.path.abspath(self._rollouts.folder)
-    folder = os.path.abspath(os.path.expanduser(self.builder_config.vae))
+    folder = os.path.abspath(files.expand(self.builder_config.vae))
     platform = _platform()
     # Mean, logvar, action, reward and discount; float32 does not compress, and
     # the record format adds a tenth.

@@ -66,7 +66,7 @@ def test_a_second_run_makes_only_what_is_missing(folder, data_dir, tmp_path):
   kept = shutil.copytree(folder, tmp_path / 'kept')
   (kept / 'index.html').unlink()
   (kept / 'videos' / 'train-1.mp4').unlink()
-  (kept / 'videos' / '.train-1.mp4.killed.tmp').touch()
+  (kept / 'videos' / f'.train-1.mp4.{"0a" * 16}.tmp').touch()
   before = (kept / 'videos' / 'train-0.mp4').stat().st_mtime_ns
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pages, '_PAGE_EPISODES', 2)

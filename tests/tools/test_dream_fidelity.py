@@ -148,10 +148,19 @@ def test_correlations_are_those_of_the_drivers():
     (['subject', 'drivers'], 'mine'),
     (['subject', 'mdn_rnn'], '../x'),
     (['error'], None),
+    # What contradicts the drivers.
+    (['spearman', 'value'], 0.5),
+    (['pearson', 'value'], 0.5),
+    (['pearson', 'low'], 2.0),
+    (['error', 'value'], 0.5),
+    (['dream', 'nothing', 'reward_per_step'], 7.0),
   ],
 )
 def test_edited_comparison_is_refused(path, value, tmp_path):
-  game = {'agent': comparison.Rewards(np.arange(2.0), np.ones(2))}
+  game = {
+    name: comparison.Rewards(np.arange(2.0) + rate, np.ones(2))
+    for rate, name in enumerate(['nothing', 'gas', 'agent'])
+  }
   content = comparison.compare(SUBJECT, game, game).model_dump()
   file = tmp_path / documents.FILE
   json_documents.write(file, content)

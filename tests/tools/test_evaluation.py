@@ -135,7 +135,9 @@ def test_only_intact_results_are_reused(damage, tmp_path):
   with pytest.raises(Stopped):
     start(functools.partial(run, stop=True))
   [[file, other]] = ran
-  (file.parent / f'.{file.name}.0.tmp').write_text('of a killed worker')
+  (file.parent / f'.{file.name}.{"0a" * 16}.tmp').write_text(
+    'of a killed worker'
+  )
   content = bytearray(file.read_bytes())
   if damage == 'half':
     content = content[: len(content) // 2]

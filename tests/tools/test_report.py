@@ -5,12 +5,14 @@ import html
 import re
 import shutil
 
+from carracing_data import errors
 from carracing_data import json_documents
 from carracing_data import processes
 from conftest import VERSION
 from models import agent
 from models import weights
 import numpy as np
+import pytest
 from tools.dream_fidelity import comparison
 from tools.dream_fidelity import documents
 from tools.driving import drivers
@@ -122,6 +124,37 @@ def test_what_is_missing_is_said_and_the_rest_is_the_same_each_time(
   again = tmp_path / 'again.html'
   make(folder, again, str(nothing), [])
   assert again.read_bytes() == (tmp_path / 'report.html').read_bytes()
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    ({'sources': {}}, None),  # Digests of V and M are not enough.
+    ({'validation': {'score': '5'}}, 'training: validation.score: .*number'),
+    (
+      {'sources': {'vae': {'name': 'vae', 'sha256': {}}}},
+      'training: sources.vae.sha256: .*at least 1 item',
+    ),
+  ],
+)
+def test_c_that_does_not_name_its_sources(
+  change, message, agent_folder, tmp_path
+):
+  folder = shutil.copytree(agent_folder, tmp_path / 'agent')
+  c = weights.load(folder / 'controller', 'controller')
+  weights.save(
+    folder / 'controller',
+    'controller',
+    c.config,
+    c.variables['params'],
+    {**c.training, **change},
+  )
+  if message is None:
+    text = make(folder, tmp_path / 'report.html')
+    assert 'The weights of an unknown vae are not found here.' in text
+  else:
+    with pytest.raises(errors.UserError, match=message):
+      make(folder, tmp_path / 'report.html')
 
 
 def unfinished(source, folder):

@@ -563,3 +563,24 @@ def test_two_processes_give_one_run(world, uninterrupted, tmp_path):
   for said in run_two_processes(world, workdir):
     assert 'Continuing from step 4' in said
   assert json.loads((workdir / 'metrics.json').read_text()) == metrics
+
+
+_TWICE = """
+import os, signal
+from trainers import loop
+with loop._Interruption() as interrupted:
+  for _ in range(2):
+    os.kill(os.getpid(), signal.SIGTERM)
+  print(interrupted.before_step(1).name, flush=True)
+  os.kill(os.getpid(), signal.SIGINT)
+  print('goes on')
+"""
+
+
+def test_a_signal_to_a_pipeline_and_its_trainer_is_one_signal():
+  # A cluster sends it to both, and the pipeline passes it on.
+  done = subprocess.run(
+    [sys.executable, '-c', _TWICE], capture_output=True, text=True, check=False
+  )
+  assert done.stdout == 'SIGTERM\n', done.stderr
+  assert 'KeyboardInterrupt' in done.stderr  # A later Ctrl-C stops at once.

@@ -16,7 +16,6 @@ from carracing_data import json_documents
 from carracing_data import prepared_dataset
 from carracing_data import processes
 from carracing_data import progress
-from carracing_data import shards
 from carracing_rollouts import loader
 from carracing_rollouts import schema
 from carracing_rollouts import who_drove
@@ -66,7 +65,7 @@ def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
   with files.locked(output_dir), files.write_errors(output_dir):
     _claim(output_dir, prepared)
     for folder in output_dir, output_dir / VIDEOS:
-      shards.remove_temporary(folder)
+      files.remove_temporary(folder)
     _make_videos(prepared, output_dir)
     _write_pages(prepared, episodes, driven, output_dir)
   return output_dir / INDEX
@@ -82,6 +81,11 @@ def _claim(output_dir: Path, prepared: prepared_dataset.Dataset) -> None:
   try:
     found = json_documents.read(path, _Subject)
   except FileNotFoundError:
+    if (output_dir / INDEX).exists():
+      raise errors.UserError(
+        f'{output_dir / INDEX} is not a page of this program; choose another'
+        ' --output_dir'
+      ) from None
     json_documents.write(path, wanted.model_dump())
     return
   except errors.DocumentError as error:

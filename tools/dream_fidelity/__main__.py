@@ -146,7 +146,11 @@ def main(argv: Sequence[str]) -> None:
       noise=_NOISE.value,
     )
     found = comparison.compare(subject, game, dreamt)
-    tables.plot(found).savefig(output_dir / 'fidelity.png')
+    picture = tables.plot(found)
+    files.replace(
+      output_dir / 'fidelity.png',
+      lambda file: picture.savefig(file, format='png'),
+    )
     json_documents.write(output_dir / documents.FILE, found.model_dump())
   print(markdown.table(*tables.of_drivers(found)))
   print()

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 from models import agent as agent_lib
 from models import world_model
 import numpy as np
-from scipy import stats
 from tools.dream_fidelity import documents
 from tools.driving import drivers
 from tools.driving import jobs
@@ -268,14 +267,16 @@ def compare(
       total[:, picks].sum(-1) / steps[:, picks].sum(-1)
     ).T  # [resamples, drivers]
 
-  def estimate(measure, least, most):
+  def estimate(name, least, most):
+    measure = documents.MEASURES[name]
     value = float(measure(rate['game'], rate['dream']))
     half = 1.96 * measure(resampled['game'], resampled['dream']).std(ddof=1)
     return documents.Estimate(
       value=value, low=max(value - half, least), high=min(value + half, most)
     )
 
-  def ceiling(measure):
+  def ceiling(name):
+    measure = documents.MEASURES[name]
     return float(measure(rate['game'], resampled['game']).mean())
 
   rows = {
@@ -293,27 +294,9 @@ def compare(
     subject=subject,
     tracks=tracks,
     **rows,
-    spearman=estimate(_spearman, -1, 1),
-    pearson=estimate(_pearson, -1, 1),
-    ceiling_spearman=ceiling(_spearman),
-    ceiling_pearson=ceiling(_pearson),
-    error=estimate(_error, 0, np.inf),
+    spearman=estimate('spearman', -1, 1),
+    pearson=estimate('pearson', -1, 1),
+    ceiling_spearman=ceiling('spearman'),
+    ceiling_pearson=ceiling('pearson'),
+    error=estimate('error', 0, np.inf),
   )
-
-
-# Of drivers on the last axis.
-
-
-def _error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  return np.sqrt(((x - y) ** 2).mean(-1))
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  return _pearson(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1))
-
-
-def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  x, y = (a - a.mean(-1, keepdims=True) for a in (x, y))
-  scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
-  # Of drivers that are all alike, nothing tells the better one.
-  return (x * y).sum(-1) / np.where(scale > 0, scale, np.inf)

@@ -1,9 +1,12 @@
 """`fidelity.json`: how well dreams tell how drivers fare in the game."""
 
+import math
 from typing import Annotated
 
 from carracing_data import json_documents
+import numpy as np
 import pydantic
+from scipy import stats
 
 FILE = 'fidelity.json'
 
@@ -96,4 +99,37 @@ class Fidelity(json_documents.Document):
   def _check_drivers(self) -> 'Fidelity':
     if not self.game or self.game.keys() != self.dream.keys():
       raise ValueError('game and dream have other drivers, or none')
+    game, dream = (
+      np.array([rows[name].reward_per_step for name in self.game])
+      for rows in (self.game, self.dream)
+    )
+    for name, measure in MEASURES.items():
+      found: Estimate = getattr(self, name)
+      value = float(measure(game, dream))
+      if not (
+        math.isclose(found.value, value, rel_tol=1e-6, abs_tol=1e-9)
+        and found.low <= found.value <= found.high
+      ):
+        raise ValueError(f'{name} is not that of the drivers')
     return self
+
+
+# Of drivers on the last axis.
+
+
+def _error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  return np.sqrt(((x - y) ** 2).mean(-1))
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  return _pearson(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1))
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  x, y = (a - a.mean(-1, keepdims=True) for a in (x, y))
+  scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
+  # Of drivers that are all alike, nothing tells the better one.
+  return (x * y).sum(-1) / np.where(scale > 0, scale, np.inf)
+
+
+MEASURES = {'spearman': _spearman, 'pearson': _pearson, 'error': _error}

@@ -22,7 +22,6 @@ from carracing_data import json_documents
 from carracing_data import progress
 from carracing_data import rlds_steps
 from carracing_data import runtime
-from carracing_data import shards
 from carracing_rollouts import action_log
 from carracing_rollouts import culled_car_racing
 from carracing_rollouts import environment
@@ -272,7 +271,7 @@ def run(
   todo = [job for job in jobs if job.result() is None]
   for job in todo:
     job.path.unlink(missing_ok=True)
-  shards.remove_temporary(folder)
+  files.remove_temporary(folder)
   before = total - sum(len(job.drives) for job in jobs)
 
   def count() -> int:

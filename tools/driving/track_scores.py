@@ -5,6 +5,7 @@ finished, so an evaluation can be interrupted at any moment. A finished one can
 be extended by more tracks.
 """
 
+from collections.abc import Sequence
 import os
 from pathlib import Path
 import shutil
@@ -70,8 +71,8 @@ class TrackScore(json_documents.Document):
   """
 
   seed: int
-  return_: float = pydantic.Field(alias='return')
-  steps: int
+  return_: float = pydantic.Field(alias='return', le=1000)  # 1000 is a lap's.
+  steps: int = pydantic.Field(ge=1)
   completed: bool
 
 
@@ -80,8 +81,26 @@ class Evaluation(json_documents.Document):
 
   subject: Subject
   summary: scores.Summary
-  drives: list[TrackScore]
+  drives: list[TrackScore] = pydantic.Field(min_length=1)
   sha256: json_documents.Sha256
+
+  @pydantic.model_validator(mode='after')
+  def _check_drives(self) -> 'Evaluation':
+    for drive in self.drives:
+      # A step costs 0.1, and leaving the playing field 100.
+      least = -101 - 0.1 * drive.steps
+      if drive.steps > self.subject.max_steps or drive.return_ < least:
+        raise ValueError(
+          f'no car gets {drive.return_:g} in {drive.steps} steps of at most'
+          f' {self.subject.max_steps}'
+        )
+    found, expected = (
+      np.array([*x.model_dump().values()], float)  # None becomes NaN.
+      for x in (self.summary, _summary(self.drives))
+    )
+    if not np.allclose(found, expected, rtol=1e-9, equal_nan=True):
+      raise ValueError('the summary is not that of the drives')
+    return self
 
 
 class EvaluationError(errors.UserError):
@@ -172,7 +191,7 @@ def read(
     sets = tracks_lib.SETS | tracks_lib.EARLIER_SETS
     of_set = sets.get(found.subject.tracks, ())
     seeds = [drive.seed for drive in found.drives]
-    if not seeds or seeds != [*of_set[: len(seeds)]]:
+    if seeds != [*of_set[: len(seeds)]]:
       raise errors.DocumentError(
         f'{path} is damaged: its tracks are not the first ones of a set'
       )
@@ -224,14 +243,17 @@ def _score(track: int, driven: jobs.Driven) -> TrackScore:
   )
 
 
-def _sealed(subject: Subject, drives: list[TrackScore]) -> Evaluation:
-  summary = scores.summarize(
+def _summary(drives: Sequence[TrackScore]) -> scores.Summary:
+  return scores.summarize(
     np.array([drive.return_ for drive in drives]),
     np.array([drive.completed for drive in drives]),
   )
+
+
+def _sealed(subject: Subject, drives: Sequence[TrackScore]) -> Evaluation:
   content = {
     'subject': subject.model_dump(),
-    'summary': summary.model_dump(),
+    'summary': _summary(drives).model_dump(),
     'drives': [drive.model_dump(by_alias=True) for drive in drives],
   }
   return Evaluation.model_validate(json_documents.sealed(content, _SEAL))

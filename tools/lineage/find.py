@@ -199,6 +199,8 @@ def _parts(found: sources.Artefact) -> dict[str, sources.Artefact]:
     for source in [*found.sources, *sources.walk(found)]:
       if source.kind == name:
         parts.setdefault(name, source)
+    unknown = sources.Artefact(kind=name, name=f'an unknown {name}')
+    parts.setdefault(name, unknown)
   return parts
 
 

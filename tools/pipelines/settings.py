@@ -132,8 +132,10 @@ def make_in(
   claim(folder, settings)
   pipeline = stages.Pipeline(folder.absolute(), execute)
   summary = make(pipeline, settings)
-  with files.write_errors(folder):
-    (folder / 'summary.txt').write_text(summary, encoding='utf-8')
+  files.replace(
+    folder / 'summary.txt',
+    lambda file: file.write_text(summary, encoding='utf-8'),
+  )
   return summary
 
 

@@ -6,6 +6,7 @@ import ctypes
 import math
 import multiprocessing
 from multiprocessing import connection
+from multiprocessing import resource_tracker
 from multiprocessing import util
 import signal
 from typing import Any, NamedTuple
@@ -192,8 +193,10 @@ def _blocked_signals() -> Iterator[None]:
   """Blocks signals in processes that are started inside this context.
 
   A signal may be sent to all processes at once; only the parent decides what to
-  do.
+  do. Python's resource tracker unblocks both signals when it starts, so it is
+  started before.
   """
+  resource_tracker.ensure_running()
   signals = signal.SIGINT, signal.SIGTERM
   previous = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
   try:
