@@ -9,6 +9,7 @@ import sys
 from carracing_data import errors
 from carracing_data import json_documents
 from carracing_data import prepared_dataset
+from carracing_data import processes
 from carracing_latents import carracing_latents_dataset_builder as builder_lib
 from carracing_latents import loader
 from carracing_rollouts import loader as rollouts_loader

@@ -216,9 +216,7 @@ def test_killed_build_continues_to_the_same_bytes(
     process = start_build(tmp_path, **STOCK)
   else:
     arguments = arguments_of_build(tmp_path, **STOCK)
-    process = command.start(
-      'tfds', *arguments, cwd=DATASETS, all_cores=True
-    )
+    process = command.start('tfds', *arguments, cwd=DATASETS, all_cores=True)
   wait_until(lambda: records_of_finished_shards(tmp_path), process)
   family = psutil.Process(process.pid).children(recursive=True)
   if victim == 'main':
