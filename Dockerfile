@@ -1,7 +1,7 @@
 # The core: reads datasets, drives and dreams.
 #   docker build -t carracing . && docker run -v "$PWD/drive:/out" carracing
 # With more: docker build --build-arg EXTRAS=build,train -t carracing .
-FROM python:3.11-slim
+FROM --platform=linux/amd64 python:3.11-slim
 ARG EXTRAS=
 WORKDIR /carracing
 COPY . .

@@ -8,6 +8,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed_
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
+# One installation at a time; `%` below means names of extras alone.
+.NOTPARALLEL:
+MAKEFLAGS += --no-builtin-rules
 .PHONY: help drive demo two_rounds dream_rounds test lint format figures clean
 
 help:  ## Lists the goals; the default.

@@ -38,16 +38,16 @@ from trainers.configs import controller_evolution
 from trainers.configs import mdn_rnn as mdn_rnn_config
 from trainers.configs import vae as vae_config
 
+# Test processes beside each other would wait for each other's threads, so each
+# keeps to one core, with all that it starts. Compiled programs are kept by the
+# number of cores, so this comes first.
+CORES = sorted(os.sched_getaffinity(0))
+if worker := os.environ.get('PYTEST_XDIST_WORKER'):
+  os.sched_setaffinity(0, {CORES[int(worker.removeprefix('gw')) % len(CORES)]})
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 runtime.prepare()  # Caches compiled steps: many tests share them.
 # Windows open without a display; SDL's own choices crash beside TensorFlow.
 os.environ['SDL_VIDEODRIVER'] = 'dummy'
-
-# Test processes beside each other would wait for each other's threads, so each
-# keeps to one core, with all that it starts.
-CORES = sorted(os.sched_getaffinity(0))
-if worker := os.environ.get('PYTEST_XDIST_WORKER'):
-  os.sched_setaffinity(0, {CORES[int(worker.removeprefix('gw')) % len(CORES)]})
 
 PROJECT = Path(__file__).parents[1]
 VERSION = str(rollouts_builder.Builder.VERSION)
@@ -116,6 +116,12 @@ def made_once(
       make(folder)
       (root / f'{name}.done').touch()
   return folder
+
+
+@pytest.fixture
+def cores() -> list[int]:
+  """All cores, though this process keeps to one."""
+  return CORES
 
 
 @pytest.fixture(scope='session')

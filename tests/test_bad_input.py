@@ -568,7 +568,6 @@ DREAM_ROUNDS = 'tools.dream_rounds --output_dir={tmp}/out '
     ('{tmp}/empty', 'holds no complete dataset.*is missing'),
     ('{tmp}/file', 'holds no complete dataset'),
     ('/none', 'there is no folder /none$'),
-    ('gs://bucket/x', 'gs://bucket/x is not in a file system; copy it'),
     ('x' * 300, 'cannot use .*: File name too long; choose a shorter'),
     ('/' + 'x/' * 3000, 'cannot use .*: File name too long; choose a sho'),
     ('~nosuchuser/x/y/z', 'home directory'),
@@ -581,7 +580,10 @@ DREAM_ROUNDS = 'tools.dream_rounds --output_dir={tmp}/out '
     ),
     ('carracing_rollout/tiny', '; did you mean carracing_rollouts[?]$'),
     ('carracing_rollouts/tyny', '; did you mean carracing_rollouts/tiny[?]'),
-    ('runs/vae', "dataset 'runs/vae' in .*; nor a folder of this name$"),
+    (
+      'runs/vae',
+      "dataset 'runs/vae' in .*; nor is there a folder of this name$",
+    ),
     ('carracing_rollouts/tiny@00000000', 'holds .*@.*, not @00000000'),
     ('carracing_rollouts/tiny@0000000', "'0000000' in .* 8 to 64 of"),
     ('carracing_rollouts/tiny@' + '0' * 65, 'is not a digest'),
@@ -957,7 +959,8 @@ def test_name_that_is_not_utf_8(command, places):
   folder = places['tmp'] / os.fsdecode(b'ct\xffrl')
   shutil.copytree(places['agent'], folder)
   assert_one_line(
-    command('tools.report', str(folder)), r'ct.udcffrl.* is not in UTF-8; rena'
+    command('tools.report', str(folder)),
+    r'^.{,200}ct.udcffrl.{,200} is not in UTF-8; rena',
   )
 
 
@@ -1131,7 +1134,6 @@ def test_evaluation_that_contradicts_itself(path, value, message, tmp_path):
     ('jax_default_prng_impl', 'rbg'),
     ('jax_threefry_partitionable', False),
     ('jax_numpy_dtype_promotion', 'strict'),
-    ('jax_default_matmul_precision', 'bfloat16'),
   ],
 )
 def test_setting_of_jax_that_changes_results(name, value, world, tmp_path):

@@ -273,8 +273,8 @@ class _Interruption(contextlib.AbstractContextManager):
   """Turns SIGTERM and SIGINT into a flag that the loop polls between steps.
 
   Clusters send SIGTERM before they reclaim a machine; Ctrl-C sends SIGINT. A
-  later Ctrl-C stops the process at once, as usual. A later SIGTERM does not: of
-  one that is sent to all processes, a pipeline sends its trainer a second one.
+  later Ctrl-C stops the process at once, as usual. A later SIGTERM does not: if
+  all processes are sent one, a pipeline passes its own on to its trainer.
   """
 
   def __init__(self):
@@ -300,7 +300,7 @@ class _Interruption(contextlib.AbstractContextManager):
 
   def _receive(self, number: int, frame: FrameType | None) -> None:
     del frame
-    self._received = signal.Signals(number)
+    self._received = self._received or signal.Signals(number)
     signal.signal(signal.SIGINT, self._previous[signal.SIGINT])
 
   def _restore(self) -> None:

@@ -357,7 +357,9 @@ def _git_revision() -> str | None:
     return None
   project = Path(__file__).resolve().parents[1]
   # Neither that of a folder above nor that of a hook that runs this.
-  environment = {k: v for k, v in os.environ.items() if k[:4] != 'GIT_'}
+  environment = {
+    k: v for k, v in os.environ.items() if not k.startswith('GIT_')
+  }
   environment['GIT_CEILING_DIRECTORIES'] = str(project.parent)
   # Whose code runs here is trusted, even if another user owns it.
   trusted = f'safe.directory={project}'

@@ -14,6 +14,7 @@ from pathlib import Path
 import re
 import sys
 from typing import Any, NoReturn, TextIO
+import unicodedata
 
 from absl import app
 from absl import flags
@@ -26,6 +27,8 @@ flags.disclaim_key_flags()
 
 _PROJECT = Path(__file__).parents[2]
 _ROOMS = ('datasets', 'models', 'tools', 'trainers')
+# They turn the direction of writing.
+_BIDIRECTIONAL = 'LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI'
 CLEAR = '\r\x1b[K'  # Erases the current line of a terminal.
 # What absl says.
 _REQUIRED = re.compile(r'flag (--\w+)=None: .* must have a value .*')
@@ -176,8 +179,11 @@ def line_of(error: BaseException) -> str | None:
   elif isinstance(error, OSError) and error.errno == errno.ENOSPC:
     reason = f'cannot write: {error.strerror}'
   elif isinstance(error, UnicodeEncodeError) and 'surrogates' in text:
-    reason = f'the name {error.object!r} is not in UTF-8; rename it'
-  elif problem := _problem_of_jax():
+    near = error.object[max(0, error.start - 40) : error.end + 40]
+    reason = f'the name in {near!r} is not in UTF-8; rename it'
+  elif isinstance(error, RuntimeError | AssertionError) and (
+    problem := _problem_of_jax()
+  ):
     reason = problem
   else:
     return None
@@ -201,9 +207,13 @@ def _problem_of_jax() -> str | None:
 
 
 def printable(text: str) -> str:
-  """Replaces control characters of terminals, which foreign files may hold."""
+  """Replaces what foreign files may hold to control a terminal."""
   return ''.join(
-    x if x.isprintable() else '\N{REPLACEMENT CHARACTER}' for x in text
+    '\N{REPLACEMENT CHARACTER}'
+    if unicodedata.category(x) in ('Cc', 'Cs')
+    or unicodedata.bidirectional(x) in _BIDIRECTIONAL
+    else x
+    for x in text
   )
 
 

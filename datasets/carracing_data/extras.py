@@ -35,7 +35,9 @@ def remedy(error: ImportError) -> str | None:
   module = (error.name or '').partition('.')[0]
   for extra, packages in _packages().items():
     for package in packages:
-      if package.replace('-', '_') == module and not _is_installed(package):
+      # orbax-checkpoint is imported as orbax.checkpoint.
+      names = package.replace('-', '_'), package.partition('-')[0]
+      if module in names and not _is_installed(package):
         return _remedy(extra)
   return None
 

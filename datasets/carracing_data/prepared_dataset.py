@@ -125,14 +125,10 @@ class Records(Sequence[Any]):
 
 # What reading and decoding a record raises.
 UNREADABLE = (KeyError, RuntimeError, ValueError, message.DecodeError)
-# How ArrayRecord tells that the operating system refused, before any byte.
-_REFUSED = re.compile('(Permission denied|Too many open files)')
 
 
 def what_failed(error: Exception) -> str:
-  """Returns `is damaged (...)`, or `cannot be read: ...` if no byte was."""
-  if refused := _REFUSED.search(str(error)):
-    return f'cannot be read: {refused[1]}'
+  """Returns what to say of a record that can be read, but not understood."""
   return f'is damaged ({str(error).splitlines()[0][:80]})'
 
 
@@ -295,10 +291,13 @@ def _allow_open(num_files: int) -> None:
   A shard stays open once it is read, and the usual limits are 256 and 1,024.
   """
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-  most = soft + num_files if hard == resource.RLIM_INFINITY else hard
-  resource.setrlimit(
-    resource.RLIMIT_NOFILE, (min(soft + num_files, most), hard)
-  )
+  if soft == resource.RLIM_INFINITY:
+    return
+  wanted = soft + num_files
+  if hard != resource.RLIM_INFINITY:
+    wanted = min(wanted, hard)
+  with contextlib.suppress(OSError, ValueError):  # The kernel has a limit, too.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def find(
@@ -320,15 +319,10 @@ def find(
   Raises:
     errors.DatasetError: the dataset is not prepared, is of another kind, has
       another digest, or has damaged metadata.
+    errors.UserError: a name is an address, or may not be read.
     OSError: the operating system refuses the name, e.g. because of its length.
   """
-  name = os.fspath(name)
-  for path in name, os.fspath(data_dir or ''):
-    if '://' in path:
-      raise errors.DatasetError(
-        f'{path} is not in a file system; copy it first (docs/SHARING.md)'
-      )
-  name, wanted = _without_digest(name)
+  name, wanted = _without_digest(os.fspath(name))
   folder = files.expand(name).absolute()
   if not (is_folder := _is_folder(name, folder)):
     folder = _folder_of(name, data_dir)
@@ -430,7 +424,11 @@ def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
   known = sorted(path.parent.name for path in _BUILDERS.glob(_BUILDER))
   if dataset not in known:
     close = difflib.get_close_matches(dataset, known, 1)
-    hint = f'did you mean {close[0]}?' if close else 'nor a folder of this name'
+    hint = (
+      f'did you mean {close[0]}?'
+      if close
+      else 'nor is there a folder of this name'
+    )
     raise errors.DatasetError(f'{message}; {hint}')
   configs = {other.split('/')[1] for other in others} - {config}
   if close := difflib.get_close_matches(config or '', configs, 1):

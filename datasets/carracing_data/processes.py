@@ -25,6 +25,8 @@ Job = Callable[[], None]
 
 def num_cores() -> int:
   """Returns the number of cores that this process may use (see `taskset`)."""
+  if not hasattr(os, 'sched_getaffinity'):  # On macOS.
+    return os.cpu_count() or 1
   return len(os.sched_getaffinity(0))
 
 

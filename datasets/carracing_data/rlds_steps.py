@@ -19,7 +19,7 @@ ACTION_HIGH = np.array([1, 1, 1], np.float32)
 def check_frames(x: Any, shape: tuple[int, ...] = OBSERVATION_SHAPE) -> None:
   """Raises ValueError unless an array holds frames, uint8 [B, *shape].
 
-  Those in 0..1, or without a batch, would be computed with, wrongly.
+  Those in 0..1, or without a batch, would give wrong results without an error.
   """
   found = getattr(x, 'dtype', type(x).__name__), [*getattr(x, 'shape', ())]
   if found != (np.uint8, [*found[1][:1], *shape]):

@@ -1,7 +1,7 @@
 """Configures a process for speed before it computes anything.
 
-For programs of this project, not for libraries: the settings are those of the
-whole process.
+For programs of this project: the settings are those of the whole process.
+Libraries only call the checks.
 """
 
 import contextlib
@@ -29,7 +29,6 @@ _SETTINGS = {
   'jax_default_prng_impl': 'threefry2x32',
   'jax_threefry_partitionable': True,
   'jax_numpy_dtype_promotion': 'standard',
-  'jax_default_matmul_precision': None,
 }
 
 
@@ -43,13 +42,13 @@ def prepare() -> None:
 
 
 def check_settings() -> None:
-  """Checks that JAX computes as it does for everybody.
+  """Checks that JAX draws and computes with the types that results had.
 
   Raises:
     errors.UserError: the environment or the program has set it up otherwise.
   """
   for name, usual in _SETTINGS.items():
-    if getattr(jax.config, name) != usual:
+    if getattr(jax.config, name, usual) != usual:
       raise errors.UserError(
         f'{name} is not {usual!r}, which changes results; unset'
         f' {name.upper()}, or call jax.config.update({name!r}, {usual!r})'

@@ -198,13 +198,3 @@ def test_newest_work_of_a_pipeline_is_shown(world, tmp_path):
   assert add('last', world.mdn_rnn, '2027-01-01') == 'last'
   (tmp_path / 'last' / 'run.json').write_text('[')
   assert find.lineage(tmp_path, None, []).newest.name == 'mdn_rnn'
-
-
-def test_agent_without_known_parts_is_shown(agent_folder, tmp_path):
-  folder = shutil.copytree(agent_folder, tmp_path / 'agent')
-  c = weights.load(folder / 'controller', 'controller')
-  training = {**c.training, 'sources': {}}
-  params = c.variables['params']
-  weights.save(folder / 'controller', 'controller', c.config, params, training)
-  text = make(folder, tmp_path / 'report.html')
-  assert 'C, the controller' in text and 'V, the VAE' not in text

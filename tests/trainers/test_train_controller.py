@@ -185,8 +185,9 @@ def test_a_signal_stops_the_run_and_its_cars(
   _, said = process.communicate()
   assert process.returncode == status, said
   assert 'Traceback' not in said and 'Error' not in said
-  stopped = f'Stopped by {number.name} after step '
-  assert said.count(stopped) == (number != signal.SIGKILL), said
+  stopped = said.count(f'Stopped by {number.name} after step ')
+  assert stopped == (number != signal.SIGKILL), said
+  assert said.count('rerun the same command to continue from') == stopped, said
   _, alive = psutil.wait_procs(cars, timeout=30)
   assert not alive
 

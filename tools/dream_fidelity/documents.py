@@ -129,7 +129,8 @@ def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   x, y = (a - a.mean(-1, keepdims=True) for a in (x, y))
   scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
   # Of drivers that are all alike, nothing tells the better one.
-  return (x * y).sum(-1) / np.where(scale > 0, scale, np.inf)
+  found = (x * y).sum(-1) / np.where(scale > 0, scale, np.inf)
+  return np.clip(found, -1, 1)  # But for rounding.
 
 
 MEASURES = {'spearman': _spearman, 'pearson': _pearson, 'error': _error}

@@ -31,6 +31,7 @@ from trainers import run_documents
 
 _Document = TypeVar('_Document')
 ROUNDED = 'rounded to float16'  # A fact of published weights.
+UNFINISHED = 'not finished'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Finder:
       return Artefact(
         kind=run.model,
         name=_name(run.model),
-        facts=['not finished'],
+        facts=[UNFINISHED],
         sources=list(self._sources(_Training(sources=run.sources))),
       )
     return self._of_dataset(name, None)

@@ -48,7 +48,7 @@ class _Base(NamedTuple):
 
 def of_v(lineage: find.Lineage) -> Iterator[blocks.Block]:
   """Yields reconstructions, and what each latent number does."""
-  path = _path(lineage, 'vae')
+  path = lineage.parts['vae'].path
   if path is None:
     return
   v = weights.load(path, 'vae')
@@ -77,11 +77,6 @@ def of_v(lineage: find.Lineage) -> Iterator[blocks.Block]:
     ' they change nothing.'
   )
   yield blocks.Pictures([_traversal(model, base, int(i)) for i in order])
-
-
-def _path(lineage: find.Lineage, part: str) -> str | None:
-  """Returns the folder of a part; None if it is unknown or not found here."""
-  return lineage.parts[part].path if part in lineage.parts else None
 
 
 def _base(lineage: find.Lineage, model: world_model.WorldModel) -> _Base:
@@ -127,7 +122,7 @@ _decode = jax.jit(world_model.decode_uint8)
 
 def of_m(lineage: find.Lineage) -> Iterator[blocks.Block]:
   """Yields a dream beside what was recorded, and errors by horizon."""
-  v, m = _path(lineage, 'vae'), _path(lineage, 'mdn_rnn')
+  v, m = lineage.parts['vae'].path, lineage.parts['mdn_rnn'].path
   if v is None or m is None:
     return
   model = world_model.load(v, m)
@@ -228,7 +223,7 @@ def _error_plot(kind: str, found: accuracy.Accuracy) -> blocks.Picture:
 
 def of_c(lineage: find.Lineage) -> Iterator[blocks.Block]:
   """Yields dreams in which C drives."""
-  v, m, c = (_path(lineage, name) for name in agent.PARTS)
+  v, m, c = (lineage.parts[name].path for name in agent.PARTS)
   if v is None or m is None or c is None:
     return
   loaded = weights.load(c, 'controller')

@@ -65,7 +65,7 @@ def training(lineage: find.Lineage, part: str) -> Iterator[blocks.Block]:
   if found.path is None:
     yield blocks.Text(
       f'The run of {found.name} is not finished: there are no weights yet.'
-      if 'not finished' in found.facts
+      if sources.UNFINISHED in found.facts
       else f'The weights of {found.name} are not found here.'
     )
     return

@@ -40,9 +40,10 @@ class DreamLearner(controller_learner.ControllerLearner):
     parameters of `c`.
     """
     num_samples = config.num_dreams * config.dream_steps
-    runtime.check_memory(
-      num_samples * _SAMPLE_BYTES, f'{num_samples:,} dreamt steps of an update'
-    )
+    if jax.default_backend() == 'cpu':
+      runtime.check_memory(
+        num_samples * _SAMPLE_BYTES, f'{num_samples:,} dreamt steps of a step'
+      )
     super().__init__(config, model, c)
     self._config = config
     self._starts = jax.device_put(starts)
