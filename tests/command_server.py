@@ -8,8 +8,7 @@ with its own flags, environment, output, signals and exit status.
 Reads one request per line, in JSON, and answers each with a line:
 
   {"start": [MODULE, ARGUMENTS...], "cwd": ..., "environment": {...},
-   "file_bytes": limit or null, "cores": [...] or null,
-   "stdout": FILE, "stderr": FILE}
+   "file_bytes": limit or null, "stdout": FILE, "stderr": FILE}
     → process id
   {"poll": process id}
     → exit status, negative for a signal; null while it runs
@@ -105,8 +104,6 @@ def become(request):
   os.environ.update(request['environment'])
   if request['file_bytes'] is not None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (request['file_bytes'],) * 2)
-  if request['cores'] is not None:
-    os.sched_setaffinity(0, request['cores'])
 
 
 def fork(request):

@@ -38,12 +38,6 @@ from trainers.configs import controller_evolution
 from trainers.configs import mdn_rnn as mdn_rnn_config
 from trainers.configs import vae as vae_config
 
-# Test processes beside each other would wait for each other's threads, so each
-# keeps to one core, with all that it starts. Compiled programs are kept by the
-# number of cores, so this comes first.
-CORES = sorted(os.sched_getaffinity(0))
-if worker := os.environ.get('PYTEST_XDIST_WORKER'):
-  os.sched_setaffinity(0, {CORES[int(worker.removeprefix('gw')) % len(CORES)]})
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 runtime.prepare()  # Caches compiled steps: many tests share them.
 # Windows open without a display; SDL's own choices crash beside TensorFlow.
@@ -116,12 +110,6 @@ def made_once(
       make(folder)
       (root / f'{name}.done').touch()
   return folder
-
-
-@pytest.fixture
-def cores() -> list[int]:
-  """All cores, though this process keeps to one."""
-  return CORES
 
 
 @pytest.fixture(scope='session')
@@ -263,7 +251,6 @@ class Commands:
     cwd: Path = PROJECT,
     environment: Mapping[str, str] = types.MappingProxyType({}),
     file_bytes: int | None = None,
-    all_cores: bool = False,
   ) -> Process:
     """Starts a command, as `subprocess.Popen` does.
 
@@ -273,7 +260,6 @@ class Commands:
       cwd: where it runs.
       environment: variables that the tests do not have.
       file_bytes: how large files may become; the disk is full from there on.
-      all_cores: whether it may use all cores, with a worker for each.
     """
     folder = Path(tempfile.mkdtemp(dir=self._folder))
     said = {name: folder / name for name in ('stdout', 'stderr')}
@@ -284,7 +270,6 @@ class Commands:
       cwd=str(cwd),
       environment={**environment},
       file_bytes=file_bytes,
-      cores=CORES if all_cores else None,
       **{name: str(path) for name, path in said.items()},
     )
     process = Process(pid, folder, self._ask)

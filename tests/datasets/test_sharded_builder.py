@@ -109,12 +109,12 @@ def _log(tmp_path_factory):
 
 
 def uninterrupted(tmp_path_factory, **config):
-  """Returns the data directory of an uninterrupted build."""
+  """Returns the data directory of an uninterrupted build on all cores."""
   simulator = (CONFIG | config)['simulator']
   return made_once(
     tmp_path_factory,
     f'uninterrupted_build_{simulator}',
-    lambda folder: build(folder, num_workers=2, **config),
+    lambda folder: build(folder, num_workers=None, **config),
   )
 
 
@@ -216,7 +216,7 @@ def test_killed_build_continues_to_the_same_bytes(
     process = start_build(tmp_path, **STOCK)
   else:
     arguments = arguments_of_build(tmp_path, **STOCK)
-    process = command.start('tfds', *arguments, cwd=DATASETS, all_cores=True)
+    process = command.start('tfds', *arguments, cwd=DATASETS)
   wait_until(lambda: records_of_finished_shards(tmp_path), process)
   family = psutil.Process(process.pid).children(recursive=True)
   if victim == 'main':

@@ -75,7 +75,9 @@ def test_weights_without_start_states_name_the_way_to_get_them(world, tmp_path):
   with pytest.raises(weights.WeightsError, match='Delete .* they export M'):
     start_states.load(tmp_path)
   weights.save(*save, b'no states')
-  with pytest.raises(weights.WeightsError, match='states.safetensors is damaged'):
+  with pytest.raises(
+    weights.WeightsError, match='states.safetensors is damaged'
+  ):
     start_states.load(tmp_path)
 
 

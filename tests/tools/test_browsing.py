@@ -5,7 +5,6 @@ import shutil
 
 from carracing_data import errors
 from carracing_data import prepared_dataset
-from carracing_data import processes
 from carracing_rollouts import action_log
 from carracing_rollouts import loader
 import imageio.v3 as imageio
@@ -22,7 +21,6 @@ def folder(data_dir, tmp_path_factory):
   folder = tmp_path_factory.mktemp('browser')
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(pages, '_PAGE_EPISODES', 2)
-    patch.setattr(processes, 'num_cores', lambda: 2)  # With two workers.
     pages.make('carracing_rollouts/tiny', str(data_dir), folder)
   return folder
 

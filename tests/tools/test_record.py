@@ -47,7 +47,6 @@ def record_command(command, agent_folder, output, *flags):
     '--seed=5',
     f'--output={output}',
     *flags,
-    all_cores=True,
   )
 
 

@@ -475,7 +475,6 @@ def test_profile_of_an_early_end_is_written(command, world, tmp_path):
     tmp_path / 'run',
     '--profile_steps=50',
     '--config.num_steps=4',
-    all_cores=True,  # Their devices share the batches.
   )
   assert done.status == 0, done.stderr
   assert list((tmp_path / 'run').glob('plugins/profile/*/*.xplane.pb'))
