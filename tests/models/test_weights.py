@@ -150,7 +150,8 @@ def test_parameters_of_no_such_model_are_not_saved(
 
 
 @pytest.mark.parametrize(
-  ('dtype', 'message'), [('BF16', 'holds bfloat16, not'), ('F8_E4M3', 'F8_E4')]
+  ('dtype', 'message'),
+  [('BF16', 'holds bfloat16, not'), ('F8_E4M3', 'holds F8_E4')],
 )
 @pytest.mark.parametrize('file', [weights.FILE, weights.START_STATES])
 def test_dtypes_that_numpy_lacks_are_named(
