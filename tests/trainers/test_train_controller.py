@@ -162,7 +162,6 @@ def cars_of(process):
 @pytest.mark.parametrize(
   ('method', 'number', 'status', 'send'),
   [
-    ('actor_critic', signal.SIGTERM, 143, os.kill),
     # Terminals and clusters send signals to all processes at once.
     ('actor_critic', signal.SIGINT, 130, os.killpg),
     ('actor_critic', signal.SIGTERM, 143, os.killpg),
