@@ -45,8 +45,8 @@ def test_no_table_is_stale():
 def test_the_recorded_score_is_that_of_the_pretrained_agent():
   found = track_scores.read(agent.PRETRAINED / track_scores.FILE)
   assert found.subject.driver.agent == agent.digests(agent.PRETRAINED)
-  assert found.summary.episodes == 100
-  assert found.subject.tracks == 'development'
+  assert found.summary.episodes == 1000
+  assert found.subject.tracks == 'final'
 
 
 def test_the_animation_shows_the_agent(agent_folder, tmp_path, monkeypatch):
