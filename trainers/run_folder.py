@@ -204,10 +204,7 @@ class RunFolder:
     overview = parameter_overview.get_parameter_overview(
       params, include_stats=False
     )
-    files.replace(
-      workdir / 'parameters.txt',
-      lambda file: file.write_text(overview + '\n', encoding='utf-8'),
-    )
+    files.replace_text(workdir / 'parameters.txt', overview + '\n')
     return 0
 
   def write_pictures(self, images: Mapping[str, np.ndarray]) -> None:

@@ -213,6 +213,11 @@ def new_folder(path: Path) -> Iterator[Path]:
       shutil.rmtree(unfinished, ignore_errors=True)
 
 
+def replace_text(path: Path, text: str) -> None:
+  """Writes a text in UTF-8; see `replace`."""
+  replace(path, lambda file: file.write_text(text, encoding='utf-8'))
+
+
 def remove_temporary(folder: Path) -> None:
   """Removes what killed processes have left in a folder; see `replace`."""
   for path in folder.glob(f'*.{"[0-9a-f]" * 32}.tmp'):

@@ -119,4 +119,4 @@ def write(path: Path, content: Any) -> None:
     ValueError: the content contains NaN or infinity.
   """
   text = json.dumps(content, indent=2, allow_nan=False) + '\n'
-  files.replace(path, lambda file: file.write_text(text, encoding='utf-8'))
+  files.replace_text(path, text)

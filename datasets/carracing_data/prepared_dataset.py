@@ -300,6 +300,16 @@ def _allow_open(num_files: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def find_each(
+  name: epath.PathLike | Sequence[epath.PathLike],
+  data_dir: epath.PathLike | None,
+  kind: metadata_lib.Kind,
+) -> list[Dataset]:
+  """Finds one dataset, or several of a kind; see `find`."""
+  names = [name] if isinstance(name, str | os.PathLike) else name
+  return [find(x, data_dir, kind) for x in names]
+
+
 def find(
   name: epath.PathLike,
   data_dir: epath.PathLike | None = None,

@@ -8,7 +8,6 @@ Needs only the data directory, not TensorFlow or the builder.
 
 from collections.abc import Mapping, Sequence
 import functools
-import os
 from typing import Any, NamedTuple
 
 from carracing_data import batches
@@ -98,8 +97,7 @@ def windows(
     ValueError: a number is out of its range.
   """
   batches.check_at_least(1, window_steps=window_steps)
-  names = [name] if isinstance(name, str | os.PathLike) else name
-  datasets = [prepared_dataset.find(x, data_dir, schema.KIND) for x in names]
+  datasets = prepared_dataset.find_each(name, data_dir, schema.KIND)
   features = ['mean', 'logvar', 'action', 'reward', 'is_terminal']
   return batches.shuffled(
     prepared_dataset.concatenated(

@@ -7,7 +7,6 @@ Needs only the data directory, not TensorFlow, the builder or the simulator.
 """
 
 from collections.abc import Mapping, Sequence
-import os
 from typing import Any
 
 from carracing_data import batches
@@ -64,7 +63,7 @@ def frames(
     prepared_dataset.concatenated(
       [
         x.records(split, ['observation', 'length'])
-        for x in _found(name, data_dir)
+        for x in prepared_dataset.find_each(name, data_dir, schema.KIND)
       ]
     ),
     _shuffled_frames,
@@ -101,7 +100,7 @@ def spread_frames(
     ValueError: the count is out of its range.
   """
   batches.check_at_least(1, count=count)
-  datasets = _found(name, data_dir)
+  datasets = prepared_dataset.find_each(name, data_dir, schema.KIND)
   source = prepared_dataset.concatenated(
     [x.records(split, ['observation']) for x in datasets]
   )
@@ -160,14 +159,6 @@ def episodes(
     return schema.join(segments)
 
   return prepared_dataset.Lazy(read, range(len(ends)))
-
-
-def _found(
-  name: epath.PathLike | Sequence[epath.PathLike],
-  data_dir: epath.PathLike | None,
-) -> list[prepared_dataset.Dataset]:
-  names = [name] if isinstance(name, str | os.PathLike) else name
-  return [prepared_dataset.find(x, data_dir, schema.KIND) for x in names]
 
 
 def _shuffled_frames(

@@ -90,7 +90,7 @@ def benchmark(
       ]
     )
     # Written after each stage, so that an interruption loses only one stage.
-    (output_dir / 'benchmark.md').write_text(report + '\n', encoding='utf-8')
+    files.replace_text(output_dir / 'benchmark.md', report + '\n')
     json_documents.write(
       output_dir / 'benchmark.json', {'machine': machine, 'rates': results}
     )

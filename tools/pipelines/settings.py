@@ -132,10 +132,7 @@ def make_in(
   claim(folder, settings)
   pipeline = stages.Pipeline(folder.absolute(), execute)
   summary = make(pipeline, settings)
-  files.replace(
-    folder / 'summary.txt',
-    lambda file: file.write_text(summary, encoding='utf-8'),
-  )
+  files.replace_text(folder / 'summary.txt', summary)
   return summary
 
 

@@ -42,7 +42,8 @@ class DreamLearner(controller_learner.ControllerLearner):
     num_samples = config.num_dreams * config.dream_steps
     if jax.default_backend() == 'cpu':
       runtime.check_memory(
-        num_samples * _SAMPLE_BYTES, f'{num_samples:,} dreamt steps of a step'
+        num_samples * _SAMPLE_BYTES,
+        f'{num_samples:,} dreamt steps of an update',
       )
     super().__init__(config, model, c)
     self._config = config
