@@ -30,6 +30,7 @@ from models import weights
 import numpy as np
 from playwright import sync_api
 import pytest
+from trainers import run_documents
 from trainers import train_mdn_rnn
 from trainers import train_vae
 from trainers.configs import controller as controller_config
@@ -332,6 +333,15 @@ def interrupt(process, number, workdir, step):
   process.send_signal(number)
   _, said = process.communicate()
   return process.returncode, said
+
+
+def logged_metrics(workdir):
+  """Returns the lines of `metrics.jsonl` without what depends on the time."""
+  timed = 'train/examples_per_second', 'train/input_wait_share', 'train/share_'
+  return [
+    {tag: value for tag, value in line.items() if not tag.startswith(timed)}
+    for line in run_documents.read_lines(workdir)
+  ]
 
 
 def drive_from_poses(stock, ours):

@@ -1,14 +1,16 @@
 """Compares finished runs in a Markdown table.
 
-  python -m tools.compare_runs runs/vae runs/vae_warmup
+  python -m tools.compare_runs runs/vae_*
 
 Reads the folders of the runs. Prints the settings and the data in which the
-runs differ, the steps of the best parameters, and the validation metrics.
+runs differ, the steps of the best parameters, and the validation metrics; of
+runs that differ in their seeds alone also the mean ± standard deviation.
 """
 
 from collections.abc import Mapping, Sequence
 import json
 from pathlib import Path
+import statistics
 import sys
 from typing import Any
 
@@ -27,7 +29,9 @@ def compare(workdirs: Sequence[Path]) -> str:
 
   Returns:
     A Markdown table with a row per run: the settings and the data that differ,
-    the step of the best parameters, and their validation metrics.
+    the step of the best parameters, and their validation metrics. Where several
+    runs differ in their seeds alone, a row has the mean ± standard deviation
+    (n − 1) of their metrics.
 
   Raises:
     run_documents.RunError: a folder holds no finished run.
@@ -51,6 +55,22 @@ def compare(workdirs: Sequence[Path]) -> str:
         *(_round(metric.validation.get(name)) for name in scalars),
       ]
     )
+  alike: dict[str, list[int]] = {}
+  for index, run in enumerate(settings):
+    others = json.dumps({**run, 'seed': None}, sort_keys=True)
+    alike.setdefault(others, []).append(index)
+  for indices in alike.values():
+    if len({settings[i].get('seed') for i in indices}) > 1:
+      first = {**settings[indices[0]], 'seed': ''}
+      validation = [metrics[i].validation for i in indices]
+      rows.append(
+        [
+          f'mean ± sd of {len(indices)} runs',
+          *(first.get(name, '') for name in differing),
+          '',
+          *(_spread([x.get(name) for x in validation]) for name in scalars),
+        ]
+      )
   return markdown.table(['run', *differing, 'best step', *scalars], rows)
 
 
@@ -74,6 +94,13 @@ def _keys(mappings: Sequence[Mapping[str, Any]]) -> list[str]:
   return list(dict.fromkeys(key for mapping in mappings for key in mapping))
 
 
+def _spread(values: Sequence[float | None]) -> str:
+  known = [x for x in values if x is not None]
+  if len(known) < len(values):
+    return ''
+  return f'{statistics.mean(known):.4g} ± {statistics.stdev(known):.3g}'
+
+
 def _round(value: float | None) -> str:
   return '' if value is None else f'{value:.4g}'
 
@@ -82,7 +109,8 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) < 2:
     sys.exit('Error: name the folders of one or more runs')
   logging.info('Comparing %s.', ', '.join(argv[1:]))
-  print(compare([files.expand(folder) for folder in argv[1:]]))
+  folders = dict.fromkeys(files.expand(folder).resolve() for folder in argv[1:])
+  print(compare([*folders]))
 
 
 if __name__ == '__main__':

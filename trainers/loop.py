@@ -173,6 +173,7 @@ def train_and_evaluate(
       with (
         training_log.TrainingLog(
           workdir,
+          first_step,
           learner.examples_per_step,
           config.num_steps,
           learner.shown_metric,

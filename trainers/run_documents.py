@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from carracing_data import errors
+from carracing_data import files
 from carracing_data import json_documents
 import pydantic
 
+CURVES = 'metrics.jsonl'
 _Schema = TypeVar('_Schema', bound=pydantic.BaseModel)
+Curves = Mapping[str, Mapping[int, float]]  # By tag, and by step.
 
 
 class RunError(errors.UserError):
@@ -84,6 +87,19 @@ class Metrics(json_documents.Document):
   weights_sha256: json_documents.Sha256
 
 
+class _Line(pydantic.RootModel):
+  """A line of `metrics.jsonl`: a step, and metrics by their tags."""
+
+  model_config = pydantic.ConfigDict(strict=True)
+  root: dict[str, int | Annotated[float, pydantic.Field(allow_inf_nan=False)]]
+
+  @pydantic.model_validator(mode='after')
+  def _check_step(self) -> '_Line':
+    if not self.root.get('step', -1) >= 0:
+      raise ValueError('it has no step')
+    return self
+
+
 def read_config(workdir: Path) -> Config | None:
   """Returns the config of a run; None if there is none.
 
@@ -102,6 +118,44 @@ def read_run(workdir: Path) -> Run | None:
 def read_metrics(workdir: Path) -> Metrics | None:
   """Returns `metrics.json`; None and errors as in `read_config`."""
   return _read(workdir / 'metrics.json', Metrics)
+
+
+def read_lines(workdir: Path) -> list[dict[str, float]]:
+  """Returns the lines of `metrics.jsonl`: a step, and metrics by their tags.
+
+  A line that a killed run has not finished is left out.
+
+  Raises:
+    RunError: a line is damaged.
+    errors.UserError: the operating system cannot read the file.
+  """
+  path = workdir / CURVES
+  try:
+    *lines, _ = files.read_bytes(path).split(b'\n')
+  except FileNotFoundError:
+    return []
+  try:
+    return [
+      json_documents.parse(line, _Line, f'{path}, line {number},').root
+      for number, line in enumerate(lines, 1)
+    ]
+  except errors.DocumentError as error:
+    raise RunError(f'{error}; delete it to go on without it') from None
+
+
+def read_curves(workdir: Path) -> Curves:
+  """Returns what a run has logged, by tags such as `train/loss`.
+
+  Raises:
+    RunError, errors.UserError: see `read_lines`.
+  """
+  curves: dict[str, dict[int, float]] = {}
+  for line in read_lines(workdir):
+    step = int(line['step'])
+    for tag, value in line.items():
+      if tag != 'step':
+        curves.setdefault(tag, {})[step] = value
+  return curves
 
 
 def finished_metrics(workdir: Path) -> Metrics:

@@ -5,7 +5,9 @@ run.json               sources, and every start: command, code, packages,
                        machine
 parameters.txt         shapes and sizes of the parameters
 checkpoints/           states to continue from
-events.out.tfevents.*  TensorBoard logs
+metrics.jsonl          metrics of training and validation, a line at a time:
+                       {"step": 100, "train/loss": 41.2, ...}
+events.out.tfevents.*  the same for TensorBoard, with pictures
 pictures/              pictures of the evaluation of what is exported
 metrics.json           metrics of the exported weights, once the run is finished
 weights/               exported weights
@@ -43,6 +45,7 @@ from trainers.configs import base
 
 # Hyperparameters of V and M that earlier code had and left unused.
 _REMOVED = {'ema_decay': 0.0, 'early_stop_evaluations': 0}
+_ADDED = {'architecture': 'paper'}  # Hyperparameters that it did not have.
 _PACKAGES = (
   'flax',
   'grain',
@@ -63,12 +66,14 @@ class Export(NamedTuple):
     training: provenance of the weights.
     start_states: function from the parameters to the start states; None: there
       are none.
+    architecture: name of the model's class, see `vae.ARCHITECTURES`.
   """
 
   name: str
   config: Mapping[str, Any]
   training: Mapping[str, Any]
   start_states: Callable[[Any], bytes] | None = None
+  architecture: str = 'paper'
 
 
 def dataset_sources(
@@ -91,7 +96,11 @@ def weights_source(loaded: weights.Weights) -> run_documents.Source:
 
 
 def initial_weights(
-  folder: str, name: str, vae_sha256: str, config: Mapping[str, Any]
+  folder: str,
+  name: str,
+  vae_sha256: str,
+  config: Mapping[str, Any],
+  architecture: str = 'paper',
 ) -> weights.Weights:
   """Loads the weights of an `mdn_rnn` or `controller`, to train on from them.
 
@@ -102,6 +111,8 @@ def initial_weights(
   """
   initial = weights.load(folder, name)
   found = run_documents.differences(initial.config, config)
+  if initial.architecture != architecture:
+    found.append(f'its architecture is {initial.architecture}')
   if initial.training.get('vae_sha256') != vae_sha256:
     found.append('it was trained with another V')
   if found:
@@ -251,6 +262,7 @@ class RunFolder:
       params,
       training,
       None if export.start_states is None else export.start_states(params),
+      export.architecture,
     )
     metrics = run_documents.Metrics(
       num_steps=self.config.num_steps,
@@ -278,6 +290,7 @@ def _compared(
         )
   wanted = config.model_dump()
   found = wanted if documents[0] is None else documents[0].root
+  found = {**{k: v for k, v in _ADDED.items() if k in wanted}, **found}
   may_differ = {
     key
     for key, unused in _REMOVED.items()

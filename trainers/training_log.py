@@ -1,21 +1,27 @@
-"""Shows and writes what a run measures: TensorBoard, terminal, profile, W&B."""
+"""Shows and writes what a run measures: JSON, TensorBoard, terminal, W&B."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import json
+import math
 from pathlib import Path
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from absl import logging
+from carracing_data import files
 from carracing_data import progress
 from clu import metrics as clu_metrics
 from etils import epy
 import jax
 import numpy as np
+from trainers import run_documents
 from trainers.configs import base
 
 with epy.lazy_imports():
   from clu import metric_writers  # Imports TensorFlow, which takes seconds.
+  from tensorboard.compat.proto import event_pb2
+  from tensorboard.summary.writer import record_writer
 
 
 class Options(NamedTuple):
@@ -66,16 +72,26 @@ class TrainingLog(contextlib.AbstractContextManager):
   def __init__(
     self,
     workdir: Path,
+    first_step: int,
     examples_per_step: int,
     num_steps: int,
     shown_metric: str,
   ):
     """Opens the log in a folder, to which only the first host writes.
 
-    `shown_metric` is shown with the progress, once it has a value.
+    What was logged after `first_step`, from which the run continues, is
+    forgotten. `shown_metric` is shown with the progress, once it has a value.
+
+    Raises:
+      run_documents.RunError: what was logged before is damaged.
+      errors.UserError: the operating system cannot read or write it.
     """
     writers = []
+    self._lines = None
     if jax.process_index() == 0:
+      self._lines = _open_lines(workdir, first_step)
+      if first_step:
+        _forget_summaries(workdir, first_step)
       writers.append(metric_writers.SummaryWriter(str(workdir)))
     self._writer = metric_writers.AsyncMultiWriter(writers)
     self._progress = progress.Progress('step', 'steps', num_steps)
@@ -90,6 +106,8 @@ class TrainingLog(contextlib.AbstractContextManager):
       self.flush()
     self._progress.close()
     self._writer.close()
+    if self._lines is not None:
+      self._lines.close()
 
   def _start_interval(self) -> None:
     self._started, self._waited, self._steps = time.perf_counter(), 0.0, 0
@@ -148,7 +166,7 @@ class TrainingLog(contextlib.AbstractContextManager):
       if self._shown_metric in scalars:
         name = self._shown_metric
         self._progress.show_metric(name, scalars[name])
-      self._writer.write_scalars(step, _prefixed('train', scalars))
+      self._write_scalars(step, _prefixed('train', scalars))
 
   def sync(self) -> None:
     """Waits until all metrics are on disk."""
@@ -158,12 +176,17 @@ class TrainingLog(contextlib.AbstractContextManager):
   def write(self, step: int, evaluation: Evaluation) -> None:
     """Writes an evaluation and shows its results."""
     self.flush()
-    scalars = _prefixed('validation', evaluation.scalars)
-    self._writer.write_scalars(step, scalars)
+    self._write_scalars(step, _prefixed('validation', evaluation.scalars))
     if evaluation.images:
       images = _prefixed('validation', evaluation.images)
       self._writer.write_images(step, images)
     logging.info('Validation after step %d:%s', step, _block(evaluation))
+
+  def _write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+    self._writer.write_scalars(step, scalars)
+    if self._lines is not None:
+      known = {k: v for k, v in scalars.items() if math.isfinite(v)}
+      self._lines.write(json.dumps({'step': step, **known}) + '\n')
 
 
 class Profile(contextlib.AbstractContextManager):
@@ -213,6 +236,29 @@ def start_wandb(
     sync_tensorboard=True,
   )
   return 0
+
+
+def _open_lines(workdir: Path, first_step: int) -> TextIO:
+  """Opens `metrics.jsonl` to append lines, each of which is written at once."""
+  path = workdir / run_documents.CURVES
+  lines = run_documents.read_lines(workdir)
+  kept = [json.dumps(x) + '\n' for x in lines if x['step'] <= first_step]
+  files.replace_text(path, ''.join(kept))
+  with files.write_errors(path):
+    return path.open('a', encoding='utf-8', buffering=1)
+
+
+def _forget_summaries(workdir: Path, step: int) -> None:
+  """Lets TensorBoard forget what was logged after a step."""
+  start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+  event = event_pb2.Event(
+    wall_time=time.time(), step=step + 1, session_log=start
+  )
+  # TensorBoard reads files in the order of their names: this one before that
+  # of the writer, whose time is followed by the name of the host.
+  path = workdir / f'events.out.tfevents.{int(time.time()):010d}.0'
+  with files.write_errors(path), path.open('wb') as file:
+    record_writer.RecordWriter(file).write(event.SerializeToString())
 
 
 def averages(*names: str) -> dict[str, type[clu_metrics.Metric]]:

@@ -12,13 +12,13 @@ import sys
 from carracing_data import errors
 from carracing_data import files
 from conftest import interrupt
+from conftest import logged_metrics
 from conftest import made_once
 from conftest import tiny_vae_config
 import numpy as np
 import pytest
 import safetensors.numpy
 from tensorboard.backend.event_processing import event_accumulator
-from tensorboard.util import tensor_util
 from trainers import run_documents
 from trainers import train_vae
 
@@ -71,30 +71,6 @@ def finish(process):
   return said
 
 
-def events_of(workdir):
-  events = event_accumulator.EventAccumulator(
-    str(workdir), size_guidance={event_accumulator.TENSORS: 0}
-  )
-  events.Reload()
-  return events
-
-
-def losses_of(workdir):
-  return events_of(workdir).Tensors('train/loss')
-
-
-def training_metrics(workdir):
-  """Returns the metrics of every step that do not depend on the time."""
-  events = events_of(workdir)
-  return {
-    (tag, event.step): event.tensor_proto.SerializeToString()
-    for tag in events.Tags()['tensors']
-    if tag.startswith('train/')
-    and tag not in ('train/examples_per_second', 'train/input_wait_share')
-    for event in events.Tensors(tag)
-  }
-
-
 def assert_equal_runs(found, expected):
   name = Path('weights/model.safetensors')
   a = safetensors.numpy.load_file(found / name)
@@ -102,7 +78,13 @@ def assert_equal_runs(found, expected):
   assert a.keys() == b.keys()
   for key, value in b.items():
     np.testing.assert_array_equal(a[key], value, err_msg=key)
-  assert training_metrics(found) == training_metrics(expected)
+  assert logged_metrics(found) == logged_metrics(expected)
+  # TensorBoard shows no step twice.
+  events = event_accumulator.EventAccumulator(
+    str(found), size_guidance={event_accumulator.TENSORS: 0}
+  ).Reload()
+  curve = run_documents.read_curves(found)['train/loss']
+  assert [x.step for x in events.Tensors('train/loss')] == [*curve]
   metrics = [
     json.loads((run / 'metrics.json').read_text()) for run in (found, expected)
   ]
@@ -293,9 +275,14 @@ def make_unreadable(checkpoints):
   path.mkdir()
 
 
+def damage_metrics(checkpoints):
+  (checkpoints.parent / 'metrics.jsonl').write_text('{"train/loss": 1}\n')
+
+
 @pytest.mark.parametrize(
   ('trouble', 'message'),
   [
+    (damage_metrics, 'metrics.jsonl, line 1, is damaged: it has no step; dele'),
     (damage_both, 'no checkpoint .* is good .*delete that folder'),
     (pretend_two_processes, 'was saved by 2 processes.* continued by 1'),
     (
@@ -512,8 +499,10 @@ def test_eight_devices_give_the_losses_of_one(
   # Later losses drift apart, because sums are rounded in a different order.
   losses, of_one = (
     [
-      tensor_util.make_ndarray(event.tensor_proto).item()
-      for event in losses_of(folder)[:5]
+      loss
+      for loss in [*run_documents.read_curves(folder)['train/loss'].values()][
+        :5
+      ]
     ]
     for folder in (workdir, uninterrupted['train_vae'])
   )

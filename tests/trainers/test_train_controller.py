@@ -7,6 +7,7 @@ import signal
 import time
 
 from conftest import interrupt
+from conftest import logged_metrics
 from conftest import made_once
 from conftest import tiny_controller_config
 from conftest import tiny_dream_config
@@ -19,7 +20,6 @@ from models import world_model
 import numpy as np
 import psutil
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
 from trainers import run_documents
 from trainers import train_controller
 from trainers.control import evolution_learner
@@ -76,8 +76,7 @@ def test_a_run_leaves_an_agent_and_its_scores(run, world):
   assert run.sources['vae'].sha256 == {
     'weights': weights.describe(world.vae).weights_sha256
   }
-  events = event_accumulator.EventAccumulator(str(workdir)).Reload()
-  tags = set(events.Tags()['tensors'])
+  tags = set(run_documents.read_curves(workdir))
   measured = 'dreamt_return' if method == 'dream' else 'environment_steps'
   for tag in f'train/{measured}', f'validation/{measured}', 'validation/score':
     assert tag in tags
@@ -117,19 +116,6 @@ def start(command, method, world, workdir):
   )
 
 
-def metrics_of(workdir):
-  """Returns the metrics that do not depend on the time, by name and step."""
-  events = event_accumulator.EventAccumulator(
-    str(workdir), size_guidance={event_accumulator.TENSORS: 0}
-  ).Reload()
-  return {
-    (tag, event.step): event.tensor_proto.SerializeToString()
-    for tag in events.Tags()['tensors']
-    if not tag.startswith(('train/share_', 'train/examples_per_second'))
-    for event in events.Tensors(tag)
-  }
-
-
 def test_killed_run_continues_bit_for_bit(run, command, world, tmp_path):
   method, expected = run
   process = start(command, method, world, tmp_path)
@@ -138,7 +124,7 @@ def test_killed_run_continues_bit_for_bit(run, command, world, tmp_path):
   assert status == -signal.SIGKILL, said
   assert not (tmp_path / 'agent').exists()
   train_controller.train(CONFIGS[method](), tmp_path, world.vae, world.mdn_rnn)
-  assert metrics_of(tmp_path) == metrics_of(expected)
+  assert logged_metrics(tmp_path) == logged_metrics(expected)
   for name in 'weights', 'agent/controller':
     assert (
       weights.describe(tmp_path / name).weights_sha256

@@ -242,12 +242,20 @@ def test_run_folder_explains_itself(world):
 def test_runs_are_compared_side_by_side(world, tmp_path):
   config = tiny_mdn_rnn_config()
   config.hidden_size = 8
-  train_mdn_rnn.train(config, tmp_path / 'b', str(world.data_dir))
-  a, b = world.mdn_rnn.parent, tmp_path / 'b'
+  a, b, c = world.mdn_rnn.parent, tmp_path / 'b', tmp_path / 'c'
+  train_mdn_rnn.train(config, b, str(world.data_dir))
   head, _, first, second = compare_runs.compare([a, b]).splitlines()
   assert head.startswith('| run | hidden_size | best step | nll |')
   assert first.startswith(f'| {a} | 256 |')
   assert second.startswith(f'| {b} | 8 |')
+  config.seed = 1
+  train_mdn_rnn.train(config, c, str(world.data_dir))
+  [*_, last] = compare_runs.compare([a, b, c]).splitlines()
+  nll = [run_documents.finished_metrics(x).validation['nll'] for x in (b, c)]
+  assert last.startswith(
+    f'| mean ± sd of 2 runs | 8 |  |  | {np.mean(nll):.4g} ±'
+    f' {np.std(nll, ddof=1):.3g} |'
+  )
   with pytest.raises(run_documents.RunError, match='holds no finished run'):
     compare_runs.compare([a, tmp_path])
 

@@ -2,10 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 import math
-from pathlib import Path
 
 from carracing_rollouts import scores
-from etils import epy
 from models import agent
 from models import weights
 from tools.driving import track_scores
@@ -16,32 +14,9 @@ from tools.showing import pictures
 from tools.showing import webpages
 from trainers import run_documents
 
-with epy.lazy_imports():  # They import TensorFlow, which takes seconds.
-  from tensorboard.backend.event_processing import event_accumulator
-  from tensorboard.util import tensor_util
-
 _ROLES = ('train', 'validation')
 _SPEED = ('examples_per_second', 'input_wait_share')
 _WIDE_RANGE = 30  # From which on an axis is logarithmic.
-Curves = Mapping[str, Mapping[int, float]]  # By tag, and by step.
-
-
-def read_curves(workdir: Path) -> Curves:
-  """Reads the scalars of a run's TensorBoard logs."""
-  accumulator = event_accumulator.EventAccumulator(
-    str(workdir),
-    size_guidance={event_accumulator.TENSORS: 0},  # All of them.
-  )
-  accumulator.Reload()
-  return {
-    # A run that was continued may have logged a step twice.
-    tag: {
-      event.step: float(tensor_util.make_ndarray(event.tensor_proto))
-      for event in accumulator.Tensors(tag)
-    }
-    for tag in accumulator.Tags()['tensors']
-    if accumulator.SummaryMetadata(tag).plugin_data.plugin_name == 'scalars'
-  }
 
 
 def training(lineage: find.Lineage, part: str) -> Iterator[blocks.Block]:
@@ -52,16 +27,16 @@ def training(lineage: find.Lineage, part: str) -> Iterator[blocks.Block]:
       f'The run that trained {agent.NAMES[part]} is not found here, so there'
       ' are no curves.'
     )
-  elif not list(lineage.runs[part].glob('events.out.tfevents.*')):
-    yield blocks.Text(
-      f'The run that trained {agent.NAMES[part]} has no TensorBoard logs.'
-    )
   else:
-    drawn = [*_draw(read_curves(lineage.runs[part]))]
+    curves = run_documents.read_curves(lineage.runs[part])
+    drawn = [*_draw(curves)]
     if drawn:
       yield blocks.Pictures(drawn)
     else:
-      yield blocks.Text('The run has logged too little for curves.')
+      yield blocks.Text(
+        f'The run that trained {agent.NAMES[part]} has logged too little in'
+        f' {run_documents.CURVES} for curves.'
+      )
   if found.path is None:
     yield blocks.Text(
       f'The run of {found.name} is not finished: there are no weights yet.'
@@ -84,7 +59,7 @@ def _number(value: float) -> str:
   return f'{value:,.0f}' if float(value).is_integer() else f'{value:.4g}'
 
 
-def _draw(curves: Curves) -> Iterator[blocks.Picture]:
+def _draw(curves: run_documents.Curves) -> Iterator[blocks.Picture]:
   """Yields a drawing of each metric beside its baselines."""
   # What is also validated comes first.
   tags = sorted(curves, key=lambda tag: not tag.startswith('validation/'))
