@@ -7,9 +7,9 @@ examples, these are shuffled together, and batches are taken from one group
 after another.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import operator
-from typing import Any
+from typing import Any, TypeVar
 
 from carracing_data import errors
 import grain
@@ -19,11 +19,56 @@ import numpy as np
 Cut = Callable[[Sequence[Any], np.random.Generator], Any]
 
 
+_Arrays = TypeVar('_Arrays', bound=tuple[np.ndarray, ...])
+
+
 def check_at_least(limit: int, **values: int) -> None:
   """Raises ValueError unless all values are integers of at least `limit`."""
   for name, value in values.items():
     if operator.index(value) < limit:
       raise ValueError(f'{name} is {value}, not at least {limit}')
+
+
+def windows(
+  episodes: Iterable[_Arrays], window_steps: int, rng: np.random.Generator
+) -> _Arrays:
+  """Cuts episodes into windows of T transitions and shuffles these.
+
+  An episode is cut every `window_steps` transitions from a random offset, so
+  its first and last windows may be shorter. One that fits into a window is not
+  cut.
+
+  Args:
+    episodes: of each a named tuple of arrays [N, ...], with a row for each of
+      its N transitions; all but the last array may have another row at the end.
+    window_steps: T.
+    rng: generator of offsets and order.
+
+  Returns:
+    A named tuple of arrays [number of windows, T, ...], or [..., T + 1, ...],
+    zero-padded.
+  """
+  pieces: list[_Arrays] = []
+  extra: list[int] = []
+  for episode in episodes:
+    steps = len(episode[-1])
+    extra = [len(x) - steps for x in episode]
+    first = int(rng.integers(window_steps)) + 1
+    cuts = range(first, steps, window_steps) if steps > window_steps else ()
+    for start, stop in zip([0, *cuts], [*cuts, steps]):
+      pieces.append(
+        type(episode)(*(x[start : stop + n] for x, n in zip(episode, extra)))
+      )
+  padded = type(pieces[0])(
+    *(
+      np.zeros((len(pieces), window_steps + n, *x.shape[1:]), x.dtype)
+      for x, n in zip(pieces[0], extra)
+    )
+  )
+  for index, piece in zip(rng.permutation(len(pieces)), pieces):
+    for into, values in zip(padded, piece):
+      into[index, : len(values)] = values
+  return padded
 
 
 def shuffled(

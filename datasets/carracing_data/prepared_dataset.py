@@ -22,6 +22,7 @@ from carracing_data import errors
 from carracing_data import files
 from carracing_data import json_documents
 from carracing_data import metadata as metadata_lib
+from carracing_data import processes
 from etils import epath
 from etils import epy
 from google.protobuf import message
@@ -111,6 +112,7 @@ class Records(Sequence[Any]):
     if isinstance(index, slice):
       return [self[i] for i in range(*index.indices(len(self)))]
     index = range(len(self))[index]
+    processes.refuse_fork('ArrayRecord')
     try:
       return self._features.deserialize_example_np(self._serialized[index])
     except UNREADABLE as error:
@@ -132,8 +134,8 @@ def what_failed(error: Exception) -> str:
   return f'is damaged ({str(error).splitlines()[0][:80]})'
 
 
-def concatenated(parts: Sequence[Records]) -> Any:
-  """Returns a sequence: the records of several datasets, in order."""
+def concatenated(parts: Sequence[Sequence[Any]]) -> Any:
+  """Returns a sequence: the records, or episodes, of several datasets."""
   sources: Any = [grain.MapDataset.source(part) for part in parts]
   return grain.MapDataset.concatenate(sources)
 

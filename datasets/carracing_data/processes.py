@@ -6,6 +6,7 @@ It imports nothing heavy.
 from collections.abc import Callable, Iterator, Sequence
 import concurrent.futures
 import contextlib
+import functools
 import multiprocessing
 import multiprocessing.context
 import os
@@ -28,6 +29,30 @@ def num_cores() -> int:
   if not hasattr(os, 'sched_getaffinity'):  # On macOS.
     return os.cpu_count() or 1
   return len(os.sched_getaffinity(0))
+
+
+@functools.cache
+def _first_user(library: str) -> int:
+  """Returns the process that first used a library; its forks inherit it."""
+  del library
+  return os.getpid()
+
+
+def refuse_fork(library: str) -> None:
+  """Checks that this process is no fork of one that has used a library.
+
+  Its threads do not survive the fork: the process would hang, or crash.
+
+  Raises:
+    errors.UserError: this process is such a fork.
+  """
+  if _first_user(library) != os.getpid():
+    raise errors.UserError(
+      f'{library} does not survive the fork that made this process; start it'
+      " with the method 'spawn': multiprocessing.get_context('spawn'),"
+      " multiprocessing_context='spawn' of PyTorch's DataLoader, or"
+      " vector_kwargs={'context': 'spawn'} of gymnasium.make_vec"
+    )
 
 
 @contextlib.contextmanager

@@ -68,9 +68,7 @@ def windows(
 ) -> grain.IterDataset:
   """Returns shuffled windows with each transition exactly once per epoch.
 
-  An episode is cut every `window_steps` transitions from a random offset, a new
-  one in each epoch, so its first and last windows may be shorter. Episodes that
-  fit into one window are not cut.
+  Episodes are cut at other places in each epoch, see `batches.windows`.
 
   Args:
     name: `dataset/config:version`, see `prepared_dataset.find`; or several
@@ -149,9 +147,8 @@ def _cut(
   sample: bool,
   dataset: str,
 ) -> Windows:
-  """Cuts episodes into windows and shuffles them."""
-  pieces = []
-  for record in records:
+
+  def transitions(record: Mapping[str, Any]) -> Windows:
     z = record['mean']
     if sample:
       noise = rng.standard_normal(z.shape, np.float32)
@@ -162,31 +159,13 @@ def _cut(
         f'{dataset} holds latents that are NaN or infinite; train the VAE'
         ' again, delete this dataset and rebuild it'
       )
-    transitions = len(z) - 1
-    first = rng.integers(window_steps) + 1
-    cuts = range(first, transitions, window_steps)
-    if transitions <= window_steps:
-      cuts = []
-    for start, stop in zip([0, *cuts], [*cuts, transitions]):
-      after = slice(start + 1, stop + 1)
-      pieces.append(
-        Windows(
-          z=z[start:stop],
-          action=action[start:stop],
-          next_z=z[after],
-          reward=record['reward'][start:stop],
-          terminal=record['is_terminal'][after],
-          mask=np.ones(stop - start, bool),
-        )
-      )
-
-  cut = Windows(
-    *(
-      np.zeros((len(pieces), window_steps, *x.shape[1:]), x.dtype)
-      for x in pieces[0]
+    return Windows(
+      z=z[:-1],
+      action=action[:-1],
+      next_z=z[1:],
+      reward=record['reward'][:-1],
+      terminal=record['is_terminal'][1:],
+      mask=np.ones(len(z) - 1, bool),
     )
-  )
-  for index, piece in zip(rng.permutation(len(pieces)), pieces):
-    for padded, values in zip(cut, piece, strict=True):
-      padded[index, : len(values)] = values
-  return cut
+
+  return batches.windows(map(transitions, records), window_steps, rng)

@@ -1,4 +1,4 @@
-"""A prepared `carracing_rollouts` dataset → frames for training, or episodes.
+"""A prepared `carracing_rollouts` dataset → frames, windows, or episodes.
 
   from carracing_rollouts import loader
   for frames in loader.frames('carracing_rollouts', batch_size=100): ...
@@ -7,7 +7,8 @@ Needs only the data directory, not TensorFlow, the builder or the simulator.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 from carracing_data import batches
 from carracing_data import errors
@@ -20,6 +21,29 @@ import numpy as np
 # Segments that are shuffled together: 6,400 frames, 79 MB. V learns better than
 # with 50 and no worse than with 800; see docs/EVIDENCE.md.
 _GROUP_SIZE = 200
+_GROUP_EPISODES = 4  # Whose windows are shuffled together: 50 MB.
+
+
+class Windows(NamedTuple):
+  """Windows of T consecutive transitions of one episode.
+
+  Attributes:
+    observation: uint8 [B, T + 1, 64, 64, 3], 0..255: before each action, and
+      after the last one.
+    action: float32 [B, T, 3]: steering −1..1, gas 0..1, brake 0..1.
+    is_intervention: bool [B, T], see `schema.Episode`.
+    reward: float32 [B, T], reward of the action.
+    terminal: bool [B, T], whether the action ended the task.
+    mask: bool [B, T], False after the last transition of a window; all else is
+      zero there.
+  """
+
+  observation: np.ndarray
+  action: np.ndarray
+  is_intervention: np.ndarray
+  reward: np.ndarray
+  terminal: np.ndarray
+  mask: np.ndarray
 
 
 def frames(
@@ -69,6 +93,65 @@ def frames(
     _shuffled_frames,
     batch_size=batch_size,
     group_size=_GROUP_SIZE,
+    seed=seed,
+    num_epochs=num_epochs,
+    shard_index=shard_index,
+    shard_count=shard_count,
+    num_threads=num_threads,
+  )
+
+
+def windows(
+  name: epath.PathLike | Sequence[epath.PathLike] = 'carracing_rollouts',
+  *,
+  split: str = 'train',
+  batch_size: int,
+  window_steps: int,
+  seed: int = 0,
+  num_epochs: int | None = None,
+  data_dir: epath.PathLike | None = None,
+  shard_index: int = 0,
+  shard_count: int = 1,
+  num_threads: int = 2,
+) -> grain.IterDataset:
+  """Returns shuffled windows with each transition exactly once per epoch.
+
+  For models of sequences that learn from frames. Episodes are cut at other
+  places in each epoch, see `batches.windows`; each epoch reorders them, and the
+  windows of 4 consecutive ones are shuffled together.
+
+  Args:
+    name: `dataset/config:version`, see `prepared_dataset.find`; or several
+      ones, which are read as one.
+    split: `train` or `validation`.
+    batch_size: windows per batch.
+    window_steps: transitions per window, T.
+    seed: seed of the order and the offsets.
+    num_epochs: number of passes over the data; endless if None.
+    data_dir: data directory, see `prepared_dataset.find`.
+    shard_index: index of this host.
+    shard_count: number of hosts, which divide the episodes among them.
+    num_threads: number of read-ahead threads; does not affect the order.
+
+  Returns:
+    A Grain dataset of `Windows`; only the last batch of the last epoch may be
+    smaller.
+
+  Raises:
+    errors.DatasetError: the dataset or the split is missing.
+    ValueError: a number is out of its range.
+  """
+  batches.check_at_least(1, window_steps=window_steps)
+  return batches.shuffled(
+    prepared_dataset.concatenated(
+      [
+        _episodes(x, split)
+        for x in prepared_dataset.find_each(name, data_dir, schema.KIND)
+      ]
+    ),
+    functools.partial(_windows, window_steps=window_steps),
+    batch_size=batch_size,
+    group_size=_GROUP_EPISODES,
     seed=seed,
     num_epochs=num_epochs,
     shard_index=shard_index,
@@ -140,25 +223,57 @@ def episodes(
   Raises:
     errors.DatasetError: the dataset or the split is missing.
   """
-  dataset = prepared_dataset.find(name, data_dir, schema.KIND)
-  source = dataset.records(split)
+  return _episodes(prepared_dataset.find(name, data_dir, schema.KIND), split)
+
+
+def _episodes(
+  dataset: prepared_dataset.Dataset, split: str
+) -> Sequence[schema.Episode]:
+  records = dataset.records(split)
   steps = dataset.splits[split].episode_steps
   ends = np.cumsum([schema.count_segments(n) for n in steps])
-  bounds = [0, *ends.tolist()]
-
-  def read(episode_id: int) -> schema.Episode:
-    segments = source[bounds[episode_id] : bounds[episode_id + 1]]
-    for index, segment in enumerate(segments):
-      found = int(segment['episode_id']), int(segment['first_step'])
-      if found != (episode_id, index * schema.SEGMENT_STEPS):
-        raise errors.DatasetError(
-          f'segment {index} of episode {episode_id} is missing: the shards are'
-          ' mixed up; diagnose it with: python -m tools.verify'
-          f' --dataset={dataset.folder}'
-        )
-    return schema.join(segments)
-
+  read = functools.partial(_read_episode, dataset, records, [0, *ends.tolist()])
   return prepared_dataset.Lazy(read, range(len(ends)))
+
+
+def _read_episode(
+  dataset: prepared_dataset.Dataset,
+  records: prepared_dataset.Records,
+  bounds: Sequence[int],
+  episode_id: int,
+) -> schema.Episode:
+  segments = records[bounds[episode_id] : bounds[episode_id + 1]]
+  for index, segment in enumerate(segments):
+    found = int(segment['episode_id']), int(segment['first_step'])
+    if found != (episode_id, index * schema.SEGMENT_STEPS):
+      raise errors.DatasetError(
+        f'segment {index} of episode {episode_id} is missing: the shards are'
+        ' mixed up; diagnose it with: python -m tools.verify'
+        f' --dataset={dataset.folder}'
+      )
+  return schema.join(segments)
+
+
+def _windows(
+  episodes: Sequence[schema.Episode],
+  rng: np.random.Generator,
+  window_steps: int,
+) -> Windows:
+  return batches.windows(
+    (
+      Windows(
+        observation=x.observation,
+        action=x.action[:-1],
+        is_intervention=x.is_intervention[:-1],
+        reward=x.reward[:-1],
+        terminal=x.is_terminal[1:],
+        mask=np.ones(len(x) - 1, bool),
+      )
+      for x in episodes
+    ),
+    window_steps,
+    rng,
+  )
 
 
 def _shuffled_frames(

@@ -107,6 +107,33 @@ print({{'tensorflow', 'gymnasium'}} & set(sys.modules))
   assert done.stdout.strip() == 'set()', done.stderr
 
 
+def test_windows_hold_each_transition_once_an_epoch(data_dir):
+  """Of the episodes, each 70 transitions, some 24 to a window."""
+  names = [NAME, 'carracing_rollouts/straight_ahead']
+  expected = {}
+  for name in names:
+    for x in loader.episodes(name, data_dir=data_dir):
+      for t in range(len(x) - 1):
+        key = x.observation[t : t + 2].tobytes() + x.action[t].tobytes()
+        rest = x.reward[t], x.is_terminal[t + 1], x.is_intervention[t]
+        expected.setdefault(key, []).append(rest)
+  windows = loader.windows(
+    names, batch_size=5, window_steps=24, num_epochs=1, data_dir=data_dir
+  )
+  for batch in windows:
+    assert batch.observation.shape[1:] == (25, 64, 64, 3)
+    assert len(batch.observation) <= 5
+    for x in map(loader.Windows._make, zip(*batch)):
+      length = x.mask.sum()
+      assert length and x.mask[:length].all()
+      assert not any(values[length:].any() for values in x[1:])
+      assert not x.observation[length + 1 :].any()
+      for t in range(length):
+        key = x.observation[t : t + 2].tobytes() + x.action[t].tobytes()
+        expected[key].remove((x.reward[t], x.terminal[t], x.is_intervention[t]))
+  assert not any(expected.values())
+
+
 def test_spread_frames_are_the_same_as_of_the_episodes(data_dir):
   episodes = loader.episodes(NAME, data_dir=data_dir)
   frames = np.concatenate([episode.observation for episode in episodes])
