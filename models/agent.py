@@ -174,7 +174,9 @@ def load(folder: str | os.PathLike[str] = PRETRAINED) -> Agent:
   try:
     return _load(folder)
   except weights.WeightsError as error:
-    if Path(folder) != PRETRAINED:
+    if Path(folder) != PRETRAINED or isinstance(
+      error, weights.ArchitectureError
+    ):
       raise
     reason = str(error).partition(';')[0]
     raise weights.WeightsError(

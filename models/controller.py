@@ -55,3 +55,6 @@ def to_action(x: jax.Array) -> jax.Array:
   """
   steering, gas, brake = jnp.moveaxis(x, -1, 0)
   return jnp.stack([steering, (gas + 1) / 2, jnp.maximum(brake, 0)], axis=-1)
+
+
+ARCHITECTURES = {'paper': Controller}

@@ -305,3 +305,7 @@ def loss(
   termination_nll = jax.nn.softplus(jnp.where(terminal, -logit, logit))
   total = of_z + (reward_nll + termination_nll) / targets.shape[-1]
   return Loss(total, of_z, reward_nll, reward_error, termination_nll)
+
+
+# By name, as in `vae.ARCHITECTURES`.
+ARCHITECTURES = {'paper': MDNRNN}

@@ -123,6 +123,11 @@ class VAE(nn.Module):
     return self.decode(posterior.sample(key)), posterior
 
 
+# By the name that weights record and `--config.architecture` chooses. Another
+# VAE has the arguments and methods of this one, and a name of its own.
+ARCHITECTURES = {'paper': VAE}
+
+
 class Loss(NamedTuple):
   """The loss of each frame and its two terms, each float32 [B].
 

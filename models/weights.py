@@ -3,9 +3,8 @@
 The only module of `models` that reads or writes files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import contextlib
-import functools
 import importlib
 import json
 import os
@@ -17,6 +16,7 @@ from carracing_data import digests
 from carracing_data import errors
 from carracing_data import files
 from carracing_data import json_documents
+from carracing_data import processes
 from carracing_data import runtime
 from flax import traverse_util
 import jax
@@ -40,6 +40,10 @@ class WeightsError(errors.UserError):
   """A folder does not hold the requested weights."""
 
 
+class ArchitectureError(WeightsError):
+  """Weights are of another architecture than this code has."""
+
+
 _Size = Annotated[int, pydantic.Field(ge=1, le=16_384)]
 
 
@@ -60,11 +64,11 @@ class _ControllerConfig(json_documents.Document):
   hidden_size: Annotated[int, pydantic.Field(ge=0, le=16_384)]
 
 
-# Class, and schema of the arguments of its constructor.
+# Schema of the arguments of the constructor.
 _MODELS = {
-  'vae': ('VAE', _VAEConfig),
-  'mdn_rnn': ('MDNRNN', _MDNRNNConfig),
-  'controller': ('Controller', _ControllerConfig),
+  'vae': _VAEConfig,
+  'mdn_rnn': _MDNRNNConfig,
+  'controller': _ControllerConfig,
 }
 
 
@@ -74,6 +78,8 @@ class Description(json_documents.Document):
   Attributes:
     format: version of the format of the folder.
     model: `vae`, `mdn_rnn` or `controller`.
+    architecture: name of the model's class, see `vae.ARCHITECTURES`; older
+      weights do not tell it.
     config: arguments of the model's constructor.
     training: provenance of the weights.
     weights_sha256: digest of the weights file.
@@ -84,6 +90,7 @@ class Description(json_documents.Document):
 
   format: int
   model: Literal['vae', 'mdn_rnn', 'controller']
+  architecture: json_documents.Name = 'paper'
   config: dict[str, Any]
   training: dict[str, Any]
   weights_sha256: json_documents.Sha256
@@ -100,6 +107,7 @@ class Weights(NamedTuple):
     variables: `{'params': ...}`, NumPy arrays, float32.
     training: provenance of the weights.
     sha256: SHA-256 of the weights file, hexadecimal.
+    architecture: name of the model's class.
     config: arguments of the model's constructor.
     start_states: see `save`.
     folder: their folder, for messages.
@@ -110,6 +118,7 @@ class Weights(NamedTuple):
   variables: Mapping[str, Any]
   training: Mapping[str, Any]
   sha256: str
+  architecture: str
   config: Mapping[str, Any]
   start_states: bytes | None
   folder: Path
@@ -122,6 +131,7 @@ def save(
   params: Mapping[str, Any],
   training: Mapping[str, Any],
   start_states: bytes | None = None,
+  architecture: str = 'paper',
 ) -> str:
   """Exports weights; the folder appears only when it is complete.
 
@@ -134,6 +144,7 @@ def save(
     training: provenance of the weights; JSON.
     start_states: content of the file of start states, see
       `models.start_states`; None: there is none.
+    architecture: name of the model's class, see `vae.ARCHITECTURES`.
 
   Returns:
     The SHA-256 of the weights file.
@@ -143,11 +154,12 @@ def save(
     errors.UserError: the folder cannot be written.
   """
   flat: Any = traverse_util.flatten_dict(jax.device_get(params), sep='/')
-  _checked_model(name, config, flat, f'the {name} to export')
+  _checked_model(name, architecture, config, flat, f'the {name} to export')
   contents = {FILE: safetensors.numpy.save(flat)}
   description = {
     'format': _FORMAT,
     'model': name,
+    'architecture': architecture,
     'config': dict(config),
     'training': dict(training),
     'weights_sha256': digests.of_bytes(contents[FILE]),
@@ -244,23 +256,20 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
     The model and its weights.
 
   Raises:
-    WeightsError: the weights are missing, damaged or of another model; or
-      this process was forked from one that has loaded weights, with JAX.
-    errors.UserError: the operating system cannot read them, or JAX is set up
-      to give other results; see `runtime.check_settings`.
+    WeightsError: the weights are missing, damaged or of another model.
+    errors.UserError: the operating system cannot read them; or JAX is set up
+      to give other results, see `runtime.check_settings`; or this process was
+      forked from one that has loaded weights, with JAX.
   """
-  if _first_process() != os.getpid():
-    raise WeightsError(
-      'JAX does not survive the fork that made this process; start it with'
-      " vector_kwargs={'context': 'spawn'} in gymnasium.make_vec, elsewhere"
-      " with multiprocessing.get_context('spawn')"
-    )
+  processes.refuse_fork('JAX')
   runtime.check_settings()
   folder = files.expand(folder)
   description, contents = _read(folder, name)
   path = folder / FILE
   params = arrays(contents[FILE], str(path))
-  model = _checked_model(name, description.config, params, str(path))
+  model = _checked_model(
+    name, description.architecture, description.config, params, str(path)
+  )
   flat = {path: x.astype(np.float32) for path, x in params.items()}
   return Weights(
     name=name,
@@ -268,16 +277,11 @@ def load(folder: str | os.PathLike[str], name: str) -> Weights:
     variables={'params': traverse_util.unflatten_dict(flat, sep='/')},
     training=description.training,
     sha256=description.weights_sha256,
+    architecture=description.architecture,
     config=description.config,
     start_states=contents.get(START_STATES),
     folder=folder,
   )
-
-
-@functools.cache
-def _first_process() -> int:
-  """Returns the process that first loaded weights; its forks inherit it."""
-  return os.getpid()
 
 
 def arrays(content: bytes, source: str) -> dict[str, np.ndarray]:
@@ -335,7 +339,7 @@ def _read(
         f'{folder} was written by another version of this project, in format'
         f' {description.format}; this version reads format {_FORMAT}'
       )
-    _MODELS[description.model][1](**description.config)
+    _MODELS[description.model](**description.config)
     content = description.model_dump(exclude_unset=True)
     if not json_documents.is_sealed(content, _SEAL):
       raise errors.DocumentError(f'{config} is damaged: its content {mismatch}')
@@ -374,22 +378,43 @@ def remedy(folder: str | os.PathLike[str]) -> str:
   )
 
 
+def architecture(name: str, of: str) -> Callable[..., Any]:
+  """Returns the class of a `vae`, `mdn_rnn` or `controller`.
+
+  Raises:
+    ArchitectureError: there is no architecture of this name.
+  """
+  # Imported by name, so that whoever trains V needs neither M nor C.
+  known = importlib.import_module(f'models.{name}').ARCHITECTURES
+  if of not in known:
+    raise ArchitectureError(
+      f'models/{name}.py has no architecture {of!r}, only {", ".join(known)};'
+      ' use the code that has it'
+    )
+  return known[of]
+
+
 def _checked_model(
-  name: str, config: Mapping[str, Any], params: Mapping[str, Any], source: str
+  name: str,
+  of: str,
+  config: Mapping[str, Any],
+  params: Mapping[str, Any],
+  source: str,
 ) -> Any:
   """Returns a model after checking that parameters fit it and are bounded.
 
   Args:
     name: `vae`, `mdn_rnn` or `controller`.
+    of: name of its architecture.
     config: arguments of the model's constructor.
     params: parameters by path, `layer/kernel`.
     source: origin of the parameters, for the error message.
 
   Raises:
-    WeightsError: they do not fit, or are NaN or too large.
+    ArchitectureError: they do not fit.
+    WeightsError: they are NaN or too large.
   """
-  class_name, schema = _MODELS[name]
-  config = schema(**config).model_dump()
+  config = _MODELS[name](**config).model_dump()
   z = np.zeros((1, config['latent_size']), np.float32)
   hidden = np.zeros((1, config.get('hidden_size', 0)), np.float32)
   action = np.zeros((1, 1, 3), np.float32)
@@ -399,9 +424,10 @@ def _checked_model(
     'mdn_rnn': (z[None], action, (hidden, hidden)),
     'controller': (z, hidden),
   }[name]
-  # Imported by name, so that whoever trains V needs neither M nor C.
-  module = importlib.import_module(f'models.{name}')
-  model = getattr(module, class_name)(**config)
+  try:
+    model = architecture(name, of)(**config)
+  except ArchitectureError as error:
+    raise ArchitectureError(f'{source} is of another {name}: {error}') from None
   shapes = jax.eval_shape(model.init, key, *inputs)['params']
   expected: Any = traverse_util.flatten_dict(shapes, sep='/')
   rounded = params and all(x.dtype == np.float16 for x in params.values())
@@ -411,7 +437,11 @@ def _checked_model(
   for path in sorted({*found, *wanted}):
     of_file, of_model = found.get(path, 'absent'), wanted.get(path, 'absent')
     if of_file != of_model:
-      raise WeightsError(f'{source}: {path} is {of_file}, not {of_model}')
+      raise ArchitectureError(
+        f'{source} is of another {name} than the {of!r} of models/{name}.py:'
+        f' {path} is {of_file}, not {of_model}; give yours a name of its own'
+        ' in ARCHITECTURES there, or use the code that made these weights'
+      )
     if not (np.abs(params[path]) <= _LARGEST).all():  # Nor is NaN.
       raise WeightsError(
         f'{source}: {path} has NaN, infinite or huge numbers (> {_LARGEST:g})'

@@ -131,7 +131,7 @@ def encode(model: WorldModel, observation: jax.Array) -> vae.Posterior:
   """Encodes uint8 frames [B, 64, 64, 3], 0..255, to posteriors [B, Z]."""
   rlds_steps.check_frames(observation)
   posterior: Any = model.v.apply(
-    model.v_variables, observation, method=vae.VAE.encode
+    model.v_variables, observation, method='encode'
   )
   return posterior
 
@@ -162,7 +162,7 @@ def encode_episode(model: WorldModel, observation: np.ndarray) -> vae.Posterior:
 def decode(model: WorldModel, z: jax.Array) -> jax.Array:
   """Decodes float32 [..., Z] to float32 frames [..., 64, 64, 3] in 0..1."""
   rows = z.reshape(-1, z.shape[-1])
-  frames: Any = model.v.apply(model.v_variables, rows, method=vae.VAE.decode)
+  frames: Any = model.v.apply(model.v_variables, rows, method='decode')
   return frames.reshape(*z.shape[:-1], *frames.shape[1:])
 
 

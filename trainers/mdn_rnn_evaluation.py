@@ -11,6 +11,7 @@ from clu import metrics
 import jax
 import jax.numpy as jnp
 from models import mdn_rnn
+from models import weights
 import numpy as np
 from trainers import devices
 from trainers import optimizer
@@ -38,7 +39,8 @@ def model_config(
 
 def model(config: mdn_rnn_config.Config, latent_size: int) -> mdn_rnn.MDNRNN:
   """Returns M as it is trained."""
-  return mdn_rnn.MDNRNN(**model_config(config, latent_size), dtype=config.dtype)
+  make = weights.architecture('mdn_rnn', config.architecture)
+  return make(**model_config(config, latent_size), dtype=config.dtype)
 
 
 def losses(

@@ -31,8 +31,8 @@ with epy.lazy_imports():
   from clu import metrics
   import jax
   import jax.numpy as jnp
-  from models import mdn_rnn
   from models import start_states
+  from models import weights
   from trainers import devices
   from trainers import loop
   from trainers import mdn_rnn_evaluation
@@ -67,6 +67,7 @@ def train(
       continue.
   """
   config = base.validated(config, mdn_rnn_config.Config)
+  make = weights.architecture('mdn_rnn', config.architecture)
   devices.check_batch_size(config.batch_size)
   latents = prepared_dataset.find_all(config.dataset, data_dir, schema.KIND)
   vae_sha256 = latents[0].config['vae_sha256']
@@ -89,7 +90,11 @@ def train(
   params = None
   if initial_weights is not None:
     initial = run_folder.initial_weights(
-      initial_weights, 'mdn_rnn', vae_sha256, model_config
+      initial_weights,
+      'mdn_rnn',
+      vae_sha256,
+      model_config,
+      config.architecture,
     )
     params = initial.variables['params']
     sources['initial_weights'] = run_folder.weights_source(initial)
@@ -102,8 +107,9 @@ def train(
       'vae_sha256': vae_sha256,
     },
     lambda params: start_states.collect(
-      mdn_rnn.MDNRNN(**model_config), params, train_episodes
+      make(**model_config), params, train_episodes
     ),
+    config.architecture,
   )
   loop.train_and_evaluate(
     config,

@@ -29,6 +29,7 @@ with epy.lazy_imports():
   import jax
   import jax.numpy as jnp
   from models import vae
+  from models import weights
   import numpy as np
   from trainers import devices
   from trainers import loop
@@ -74,6 +75,7 @@ def train(
       run cannot continue.
   """
   config = base.validated(config, vae_config.Config)
+  weights.architecture('vae', config.architecture)  # Fails if it is unknown.
   devices.check_batch_size(config.batch_size)
   rollouts = prepared_dataset.find_all(config.dataset, data_dir, schema.KIND)
   loop.train_and_evaluate(
@@ -84,6 +86,7 @@ def train(
       'vae',
       {'latent_size': config.latent_size},
       {'dataset': ' + '.join(x.full_name for x in rollouts)},
+      architecture=config.architecture,
     ),
     lambda: make_learner(config, rollouts, workdir),
     options or training_log.Options(),
@@ -158,7 +161,8 @@ def train_step(
 
 
 def _model(config: vae_config.Config) -> vae.VAE:
-  return vae.VAE(latent_size=config.latent_size, dtype=config.dtype)
+  make = weights.architecture('vae', config.architecture)
+  return make(latent_size=config.latent_size, dtype=config.dtype)
 
 
 def evaluation(
@@ -191,8 +195,8 @@ def evaluation(
   @jax.jit
   def reconstruct(params, observation):
     variables = {'params': params}
-    posterior = model.apply(variables, observation, method=vae.VAE.encode)
-    decoded = model.apply(variables, posterior.mean, method=vae.VAE.decode)
+    posterior = model.apply(variables, observation, method='encode')
+    decoded = model.apply(variables, posterior.mean, method='decode')
     return vae.to_uint8(decoded)
 
   def evaluate(params) -> training_log.Evaluation:

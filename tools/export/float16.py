@@ -64,5 +64,11 @@ def save(folder: Path, output_dir: Path) -> None:
     of_parts = {f'{name}_sha256': sha256 for name, sha256 in digests.items()}
     training |= {k: v for k, v in of_parts.items() if k in training}
     digests[part] = weights.save(
-      output_dir / part, part, loaded.config, params, training, starts
+      output_dir / part,
+      part,
+      loaded.config,
+      params,
+      training,
+      starts,
+      loaded.architecture,
     )

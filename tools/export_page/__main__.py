@@ -17,6 +17,7 @@ from typing import Any
 from absl import flags
 from absl import logging
 from carracing_data import command_line
+from carracing_data import errors
 from carracing_data import files
 from etils import epy
 
@@ -25,6 +26,7 @@ with epy.lazy_imports():
   from models import agent
   from models import mdn_rnn
   from models import start_states
+  from models import weights
   from models import world_model
   import numpy as np
   from tools.export import float16
@@ -78,6 +80,13 @@ def export(folder: Path, output: Path) -> None:
 def _model(folder: Path) -> dict[str, Any]:
   """Returns what `network.js` makes a network of."""
   loaded = agent.load(folder)
+  for part in agent.PARTS:
+    found = weights.describe(folder / part).architecture
+    if found != 'paper':
+      raise errors.UserError(
+        f'{folder / part} has the architecture {found!r}; the page has the'
+        " layers of 'paper' alone"
+      )
   v, m = loaded.model.v_variables['params'], loaded.model.m_variables['params']
   layers = {'decoder_dense': _dense(folder / 'vae', v['decoder']['Dense_0'])}
   height = 1

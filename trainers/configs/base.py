@@ -41,6 +41,8 @@ class RunConfig(json_documents.Document):
 class SupervisedConfig(RunConfig):
   """Hyperparameters of V and M."""
 
+  architecture: json_documents.Name = 'paper'
+  """A name in `ARCHITECTURES` of the model's file in `models/`."""
   dataset: str
   batch_size: Count
   dtype: Literal['float32', 'bfloat16'] = 'float32'
