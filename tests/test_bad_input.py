@@ -544,6 +544,7 @@ ERRORS = (
   'tools.dream_errors --data_dir={data} --vae={vae} --mdn_rnn={mdn_rnn} {tiny} '
 )
 FIDELITY = 'tools.dream_fidelity --agent={agent} --output_dir={tmp}/out '
+SELECT = 'tools.select_episodes --data_dir={data} --output={tmp}/out/x.npz '
 VIEW = 'tools.view_rollouts --data_dir={data} --output_dir={tmp}/out {tiny} '
 BROWSE = 'tools.browse_rollouts --data_dir={data} --output_dir={tmp}/out '
 EXPORT = 'tools.export --data_dir={data} --output_dir={tmp}/out '
@@ -621,6 +622,26 @@ def test_name_of_a_dataset(name, message, places):
     (VIEW + '{latents}', 'is a carracing_latents dataset, but'),
     (VIEW + '--episode=3', 'has 3 train episodes'),
     (VIEW + '--output_dir={tmp}/file', 'cannot write .*file'),
+    (SELECT + '{latents}', 'is a carracing_latents dataset, but'),
+    (SELECT + '{tiny} --output=gs://b/x', 'gs://b/x is an address'),
+    (SELECT + '{tiny} --output={tmp}/file', 'file already exists; choose'),
+    (SELECT + '{tiny} --output={tmp}', 'it is not a regular file'),
+    (SELECT + '{tiny} --drivers=agent*', 'no train episode is wanted, of 3 w'),
+    (SELECT + '{tiny} --min_return=nan', 'no train episode is wanted, of 3 w'),
+    (SELECT + '{tiny} --part=1:', 'no validation episode is wanted, of 1 wit'),
+    (SELECT + '{tiny} --part=1', '--part=1: it is not START:STOP or START:STO'),
+    (SELECT + '{tiny} --part=::0', '--part=::0: slice step cannot be zero'),
+    (SELECT + '{tiny} --part=a:', '--part=a:: invalid literal for int'),
+    (
+      SELECT + '{tiny}+carracing_rollouts/straight_ahead',
+      'datasets differ in max_steps: 70 of .*tiny:.*, 400 of .*straight_ahead',
+    ),
+    (
+      'tools.datasets --data_dir={tmp}/none',
+      'there is no data directory .*non',
+    ),
+    ('tools.datasets --data_dir={tmp}/empty', 'empty holds no datasets; build'),
+    ('tools.datasets --data_dir=gs://b/x', 'gs://b/x is an address'),
     ('tools surplus', "unexpected argument 'surplus'$"),
     ('tools verfy', 'did you mean python -m tools.verify[?]'),
     (EXPORT + '{tiny}', '^Error: --format is required$'),

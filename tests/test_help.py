@@ -81,6 +81,7 @@ def test_programs_say_what_they_do_before_they_load(module, world, tmp_path):
     'tools.lineage': ['somewhere'],
     'tools.record': ['--policy=brownian', '--output=log.npz'],
     'tools.report': ['somewhere'],
+    'tools.select_episodes': ['--output=log.npz'],
     'trainers.train_vae': [
       '--workdir=run',
       f'--data_dir={world.data_dir}',

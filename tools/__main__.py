@@ -31,6 +31,7 @@ GROUPS = {
     'tools.dream_rounds',
   ),
   'Look at them': (
+    'tools.datasets',
     'tools.view_rollouts',
     'tools.browse_rollouts',
     'tools.dream',
@@ -42,6 +43,7 @@ GROUPS = {
     'tools.play',
     'tools.drive',
     'tools.record',
+    'tools.select_episodes',
   ),
   'Share': (
     'tools.verify',

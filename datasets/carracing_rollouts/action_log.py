@@ -11,6 +11,7 @@ A log is an `.npz` archive, without pickled objects, of two arrays:
 
 from collections.abc import Sequence
 import io
+import itertools
 import json
 import math
 import os
@@ -35,6 +36,9 @@ _RESTORE = 'restore it from another copy of the dataset, or build it again'
 
 _Step = Annotated[int, pydantic.Field(ge=0, le=schema.MAX_STEPS_LIMIT)]
 _Count = Annotated[int, pydantic.Field(ge=1, le=schema.MAX_STEPS_LIMIT)]
+_Citation = Annotated[
+  str, pydantic.StringConstraints(pattern=r'^[A-Za-z0-9_./:@-]{1,400}$')
+]
 
 
 class LogError(errors.DatasetError):
@@ -142,10 +146,13 @@ class Header(json_documents.Document):
 
   Attributes:
     schema_version: version of this format; in 1 there were no interventions.
-    seed: seed of tracks, policies, noise and interventions; None in version 1.
+    seed: seed of tracks, policies, noise and interventions; None in version 1
+      and in a selection.
     simulator: simulator that was driven, a key of `environment.SIMULATORS`.
     packages: versions of the packages that affect what was driven.
     max_steps: steps after which an episode was truncated.
+    selected_from: citations of the datasets whose episodes these are; absent if
+      they were recorded.
     episodes: the episodes, in order.
   """
 
@@ -154,12 +161,14 @@ class Header(json_documents.Document):
   simulator: json_documents.Name
   packages: dict[json_documents.Name, json_documents.Name]
   max_steps: Annotated[int, pydantic.Field(ge=1, le=schema.MAX_STEPS_LIMIT)]
+  selected_from: list[_Citation] = []
   episodes: Annotated[list[LoggedEpisode], pydantic.Field(min_length=1)]
 
   @pydantic.model_validator(mode='after')
   def _check_version(self) -> 'Header':
-    if (self.schema_version == 1) != (self.seed is None):
-      raise ValueError('seed: version 1 has none, and version 2 has one')
+    seedless = self.schema_version == 1 or bool(self.selected_from)
+    if seedless != (self.seed is None):
+      raise ValueError('seed: version 1 and selections have none, others one')
     if self.schema_version == 1 and any(x.interventions for x in self.episodes):
       raise ValueError('episodes: version 1 has no interventions')
     return self
@@ -192,6 +201,28 @@ def total(reward: np.ndarray) -> float:
   return math.fsum(reward.tolist())
 
 
+def intervention_spans(
+  actions: np.ndarray, is_intervention: np.ndarray
+) -> list[tuple[int, int]]:
+  """Returns the first step and the number of steps of each intervention.
+
+  Args:
+    actions: float32 [N, 3].
+    is_intervention: bool [N].
+  """
+  imposed = [
+    tuple(action) if is_imposed else None
+    for action, is_imposed in zip(actions, is_intervention, strict=True)
+  ]
+  found, first = [], 0
+  for action, steps in itertools.groupby(imposed):
+    count = len(list(steps))
+    if action is not None:
+      found.append((first, count))
+    first += count
+  return found
+
+
 def write(path: Path, log: ActionLog) -> None:
   """Writes a log atomically; the same log always gives the same bytes.
 
@@ -200,7 +231,10 @@ def write(path: Path, log: ActionLog) -> None:
     errors.UserError: the file cannot be written.
   """
   _check_episodes(log, 'the log to write')
-  header = json.dumps(log.header.model_dump(by_alias=True), allow_nan=False)
+  content = log.header.model_dump(by_alias=True)
+  if not log.header.selected_from:  # As before there were selections.
+    del content['selected_from']
+  header = json.dumps(content, allow_nan=False)
 
   def save(temporary: Path) -> None:
     # Given a file, NumPy does not append a suffix to its name.

@@ -47,7 +47,8 @@ class RolloutsConfig(sharded_builder.Config):
   SCHEMA = _Settings
 
   num_episodes: int  # By default 30, or 0 for the policy `recorded`.
-  max_steps: int = 1000  # CarRacing's own limit, 20 s at 50 Hz.
+  # By default that of the log, or else CarRacing's own limit, 20 s at 50 Hz.
+  max_steps: int = 1000
   policy: str = 'random_policy'
   seed: int = 0
   interventions: float = 0.0
@@ -58,6 +59,7 @@ class RolloutsConfig(sharded_builder.Config):
     recorded = values.get('policy') == schema.RECORDED
     num_episodes = 0 if recorded else _NUM_EPISODES
     super().__init__(name, **{'num_episodes': num_episodes, **values})
+    self._takes_max_steps = 'max_steps' not in values
     for key, check in (
       ('policy', self._check_policy),
       ('num_episodes', self._check_num_episodes),
@@ -111,11 +113,12 @@ class RolloutsConfig(sharded_builder.Config):
       return
     self.log_content = action_log.read_bytes(self.actions)
     self.log = action_log.parse(self.log_content, self.actions)
+    if self._takes_max_steps:
+      self.max_steps = self.log.header.max_steps
     if self.log.header.max_steps != self.max_steps:
       raise errors.DatasetError(
         f'{self.actions} was recorded with max_steps='
-        f'{self.log.header.max_steps}, not {self.max_steps}; add "max_steps":'
-        f' {self.log.header.max_steps} to --config'
+        f'{self.log.header.max_steps}, not {self.max_steps}; leave this key out'
       )
     for split, size in self.split_sizes().items():
       if not size:

@@ -210,25 +210,12 @@ def _episode(
       'return': action_log.total(driven.reward),
       'terminated': driven.terminated,
       'driver': drive.driver,
-      'interventions': _interventions(driven),
+      'interventions': action_log.intervention_spans(
+        driven.action, driven.is_intervention
+      ),
     }
   )
   return logged, driven.action
-
-
-def _interventions(driven: jobs.Driven) -> list[tuple[int, int]]:
-  """Returns the first step and the number of steps of each intervention."""
-  imposed = [
-    tuple(action) if is_intervention else None
-    for action, is_intervention in zip(driven.action, driven.is_intervention)
-  ]
-  found, first = [], 0
-  for action, steps in itertools.groupby(imposed):
-    count = len(list(steps))
-    if action is not None:
-      found.append((first, count))
-    first += count
-  return found
 
 
 def _same(one: _Episode, other: _Episode) -> bool:

@@ -7,6 +7,7 @@ found, and say so.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 import os
@@ -203,6 +204,17 @@ class Finder:
       self._known[key] = self._new_dataset(name, wanted)
     return self._known[key]
 
+  def _cited(self, citation: str) -> Artefact:
+    """Returns the tree of a dataset from which episodes were selected."""
+    name, _, digest = citation.partition('@')
+    cited = Artefact(kind=name.partition('/')[0], name=name, digest=digest)
+    key = json_documents.digest([citation])
+    if key not in self._known:
+      self._known[key] = cited  # A forged log may cite its own dataset.
+      with contextlib.suppress(errors.UserError, OSError):  # It is not here.
+        self._known[key] = self._of_dataset(citation, None)
+    return self._known[key]
+
   def _new_dataset(
     self, name: str, wanted: Mapping[str, str] | None
   ) -> Artefact:
@@ -288,7 +300,10 @@ class Finder:
       found,
       path=os.fspath(folder / schema.ACTION_LOG),
       facts=[f'{len(log.actions):,} episodes'],
-      sources=list(self._logged_drivers(log)),
+      sources=[
+        *map(self._cited, log.header.selected_from),
+        *self._logged_drivers(log),
+      ],
     )
 
   def _logged_drivers(self, log: action_log.ActionLog) -> Iterator[Artefact]:

@@ -1,0 +1,80 @@
+"""Lists the datasets of a data directory: size, digest, and who drove.
+
+  python -m tools.datasets
+  python -m tools.datasets --data_dir=/shared/tensorflow_datasets
+
+Reads their metadata alone. The citation, `dataset/config:version@DIGEST`, is
+what loaders and tools accept in place of a name.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import logging
+from carracing_data import command_line
+from carracing_data import errors
+from carracing_data import files
+from etils import epy
+
+with epy.lazy_imports():
+  from carracing_data import metadata
+  from carracing_data import prepared_dataset
+  from carracing_rollouts import who_drove
+  from tensorflow_datasets.core import constants
+  from tools.showing import markdown
+
+_DATA_DIR = command_line.data_dir_flag()
+_HEAD = 'dataset', 'episodes', 'steps', 'MB', 'return', 'driven or encoded by'
+
+
+def rows(root: Path) -> Iterator[list[str]]:
+  """Yields a row of `_HEAD` for each dataset in a data directory.
+
+  A dataset that cannot be used has the reason in place of who drove.
+  """
+  for path in sorted(root.glob(f'*/*/*/{metadata.INFO_FILE}')):
+    folder = path.parent
+    try:
+      yield _row(prepared_dataset.find(folder))
+    except errors.UserError as error:
+      name = folder.relative_to(root).as_posix()
+      yield [name, *[''] * (len(_HEAD) - 2), str(error)]
+
+
+def _row(prepared: prepared_dataset.Dataset) -> list[str]:
+  splits = prepared.splits.values()
+  episodes = sum(x.num_episodes for x in splits)
+  mean = sum(x.num_episodes * x.return_mean for x in splits) / episodes
+  size = sum(x.stat().st_size for x in prepared.folder.iterdir())
+  if prepared.name == 'carracing_rollouts':
+    who = '; '.join(who_drove.by_driver(who_drove.of_dataset(prepared)))
+  else:
+    config = prepared.config
+    who = f'V {config["vae_sha256"][:8]}, of {config["rollouts"]}'
+  return [
+    prepared.citation,
+    f'{episodes:,}',
+    f'{sum(x.num_steps for x in splits):,}',
+    f'{size / 1e6:,.0f}',
+    f'{mean:.1f}',
+    who,
+  ]
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  root = files.expand(_DATA_DIR.value or constants.get_default_data_dir())
+  logging.info('Listing the datasets in %s.', root)
+  if not root.is_dir():
+    raise errors.UserError(f'there is no data directory {root}')
+  found = [*rows(root)]
+  if not found:
+    raise errors.UserError(
+      f'{root} holds no datasets; build one with: tfds build'
+      f' datasets/carracing_rollouts --data_dir={root}'
+    )
+  print(markdown.table(_HEAD, found))
+
+
+if __name__ == '__main__':
+  command_line.run(main)

@@ -1,0 +1,122 @@
+"""Episodes of prepared datasets → those that are wanted, as an action log."""
+
+from collections.abc import Iterator, Sequence
+import fnmatch
+from typing import NamedTuple
+
+from carracing_data import errors
+from carracing_data import prepared_dataset
+from carracing_data import progress
+from carracing_rollouts import action_log
+from carracing_rollouts import loader
+from carracing_rollouts import schema
+from carracing_rollouts import who_drove
+import numpy as np
+
+_Episode = tuple[action_log.LoggedEpisode, np.ndarray]
+
+
+class Criteria(NamedTuple):
+  """What is wanted.
+
+  Attributes:
+    drivers: pattern (`*`, `?`) of the driver's title, with or without the
+      digest of its C; see `action_log.Driver`.
+    min_return: lowest return; None: any.
+    max_return: highest return; None: any.
+    min_steps: lowest number of steps, N.
+    max_steps: highest number of steps; None: any.
+    part: which of the episodes of a split that are left.
+  """
+
+  drivers: str = '*'
+  min_return: float | None = None
+  max_return: float | None = None
+  min_steps: int = 1
+  max_steps: int | None = None
+  part: slice = slice(None)
+
+  def meets(self, episode: action_log.LoggedEpisode) -> bool:
+    """Returns whether an episode is wanted, but for `part`."""
+    titles = episode.driver.title, episode.driver.full_title
+    return (
+      any(fnmatch.fnmatchcase(title, self.drivers) for title in titles)
+      and (self.min_return is None or episode.return_ >= self.min_return)
+      and (self.max_return is None or episode.return_ <= self.max_return)
+      and episode.num_steps >= self.min_steps
+      and (self.max_steps is None or episode.num_steps <= self.max_steps)
+    )
+
+
+def select(
+  datasets: Sequence[prepared_dataset.Dataset], criteria: Criteria
+) -> action_log.ActionLog:
+  """Returns the episodes of rollouts that are wanted, each in its split.
+
+  An episode that several datasets have is taken once.
+
+  Raises:
+    errors.DatasetError: the datasets differ in their simulator or time limit,
+      a record or a log is damaged, or no episode of a split is wanted.
+  """
+  first = datasets[0].config
+  for name in 'simulator', 'max_steps':
+    if len({x.config[name] for x in datasets}) > 1:
+      differing = (f'{x.config[name]} of {x.full_name}' for x in datasets)
+      raise errors.DatasetError(
+        f'the datasets differ in {name}: {", ".join(differing)}; select from'
+        ' one at a time, and train on A+B'
+      )
+  selected: list[_Episode] = []
+  total = sum(s.num_episodes for x in datasets for s in x.splits.values())
+  with progress.Progress('episode', 'episodes', total) as shown:
+    shown.start()
+    for split in schema.SPLITS:
+      wanted: dict[tuple[int, bytes], _Episode] = {}
+      returns = []
+      for logged, actions in _episodes(datasets, split):
+        shown.count_one()
+        returns.append(logged.return_)
+        if criteria.meets(logged):
+          key = logged.track_seed, actions.tobytes()
+          wanted.setdefault(key, (logged, actions))
+      if not (left := [*wanted.values()][criteria.part]):
+        raise errors.DatasetError(
+          f'no {split} episode is wanted, of {len(returns)} with returns from'
+          f' {min(returns):.1f} to {max(returns):.1f}'
+        )
+      selected += left
+  episodes, actions = zip(*selected)
+  of_all = [x.metadata.packages.items() for x in datasets]
+  header = action_log.Header(
+    simulator=first['simulator'],
+    packages={k: v for k, v in of_all[0] if all((k, v) in x for x in of_all)},
+    max_steps=first['max_steps'],
+    selected_from=[x.citation for x in datasets],
+    episodes=list(episodes),
+  )
+  return action_log.ActionLog(header, actions)
+
+
+def _episodes(
+  datasets: Sequence[prepared_dataset.Dataset], split: str
+) -> Iterator[_Episode]:
+  for prepared in datasets:
+    origins = who_drove.of_split(prepared, split)
+    episodes = loader.episodes(prepared.folder, split=split)
+    for origin, episode in zip(origins, episodes, strict=True):
+      actions = episode.action[:-1]
+      logged = action_log.LoggedEpisode.model_validate(
+        {
+          'split': split,
+          'track_seed': origin.track_seed,
+          'num_steps': len(actions),
+          'return': action_log.total(episode.reward[:-1]),
+          'terminated': bool(episode.is_terminal[-1]),
+          'driver': origin.driver,
+          'interventions': action_log.intervention_spans(
+            actions, episode.is_intervention[:-1]
+          ),
+        }
+      )
+      yield logged, actions
