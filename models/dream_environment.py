@@ -143,8 +143,8 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       for seed, old in zip(seeds, self._generators, strict=True)
     ]
     self._ended = np.zeros(self.num_envs, bool)
-    self._restart(~self._ended)
-    return self._observe(), {}
+    self.restart(~self._ended)
+    return self.observe(), {}
 
   def step(
     self, actions: np.ndarray
@@ -159,13 +159,13 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       error.InvalidAction: the actions have another shape, or one of them is NaN
         or infinite.
     """
-    outcome = self._imagine(actions)
+    outcome = self.imagine(actions)
     if self._ended.any():
-      self._restart(self._ended)
+      self.restart(self._ended)
       outcome = (np.where(self._ended, np.zeros_like(x), x) for x in outcome)
     reward, terminated, truncated = outcome
     self._ended = terminated | truncated
-    return self._observe(), reward, terminated, truncated, {}
+    return self.observe(), reward, terminated, truncated, {}
 
   def render(self) -> tuple[np.ndarray, ...] | None:
     """Returns a frame of each dream; see `gymnasium.vector.VectorEnv.render`.
@@ -175,7 +175,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """
     return tuple(self._decoded()) if self.render_mode else None
 
-  def _restart(self, new: np.ndarray) -> None:
+  def restart(self, new: np.ndarray) -> None:
     """Starts the dreams where `new`, bool [B], is true."""
     for index in map(int, np.flatnonzero(new)):
       generator = self._generators[index]
@@ -188,7 +188,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       )
     self._state, self._frames = started, None
 
-  def _imagine(self, actions: Any) -> Sequence[np.ndarray]:
+  def imagine(self, actions: Any) -> Sequence[np.ndarray]:
     """Imagines a step of every dream with actions, [B, 3].
 
     Returns:
@@ -211,7 +211,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     terminated = termination > world_model.LIKELY_TERMINATION
     return reward, terminated, self._num_steps >= self._max_steps
 
-  def _observe(self) -> np.ndarray:
+  def observe(self) -> np.ndarray:
     """Returns what agents see, [B, ...]."""
     if self._pixels:
       return self._decoded()
@@ -283,10 +283,10 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
     """
     super().reset(seed=seed)
     self._dreams._generators = [self.np_random]
-    self._dreams._restart(np.ones(1, bool))
+    self._dreams.restart(np.ones(1, bool))
     if self.render_mode == 'human':
       self.render()
-    return self._dreams._observe()[0], {}
+    return self._dreams.observe()[0], {}
 
   def step(
     self, action: np.ndarray
@@ -300,10 +300,10 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
       error.ResetNeeded: there was no `reset` before.
       error.InvalidAction: the action has another shape, is NaN or infinite.
     """
-    [reward], [terminated], [truncated] = self._dreams._imagine([action])
+    [reward], [terminated], [truncated] = self._dreams.imagine([action])
     if self.render_mode == 'human':
       self.render()
-    observation = self._dreams._observe()[0]
+    observation = self._dreams.observe()[0]
     return observation, float(reward), bool(terminated), bool(truncated), {}
 
   def render(self) -> Any:

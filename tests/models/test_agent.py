@@ -35,13 +35,14 @@ def test_actions_are_those_of_the_paper(agent_folder, frames):
   linear = weights.load(agent_folder / 'controller', 'controller').variables
   kernel, bias = (linear['params']['linear'][x] for x in ('kernel', 'bias'))
   carry = model.m.initial_carry(8)
+  encode, predict = jax.jit(world_model.encode), jax.jit(world_model.predict)
   for observation, action in zip(frames, actions):
-    z = np.asarray(world_model.encode(model, observation).mean)
+    z = np.asarray(encode(model, observation).mean)
     # The action depends on h before M sees this z.
     x = np.tanh(np.concatenate([z, carry[1]], -1) @ kernel + bias)
     expected = [x[:, 0], (x[:, 1] + 1) / 2, np.maximum(x[:, 2], 0)]
     np.testing.assert_allclose(action, np.stack(expected, -1), atol=1e-4)
-    _, carry = world_model.predict(model, world_model.State(z, carry), action)
+    _, carry = predict(model, world_model.State(z, carry), action)
   assert actions.dtype == np.float32
   assert np.ptp(actions[-1, :, :2], axis=0).all()  # They depend on the frame.
 

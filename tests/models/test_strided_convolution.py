@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def value_and_gradients(function, x, kernel):
   y, gradients = jax.vjp(function, x, kernel)
   return y, *gradients(jnp.cos(jnp.arange(y.size)).reshape(y.shape))

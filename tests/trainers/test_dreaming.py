@@ -85,10 +85,10 @@ def test_rollouts_are_what_the_world_model_imagines(dreams):
   )
   found = IMAGINE(config, C, dream_world, actor, start, jax.random.key(2))
   params = standardisation.folded(actor['mean'], dream_world.moments)
-  current = start
+  current, imagine = start, jax.jit(world_model.imagine)
   for step in range(config.dream_steps):
     action = C.apply({'params': params}, current.z, current.carry[1])
-    current, reward, _ = world_model.imagine(
+    current, reward, _ = imagine(
       dream_world.model, current, action, jax.random.key(0), 0
     )
     # exp(−4) is the least deviation of the actor.
@@ -196,6 +196,7 @@ def test_an_update_follows_its_formulas(dreams):
   start = start_states.draw(states, 5, start_key)
   dreamt = IMAGINE(config, C, dream_world, before.actor, start, dream_key)
 
+  @jax.jit
   def values(critic, state):
     cell, hidden = state.carry
     x = jnp.concatenate([state.z, hidden, cell], -1).reshape(-1, 544)
@@ -204,7 +205,7 @@ def test_an_update_follows_its_formulas(dreams):
     module = networks.Critic(config.critic_size, nn.silu)
     return module.apply({'params': critic}, x).reshape(state.z.shape[:-1])
 
-  returns = dream_actor_critic.lambda_returns(
+  returns = jax.jit(dream_actor_critic.lambda_returns)(
     0.1 * dreamt.shaped_reward,
     values(before.targets, dreamt.state),
     config.discount,
@@ -217,7 +218,7 @@ def test_an_update_follows_its_formulas(dreams):
   def critic_loss(critic):
     return jnp.square(values(critic, earlier) - returns).mean()
 
-  loss, gradient = jax.value_and_grad(critic_loss)(before.critics)
+  loss, gradient = jax.jit(jax.value_and_grad(critic_loss))(before.critics)
   measured = {k: float(v) for k, v in metrics.compute().items()}
   assert measured['loss'] == pytest.approx(float(loss), rel=1e-3)
   assert measured['value'] == pytest.approx(float(returns.mean()), rel=1e-3)
