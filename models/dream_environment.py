@@ -16,6 +16,8 @@ import os
 from typing import Any, Literal
 
 from carracing_data import rlds_steps
+import cv2
+from etils import epy
 import gymnasium
 from gymnasium import error
 from gymnasium import spaces
@@ -28,10 +30,13 @@ from models import start_states
 from models import world_model
 import numpy as np
 
+with epy.lazy_imports():
+  from carracing_rollouts import display  # Only windows need it.
+
 ID = 'CarRacingDream-v0'
 _FPS = 50  # As in the game.
 _MAX_STEPS = 1000
-_WINDOW_SIZE = 512  # Pixels.
+_SHOWN_SIZE = 512  # Of what `render` shows of one dream, pixels.
 
 
 class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
@@ -52,12 +57,11 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     num_envs: int = 1,
     observation: Literal['latent', 'pixels'] = 'latent',
     render_mode: str | None = None,
-    max_steps: int = _MAX_STEPS,
+    max_episode_steps: int | None = _MAX_STEPS,
     temperature: float = 1.0,
     noise: float = world_model.FAITHFUL_NOISE,
     vae: str | os.PathLike[str] = agent.PRETRAINED / 'vae',
     mdn_rnn: str | os.PathLike[str] = agent.PRETRAINED / 'mdn_rnn',
-    max_episode_steps: int | None = None,
   ):
     """Loads a world model.
 
@@ -66,7 +70,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       observation: what an agent sees: `latent`, z and h, float32 [B, Z + H], by
         default [B, 288]; or `pixels`, frames, uint8 [B, 64, 64, 3], 0..255.
       render_mode: `rgb_array`, frames like these, or None.
-      max_steps: steps after which an episode is truncated.
+      max_episode_steps: steps after which an episode is truncated; None: never.
       temperature: of what is imagined, positive; see `mdn_rnn.Mixture.sample`.
       noise: factor of the noise around what is imagined. With 0, z is a mean,
         as a policy in the game sees the mean of V's posterior, and dreams rank
@@ -75,15 +79,12 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       vae: folder of the exported weights of V; by default those that come with
         this project.
       mdn_rnn: folder of the exported weights of M and its start states.
-      max_episode_steps: Gymnasium's name of `max_steps`, if that is given.
 
     Raises:
       error.Error: the temperature or the noise is invalid.
       weights.WeightsError: weights are missing or damaged, do not belong
         together, or have no start states.
     """
-    if max_episode_steps is not None:
-      max_steps = max_episode_steps
     assert render_mode in (None, *self.metadata['render_modes'])
     if not 0 < temperature <= 100:
       raise error.Error(
@@ -93,16 +94,13 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       raise error.Error(f'noise is {noise}, not from 0 to 100')
     self._model = world_model.load(vae, mdn_rnn)
     world_model.check_dreams(self._model, mdn_rnn)
-    assert self._model.m is not None
     self._starts = jax.device_put(start_states.load(mdn_rnn))
     self._temperature, self._noise = temperature, noise
-    self._max_steps = max_steps
+    self._max_steps = max_episode_steps or np.inf
     self.num_envs, self.render_mode = int(num_envs), render_mode
-    sizes = self._model.v.latent_size, self._model.m.hidden_size
-    bound = np.repeat([start_states.MAX_LATENT, 1], sizes).astype(np.float32)
     self._pixels = observation == 'pixels'
     self.single_observation_space = {
-      'latent': spaces.Box(-bound, bound),
+      'latent': latent_space(self._model),
       'pixels': spaces.Box(0, 255, rlds_steps.OBSERVATION_SHAPE, np.uint8),
     }[observation]
     self.single_action_space = spaces.Box(
@@ -256,16 +254,19 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
 
     Args:
       observation: what an agent sees, see `CarRacingDreams`, without its [B].
-      render_mode: `rgb_array`, frames; `human`, a window; or None.
-      **arguments: `max_steps`, `temperature`, `noise`, `vae` and `mdn_rnn`, see
-        there.
+      render_mode: `rgb_array`, frames, uint8 [512, 512, 3]; `human`, a window;
+        or None.
+      **arguments: `temperature`, `noise`, `vae` and `mdn_rnn`, see there.
+        `gymnasium.make` truncates episodes.
 
     Raises:
       error.Error: the temperature or the noise is invalid.
       weights.WeightsError: see there.
     """
     assert render_mode in (None, *self.metadata['render_modes'])
-    self._dreams = CarRacingDreams(1, observation, **arguments)
+    self._dreams = CarRacingDreams(
+      1, observation, max_episode_steps=None, **arguments
+    )
     self.render_mode = render_mode
     self.observation_space = self._dreams.single_observation_space
     self.action_space = self._dreams.single_action_space
@@ -307,21 +308,26 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
     return observation, float(reward), bool(terminated), bool(truncated), {}
 
   def render(self) -> Any:
-    """Shows the dream; see `gymnasium.Env.render`."""
+    """Shows the dream; see `gymnasium.Env.render`.
+
+    Raises:
+      errors.UserError: a window is wanted, and there is no display.
+    """
     if self.render_mode is None:
       return None
     [frame] = self._dreams._decoded()
+    size = (_SHOWN_SIZE, _SHOWN_SIZE)
+    frame = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
     if self.render_mode == 'rgb_array':
       return frame
     import pygame  # Only windows need it.
 
     if self._screen is None:
-      pygame.display.init()
-      self._screen = pygame.display.set_mode((_WINDOW_SIZE, _WINDOW_SIZE))
+      with display.connected():
+        self._screen = pygame.display.set_mode(size)
       pygame.display.set_caption(ID)
       self._clock = pygame.time.Clock()
-    surface = pygame.surfarray.make_surface(frame.swapaxes(0, 1))
-    pygame.transform.smoothscale(surface, self._screen.get_size(), self._screen)
+    pygame.surfarray.blit_array(self._screen, frame.swapaxes(0, 1))
     pygame.event.pump()
     pygame.display.flip()
     self._clock.tick(_FPS)  # The pace of the game.
@@ -333,6 +339,14 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
 
       pygame.display.quit()
       self._screen = None
+
+
+def latent_space(model: world_model.WorldModel) -> spaces.Box:
+  """Returns the space of z and h, float32 [Z + H]."""
+  assert model.m is not None
+  sizes = model.v.latent_size, model.m.hidden_size
+  bound = np.repeat([start_states.MAX_LATENT, 1], sizes).astype(np.float32)
+  return spaces.Box(-bound, bound)
 
 
 @jax.jit
@@ -385,4 +399,5 @@ gymnasium.register(
   ID,
   entry_point=f'{__name__}:CarRacingDream',
   vector_entry_point=f'{__name__}:CarRacingDreams',
+  max_episode_steps=_MAX_STEPS,
 )

@@ -78,8 +78,8 @@ class Description(json_documents.Document):
   Attributes:
     format: version of the format of the folder.
     model: `vae`, `mdn_rnn` or `controller`.
-    architecture: name of the model's class, see `vae.ARCHITECTURES`; older
-      weights do not tell it.
+    architecture: name of the model's class, see `vae.ARCHITECTURES`; absent if
+      it is `paper`.
     config: arguments of the model's constructor.
     training: provenance of the weights.
     weights_sha256: digest of the weights file.
@@ -159,11 +159,12 @@ def save(
   description = {
     'format': _FORMAT,
     'model': name,
-    'architecture': architecture,
     'config': dict(config),
     'training': dict(training),
     'weights_sha256': digests.of_bytes(contents[FILE]),
   }
+  if architecture != 'paper':
+    description['architecture'] = architecture
   if start_states is not None:
     contents[START_STATES] = start_states
     description['start_states_sha256'] = digests.of_bytes(start_states)

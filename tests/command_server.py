@@ -67,7 +67,8 @@ def libraries_of_this_project():
         if (
           "\nif __name__ == '__main__':" not in path.read_text()
           and not name.endswith('_builder')
-          and 'benchmark' not in folders  # Some need PyTorch.
+          and 'benchmark' not in folders  # Some need PyTorch,
+          and name != 'dream_vec_env'  # as does this one.
           and 'configs' not in folders  # Read by their paths.
         ):
           yield '.'.join(folders if name == '__init__' else [*folders, name])

@@ -90,8 +90,7 @@ class TrainingLog(contextlib.AbstractContextManager):
     self._lines = None
     if jax.process_index() == 0:
       self._lines = _open_lines(workdir, first_step)
-      if first_step:
-        _forget_summaries(workdir, first_step)
+      _forget_summaries(workdir, first_step)
       writers.append(metric_writers.SummaryWriter(str(workdir)))
     self._writer = metric_writers.AsyncMultiWriter(writers)
     self._progress = progress.Progress('step', 'steps', num_steps)
@@ -249,16 +248,22 @@ def _open_lines(workdir: Path, first_step: int) -> TextIO:
 
 
 def _forget_summaries(workdir: Path, step: int) -> None:
-  """Lets TensorBoard forget what was logged after a step."""
+  """Lets TensorBoard forget what was logged after a step.
+
+  It takes the first session of a run for no restart, so each start has one.
+  """
   start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-  event = event_pb2.Event(
-    wall_time=time.time(), step=step + 1, session_log=start
+  events = (
+    event_pb2.Event(file_version='brain.Event:2'),
+    event_pb2.Event(step=step + 1, session_log=start),
   )
   # TensorBoard reads files in the order of their names: this one before that
   # of the writer, whose time is followed by the name of the host.
   path = workdir / f'events.out.tfevents.{int(time.time()):010d}.0'
   with files.write_errors(path), path.open('wb') as file:
-    record_writer.RecordWriter(file).write(event.SerializeToString())
+    for event in events:
+      event.wall_time = time.time()
+      record_writer.RecordWriter(file).write(event.SerializeToString())
 
 
 def averages(*names: str) -> dict[str, type[clu_metrics.Metric]]:

@@ -168,7 +168,9 @@ class Header(json_documents.Document):
   def _check_version(self) -> 'Header':
     seedless = self.schema_version == 1 or bool(self.selected_from)
     if seedless != (self.seed is None):
-      raise ValueError('seed: version 1 and selections have none, others one')
+      raise ValueError(
+        'seed: version 1 has none, and version 2 has one unless it selects'
+      )
     if self.schema_version == 1 and any(x.interventions for x in self.episodes):
       raise ValueError('episodes: version 1 has no interventions')
     return self

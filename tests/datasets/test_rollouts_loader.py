@@ -107,6 +107,23 @@ print({{'tensorflow', 'gymnasium'}} & set(sys.modules))
   assert done.stdout.strip() == 'set()', done.stderr
 
 
+def test_a_forked_reader_names_spawn(data_dir):
+  code = f"""
+import os
+from carracing_rollouts import loader
+episodes = loader.episodes({NAME!r}, data_dir={str(data_dir)!r})
+len(episodes[0])
+if os.fork() == 0:
+  len(episodes[1])
+os.wait()
+"""
+  # Until it ended with an error, it crashed.
+  done = subprocess.run(
+    [sys.executable, '-c', code], capture_output=True, text=True, timeout=120
+  )
+  assert 'ArrayRecord does not survive the fork' in done.stderr
+
+
 def test_windows_hold_each_transition_once_an_epoch(data_dir):
   """Of the episodes, each 70 transitions, some 24 to a window."""
   names = [NAME, 'carracing_rollouts/straight_ahead']

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import warnings
 
+import cv2
 import gymnasium
 from gymnasium import error
 from gymnasium.utils import env_checker
@@ -51,7 +52,8 @@ def test_a_step_is_what_the_world_model_imagines():
     state = world_model.State(observation[None, :32], state.carry)
   decode = jax.jit(world_model.decode)
   [frame] = np.asarray(decode(model, observation[None, :32]))
-  assert np.abs(env.render() / 255 - frame).max() < 0.01
+  shown = cv2.resize(frame, (512, 512))
+  assert np.abs(env.render() / 255 - shown).max() < 0.01
 
 
 def test_by_default_z_is_a_mean_as_in_the_game():
@@ -99,13 +101,17 @@ def test_pixels_are_what_is_rendered():
   observations, _ = roll(env, 3)
   assert observations.shape == (9, 64, 64, 3)
   assert observations.dtype == np.uint8 and observations.std() > 10
-  np.testing.assert_array_equal(env.render(), observations[-1])
+  shown = env.render()
+  assert shown.shape == (512, 512, 3)
+  middle = shown.reshape(64, 8, 64, 8, 3)[:, 3:5, :, 3:5].mean((1, 3))
+  np.testing.assert_allclose(middle, observations[-1], atol=12)
+  assert env.spec.max_episode_steps == 1000
 
 
 def test_a_vector_of_dreams_equals_single_ones():
   """The third step ends the episodes, the next one begins new ones."""
   envs = gymnasium.make_vec(
-    NAME, num_envs=3, max_steps=3, render_mode='rgb_array'
+    NAME, num_envs=3, max_episode_steps=3, render_mode='rgb_array'
   )
   observations = [envs.reset(seed=7)[0]]
   outcomes = []
@@ -117,7 +123,7 @@ def test_a_vector_of_dreams_equals_single_ones():
   np.testing.assert_array_equal(truncated.all(1), [0, 0, 1, 0, 0, 0])
   assert (rewards[3] == 0).all() and (rewards[[0, 1, 2, 4]] != 0).all()
   for index in range(3):
-    env = gymnasium.make(NAME, max_steps=3)
+    env = gymnasium.make(NAME, max_episode_steps=3)
     expected, expected_rewards = roll(env, 7 + index, 3)
     again, _ = env.reset()
     assert (again != expected[0]).any()
@@ -135,11 +141,39 @@ def test_a_vector_of_dreams_equals_single_ones():
   np.testing.assert_allclose(second, observations[0][0], atol=1e-6)
 
 
+def test_stable_baselines3_steps_them_in_one_batch():
+  """They are those of the vector, without its step after the end."""
+  stable_baselines3 = pytest.importorskip('stable_baselines3')
+  from models import dream_vec_env
+
+  envs = gymnasium.make_vec(NAME, num_envs=3, max_episode_steps=3)
+  dreams = dream_vec_env.DreamVecEnv(3, max_episode_steps=3)
+  dreams.seed(7)
+  np.testing.assert_array_equal(dreams.reset(), envs.reset(seed=7)[0])
+  actions = np.tile(ACTION, (3, 1))
+  for step in range(1, 7):
+    expected, reward, _, truncated, _ = envs.step(actions)
+    found, rewards, done, infos = dreams.step(actions)
+    np.testing.assert_array_equal(rewards, reward)
+    np.testing.assert_array_equal(done, truncated)
+    assert done.all() == (step % 3 == 0)
+    if done.all():
+      np.testing.assert_array_equal(
+        infos[1]['terminal_observation'], expected[1]
+      )
+      assert infos[1]['TimeLimit.truncated']
+      expected, *_ = envs.step(actions)  # Starts the next episodes.
+    np.testing.assert_array_equal(found, expected)
+  model = stable_baselines3.PPO('MlpPolicy', dreams, n_steps=8, batch_size=12)
+  model.learn(48)
+  assert model.num_timesteps == 48
+
+
 def test_dreams_that_go_on_are_left_alone():
   """Only the dream that has ended starts anew."""
-  envs = dream_environment.CarRacingDreams(3, max_steps=4)
+  envs = dream_environment.CarRacingDreams(3, max_episode_steps=4)
   envs.reset(seed=7)
-  alone = dream_environment.CarRacingDream(max_steps=4)
+  alone = dream_environment.CarRacingDream()
   expected, _ = roll(alone, 9, 4)
   envs._num_steps[0] = 1  # It began a step before the others.
   actions = np.tile(ACTION, (3, 1))
@@ -298,4 +332,4 @@ gymnasium.vector.AsyncVectorEnv([make], context='fork').reset(seed=0)
   done = subprocess.run(
     [sys.executable, '-c', code], capture_output=True, text=True, timeout=120
   )
-  assert 'fork that made this process; start it with vector_kw' in done.stderr
+  assert 'fork that made this process; start it with the method' in done.stderr

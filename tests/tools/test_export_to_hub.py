@@ -9,6 +9,7 @@ from carracing_rollouts import schema
 from carracing_rollouts import who_drove
 import datasets
 import huggingface_hub
+import imageio.v3 as imageio
 import jax
 from models import agent
 from models import start_states
@@ -141,9 +142,11 @@ def score(agent_folder, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def hub_model(agent_folder, score, tmp_path_factory):
-  return hub_models.export(
-    agent_folder, tmp_path_factory.mktemp('hub'), score()
-  )
+  folder = tmp_path_factory.mktemp('hub')
+  film = folder / 'drive.mp4'
+  frames = np.zeros((2, 16, 16, 3), np.uint8)
+  imageio.imwrite(film, frames, plugin='pyav', codec='libx264')
+  return hub_models.export(agent_folder, folder, score(), film=film)
 
 
 def test_an_exported_agent_is_loaded_and_drives_alike(hub_model, agent_folder):
@@ -176,6 +179,8 @@ def test_the_card_of_an_agent_has_its_score(hub_model, agent_folder, data_dir):
   )
   for sha256 in agent.digests(agent_folder).values():
     assert sha256 in card.text
+  assert '](replay.mp4)' in card.text
+  assert len(imageio.imread(hub_model / 'replay.mp4', plugin='pyav')) == 2
 
 
 def test_without_a_score_the_card_claims_none(agent_folder, tmp_path):
@@ -201,9 +206,9 @@ def test_exports_of_the_same_inputs_are_the_same_bytes(
 ):
   again = hub_datasets.export(TINY, tmp_path, str(data_dir), 80)
   assert content(again) == content(hub_dataset)
-  score_file = hub_model / track_scores.FILE
-  for source, file in (agent_folder, score_file), (hub_model, None):
-    again = hub_models.export(source, tmp_path / source.name, file)
+  files = hub_model / track_scores.FILE, hub_model / 'replay.mp4'
+  for source, (file, film) in (agent_folder, files), (hub_model, (None, None)):
+    again = hub_models.export(source, tmp_path / source.name, file, film=film)
     assert content(again) == content(hub_model)
 
 

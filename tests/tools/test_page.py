@@ -159,11 +159,11 @@ def test_a_held_key_drives(html, show):
   assert page.evaluate(STATE) == 'ready'
   before = picture(page)
   page.keyboard.down('ArrowUp')
-  page.keyboard.down('ArrowRight')
+  page.keyboard.down('d')
   wait_for_steps(page, 10)
   assert page.evaluate(ACTION) == [1, 1, 0]
   page.keyboard.up('ArrowUp')
-  page.keyboard.up('ArrowRight')
+  page.keyboard.up('D')  # Shift was pressed in between.
   steps = page.evaluate('dream.page.steps')
   wait_for_steps(page, steps + 6)
   assert page.evaluate(ACTION) == [0, 0, 0]

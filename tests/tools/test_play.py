@@ -96,11 +96,11 @@ def test_arrow_keys_drive(either, open_window):
     return opened.view.action.tolist()
 
   assert action() == [0, 0, 0]
-  press('LEFT', 'UP')
+  press('LEFT', 'w')
   assert action() == [-1, 1, 0]
   assert action() == [-1, 1, 0]  # Still held.
-  release('UP')
-  press('DOWN')
+  release('w')
+  press('s')
   assert action() == [-1, 0, np.float32(0.8)]
   press('RIGHT')
   assert action() == [0, 0, np.float32(0.8)]
@@ -206,7 +206,7 @@ def test_same_seed_and_keys_show_the_same(either, open_window):
     opened.advance()
     press('UP', 'LEFT')
     opened.advance()
-    press('a')
+    press('c')
     opened.advance()
     shown.append(pixels(opened))
   np.testing.assert_array_equal(*shown)
@@ -233,13 +233,13 @@ def test_agent_takes_over_with_the_memory_of_what_a_person_did(
   press('LEFT', 'UP')
   for _ in range(STEPS):
     opened.advance()
-  press('a')
+  press('c')
   actions = []
   for _ in range(2):
     opened.advance()
     actions.append(opened.view.action)
   assert opened.agent_drives
-  press('a')
+  press('c')
   opened.advance()
   assert opened.view.action.tolist() == [-1, 1, 0]  # The keys are still held.
   world.close()

@@ -162,7 +162,7 @@ def unfinished(source, folder):
   shutil.copytree(source, folder)
   (folder / 'metrics.json').unlink()
   shutil.rmtree(folder / 'weights')
-  [log] = folder.glob('events.*')
+  log = folder / 'metrics.jsonl'
   log.write_bytes(log.read_bytes()[:-20])
   return folder
 

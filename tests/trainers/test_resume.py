@@ -18,7 +18,7 @@ from conftest import tiny_vae_config
 import numpy as np
 import pytest
 import safetensors.numpy
-from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.backend.event_processing import plugin_event_accumulator
 from trainers import run_documents
 from trainers import train_vae
 
@@ -80,8 +80,8 @@ def assert_equal_runs(found, expected):
     np.testing.assert_array_equal(a[key], value, err_msg=key)
   assert logged_metrics(found) == logged_metrics(expected)
   # TensorBoard shows no step twice.
-  events = event_accumulator.EventAccumulator(
-    str(found), size_guidance={event_accumulator.TENSORS: 0}
+  events = plugin_event_accumulator.EventAccumulator(
+    str(found), tensor_size_guidance={'scalars': 0}
   ).Reload()
   curve = run_documents.read_curves(found)['train/loss']
   assert [x.step for x in events.Tensors('train/loss')] == [*curve]
@@ -537,7 +537,7 @@ def test_two_processes_give_one_run(world, uninterrupted, tmp_path):
   run_two_processes(world, workdir)
   run = json.loads((workdir / 'run.json').read_text())
   assert [s['processes'] for s in run['starts']] == [2]
-  assert len(list(workdir.glob('events.out.tfevents.*'))) == 1
+  assert len(list(workdir.glob('events.out.tfevents.*.v2'))) == 1
   metrics = json.loads((workdir / 'metrics.json').read_text())
   # Both evaluate on the same episodes as a single process.
   of_one = json.loads(

@@ -4,7 +4,7 @@
 
 Generates the data that the stages read. In each stage the contenders take
 turns, and the results are the ratios of their rates. PyTorch and
-stable-baselines3 take part if they are installed, as the extra `benchmark`.
+stable-baselines3 take part if they are installed, as the extra `torch`.
 Writes benchmark.md and benchmark.json to the output directory.
 """
 

@@ -1,20 +1,22 @@
 """A person at the keyboard: pressed keys → actions, in a window of the game."""
 
-from collections.abc import Iterable, Iterator, Sequence
-import contextlib
-import os
+from collections.abc import Iterable, Sequence
 
-from carracing_data import errors
+from carracing_rollouts import display
 from carracing_rollouts import environment  # Silences pygame's greeting.
 from gymnasium.envs.box2d import car_racing
 import numpy as np
 import pygame
 
 NAME = 'keyboard'  # Of a person in action logs.
-_CAPTION = 'arrow keys: steer, gas, brake · Esc: stop'
+_CAPTION = 'arrow keys or WASD: steer, gas, brake · Esc: stop'
 _BRAKE = 0.8  # A full brake locks the wheels.
-_DRIVER = 'SDL_VIDEODRIVER'
-_ARROWS = pygame.K_LEFT, pygame.K_RIGHT, pygame.K_UP, pygame.K_DOWN
+_KEYS = (
+  {pygame.K_LEFT, pygame.K_a},
+  {pygame.K_RIGHT, pygame.K_d},
+  {pygame.K_UP, pygame.K_w},
+  {pygame.K_DOWN, pygame.K_s},
+)
 
 
 class Stopped(Exception):
@@ -38,30 +40,9 @@ class Keys:
       self._held.clear()  # Other windows get the events of their release.
 
   def action(self) -> np.ndarray:
-    """Returns the action of the arrows, float32 [3]."""
-    left, right, gas, brake = (float(key in self._held) for key in _ARROWS)
+    """Returns the action of the arrows, or of A, D, W and S, float32 [3]."""
+    left, right, gas, brake = (bool(keys & self._held) for keys in _KEYS)
     return np.array([right - left, gas, _BRAKE * brake], np.float32)
-
-
-@contextlib.contextmanager
-def display() -> Iterator[None]:
-  """Connects to the display and reports its errors.
-
-  Raises:
-    errors.UserError: there is no display, or no window opens.
-  """
-  try:
-    pygame.display.init()
-    # SDL's last resort, where nobody would see the window.
-    hidden = 'offscreen'
-    if pygame.display.get_driver() == hidden != os.environ.get(_DRIVER):
-      raise pygame.error('there is no display')
-    yield
-  except pygame.error as error:
-    raise errors.UserError(
-      f'cannot open a window ({error}); use a machine with a display, or set'
-      f' {_DRIVER}=dummy to run without a window'
-    ) from None
 
 
 class _ShownCarRacing(car_racing.CarRacing):
@@ -80,7 +61,7 @@ class Environments(environment.Environments):
     Raises:
       errors.UserError: there is no display.
     """
-    with display():
+    with display.connected():
       return super().reset()
 
 
@@ -94,7 +75,7 @@ class Person:
     del seeds
     pygame.display.set_caption(_CAPTION)
     held = pygame.key.get_pressed()  # Since the episode before.
-    self._keys = Keys(key for key in _ARROWS if held[key])
+    self._keys = Keys(key for keys in _KEYS for key in keys if held[key])
     return ()
 
   def __call__(

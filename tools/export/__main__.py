@@ -46,7 +46,7 @@ class _Exporter(NamedTuple):
     module: its function `export` writes and reports: of a dataset it takes the
       name or folder, the output directory and the data directory, see
       `prepared_dataset.find`; of an agent the folder, the output directory, the
-      file of the score and whether to round.
+      file of the score, whether to round, and the film.
     of_agent: whether it exports an agent; if not, it exports a dataset.
   """
 
@@ -80,6 +80,12 @@ _FLOAT16 = flags.DEFINE_boolean(
   'Round V and M of the agent to float16 and keep 512 start states, so that it'
   ' is half the size.',
 )
+_FILM = flags.DEFINE_string(
+  'film',
+  None,
+  'Film of the agent for its card: the drive.mp4 of tools.drive; by default'
+  ' none.',
+)
 _OUTPUT_DIR = command_line.output_dir_flag('export')
 
 
@@ -99,14 +105,16 @@ def main(argv: Sequence[str]) -> None:
   if exporter.of_agent:
     score = files.expand(_EVALUATION.value) if _EVALUATION.value else None
     folder = agent.folder_of(_AGENT.value)
-    exporter.module.export(folder, output_dir, score, _FLOAT16.value)
+    film = files.expand(_FILM.value) if _FILM.value else None
+    exporter.module.export(folder, output_dir, score, _FLOAT16.value, film)
   else:
     exporter.module.export(_DATASET.value, output_dir, _DATA_DIR.value)
 
 
 def _check_flags(exporter: _Exporter) -> None:
   """Raises UserError if a flag would do nothing."""
-  of_dataset, of_agent = (_DATASET, _DATA_DIR), (_AGENT, _EVALUATION, _FLOAT16)
+  of_dataset = _DATASET, _DATA_DIR
+  of_agent = _AGENT, _EVALUATION, _FLOAT16, _FILM
   for flag in of_dataset if exporter.of_agent else of_agent:
     if flag.present:
       raise errors.UserError(

@@ -7,6 +7,7 @@ from pathlib import Path
 import shlex
 import shutil
 
+from carracing_data import errors
 from carracing_data import files
 from carracing_data import json_documents
 from carracing_rollouts import scores
@@ -21,6 +22,7 @@ from tools.showing import markdown
 from trainers import run_documents
 
 _TITLE = 'carracing-agent'
+_FILM = 'replay.mp4'  # The Hub shows a file of this name beside the card.
 _TEMPLATE = Path(__file__).with_name('model_card.md.jinja')
 _SOURCES = pydantic.TypeAdapter(dict[json_documents.Name, run_documents.Source])
 
@@ -30,6 +32,7 @@ def export(
   output_dir: Path,
   score_file: Path | None = None,
   rounded: bool = False,
+  film: Path | None = None,
 ) -> Path:
   """Writes a folder that can be uploaded as it is.
 
@@ -40,6 +43,8 @@ def export(
       one in its folder, if there is one; else the card has no score.
     rounded: whether V and M are rounded to float16, see `float16.save`. It
       makes another agent, so the score in its folder does not count.
+    film: film of a drive, which the Hub shows; None: the one in its folder, if
+      there is one and the agent is not rounded.
 
   Returns:
     The new folder.
@@ -56,6 +61,8 @@ def export(
     score_file is None and not rounded and (folder / track_scores.FILE).exists()
   ):
     score_file = folder / track_scores.FILE
+  if film is None and not rounded and (folder / _FILM).exists():
+    film = folder / _FILM
   score = None
   if score_file is not None and not rounded:
     score = _score(score_file, folder)
@@ -69,12 +76,27 @@ def export(
         score = _score_of_rounded(score_file, unfinished, path)
     if score is not None:
       track_scores.save(unfinished, score)
+    if film is not None:
+      (unfinished / _FILM).write_bytes(_film(film))
     _card(unfinished, score).save(unfinished / 'README.md')
   for part, sha256 in agent.digests(path).items():
     size = (path / part / weights.FILE).stat().st_size
     print(f'{part}: {size / 1e6:.2f} MB, SHA-256 {sha256}')
   print(f'Upload it with: {shlex.join(["hf", "upload", _TITLE, str(path)])}')
   return path
+
+
+def _film(path: Path) -> bytes:
+  try:
+    content = files.read_bytes(path)
+  except FileNotFoundError:
+    raise errors.UserError(
+      f'there is no {path}; make it with: python -m tools.drive'
+      f' --agent=AGENT --output_dir={path.parent}'
+    ) from None
+  if content[4:8] != b'ftyp':
+    raise errors.UserError(f'{path} is no MP4')
+  return content
 
 
 def _copy(folder: Path, output_dir: Path) -> None:
@@ -142,6 +164,7 @@ def _card(
     score=score,
     score_text=None if score is None else scores.describe(score.summary),
     histogram=track_scores.HISTOGRAM,
+    film=_FILM if (folder / _FILM).exists() else None,
     parts=markdown.table(
       (
         'part',

@@ -3,6 +3,12 @@
 // What is held down, keys or pedals on the screen → a smooth action.
 
 const KEYS = ['ArrowLeft', 'ArrowRight', 'ArrowUp', 'ArrowDown'];
+const LETTERS = {
+  a: 'ArrowLeft',
+  d: 'ArrowRight',
+  w: 'ArrowUp',
+  s: 'ArrowDown',
+};
 // Change per step: a tap nudges the wheel, a held key turns it fully.
 const TURN = 0.2;
 const RETURN = 0.4;
@@ -12,7 +18,7 @@ const RELEASE = 0.5;
 /** The held keys and pedals, and the action that follows from them. */
 class Controls {
   constructor(onPress) {
-    this.held = new Map(); // Key → what holds it: 'key' or pointer ids.
+    this.held = new Map(); // Arrow → what holds it: keys or pointer ids.
     this.onPress = onPress;
     this.pedals = new Map();
     for (const pedal of document.querySelectorAll('.pedal')) {
@@ -20,11 +26,13 @@ class Controls {
       this.listenToPedal(pedal);
     }
     addEventListener('keydown', (event) => {
-      if (!KEYS.includes(event.key) || isTaken(event)) return;
+      const key = arrowOf(event);
+      if (!KEYS.includes(key) || isTaken(event)) return;
       event.preventDefault(); // The arrows would scroll the page.
-      if (!event.repeat) this.press(event.key, 'key');
+      if (!event.repeat) this.press(key, event.key.toLowerCase());
     });
-    addEventListener('keyup', (event) => this.release(event.key, 'key'));
+    addEventListener('keyup', (event) =>
+      this.release(arrowOf(event), event.key.toLowerCase()));
     // Keys that are released in another window send no event here.
     addEventListener('blur', () => this.releaseAll());
     this.reset();
@@ -98,6 +106,11 @@ class Controls {
     ];
     return this.action;
   }
+}
+
+/** Returns the arrow that a key stands for, or the key. */
+function arrowOf(event) {
+  return LETTERS[event.key.toLowerCase()] ?? event.key;
 }
 
 /** Tells whether an arrow sets a slider or is a shortcut of the browser. */

@@ -10,10 +10,11 @@ the same actions and restarts from the game every two seconds. With
 is the sum of the rewards that M expects. Beside it runs another dream, with
 other random draws. A dream ends when M holds termination likelier than not.
 
-The arrow keys steer, accelerate and brake; A hands over to the agent and back;
-T and Shift+T change the temperature of the dreams; R restarts, on the next
-track or from another start state; the space bar pauses; Esc leaves. The game's
-time limit of 1,000 steps is shown but does not end the episode.
+The arrow keys, or A, D, W and S, steer, accelerate and brake; C hands over to
+the agent and back; T and Shift+T change the temperature of the dreams; R
+restarts, on the next track or from another start state; the space bar pauses;
+Esc leaves. The game's time limit of 1,000 steps is shown but does not end the
+episode.
 """
 
 from collections.abc import Sequence

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import warnings
 
+from carracing_rollouts import display
 from carracing_rollouts import environment
 from gymnasium.envs.box2d import car_racing
 import pygame
@@ -11,7 +12,7 @@ from tools.play import worlds
 
 TEMPERATURES = 0.1, 0.5, 1.0, 1.15, 1.5
 _HELP = (
-  'arrows: drive    A: agent or person    T: temperature    R: restart'
+  'arrows, WASD: drive    C: agent or person    T: temperature    R: restart'
   '    space: pause    Esc: leave'
 )
 _MARGIN = 16
@@ -64,7 +65,7 @@ class Window:
       pygame.Rect(right, self._below - small_height, small_width, small_height),
     )
     size = right + small_width + _MARGIN, self._below + 128
-    with keyboard.display():
+    with display.connected():
       # Compiles all programs, so that the window does not open frozen.
       world.reset(seed)
       world.step(None, temperature)
@@ -116,7 +117,7 @@ class Window:
     elif event.type == pygame.KEYDOWN:
       if event.key == pygame.K_ESCAPE:
         self.running = False
-      elif event.key == pygame.K_a:
+      elif event.key == pygame.K_c:
         self.agent_drives = not self.agent_drives
       elif event.key == pygame.K_t:
         back = bool(getattr(event, 'mod', 0) & pygame.KMOD_SHIFT)
