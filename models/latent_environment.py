@@ -48,7 +48,7 @@ class LatentCarRacing(gymnasium.Env[np.ndarray, np.ndarray]):
       weights.WeightsError: weights are missing or damaged, or do not belong
         together.
     """
-    self._game = car_racing.CarRacing(render_mode=render_mode)
+    self._game: Any = car_racing.CarRacing(render_mode=render_mode)
     self.render_mode = render_mode
     self.action_space = spaces.Box(
       rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
@@ -80,10 +80,10 @@ class LatentCarRacing(gymnasium.Env[np.ndarray, np.ndarray]):
       raise error.ResetNeeded('call reset before step')
     action = np.asarray(action, np.float32)
     action = np.clip(action, rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH)
-    frame, reward, *end, info = self._game.step(action)
+    frame, reward, terminated, truncated, info = self._game.step(action)
     carry = _move(self._model, self._state, action[None])
     self._state = world_model.State(self._encode(frame), carry)
-    return self._observation(), float(reward), *end, info
+    return self._observation(), float(reward), terminated, truncated, info
 
   def render(self) -> Any:
     """Shows the game; see `gymnasium.Env.render`."""
