@@ -33,7 +33,7 @@ PACKAGES = 'carracing_*', 'models', 'trainers', 'tools'
 def import_libraries():
   # Imports only: nothing is computed before a fork.
   import apache_beam  # noqa: F401
-  from clu import metric_writers  # noqa: F401
+  from clu import metrics  # noqa: F401
   import cv2  # noqa: F401
   from flax import linen  # noqa: F401
   import grain  # noqa: F401
@@ -45,6 +45,7 @@ def import_libraries():
   import mlcroissant  # noqa: F401
   import optax  # noqa: F401
   from orbax.checkpoint import v1  # noqa: F401
+  import tensorboardX  # noqa: F401
   import tensorflow  # noqa: F401
   import tensorflow_datasets  # noqa: F401
   from tensorflow_datasets.scripts.cli import main  # noqa: F401

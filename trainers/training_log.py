@@ -12,16 +12,11 @@ from absl import logging
 from carracing_data import files
 from carracing_data import progress
 from clu import metrics as clu_metrics
-from etils import epy
 import jax
 import numpy as np
+import tensorboardX
 from trainers import run_documents
 from trainers.configs import base
-
-with epy.lazy_imports():
-  from clu import metric_writers  # Imports TensorFlow, which takes seconds.
-  from tensorboard.compat.proto import event_pb2
-  from tensorboard.summary.writer import record_writer
 
 
 class Options(NamedTuple):
@@ -67,7 +62,10 @@ class Evaluation(NamedTuple):
 
 
 class TrainingLog(contextlib.AbstractContextManager):
-  """Writes metrics a step late, so that the device never waits for the host."""
+  """Writes metrics a step late, so that the device never waits for the host.
+
+  TensorBoard and `metrics.jsonl` show no step twice after a kill.
+  """
 
   def __init__(
     self,
@@ -86,13 +84,14 @@ class TrainingLog(contextlib.AbstractContextManager):
       run_documents.RunError: what was logged before is damaged.
       errors.UserError: the operating system cannot read or write it.
     """
-    writers = []
     self._lines = None
     if jax.process_index() == 0:
       self._lines = _open_lines(workdir, first_step)
-      _forget_summaries(workdir, first_step)
-      writers.append(metric_writers.SummaryWriter(str(workdir)))
-    self._writer = metric_writers.AsyncMultiWriter(writers)
+    self._writer = tensorboardX.SummaryWriter(
+      str(workdir),
+      purge_step=first_step + 1,
+      write_to_disk=self._lines is not None,
+    )
     self._progress = progress.Progress('step', 'steps', num_steps)
     self._examples_per_step = examples_per_step
     self._shown_metric = shown_metric
@@ -176,13 +175,13 @@ class TrainingLog(contextlib.AbstractContextManager):
     """Writes an evaluation and shows its results."""
     self.flush()
     self._write_scalars(step, _prefixed('validation', evaluation.scalars))
-    if evaluation.images:
-      images = _prefixed('validation', evaluation.images)
-      self._writer.write_images(step, images)
+    for tag, image in _prefixed('validation', evaluation.images).items():
+      self._writer.add_images(tag, image, step, dataformats='NHWC')
     logging.info('Validation after step %d:%s', step, _block(evaluation))
 
   def _write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-    self._writer.write_scalars(step, scalars)
+    for tag, value in scalars.items():
+      self._writer.add_scalar(tag, value, step)
     if self._lines is not None:
       known = {k: v for k, v in scalars.items() if math.isfinite(v)}
       self._lines.write(json.dumps({'step': step, **known}) + '\n')
@@ -245,25 +244,6 @@ def _open_lines(workdir: Path, first_step: int) -> TextIO:
   files.replace_text(path, ''.join(kept))
   with files.write_errors(path):
     return path.open('a', encoding='utf-8', buffering=1)
-
-
-def _forget_summaries(workdir: Path, step: int) -> None:
-  """Lets TensorBoard forget what was logged after a step.
-
-  It takes the first session of a run for no restart, so each start has one.
-  """
-  start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-  events = (
-    event_pb2.Event(file_version='brain.Event:2'),
-    event_pb2.Event(step=step + 1, session_log=start),
-  )
-  # TensorBoard reads files in the order of their names: this one before that
-  # of the writer, whose time is followed by the name of the host.
-  path = workdir / f'events.out.tfevents.{int(time.time()):010d}.0'
-  with files.write_errors(path), path.open('wb') as file:
-    for event in events:
-      event.wall_time = time.time()
-      record_writer.RecordWriter(file).write(event.SerializeToString())
 
 
 def averages(*names: str) -> dict[str, type[clu_metrics.Metric]]:

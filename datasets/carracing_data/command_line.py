@@ -281,7 +281,7 @@ def set_up_logging() -> None:
   """Shows this project's messages and other packages' warnings."""
   # No window of Matplotlib is opened, so an odd choice of one does no harm.
   os.environ.pop('MPLBACKEND', None)
-  # Silences the banner of TensorFlow, used only to write TensorBoard files.
+  # Silences the banner of TensorFlow, which `tfds` and exports to RLDS import.
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   logging.set_verbosity(logging.INFO)

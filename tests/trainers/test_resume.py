@@ -537,7 +537,7 @@ def test_two_processes_give_one_run(world, uninterrupted, tmp_path):
   run_two_processes(world, workdir)
   run = json.loads((workdir / 'run.json').read_text())
   assert [s['processes'] for s in run['starts']] == [2]
-  assert len(list(workdir.glob('events.out.tfevents.*.v2'))) == 1
+  assert len(list(workdir.glob('events.out.tfevents.*'))) == 1
   metrics = json.loads((workdir / 'metrics.json').read_text())
   # Both evaluate on the same episodes as a single process.
   of_one = json.loads(

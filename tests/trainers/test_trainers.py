@@ -21,7 +21,7 @@ from models import weights
 import numpy as np
 import pytest
 import safetensors.numpy
-from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.backend.event_processing import plugin_event_accumulator
 from tools import compare_runs
 from trainers import mdn_rnn_evaluation
 from trainers import run_documents
@@ -94,7 +94,7 @@ def test_metrics_say_how_much_was_learnt(world):
 
 
 def test_tensorboard_shows_metrics_and_reconstructions(world):
-  events = event_accumulator.EventAccumulator(str(world.vae.parent))
+  events = plugin_event_accumulator.EventAccumulator(str(world.vae.parent))
   events.Reload()
   tags = events.Tags()['tensors']
   assert {
@@ -253,7 +253,7 @@ def test_runs_are_compared_side_by_side(world, tmp_path):
   [*_, last] = compare_runs.compare([a, b, c]).splitlines()
   nll = [run_documents.finished_metrics(x).validation['nll'] for x in (b, c)]
   assert last.startswith(
-    f'| mean ± sd of 2 runs | 8 |  |  | {np.mean(nll):.4g} ±'
+    f'| mean ± sd of 2 runs |  | 8 |  | {np.mean(nll):.4g} ±'
     f' {np.std(nll, ddof=1):.3g} |'
   )
   with pytest.raises(run_documents.RunError, match='holds no finished run'):
