@@ -31,7 +31,7 @@ from models import world_model
 import numpy as np
 
 with epy.lazy_imports():
-  from carracing_rollouts import display  # Only windows need it.
+  from carracing_data import display  # Only windows need it.
 
 ID = 'CarRacingDream-v0'
 _FPS = 50  # As in the game.
@@ -96,7 +96,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     world_model.check_dreams(self._model, mdn_rnn)
     self._starts = jax.device_put(start_states.load(mdn_rnn))
     self._temperature, self._noise = temperature, noise
-    self._max_steps = max_episode_steps or np.inf
+    self._max_steps = np.inf if max_episode_steps is None else max_episode_steps
     self.num_envs, self.render_mode = int(num_envs), render_mode
     self._pixels = observation == 'pixels'
     self.single_observation_space = {
@@ -171,10 +171,14 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Returns:
       B frames, uint8 [64, 64, 3], 0..255.
     """
-    return tuple(self._decoded()) if self.render_mode else None
+    return tuple(self.decoded()) if self.render_mode else None
 
   def restart(self, new: np.ndarray) -> None:
-    """Starts the dreams where `new`, bool [B], is true."""
+    """Starts the dreams where `new`, bool [B], is true.
+
+    With `imagine` and `observe`, for environments of another kind, in place of
+    `step`, which starts dreams by itself.
+    """
     for index in map(int, np.flatnonzero(new)):
       generator = self._generators[index]
       self._seeds[index] = generator.integers(2**32, dtype=np.uint32)
@@ -193,7 +197,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       Expected rewards, float32 [B]; and whether episodes terminated, and
       whether they were truncated, bool [B] each.
     """
-    state, actions = self._running(), self._checked(actions)
+    state, actions = self._running(), checked_actions(actions, self.num_envs)
     self._num_steps = self._num_steps + 1
     self._state, reward, termination = _imagine(
       self._model,
@@ -212,12 +216,12 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
   def observe(self) -> np.ndarray:
     """Returns what agents see, [B, ...]."""
     if self._pixels:
-      return self._decoded()
+      return self.decoded()
     z, (_, hidden) = jax.device_get(self._running())
     z = np.clip(z, -start_states.MAX_LATENT, start_states.MAX_LATENT)
     return np.concatenate([z, hidden], axis=1)
 
-  def _decoded(self) -> np.ndarray:
+  def decoded(self) -> np.ndarray:
     """Returns frames, uint8 [B, 64, 64, 3], 0..255."""
     if self._frames is None:
       self._frames = np.array(_decode(self._model, self._running().z))
@@ -227,16 +231,6 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     if self._state is None:
       raise error.ResetNeeded('call reset before step and render')
     return self._state
-
-  def _checked(self, actions: Any) -> np.ndarray:
-    """Returns actions within the action space, float32 [B, 3]."""
-    x = np.asarray(actions, np.float32)
-    shape = (self.num_envs, rlds_steps.ACTION_SIZE)
-    if x.shape != shape or not np.isfinite(x).all():
-      raise error.InvalidAction(
-        f'actions are finite numbers {list(shape)}, not {x.tolist()}'
-      )
-    return np.clip(x, rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH)
 
 
 class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -315,7 +309,7 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
     """
     if self.render_mode is None:
       return None
-    [frame] = self._dreams._decoded()
+    [frame] = self._dreams.decoded()
     size = (_SHOWN_SIZE, _SHOWN_SIZE)
     frame = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)
     if self.render_mode == 'rgb_array':
@@ -339,6 +333,21 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
 
       pygame.display.quit()
       self._screen = None
+
+
+def checked_actions(actions: Any, size: int) -> np.ndarray:
+  """Returns actions within the action space, float32 [B, 3].
+
+  Raises:
+    error.InvalidAction: they have another shape, or one is NaN or infinite.
+  """
+  x = np.asarray(actions, np.float32)
+  shape = (size, rlds_steps.ACTION_SIZE)
+  if x.shape != shape or not np.isfinite(x).all():
+    raise error.InvalidAction(
+      f'actions are finite numbers {list(shape)}, not {x.tolist()}'
+    )
+  return np.clip(x, rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH)
 
 
 def latent_space(model: world_model.WorldModel) -> spaces.Box:

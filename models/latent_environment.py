@@ -8,9 +8,11 @@ was trained in dreams drives in the game, and the other way round. Rewards and
 ends are the game's.
 """
 
+import contextlib
 import os
 from typing import Any
 
+from carracing_data import display
 from carracing_data import rlds_steps
 from carracing_rollouts import environment
 import gymnasium
@@ -26,7 +28,7 @@ import numpy as np
 ID = 'CarRacingLatent-v0'
 
 
-class LatentCarRacing(gymnasium.Env[np.ndarray, np.ndarray]):
+class CarRacingLatent(gymnasium.Env[np.ndarray, np.ndarray]):
   """The stock game, whose observations are z and h, float32 [Z + H]."""
 
   metadata = car_racing.CarRacing.metadata
@@ -60,9 +62,15 @@ class LatentCarRacing(gymnasium.Env[np.ndarray, np.ndarray]):
   def reset(
     self, *, seed: int | None = None, options: dict[str, Any] | None = None
   ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Starts an episode; see `gymnasium.Env.reset`."""
+    """Starts an episode; see `gymnasium.Env.reset`.
+
+    Raises:
+      errors.UserError: a window is wanted, and there is no display.
+    """
     super().reset(seed=seed)
-    frame, info = self._game.reset(seed=seed, options=options)
+    shown = self.render_mode == 'human'
+    with display.connected() if shown else contextlib.nullcontext():
+      frame, info = self._game.reset(seed=seed, options=options)
     assert self._model.m is not None
     carry = self._model.m.initial_carry(1)
     self._state = world_model.State(self._encode(frame), carry)
@@ -75,11 +83,14 @@ class LatentCarRacing(gymnasium.Env[np.ndarray, np.ndarray]):
 
     Args:
       action: [3]; clipped to the action space.
+
+    Raises:
+      error.ResetNeeded: there was no `reset` before.
+      error.InvalidAction: the action has another shape, is NaN or infinite.
     """
     if self._state is None:
       raise error.ResetNeeded('call reset before step')
-    action = np.asarray(action, np.float32)
-    action = np.clip(action, rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH)
+    [action] = dream_environment.checked_actions([action], 1)
     frame, reward, terminated, truncated, info = self._game.step(action)
     carry = _move(self._model, self._state, action[None])
     self._state = world_model.State(self._encode(frame), carry)
@@ -97,7 +108,8 @@ class LatentCarRacing(gymnasium.Env[np.ndarray, np.ndarray]):
 
   def _observation(self) -> np.ndarray:
     assert self._state is not None
-    return np.concatenate([self._state.z[0], self._state.carry[1][0]])
+    x = np.concatenate([self._state.z[0], self._state.carry[1][0]])
+    return np.clip(x, self.observation_space.low, self.observation_space.high)
 
 
 @jax.jit
@@ -114,6 +126,6 @@ def _move(
 
 gymnasium.register(
   ID,
-  entry_point=f'{__name__}:LatentCarRacing',
+  entry_point=f'{__name__}:CarRacingLatent',
   max_episode_steps=environment.MAX_STEPS,
 )

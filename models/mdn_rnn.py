@@ -307,5 +307,6 @@ def loss(
   return Loss(total, of_z, reward_nll, reward_error, termination_nll)
 
 
-# By name, as in `vae.ARCHITECTURES`.
+# By name, as in `vae.ARCHITECTURES`. The carry of each is an `lstm.Carry`, two
+# arrays [B, H], of which C sees the second one.
 ARCHITECTURES = {'paper': MDNRNN}

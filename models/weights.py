@@ -379,20 +379,19 @@ def remedy(folder: str | os.PathLike[str]) -> str:
   )
 
 
-def architecture(name: str, of: str) -> Callable[..., Any]:
+def architecture(model: str, name: str) -> Callable[..., Any]:
   """Returns the class of a `vae`, `mdn_rnn` or `controller`.
 
   Raises:
     ArchitectureError: there is no architecture of this name.
   """
   # Imported by name, so that whoever trains V needs neither M nor C.
-  known = importlib.import_module(f'models.{name}').ARCHITECTURES
-  if of not in known:
+  known = importlib.import_module(f'models.{model}').ARCHITECTURES
+  if name not in known:
     raise ArchitectureError(
-      f'models/{name}.py has no architecture {of!r}, only {", ".join(known)};'
-      ' use the code that has it'
+      f'models/{model}.py has no architecture {name!r}, only {", ".join(known)}'
     )
-  return known[of]
+  return known[name]
 
 
 def _checked_model(
@@ -412,7 +411,7 @@ def _checked_model(
     source: origin of the parameters, for the error message.
 
   Raises:
-    ArchitectureError: they do not fit.
+    ArchitectureError: they do not fit, or there is no such architecture.
     WeightsError: they are NaN or too large.
   """
   config = _MODELS[name](**config).model_dump()
@@ -428,7 +427,9 @@ def _checked_model(
   try:
     model = architecture(name, of)(**config)
   except ArchitectureError as error:
-    raise ArchitectureError(f'{source} is of another {name}: {error}') from None
+    raise ArchitectureError(
+      f'{source} is of another {name}: {error}; use the code that has it'
+    ) from None
   shapes = jax.eval_shape(model.init, key, *inputs)['params']
   expected: Any = traverse_util.flatten_dict(shapes, sep='/')
   rounded = params and all(x.dtype == np.float16 for x in params.values())

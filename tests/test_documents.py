@@ -127,7 +127,11 @@ assert x.max() <= 1 and reward.shape == (71,) and -90 < score < 90
 """
   done = subprocess.run(
     [sys.executable, '-c', code],
-    env={**os.environ, 'TFDS_DATA_DIR': str(data_dir)},
+    env={
+      **os.environ,
+      'TFDS_DATA_DIR': str(data_dir),
+      'TMPDIR': str(tmp_path),
+    },
     cwd=tmp_path,
     capture_output=True,
     text=True,

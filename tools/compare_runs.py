@@ -55,17 +55,17 @@ def compare(workdirs: Sequence[Path]) -> str:
         *(_round(metric.validation.get(name)) for name in scalars),
       ]
     )
-  alike: dict[str, list[int]] = {}
+  alike: dict[str, dict[Any, int]] = {}  # The first run of each seed.
   for index, run in enumerate(settings):
     others = json.dumps({**run, 'seed': None}, sort_keys=True)
-    alike.setdefault(others, []).append(index)
-  for indices in alike.values():
-    if len({settings[i].get('seed') for i in indices}) > 1:
+    alike.setdefault(others, {}).setdefault(run.get('seed'), index)
+  for of_seed in alike.values():
+    if len(indices := [*of_seed.values()]) > 1:
       first = {**settings[indices[0]], 'seed': ''}
       validation = [metrics[i].validation for i in indices]
       rows.append(
         [
-          f'mean ± sd of {len(indices)} runs',
+          f'mean ± sd of {len(indices)} seeds',
           *(first.get(name, '') for name in differing),
           '',
           *(_spread([x.get(name) for x in validation]) for name in scalars),
@@ -86,7 +86,7 @@ def _settings(workdir: Path) -> Mapping[str, Any]:
     role: f'{source.name} ({next(iter(source.sha256.values()))[:8]})'
     for role, source in run.sources.items()
   }
-  return {**config.root, **sources}
+  return {**run_documents.with_added(config.root, run.model), **sources}
 
 
 def _keys(mappings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -32,7 +32,7 @@ def rows(root: Path) -> Iterator[list[str]]:
 
   A dataset that cannot be used has the reason in place of who drove.
   """
-  for path in sorted(root.glob(f'*/*/*/{metadata.INFO_FILE}')):
+  for path in sorted(root.glob(f'*/*/*/{metadata.FILE}')):
     folder = path.parent
     try:
       yield _row(prepared_dataset.find(folder))
@@ -54,7 +54,7 @@ def _row(prepared: prepared_dataset.Dataset) -> list[str]:
   return [
     prepared.citation,
     f'{episodes:,}',
-    f'{sum(x.num_steps for x in splits):,}',
+    f'{sum(x.num_steps for x in splits) - episodes:,}',  # Transitions.
     f'{size / 1e6:,.0f}',
     f'{mean:.1f}',
     who,

@@ -173,6 +173,12 @@ def finished_metrics(workdir: Path) -> Metrics:
   return metrics
 
 
+def with_added(config: Mapping[str, Any], model: str) -> dict[str, Any]:
+  """Adds hyperparameters that earlier code did not have, as they were then."""
+  added = {} if model == 'controller' else {'architecture': 'paper'}
+  return {**added, **config}
+
+
 def differences(
   found: Mapping[str, Any],
   wanted: Mapping[str, Any],

@@ -6,7 +6,7 @@ run.json               sources, and every start: command, code, packages,
 parameters.txt         shapes and sizes of the parameters
 checkpoints/           states to continue from
 metrics.jsonl          metrics of training and validation, a line at a time:
-                       {"step": 100, "train/loss": 41.2, ...}
+                       {"step": 100, "train/loss": 41.2, ...}; finite ones
 events.out.tfevents.*  the same for TensorBoard, with pictures
 pictures/              pictures of the evaluation of what is exported
 metrics.json           metrics of the exported weights, once the run is finished
@@ -45,7 +45,6 @@ from trainers.configs import base
 
 # Hyperparameters of V and M that earlier code had and left unused.
 _REMOVED = {'ema_decay': 0.0, 'early_stop_evaluations': 0}
-_ADDED = {'architecture': 'paper'}  # Hyperparameters that it did not have.
 _PACKAGES = (
   'flax',
   'grain',
@@ -204,6 +203,7 @@ class RunFolder:
         f'{workdir} has been trained for {first_step} steps already, more than'
         f' {num_steps}; choose another --workdir or a larger num_steps'
       )
+    run_documents.read_lines(workdir)  # If it is damaged, all hosts stop.
     metrics = run_documents.read_metrics(workdir)
     if metrics is not None and first_step < metrics.step:
       raise run_documents.RunError(
@@ -290,7 +290,7 @@ def _compared(
         )
   wanted = config.model_dump()
   found = wanted if documents[0] is None else documents[0].root
-  found = {**{k: v for k, v in _ADDED.items() if k in wanted}, **found}
+  found = run_documents.with_added(found, run.model)
   may_differ = {
     key
     for key, unused in _REMOVED.items()

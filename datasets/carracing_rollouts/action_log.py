@@ -41,6 +41,9 @@ _Citation = Annotated[
 ]
 
 
+_Flags = Annotated[str, pydantic.StringConstraints(pattern=r'^[ -~]{0,400}$')]
+
+
 class LogError(errors.DatasetError):
   """A file is no action log that this version can read."""
 
@@ -153,6 +156,7 @@ class Header(json_documents.Document):
     max_steps: steps after which an episode was truncated.
     selected_from: citations of the datasets whose episodes these are; absent if
       they were recorded.
+    selected_by: flags of `tools.select_episodes` that selected them.
     episodes: the episodes, in order.
   """
 
@@ -162,6 +166,7 @@ class Header(json_documents.Document):
   packages: dict[json_documents.Name, json_documents.Name]
   max_steps: Annotated[int, pydantic.Field(ge=1, le=schema.MAX_STEPS_LIMIT)]
   selected_from: list[_Citation] = []
+  selected_by: _Flags = ''
   episodes: Annotated[list[LoggedEpisode], pydantic.Field(min_length=1)]
 
   @pydantic.model_validator(mode='after')
@@ -171,6 +176,8 @@ class Header(json_documents.Document):
       raise ValueError(
         'seed: version 1 has none, and version 2 has one unless it selects'
       )
+    if self.selected_by and not self.selected_from:
+      raise ValueError('selected_by: it names no dataset')
     if self.schema_version == 1 and any(x.interventions for x in self.episodes):
       raise ValueError('episodes: version 1 has no interventions')
     return self
@@ -235,7 +242,7 @@ def write(path: Path, log: ActionLog) -> None:
   _check_episodes(log, 'the log to write')
   content = log.header.model_dump(by_alias=True)
   if not log.header.selected_from:  # As before there were selections.
-    del content['selected_from']
+    del content['selected_from'], content['selected_by']
   header = json.dumps(content, allow_nan=False)
 
   def save(temporary: Path) -> None:

@@ -111,8 +111,9 @@ def test_a_forked_reader_names_spawn(data_dir):
   code = f"""
 import os
 from carracing_rollouts import loader
-episodes = loader.episodes({NAME!r}, data_dir={str(data_dir)!r})
-len(episodes[0])
+data = dict(name={NAME!r}, data_dir={str(data_dir)!r})
+next(iter(loader.frames(**data, batch_size=8)))
+episodes = loader.episodes(**data)
 if os.fork() == 0:
   len(episodes[1])
 os.wait()

@@ -145,6 +145,7 @@ def test_stable_baselines3_steps_them_in_one_batch():
   """They are those of the vector, without its step after the end."""
   stable_baselines3 = pytest.importorskip('stable_baselines3')
   from models import dream_vec_env
+  from stable_baselines3.common import logger
 
   envs = gymnasium.make_vec(NAME, num_envs=3, max_episode_steps=3)
   dreams = dream_vec_env.DreamVecEnv(3, max_episode_steps=3)
@@ -165,6 +166,7 @@ def test_stable_baselines3_steps_them_in_one_batch():
       expected, *_ = envs.step(actions)  # Starts the next episodes.
     np.testing.assert_array_equal(found, expected)
   model = stable_baselines3.PPO('MlpPolicy', dreams, n_steps=8, batch_size=12)
+  model.set_logger(logger.Logger(None, []))  # Its own makes a folder.
   model.learn(48)
   assert model.num_timesteps == 48
 

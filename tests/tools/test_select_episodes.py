@@ -80,6 +80,9 @@ def test_selected_episodes_become_a_dataset_that_names_its_source(
   tiny = prepared_dataset.find(NAME, own)
   assert [x.digest for x in tree.sources] == [tiny.digest, None]
   assert tree.sources[1].name == 'random_policy'
+  again = tree.command
+  assert f'select_episodes --dataset={tiny.citation} ' in again
+  assert f"'--drivers=random_pol*' --max_return={highest} --o" in again
   done = command('tools.datasets', f'--data_dir={own}')
   assert done.status == 0, done.stderr
   for prepared in selected, tiny:
@@ -98,8 +101,9 @@ def test_merged_episodes_are_taken_once_with_their_interventions(tmp_path):
   datasets = prepared_dataset.find_all(
     'carracing_rollouts/one+carracing_rollouts/other', tmp_path, schema.KIND
   )
-  log = selection.select(datasets, selection.Criteria(part=slice(2)))
+  log = selection.select(datasets, selection.Criteria(part=':2'))
   assert log.header.selected_from == [x.citation for x in datasets]
+  assert log.header.selected_by == '--part=:2'
   action_log.write(tmp_path / 'log.npz', log)
   log = action_log.read(tmp_path / 'log.npz')
   for split, size in ('train', 2), ('validation', 1):

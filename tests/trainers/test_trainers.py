@@ -253,7 +253,7 @@ def test_runs_are_compared_side_by_side(world, tmp_path):
   [*_, last] = compare_runs.compare([a, b, c]).splitlines()
   nll = [run_documents.finished_metrics(x).validation['nll'] for x in (b, c)]
   assert last.startswith(
-    f'| mean ± sd of 2 runs |  | 8 |  | {np.mean(nll):.4g} ±'
+    f'| mean ± sd of 2 seeds |  | 8 |  | {np.mean(nll):.4g} ±'
     f' {np.std(nll, ddof=1):.3g} |'
   )
   with pytest.raises(run_documents.RunError, match='holds no finished run'):

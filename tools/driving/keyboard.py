@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from carracing_rollouts import display
+from carracing_data import display
 from carracing_rollouts import environment  # Silences pygame's greeting.
 from gymnasium.envs.box2d import car_racing
 import numpy as np

@@ -43,7 +43,8 @@ class Artefact:
     kind: `vae`, `mdn_rnn`, `controller`, `carracing_rollouts`,
       `carracing_latents`, `action_log`, `policy` or `person`.
     name: name for people.
-    digest: SHA-256 of the content; None for drivers without weights.
+    digest: SHA-256 of the content, or its beginning; None for drivers without
+      weights.
     path: folder or file that holds this very content here; None: not found.
     facts: what else is known, in short words.
     command: what makes it again; None: unknown, or it cannot be made again.
@@ -300,6 +301,7 @@ class Finder:
       found,
       path=os.fspath(folder / schema.ACTION_LOG),
       facts=[f'{len(log.actions):,} episodes'],
+      command=_selection(log.header),
       sources=[
         *map(self._cited, log.header.selected_from),
         *self._logged_drivers(log),
@@ -388,6 +390,17 @@ def _lines(
       rest + ('   ' if last else '│  '),
       shown,
     )
+
+
+def _selection(header: action_log.Header) -> str | None:
+  """Returns the command that selects the episodes of a log again."""
+  if not header.selected_from:
+    return None
+  datasets = '+'.join(header.selected_from)
+  return (
+    f'python -m tools.select_episodes --dataset={datasets}'
+    f' {header.selected_by} --output=FILE'
+  ).replace('  ', ' ')
 
 
 def _build(prepared: prepared_dataset.Dataset, keys: Mapping[str, Any]) -> str:

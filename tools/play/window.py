@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 import warnings
 
-from carracing_rollouts import display
+from carracing_data import display
 from carracing_rollouts import environment
 from gymnasium.envs.box2d import car_racing
 import pygame

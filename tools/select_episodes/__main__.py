@@ -63,18 +63,6 @@ _OUTPUT = flags.DEFINE_string(
 )
 
 
-def _part() -> slice:
-  numbers = _PART.value.split(':')
-  try:
-    if not 2 <= len(numbers) <= 3:
-      raise ValueError('it is not START:STOP or START:STOP:STEP')
-    part = slice(*(int(x) if x else None for x in numbers))
-    part.indices(0)  # A step of 0 fails.
-  except ValueError as error:
-    raise errors.UserError(f'--part={_PART.value[:80]}: {error}') from None
-  return part
-
-
 def main(argv: Sequence[str]) -> None:
   del argv
   logging.info('Selecting episodes of %s.', _DATASET.value)
@@ -84,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     _MAX_RETURN.value,
     _MIN_STEPS.value,
     _MAX_STEPS.value,
-    _part(),
+    _PART.value,
   )
   output = files.claim_file(files.expand(_OUTPUT.value))
   if output.exists():

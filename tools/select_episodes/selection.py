@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 import fnmatch
+import shlex
 from typing import NamedTuple
 
 from carracing_data import errors
 from carracing_data import prepared_dataset
 from carracing_data import progress
 from carracing_rollouts import action_log
+from carracing_rollouts import environment
 from carracing_rollouts import loader
 from carracing_rollouts import schema
 from carracing_rollouts import who_drove
@@ -26,7 +28,7 @@ class Criteria(NamedTuple):
     max_return: highest return; None: any.
     min_steps: lowest number of steps, N.
     max_steps: highest number of steps; None: any.
-    part: which of the episodes of a split that are left.
+    part: which of the episodes of a split that are left, `START:STOP:STEP`.
   """
 
   drivers: str = '*'
@@ -34,7 +36,16 @@ class Criteria(NamedTuple):
   max_return: float | None = None
   min_steps: int = 1
   max_steps: int | None = None
-  part: slice = slice(None)
+  part: str = ':'
+
+  def flags(self) -> str:
+    """Returns the flags of `tools.select_episodes` that say the same."""
+    given = {
+      name: value
+      for name, value in self._asdict().items()
+      if value != self._field_defaults[name]
+    }
+    return shlex.join(f'--{name}={value}' for name, value in given.items())
 
   def meets(self, episode: action_log.LoggedEpisode) -> bool:
     """Returns whether an episode is wanted, but for `part`."""
@@ -56,10 +67,11 @@ def select(
   An episode that several datasets have is taken once.
 
   Raises:
+    errors.UserError: `part` is no slice.
     errors.DatasetError: the datasets differ in their simulator or time limit,
       a record or a log is damaged, or no episode of a split is wanted.
   """
-  first = datasets[0].config
+  part, first = _slice(criteria.part), datasets[0].config
   for name in 'simulator', 'max_steps':
     if len({x.config[name] for x in datasets}) > 1:
       differing = (f'{x.config[name]} of {x.full_name}' for x in datasets)
@@ -80,22 +92,48 @@ def select(
         if criteria.meets(logged):
           key = logged.track_seed, actions.tobytes()
           wanted.setdefault(key, (logged, actions))
-      if not (left := [*wanted.values()][criteria.part]):
+      if not (left := [*wanted.values()][part]):
         raise errors.DatasetError(
           f'no {split} episode is wanted, of {len(returns)} with returns from'
           f' {min(returns):.1f} to {max(returns):.1f}'
         )
       selected += left
+  tracks = [
+    {x.track_seed for x, _ in selected if x.split == s} for s in schema.SPLITS
+  ]
+  if both := set.intersection(*tracks):
+    raise errors.DatasetError(
+      f'track {min(both)} is in both splits of these datasets, of which one is'
+      ' of version 1; select from one at a time'
+    )
   episodes, actions = zip(*selected)
   of_all = [x.metadata.packages.items() for x in datasets]
+  played = environment.SIMULATORS[first['simulator']].PACKAGES
   header = action_log.Header(
     simulator=first['simulator'],
-    packages={k: v for k, v in of_all[0] if all((k, v) in x for x in of_all)},
+    packages={
+      k: v
+      for k, v in of_all[0]
+      if k in played and all((k, v) in x for x in of_all)
+    },
     max_steps=first['max_steps'],
     selected_from=[x.citation for x in datasets],
+    selected_by=criteria.flags(),
     episodes=list(episodes),
   )
   return action_log.ActionLog(header, actions)
+
+
+def _slice(text: str) -> slice:
+  numbers = text.split(':')
+  try:
+    if not 2 <= len(numbers) <= 3:
+      raise ValueError('it is not START:STOP or START:STOP:STEP')
+    part = slice(*(int(x) if x else None for x in numbers))
+    part.indices(0)  # A step of 0 fails.
+  except ValueError as error:
+    raise errors.UserError(f'--part={text[:80]}: {error}') from None
+  return part
 
 
 def _episodes(

@@ -5,7 +5,8 @@ import contextlib
 import os
 
 from carracing_data import errors
-from carracing_rollouts import environment  # noqa: F401  Silences the greeting.
+
+os.environ.setdefault('PYGAME_HIDE_SUPPORT_PROMPT', '1')
 import pygame
 
 _DRIVER = 'SDL_VIDEODRIVER'
