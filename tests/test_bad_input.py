@@ -439,6 +439,8 @@ def test_trainers(line, message, command, places):
   [
     ('vae', 'batch_size=1000000000000', 'batch_size: '),
     ('vae', 'latent_size=1000000000', 'latent_size: '),
+    ('vae', 'architecture=a/b', 'architecture: '),
+    ('mdn_rnn', 'architecture=', 'architecture: '),
     ('vae', 'learning_rate=nan', 'learning_rate: '),
     ('vae', 'learning_rate=inf', 'learning_rate: '),
     ('vae', 'learning_rate=1e30', 'learning_rate: .* to 1, not 1e'),
