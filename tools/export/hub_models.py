@@ -63,6 +63,7 @@ def export(
     score_file = folder / track_scores.FILE
   if film is None and not rounded and (folder / _FILM).exists():
     film = folder / _FILM
+  shown = None if film is None else _film(film)
   score = None
   if score_file is not None and not rounded:
     score = _score(score_file, folder)
@@ -76,8 +77,8 @@ def export(
         score = _score_of_rounded(score_file, unfinished, path)
     if score is not None:
       track_scores.save(unfinished, score)
-    if film is not None:
-      (unfinished / _FILM).write_bytes(_film(film))
+    if shown is not None:
+      (unfinished / _FILM).write_bytes(shown)
     _card(unfinished, score).save(unfinished / 'README.md')
   for part, sha256 in agent.digests(path).items():
     size = (path / part / weights.FILE).stat().st_size
