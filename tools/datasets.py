@@ -19,6 +19,8 @@ from etils import epy
 with epy.lazy_imports():
   from carracing_data import metadata
   from carracing_data import prepared_dataset
+  from carracing_latents import schema as latents_schema
+  from carracing_rollouts import schema as rollouts_schema
   from carracing_rollouts import who_drove
   from tensorflow_datasets.core import constants
   from tools.showing import markdown
@@ -35,8 +37,12 @@ def rows(root: Path) -> Iterator[list[str]]:
   for path in sorted(root.glob(f'*/*/*/{metadata.FILE}')):
     folder = path.parent
     try:
-      yield _row(prepared_dataset.find(folder))
-    except errors.UserError as error:
+      yield _row(
+        prepared_dataset.find(
+          folder, None, rollouts_schema.KIND, latents_schema.KIND
+        )
+      )
+    except (errors.UserError, OSError) as error:
       name = folder.relative_to(root).as_posix()
       yield [name, *[''] * (len(_HEAD) - 2), str(error)]
 
@@ -45,7 +51,7 @@ def _row(prepared: prepared_dataset.Dataset) -> list[str]:
   splits = prepared.splits.values()
   episodes = sum(x.num_episodes for x in splits)
   mean = sum(x.num_episodes * x.return_mean for x in splits) / episodes
-  size = sum(x.stat().st_size for x in prepared.folder.iterdir())
+  size = sum(x.lstat().st_size for x in prepared.folder.iterdir())
   if prepared.name == 'carracing_rollouts':
     who = '; '.join(who_drove.by_driver(who_drove.of_dataset(prepared)))
   else:
