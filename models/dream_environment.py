@@ -217,9 +217,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     """Returns what agents see, [B, ...]."""
     if self._pixels:
       return self.decoded()
-    z, (_, hidden) = jax.device_get(self._running())
-    z = np.clip(z, -start_states.MAX_LATENT, start_states.MAX_LATENT)
-    return np.concatenate([z, hidden], axis=1)
+    return latent_observation(self._running())
 
   def decoded(self) -> np.ndarray:
     """Returns frames, uint8 [B, 64, 64, 3], 0..255."""
@@ -356,6 +354,13 @@ def latent_space(model: world_model.WorldModel) -> spaces.Box:
   sizes = model.v.latent_size, model.m.hidden_size
   bound = np.repeat([start_states.MAX_LATENT, 1], sizes).astype(np.float32)
   return spaces.Box(-bound, bound)
+
+
+def latent_observation(state: world_model.State) -> np.ndarray:
+  """Returns z and h, float32 [B, Z + H], within `latent_space`."""
+  z, (_, hidden) = jax.device_get(state)
+  z = np.clip(z, -start_states.MAX_LATENT, start_states.MAX_LATENT)
+  return np.concatenate([z, hidden], axis=1)
 
 
 @jax.jit

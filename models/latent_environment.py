@@ -108,8 +108,7 @@ class CarRacingLatent(gymnasium.Env[np.ndarray, np.ndarray]):
 
   def _observation(self) -> np.ndarray:
     assert self._state is not None
-    x = np.concatenate([self._state.z[0], self._state.carry[1][0]])
-    return np.clip(x, self.observation_space.low, self.observation_space.high)
+    return dream_environment.latent_observation(self._state)[0]
 
 
 @jax.jit

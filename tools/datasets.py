@@ -3,8 +3,9 @@
   python -m tools.datasets
   python -m tools.datasets --data_dir=/shared/tensorflow_datasets
 
-Reads their metadata alone. The citation, `dataset/config:version@DIGEST`, is
-what loaders and tools accept in place of a name.
+Reads metadata and action logs, not the records. The citation,
+`dataset/config:version@DIGEST`, is what loaders and tools accept in place of a
+name.
 """
 
 from collections.abc import Iterator, Sequence

@@ -20,6 +20,7 @@ import dataclasses
 import datetime
 import functools
 import importlib.metadata
+import json
 import os
 from pathlib import Path
 import platform
@@ -188,8 +189,8 @@ class RunFolder:
     The first host decides for all. It writes the parameters' shapes and sizes.
 
     Raises:
-      run_documents.RunError: the folder holds a longer run, or weights from a
-        later step than any checkpoint.
+      run_documents.RunError: the folder holds a longer run, weights from a
+        later step than any checkpoint, or damaged metrics.
       errors.UserError: the folder cannot be written.
     """
     starts = [*self.run.starts, _start()]
@@ -203,13 +204,16 @@ class RunFolder:
         f'{workdir} has been trained for {first_step} steps already, more than'
         f' {num_steps}; choose another --workdir or a larger num_steps'
       )
-    run_documents.read_lines(workdir)  # If it is damaged, all hosts stop.
+    lines = run_documents.read_lines(workdir)
     metrics = run_documents.read_metrics(workdir)
     if metrics is not None and first_step < metrics.step:
       raise run_documents.RunError(
         f'{workdir} holds weights of step {metrics.step}, but no checkpoint to'
         ' continue from; choose another --workdir, or delete that folder'
       )
+    # What was logged after the step from which the run continues is forgotten.
+    kept = (json.dumps(x) + '\n' for x in lines if x['step'] <= first_step)
+    files.replace_text(workdir / run_documents.CURVES, ''.join(kept))
     json_documents.write(workdir / 'config.json', self.config.model_dump())
     json_documents.write(workdir / 'run.json', self.run.model_dump())
     overview = parameter_overview.get_parameter_overview(

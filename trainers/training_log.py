@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 import time
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from absl import logging
 from carracing_data import files
@@ -77,16 +77,18 @@ class TrainingLog(contextlib.AbstractContextManager):
   ):
     """Opens the log in a folder, to which only the first host writes.
 
-    What was logged after `first_step`, from which the run continues, is
-    forgotten. `shown_metric` is shown with the progress, once it has a value.
+    TensorBoard forgets what was logged after `first_step`, from which the run
+    continues; `RunFolder.begin` has done so with `metrics.jsonl`.
+    `shown_metric` is shown with the progress, once it has a value.
 
     Raises:
-      run_documents.RunError: what was logged before is damaged.
-      errors.UserError: the operating system cannot read or write it.
+      errors.UserError: a file cannot be written.
     """
     self._lines = None
     if jax.process_index() == 0:
-      self._lines = _open_lines(workdir, first_step)
+      path = workdir / run_documents.CURVES
+      with files.write_errors(path):  # Each line is written at once.
+        self._lines = path.open('a', encoding='utf-8', buffering=1)
     self._writer = tensorboardX.SummaryWriter(
       str(workdir),
       purge_step=first_step + 1,
@@ -234,16 +236,6 @@ def start_wandb(
     sync_tensorboard=True,
   )
   return 0
-
-
-def _open_lines(workdir: Path, first_step: int) -> TextIO:
-  """Opens `metrics.jsonl` to append lines, each of which is written at once."""
-  path = workdir / run_documents.CURVES
-  lines = run_documents.read_lines(workdir)
-  kept = [json.dumps(x) + '\n' for x in lines if x['step'] <= first_step]
-  files.replace_text(path, ''.join(kept))
-  with files.write_errors(path):
-    return path.open('a', encoding='utf-8', buffering=1)
 
 
 def averages(*names: str) -> dict[str, type[clu_metrics.Metric]]:

@@ -210,15 +210,44 @@ def total(reward: np.ndarray) -> float:
   return math.fsum(reward.tolist())
 
 
-def intervention_spans(
-  actions: np.ndarray, is_intervention: np.ndarray
-) -> list[tuple[int, int]]:
-  """Returns the first step and the number of steps of each intervention.
+def logged(
+  split: str,
+  track_seed: int,
+  driver: Driver,
+  actions: np.ndarray,
+  is_intervention: np.ndarray,
+  reward: np.ndarray,
+  terminated: bool,
+) -> tuple[LoggedEpisode, np.ndarray]:
+  """Returns an episode of N steps as a log has it, with its actions.
 
   Args:
+    split: `train` or `validation`.
+    track_seed: seed of the track.
+    driver: who drove.
     actions: float32 [N, 3].
-    is_intervention: bool [N].
+    is_intervention: bool [N]: whether each action was imposed.
+    reward: float32 [N].
+    terminated: whether the last step ended the episode.
   """
+  episode = LoggedEpisode.model_validate(
+    {
+      'split': split,
+      'track_seed': track_seed,
+      'num_steps': len(actions),
+      'return': total(reward),
+      'terminated': terminated,
+      'driver': driver,
+      'interventions': _spans(actions, is_intervention),
+    }
+  )
+  return episode, actions
+
+
+def _spans(
+  actions: np.ndarray, is_intervention: np.ndarray
+) -> list[tuple[int, int]]:
+  """Returns the first step and the number of steps of each intervention."""
   imposed = [
     tuple(action) if is_imposed else None
     for action, is_imposed in zip(actions, is_intervention, strict=True)

@@ -182,7 +182,16 @@ def _record(
     num_episodes,
   )
   for number, of_episode in zip(todo, driven, strict=True):
-    episode = _episode(number, plan.drive(number), of_episode)
+    drive = plan.drive(number)
+    episode = action_log.logged(
+      number[0],
+      drive.track,
+      drive.driver,
+      of_episode.action,
+      of_episode.is_intervention,
+      of_episode.reward,
+      of_episode.terminated,
+    )
     if number in again and not _same(episode, known[number]):
       raise errors.UserError(
         f'{output} cannot be extended: this machine, with these packages,'
@@ -197,25 +206,6 @@ def _numbers(num_episodes: int) -> list[_Number]:
   """Returns the episodes of a log, in order."""
   sizes = schema.split_sizes(num_episodes)
   return [(split, i) for split, size in sizes.items() for i in range(size)]
-
-
-def _episode(
-  number: _Number, drive: jobs.Drive, driven: jobs.Driven
-) -> _Episode:
-  logged = action_log.LoggedEpisode.model_validate(
-    {
-      'split': number[0],
-      'track_seed': drive.track,
-      'num_steps': len(driven.action),
-      'return': action_log.total(driven.reward),
-      'terminated': driven.terminated,
-      'driver': drive.driver,
-      'interventions': action_log.intervention_spans(
-        driven.action, driven.is_intervention
-      ),
-    }
-  )
-  return logged, driven.action
 
 
 def _same(one: _Episode, other: _Episode) -> bool:

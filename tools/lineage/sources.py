@@ -396,11 +396,9 @@ def _selection(header: action_log.Header) -> str | None:
   """Returns the command that selects the episodes of a log again."""
   if not header.selected_from:
     return None
-  datasets = '+'.join(header.selected_from)
-  return (
-    f'python -m tools.select_episodes --dataset={datasets}'
-    f' {header.selected_by} --output=FILE'
-  ).replace('  ', ' ')
+  datasets = f'--dataset={"+".join(header.selected_from)}'
+  words = datasets, header.selected_by, '--output=FILE'
+  return ' '.join(['python -m tools.select_episodes', *filter(None, words)])
 
 
 def _build(prepared: prepared_dataset.Dataset, keys: Mapping[str, Any]) -> str:

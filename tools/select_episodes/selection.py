@@ -143,18 +143,12 @@ def _episodes(
     origins = who_drove.of_split(prepared, split)
     episodes = loader.episodes(prepared.folder, split=split)
     for origin, episode in zip(origins, episodes, strict=True):
-      actions = episode.action[:-1]
-      logged = action_log.LoggedEpisode.model_validate(
-        {
-          'split': split,
-          'track_seed': origin.track_seed,
-          'num_steps': len(actions),
-          'return': action_log.total(episode.reward[:-1]),
-          'terminated': bool(episode.is_terminal[-1]),
-          'driver': origin.driver,
-          'interventions': action_log.intervention_spans(
-            actions, episode.is_intervention[:-1]
-          ),
-        }
+      yield action_log.logged(
+        split,
+        origin.track_seed,
+        origin.driver,
+        episode.action[:-1],
+        episode.is_intervention[:-1],
+        episode.reward[:-1],
+        bool(episode.is_terminal[-1]),
       )
-      yield logged, actions
