@@ -11,6 +11,7 @@ episode terminates when M's probability of it exceeds 0.5.
 """
 
 from collections.abc import Sequence
+import numbers
 import operator
 import os
 from typing import Any, Literal
@@ -36,6 +37,7 @@ with epy.lazy_imports():
 ID = 'CarRacingDream-v0'
 _FPS = 50  # As in the game.
 _MAX_STEPS = 1000
+_MAX_DREAMS = 65_536
 _SHOWN_SIZE = 512  # Of what `render` shows of one dream, pixels.
 
 
@@ -81,17 +83,20 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       mdn_rnn: folder of the exported weights of M and its start states.
 
     Raises:
-      error.Error: the temperature or the noise is invalid.
+      error.Error: an argument is invalid.
       weights.WeightsError: weights are missing or damaged, do not belong
         together, or have no start states.
     """
-    assert render_mode in (None, *self.metadata['render_modes'])
-    if not 0 < temperature <= 100:
-      raise error.Error(
-        f'temperature is {temperature}, not positive and at most 100'
+    _check_choice('observation', observation, ['latent', 'pixels'])
+    _check_render_mode(self, render_mode)
+    _check_number('num_envs', num_envs, numbers.Integral, 1, _MAX_DREAMS)
+    if max_episode_steps is not None:
+      limit = np.iinfo(np.int32).max
+      _check_number(
+        'max_episode_steps', max_episode_steps, numbers.Integral, 1, limit
       )
-    if not 0 <= noise <= 100:
-      raise error.Error(f'noise is {noise}, not from 0 to 100')
+    _check_number('temperature', temperature, numbers.Real, 1e-6, 100)
+    _check_number('noise', noise, numbers.Real, 0, 100)
     self._model = world_model.load(vae, mdn_rnn)
     world_model.check_dreams(self._model, mdn_rnn)
     self._starts = jax.device_put(start_states.load(mdn_rnn))
@@ -129,6 +134,9 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       seed: seed of the first dream, those of the others follow it; or one for
         each of them.
       options: not used.
+
+    Raises:
+      error.Error: seeds are more or fewer than dreams, or one is negative.
     """
     if seed is None:
       seeds = [None] * self.num_envs
@@ -136,6 +144,8 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
       seeds = [None if x is None else operator.index(x) for x in seed]
     else:
       seeds = [operator.index(seed) + i for i in range(self.num_envs)]
+    if len(seeds) != self.num_envs:
+      raise error.Error(f'{len(seeds)} seeds are for {self.num_envs} dreams')
     self._generators = [
       old if seed is None else seeding.np_random(seed)[0]
       for seed, old in zip(seeds, self._generators, strict=True)
@@ -252,10 +262,10 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
         `gymnasium.make` truncates episodes.
 
     Raises:
-      error.Error: the temperature or the noise is invalid.
+      error.Error: an argument is invalid.
       weights.WeightsError: see there.
     """
-    assert render_mode in (None, *self.metadata['render_modes'])
+    _check_render_mode(self, render_mode)
     self._dreams = CarRacingDreams(
       1, observation, max_episode_steps=None, **arguments
     )
@@ -361,6 +371,25 @@ def latent_observation(state: world_model.State) -> np.ndarray:
   z, (_, hidden) = jax.device_get(state)
   z = np.clip(z, -start_states.MAX_LATENT, start_states.MAX_LATENT)
   return np.concatenate([z, hidden], axis=1)
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
+  if value not in choices:
+    raise error.Error(f'{name} is {value!r}, not one of {[*choices]}')
+
+
+def _check_render_mode(env: Any, render_mode: Any) -> None:
+  modes = env.metadata['render_modes']
+  _check_choice('render_mode', render_mode, [None, *modes])
+
+
+def _check_number(
+  name: str, value: Any, kind: type, low: float, high: float
+) -> None:
+  """Checks a number of a kind: `numbers.Integral` or `numbers.Real`."""
+  if not (isinstance(value, kind) and low <= value <= high):
+    what = 'an integer' if kind is numbers.Integral else 'a number'
+    raise error.Error(f'{name} is {value!r}, not {what} from {low} to {high}')
 
 
 @jax.jit

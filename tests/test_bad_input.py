@@ -629,7 +629,11 @@ def test_name_of_a_dataset(name, message, places):
     (SELECT + '{tiny} --output={tmp}/file', 'file already exists; choose'),
     (SELECT + '{tiny} --output={tmp}', 'it is not a regular file'),
     (SELECT + '{tiny} --drivers=agent*', 'no train episode is wanted, of 3 w'),
-    (SELECT + '{tiny} --min_return=nan', 'no train episode is wanted, of 3 w'),
+    (
+      SELECT + '{tiny} --min_return=nan',
+      'no train .*, of 3 with returns from .* and .* steps, driven by brownian',
+    ),
+    (SELECT + '{tiny} --output=', 'a path is empty; name a file or a folder'),
     (SELECT + '{tiny} --part=1:', 'no validation episode is wanted, of 1 wit'),
     (SELECT + '{tiny} --part=1', '--part=1: it is not START:STOP or START:STO'),
     (SELECT + '{tiny} --part=::0', '--part=::0: slice step cannot be zero'),

@@ -86,7 +86,7 @@ def _settings(workdir: Path) -> Mapping[str, Any]:
     role: f'{source.name} ({next(iter(source.sha256.values()))[:8]})'
     for role, source in run.sources.items()
   }
-  return {**run_documents.with_added(config.root, run.model), **sources}
+  return {**run_documents.as_today(config.root, run.model), **sources}
 
 
 def _keys(mappings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -156,9 +156,8 @@ def main(argv: Sequence[str]) -> None:
       ' on, and with fewer --episodes makes a log of what is there.'
     )
     return
-  for line in recorded_actions.describe(log):
+  for line in recorded_actions.describe(log, output):
     print(line)
-  print(f'{output}: {output.stat().st_size / 1e6:.2f} MB')
 
 
 if __name__ == '__main__':

@@ -10,6 +10,10 @@ from carracing_data import json_documents
 import pydantic
 
 CURVES = 'metrics.jsonl'
+# Hyperparameters of V and M that earlier code had and left unused.
+_REMOVED = {'ema_decay': 0.0, 'early_stop_evaluations': 0}
+_MAX_STEPS = 1_000_000_000
+_Float32 = Annotated[float, pydantic.Field(ge=-3.5e38, le=3.5e38)]
 _Schema = TypeVar('_Schema', bound=pydantic.BaseModel)
 Curves = Mapping[str, Mapping[int, float]]  # By tag, and by step.
 
@@ -83,7 +87,7 @@ class Metrics(json_documents.Document):
 
   num_steps: int
   step: int
-  validation: dict[str, float]
+  validation: dict[str, _Float32]
   weights_sha256: json_documents.Sha256
 
 
@@ -91,11 +95,12 @@ class _Line(pydantic.RootModel):
   """A line of `metrics.jsonl`: a step, and metrics by their tags."""
 
   model_config = pydantic.ConfigDict(strict=True)
-  root: dict[str, int | Annotated[float, pydantic.Field(allow_inf_nan=False)]]
+  root: dict[str, int | _Float32]
 
   @pydantic.model_validator(mode='after')
   def _check_step(self) -> '_Line':
-    if not self.root.get('step', -1) >= 0:
+    step = self.root.get('step')
+    if not (isinstance(step, int) and 0 <= step <= _MAX_STEPS):
       raise ValueError('it has no step')
     return self
 
@@ -162,21 +167,33 @@ def finished_metrics(workdir: Path) -> Metrics:
   """Returns the metrics of a finished run.
 
   Raises:
-    RunError: the run is not finished, or the file is damaged.
+    RunError: the run is not finished, or a file is damaged.
     errors.UserError: the operating system cannot read it.
   """
-  metrics = read_metrics(workdir)
+  metrics, config = read_metrics(workdir), read_config(workdir)
   if metrics is None:
     if not workdir.exists():
       raise RunError(f'there is no folder {workdir}')
     raise RunError(f'{workdir} holds no finished run: metrics.json is missing')
+  steps = metrics.num_steps
+  if config is not None and (wanted := config.root.get('num_steps')) != steps:
+    raise RunError(
+      f'{workdir} holds no finished run: of {wanted} steps it has finished'
+      f' {steps}; run its command again to continue'
+    )
   return metrics
 
 
-def with_added(config: Mapping[str, Any], model: str) -> dict[str, Any]:
-  """Adds hyperparameters that earlier code did not have, as they were then."""
-  added = {} if model == 'controller' else {'architecture': 'paper'}
-  return {**added, **config}
+def as_today(config: Mapping[str, Any], model: str) -> dict[str, Any]:
+  """Returns a config of earlier code as one of today's.
+
+  With hyperparameters that it did not have, as they were then; and without
+  those that it had and did not use.
+  """
+  if model == 'controller':
+    return {**config}
+  used = {k: v for k, v in config.items() if (k, v) not in _REMOVED.items()}
+  return {'architecture': 'paper', **used}
 
 
 def differences(

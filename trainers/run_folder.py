@@ -44,8 +44,6 @@ from trainers import devices
 from trainers import run_documents
 from trainers.configs import base
 
-# Hyperparameters of V and M that earlier code had and left unused.
-_REMOVED = {'ema_decay': 0.0, 'early_stop_evaluations': 0}
 _PACKAGES = (
   'flax',
   'grain',
@@ -294,14 +292,8 @@ def _compared(
         )
   wanted = config.model_dump()
   found = wanted if documents[0] is None else documents[0].root
-  found = run_documents.with_added(found, run.model)
-  may_differ = {
-    key
-    for key, unused in _REMOVED.items()
-    if key not in wanted and found.get(key) == unused
-  }
-  if not wanted.get('cosine_decay'):
-    may_differ.add('num_steps')
+  found = run_documents.as_today(found, run.model)
+  may_differ = () if wanted.get('cosine_decay') else ('num_steps',)
   differences = run_documents.differences(found, wanted, may_differ)
   there = run if documents[1] is None else documents[1]
   for role in sorted({*there.sources, *run.sources}):

@@ -27,9 +27,11 @@ def expand(path: str | os.PathLike[str]) -> Path:
   """Returns a path given by a user, with `~` expanded.
 
   Raises:
-    errors.UserError: the user named after `~` does not exist, or it is an
-      address.
+    errors.UserError: it is empty or an address, or the user named after `~`
+      does not exist.
   """
+  if not os.fspath(path):
+    raise errors.UserError('a path is empty; name a file or a folder')
   if _ADDRESS.match(os.fspath(path)):
     raise errors.UserError(
       f'{path} is an address, not a path; copy what is there to this machine,'

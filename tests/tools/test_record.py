@@ -212,7 +212,8 @@ def test_spread_of_a_log_is_that_of_scores(short_log):
   log = action_log.read(short_log)
   returns = [episode.return_ for episode in log.header.episodes]
   spread = f'{statistics.mean(returns):.1f} ± {statistics.stdev(returns):.1f}'
-  [said] = recorded_actions.describe(log)
+  said, build = recorded_actions.describe(log, short_log)
+  assert f'"actions": "{short_log}"' in build
   assert said == f'brownian: 9 episodes, return {spread}'
 
 

@@ -258,6 +258,19 @@ def test_runs_are_compared_side_by_side(world, tmp_path):
   )
   with pytest.raises(run_documents.RunError, match='holds no finished run'):
     compare_runs.compare([a, tmp_path])
+  path = b / 'config.json'
+  content = json.loads(path.read_text())
+  # As earlier code left it.
+  unused = {'ema_decay': 0.0, 'early_stop_evaluations': 0}
+  path.write_text(json.dumps({**content, **unused}))
+  [*_, last] = compare_runs.compare([b, c]).splitlines()
+  assert 'mean ± sd of 2 seeds' in last
+  # As it is while a finished run is trained on.
+  path.write_text(json.dumps({**content, 'num_steps': 99}))
+  with pytest.raises(
+    run_documents.RunError, match='of 99 steps it has finished'
+  ):
+    compare_runs.compare([a, b])
 
 
 def test_validation_does_not_depend_on_the_seed(world):

@@ -8,8 +8,10 @@ more episodes, and then equals one that was recorded at once.
 from collections.abc import Iterator, Sequence
 import dataclasses
 import itertools
+import json
 import os
 from pathlib import Path
+import shlex
 import shutil
 
 from carracing_data import errors
@@ -212,8 +214,8 @@ def _same(one: _Episode, other: _Episode) -> bool:
   return one[0] == other[0] and np.array_equal(one[1], other[1])
 
 
-def describe(log: action_log.ActionLog) -> Iterator[str]:
-  """Yields a line for each driver: how many episodes, and their returns."""
+def describe(log: action_log.ActionLog, path: Path) -> Iterator[str]:
+  """Yields a line for each driver, and how to build a dataset of the file."""
   returns: dict[str, list[float]] = {}
   for episode in log.header.episodes:
     returns.setdefault(episode.driver.title, []).append(episode.return_)
@@ -225,3 +227,9 @@ def describe(log: action_log.ActionLog) -> Iterator[str]:
       f'{title}: {len(values)} episodes,'
       f' return {np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}'
     )
+  config = {'name': path.stem, 'policy': 'recorded', 'actions': str(path)}
+  yield (
+    f'{path}: {path.stat().st_size / 1e6:.2f} MB; to build a dataset of it:'
+    ' tfds build datasets/carracing_rollouts --config'
+    f' {shlex.quote(json.dumps(config))}'
+  )

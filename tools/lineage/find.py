@@ -113,9 +113,10 @@ def lineage(
   parts = _parts(found)
   by_digest = {}
   for workdir, metrics in sources.read_below(
-    near, 'metrics.json', run_documents.finished_metrics
+    near, 'metrics.json', run_documents.read_metrics
   ):
-    by_digest.setdefault(metrics.weights_sha256, workdir)
+    if metrics is not None:
+      by_digest.setdefault(metrics.weights_sha256, workdir)
   runs = {
     name: by_digest[digest]
     for name, part in parts.items()
@@ -160,9 +161,10 @@ def _newest(folder: Path) -> Path | None:
 def _weights_of(workdir: Path) -> str | None:
   """Returns the digest of what a run exported, if it can be read."""
   try:
-    return run_documents.finished_metrics(workdir).weights_sha256
+    metrics = run_documents.read_metrics(workdir)
   except errors.UserError:  # Told when the runs are matched with their weights.
     return None
+  return None if metrics is None else metrics.weights_sha256
 
 
 def _near(

@@ -82,9 +82,8 @@ def main(argv: Sequence[str]) -> None:
     criteria,
   )
   action_log.write(output, log)
-  for line in recorded_actions.describe(log):
+  for line in recorded_actions.describe(log, output):
     print(line)
-  print(f'{output}: {output.stat().st_size / 1e6:.2f} MB')
 
 
 if __name__ == '__main__':

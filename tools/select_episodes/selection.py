@@ -85,17 +85,21 @@ def select(
     shown.start()
     for split in schema.SPLITS:
       wanted: dict[tuple[int, bytes], _Episode] = {}
-      returns = []
+      there: list[action_log.LoggedEpisode] = []
       for logged, actions in _episodes(datasets, split):
         shown.count_one()
-        returns.append(logged.return_)
+        there.append(logged)
         if criteria.meets(logged):
           key = logged.track_seed, actions.tobytes()
           wanted.setdefault(key, (logged, actions))
       if not (left := [*wanted.values()][part]):
+        returns = [x.return_ for x in there]
+        steps = [x.num_steps for x in there]
+        who = ', '.join(dict.fromkeys(x.driver.title for x in there))
         raise errors.DatasetError(
-          f'no {split} episode is wanted, of {len(returns)} with returns from'
-          f' {min(returns):.1f} to {max(returns):.1f}'
+          f'no {split} episode is wanted, of {len(there)} with returns from'
+          f' {min(returns):.1f} to {max(returns):.1f} and {min(steps)} to'
+          f' {max(steps)} steps, driven by {who}'
         )
       selected += left
   tracks = [
