@@ -902,6 +902,17 @@ def test_record(flags, message, command, places):
   assert not list(places['tmp'].glob('out/*'))
 
 
+def test_recording_through_a_link_is_refused(command, places):
+  other, out = places['tmp'] / 'other', places['tmp'] / 'out'
+  other.mkdir()
+  out.mkdir()
+  (out / '.log.npz.unfinished').symlink_to(other)
+  module, *arguments = RECORD.format(**places).split()
+  done = command(module, *arguments, '--policy=uniform', '--episodes=2')
+  assert_one_line(done, 'it is a link to')
+  assert not list(other.iterdir())
+
+
 JUNK = ('', '{', 'null', '{"a": 1}', '[' * 9999, '\x00')
 
 
@@ -1127,11 +1138,32 @@ def test_folder_of_somebody_else_in_a_workdir(name, world, tmp_path):
   assert not (tmp_path / 'run.json').exists()
 
 
-def test_browser_keeps_a_page_of_somebody_else(places, tmp_path):
-  (tmp_path / 'index.html').write_text('my page')
-  with error_of_one_line('index.html is not a page of this program'):
-    pages.make('carracing_rollouts/tiny', str(places['data']), tmp_path)
-  assert (tmp_path / 'index.html').read_text() == 'my page'
+@pytest.mark.parametrize(
+  'name',
+  [
+    'index.html',
+    'page_2.html',
+    'statistics.md',
+    'contact_sheet.png',
+    'videos/train-0.mp4',
+  ],
+)
+def test_browser_keeps_what_somebody_else_made(name, places, tmp_path):
+  mine = tmp_path / 'out' / name
+  mine.parent.mkdir(parents=True)
+  mine.write_text('mine')
+  with error_of_one_line(f'{name} is not of this program'):
+    pages.make('carracing_rollouts/tiny', str(places['data']), tmp_path / 'out')
+  assert mine.read_text() == 'mine'
+
+
+def test_browser_writes_no_videos_through_a_link(places, tmp_path):
+  (tmp_path / 'other').mkdir()
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out' / 'videos').symlink_to(tmp_path / 'other')
+  with error_of_one_line('videos: it is a link to'):
+    pages.make('carracing_rollouts/tiny', str(places['data']), tmp_path / 'out')
+  assert not list((tmp_path / 'other').iterdir())
 
 
 @pytest.mark.parametrize(
