@@ -226,7 +226,7 @@ def test_version_that_is_not_known_is_refused(version, copy):
     prepared_dataset.find(str(copy), None, schema.KIND)
 
 
-@pytest.mark.parametrize('steps', [[71, 50, 90], [97, 90, 26], [72, 70, 71]])
+@pytest.mark.parametrize('steps', [[72, 70, 71], [96, 65, 65]])
 def test_lengths_of_the_metadata_are_those_of_the_records(steps, copy):
   def change(content):
     train = content['splits']['train']
@@ -234,9 +234,9 @@ def test_lengths_of_the_metadata_are_those_of_the_records(steps, copy):
     seal(content)
 
   edit(copy / 'metadata.json', change)
-  with pytest.raises(errors.DatasetError, match='counts|mixed up'):
+  with pytest.raises(errors.DatasetError, match='mixed up'):
     [*loader.episodes(str(copy))]
-  with pytest.raises(errors.DatasetError, match='counts|mixed up'):
+  with pytest.raises(errors.DatasetError, match='mixed up'):
     loader.spread_frames(str(copy), split='train', count=1000)
 
 
