@@ -654,6 +654,8 @@ def test_name_of_a_dataset(name, message, places):
     (VERIFY + '--dataset=gs://b/x', 'gs://b/x is an address, not a path'),
     (VERIFY + '{tiny} --compare=gs://b/x', 'gs://b/x is an address'),
     (VERIFY + '{tiny} --data_dir=gs://b/x', 'gs://b/x is an address'),
+    (VERIFY + '{tiny} --data_dir=', 'leave it out, or name a folder'),
+    ('tools.datasets --data_dir=', 'leave it out, or name a folder'),
     (VIEW + '--output_dir=s3://b/x', 's3://b/x is an address, not a path'),
     (BROWSE + '{tiny} --output_dir=s3://b/x', 's3://b/x is an address'),
     (EXPORT + '{tiny} --format=rlds --output_dir=s3://b/x', 'is an address'),
@@ -902,6 +904,17 @@ def test_record(flags, message, command, places):
   assert not list(places['tmp'].glob('out/*'))
 
 
+def test_recording_through_a_link_is_refused(command, places):
+  other, out = places['tmp'] / 'other', places['tmp'] / 'out'
+  other.mkdir()
+  out.mkdir()
+  (out / '.log.npz.unfinished').symlink_to(other)
+  module, *arguments = RECORD.format(**places).split()
+  done = command(module, *arguments, '--policy=uniform', '--episodes=2')
+  assert_one_line(done, 'it is a link to')
+  assert not list(other.iterdir())
+
+
 JUNK = ('', '{', 'null', '{"a": 1}', '[' * 9999, '\x00')
 
 
@@ -1042,6 +1055,11 @@ def set_path(content, path, value):
     ('metadata.json', ['splits', 'train', 'num_steps'], -1),
     ('metadata.json', ['splits', 'train', 'episode_steps'], 'many'),
     ('metadata.json', ['files_sha256'], {'../x': '0' * 64}),
+    ('metadata.json', ['splits', 'train', 'num_terminated'], None),
+    ('metadata.json', ['splits', 'train', 'shard_lengths'], None),
+    ('metadata.json', ['name'], 'carracing_rollouts/tiny:0.0.0'),
+    ('metadata.json', ['name'], 'carracing_rollouts/tiny:9999.0.0'),
+    ('metadata.json', ['packages', 'numpy'], '2.4.6 (patched)'),
     ('dataset_info.json', ['splits', 0, 'numBytes'], '-5'),
   ],
 )
@@ -1127,11 +1145,32 @@ def test_folder_of_somebody_else_in_a_workdir(name, world, tmp_path):
   assert not (tmp_path / 'run.json').exists()
 
 
-def test_browser_keeps_a_page_of_somebody_else(places, tmp_path):
-  (tmp_path / 'index.html').write_text('my page')
-  with error_of_one_line('index.html is not a page of this program'):
-    pages.make('carracing_rollouts/tiny', str(places['data']), tmp_path)
-  assert (tmp_path / 'index.html').read_text() == 'my page'
+@pytest.mark.parametrize(
+  'name',
+  [
+    'index.html',
+    'page_2.html',
+    'statistics.md',
+    'contact_sheet.png',
+    'videos/train-0.mp4',
+  ],
+)
+def test_browser_keeps_what_somebody_else_made(name, places, tmp_path):
+  mine = tmp_path / 'out' / name
+  mine.parent.mkdir(parents=True)
+  mine.write_text('mine')
+  with error_of_one_line(f'{name} is not of this program'):
+    pages.make('carracing_rollouts/tiny', str(places['data']), tmp_path / 'out')
+  assert mine.read_text() == 'mine'
+
+
+def test_browser_writes_no_videos_through_a_link(places, tmp_path):
+  (tmp_path / 'other').mkdir()
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out' / 'videos').symlink_to(tmp_path / 'other')
+  with error_of_one_line('videos: it is a link to'):
+    pages.make('carracing_rollouts/tiny', str(places['data']), tmp_path / 'out')
+  assert not list((tmp_path / 'other').iterdir())
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ _ADVICE = {
 
 def data_dir_flag() -> flags.FlagHolder[str | None]:
   """Defines `--data_dir`."""
-  return flags.DEFINE_string(
+  return _folder_flag(
     'data_dir',
     None,
     'Data directory of the datasets; defaults to $TFDS_DATA_DIR or'

@@ -226,6 +226,12 @@ def remove_temporary(folder: Path) -> None:
     path.unlink(missing_ok=True)
 
 
+def own_folders(parent: Path, pattern: str) -> list[Path]:
+  """Returns the folders in a folder, no links, with a name of a pattern."""
+  found = [x for x in parent.iterdir() if re.fullmatch(pattern, x.name)]
+  return sorted(x for x in found if x.is_dir() and not x.is_symlink())
+
+
 def make_durable(temporary: Path, path: Path) -> None:
   """Syncs a file to disk, renames it and syncs the new name."""
   sync(temporary)

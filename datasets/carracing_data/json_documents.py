@@ -28,6 +28,9 @@ def _check_name(name: str) -> str:
 
 Name = Annotated[str, pydantic.AfterValidator(_check_name)]
 Sha256 = Annotated[str, pydantic.StringConstraints(pattern='^[0-9a-f]{64}$')]
+Version = Annotated[
+  str, pydantic.StringConstraints(pattern=r'^[A-Za-z0-9_.!+\-]{1,100}$')
+]
 
 _Schema = TypeVar('_Schema', bound=pydantic.BaseModel)
 

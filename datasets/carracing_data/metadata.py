@@ -17,6 +17,9 @@ from carracing_data import rlds_steps
 import pydantic
 
 _Count = Annotated[int, pydantic.Field(ge=0, lt=2**40)]
+_Split = Annotated[
+  str, pydantic.StringConstraints(pattern='^(train|validation)$')
+]
 _FULL_NAME = (
   rf'^{json_documents.NAME}/{json_documents.NAME}'
   r':\d{1,4}\.\d{1,4}\.\d{1,4}$'
@@ -52,6 +55,7 @@ class Kind(NamedTuple):
     features: the features of a record, by name.
     broken_promises: checks the decoded records of a split, in order; adds each
       episode to the totals, and yields each problem of the record read last.
+    newest: newest version that this code knows.
     attachments: config → digests of the files besides the shards, by name.
   """
 
@@ -62,6 +66,7 @@ class Kind(NamedTuple):
   broken_promises: Callable[
     [Iterable[Mapping[str, Any]], rlds_steps.Totals], Iterator[str]
   ]
+  newest: tuple[int, int, int]
   attachments: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda _: {}
 
 
@@ -113,11 +118,9 @@ class Metadata(json_documents.Document):
 
   name: Annotated[str, pydantic.StringConstraints(pattern=_FULL_NAME)] = ''
   config: dict[str, Any]
-  packages: dict[json_documents.Name, str]
+  packages: dict[json_documents.Name, json_documents.Version]
   platform: dict[json_documents.Name, str] = {}
-  splits: Annotated[
-    dict[json_documents.Name, SplitMetadata], pydantic.Field(min_length=1)
-  ]
+  splits: Annotated[dict[_Split, SplitMetadata], pydantic.Field(min_length=2)]
   files_sha256: dict[json_documents.Name, json_documents.Sha256]
   metadata_sha256: json_documents.Sha256
 
@@ -180,6 +183,11 @@ def check_folder(
       f'{folder} is a {metadata.dataset} dataset, but {wanted} is needed here'
     )
   if kind is not None:
+    version = tuple(map(int, metadata.name.rpartition(':')[2].split('.')))
+    if not (1, 0, 0) <= version <= kind.newest:
+      raise errors.DatasetError(
+        f'{path} names {metadata.name}, which this code cannot read; update it'
+      )
     _check_counts(path, metadata, kind)
     json_documents.parse(
       json.dumps(metadata.config), kind.config, f'{path}: config'
@@ -212,6 +220,10 @@ def _check_counts(path: Path, metadata: Metadata, kind: Kind) -> None:
       or min(steps) < 2
       or len(steps) != split.num_episodes
       or sum(steps) != split.num_steps
+      or (
+        None in (lengths, split.num_terminated)
+        and not metadata.name.endswith(':1.0.0')
+      )
       or (
         lengths is not None
         and (len(lengths), sum(lengths))

@@ -35,8 +35,10 @@ import pydantic
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 from tensorflow_datasets.core import dataset_builder
+from tensorflow_datasets.core import utils
 
 _BEAM_POLL_SECONDS = 30.0
+_NEW = '.building-'  # Prefix of a dataset that is not at its place yet.
 
 tfds_command.adapt()
 
@@ -92,12 +94,20 @@ class Info(tfds.core.DatasetInfo):
 
   def read_from_directory(self, dataset_info_dir: epath.PathLike) -> None:
     if _problem(Path(dataset_info_dir)) is None:
-      super().read_from_directory(dataset_info_dir)
+      try:
+        super().read_from_directory(dataset_info_dir)
+      except Exception as error:  # What TFDS raises depends on the damage.
+        raise errors.DatasetError(
+          f'{dataset_info_dir}: {metadata_lib.INFO_FILE} is damaged; restore it'
+          ' from another copy, or move the folder away and build it again'
+        ) from error
 
   def __repr__(self) -> str:
     try:
       built = prepared_dataset.find(str(self.data_dir))
     except errors.DatasetError:
+      if tfds_command.is_running():  # At the end of a build.
+        raise
       return f'{self.full_name} is not built.'
     digest = built.citation.rpartition('@')[2]
     folder = f'{self.data_dir}@{digest}'
@@ -122,10 +132,12 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   Files are in ArrayRecord, the format with fast random access.
 
   Attributes:
+    KIND: what readers require of the dataset.
     CODE: modules, besides the builder's own, whose source may affect the data;
       a build does not reuse staged shards of other code.
   """
 
+  KIND: metadata_lib.Kind
   CODE: Sequence[ModuleType]
 
   def __init__(
@@ -236,15 +248,24 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   def _build(self, overwrite: bool, **kwargs: Any) -> None:
     folder = files.claim_folder(Path(self.data_path).parent)
     with files.locked(folder):
-      if not overwrite:
-        if self._is_built():  # By another process in the meantime.
-          return
-        self._move_partial_aside()
-      # Of a build that was killed, as TFDS names it.
-      for path in folder.glob(f'incomplete.??????_{self.version}'):
+      if not overwrite and self._is_built():  # By another in the meantime.
+        return
+      self._move_partial_aside()
+      # Of a build that was killed, as TFDS and the lines below name it.
+      left = rf'({_NEW}|incomplete.[A-Z0-9]{{6}}_({_NEW})?){self.version}'
+      for path in files.own_folders(folder, left.replace('.', r'\.')):
         shutil.rmtree(path)
+      place, new = Path(self.data_path), folder / f'{_NEW}{self.version}'
+      files.refuse_link(place)
       try:
-        super().download_and_prepare(**kwargs)
+        # Beside an old dataset, which stays until the new one is checked.
+        with utils.temporary_assignment(self, '_data_dir', os.fspath(new)):
+          super().download_and_prepare(**kwargs)
+          metadata_lib.check_folder(new, [self.KIND])
+        if place.exists():
+          shutil.rmtree(place)
+        new.rename(place)
+        self.info.update_data_dir(self.data_dir)
       finally:
         for name in self._attachments():
           self._attachment_path(name).unlink(missing_ok=True)
@@ -254,17 +275,18 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     """Returns whether the dataset is complete.
 
     Raises:
-      errors.DatasetError: it is complete, but has another config.
+      errors.DatasetError: it is complete, but has another name or config.
     """
     try:
-      built, _ = metadata_lib.check_folder(Path(self.data_path))
+      built, _ = metadata_lib.check_folder(Path(self.data_path), [self.KIND])
     except errors.DatasetError:
       return False
-    if built.config != self._identity():
+    name = f'{self.name}/{self.builder_config.name}:{self.version}'
+    if (built.name, built.config) != (name, self._identity()):
       raise errors.DatasetError(
-        f'{self.data_dir} was built with {built.config}, not with'
-        f' {self._identity()}; choose another name, or build it again with'
-        ' --overwrite'
+        f'{self.data_dir} was built with {built.config} as {built.name}, not'
+        f' with {self._identity()} as {name}; choose another name, or build it'
+        ' again with --overwrite'
       )
     self.info.read_from_directory(self.data_path)
     logging.info('%s already exists.', self.data_dir)
@@ -273,12 +295,11 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   def _move_partial_aside(self) -> None:
     """Moves an incomplete dataset out of the way."""
     folder = Path(self.data_path)
-    if not folder.exists():
+    if not folder.exists() or not (problem := _problem(folder, self.KIND)):
       return
     if not any(folder.iterdir()):
       folder.rmdir()
       return
-    problem = _problem(folder)
     aside = files.move_aside(
       folder, folder.with_name(f'incomplete_{folder.name}')
     )
@@ -390,6 +411,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       files.sync(path)
       sha256[name] = digests.of_bytes(content)
     self.info.set_splits(tfds.core.SplitDict(split_infos))
+    self.info.metadata.keys()  # Loaded later, the old would replace these.
     self.info.metadata.update(
       json_documents.sealed(
         {
@@ -417,10 +439,10 @@ def _check_options(config: tfds.download.DownloadConfig) -> None:
       )
 
 
-def _problem(folder: Path) -> str | None:
+def _problem(folder: Path, *kinds: metadata_lib.Kind) -> str | None:
   """Returns why a folder is not a complete dataset, or None if it is one."""
   try:
-    metadata_lib.check_folder(folder)
+    metadata_lib.check_folder(folder, kinds)
   except errors.DatasetError as error:
     return str(error)
   return None

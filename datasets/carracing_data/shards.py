@@ -41,6 +41,7 @@ _USUAL_SHARDS = 256
 _MAX_BYTES = 2**30  # Of a shard.
 RECORD = '.record.json'  # Suffix of the record of a shard.
 _STAGING = '.staging-'
+_STAGING_FOLDER = rf'\{_STAGING}[0-9a-f]{{16}}'
 _DEPENDS_ON = 'depends_on.json'
 
 
@@ -74,13 +75,17 @@ class WrittenShard(json_documents.Document):
     file_sha256: digest of the file.
     record_digests: digest of the decoded content of each record, in order.
     episodes: summaries of the episodes, in order.
+    name: staging folder and file, so that no other's record is believed.
+    sha256: digest of all of the above, see `json_documents.sealed`.
   """
 
   num_examples: int
   num_bytes: int
-  file_sha256: str
-  record_digests: list[str]
+  file_sha256: json_documents.Sha256
+  record_digests: list[json_documents.Sha256]
   episodes: list[rlds_steps.Summary]
+  name: str = ''
+  sha256: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,14 +114,21 @@ class Job:
   def _record_path(self) -> Path:
     return Path(self.staging, self.name + RECORD)
 
+  def _sealed(self, written: WrittenShard) -> dict[str, Any]:
+    name = '/'.join(self.path.parts[-2:])
+    return json_documents.sealed(
+      written.model_dump() | {'name': name}, 'sha256'
+    )
+
   def result(self) -> WrittenShard | None:
     """Returns the record of the shard; None if it is not written."""
     try:
       written = json_documents.read(self._record_path, WrittenShard)
     except (FileNotFoundError, errors.DocumentError):
       return None
+    intact = written.model_dump() == self._sealed(written)
     # The shard itself may have been deleted by hand.
-    return written if self.path.exists() else None
+    return written if intact and self.path.exists() else None
 
   def checked_result(self) -> WrittenShard:
     """Returns the record of the shard after checking the file.
@@ -146,7 +158,7 @@ class Job:
       written = _write(temporary, self.shard, self.features)
       with files.write_errors(self.path):
         files.make_durable(temporary, self.path)
-      json_documents.write(self._record_path, written.model_dump())
+      json_documents.write(self._record_path, self._sealed(written))
     finally:
       temporary.unlink(missing_ok=True)
 
@@ -213,9 +225,10 @@ def enter_staging(parent: Path, depends_on: Mapping[str, Any]) -> Path:
   """
   fingerprint = json_documents.digest(depends_on)[:16]
   folder = parent / f'{_STAGING}{fingerprint}'
+  files.refuse_link(folder)
   folder.mkdir(exist_ok=True)
   json_documents.write(folder / _DEPENDS_ON, depends_on)
-  for other in sorted(parent.glob(f'{_STAGING}*')):
+  for other in files.own_folders(parent, _STAGING_FOLDER):
     if other != folder and (num_left := num_finished(other)):
       _warn_of_other(other, num_left, depends_on)
   files.remove_temporary(folder)
@@ -224,7 +237,7 @@ def enter_staging(parent: Path, depends_on: Mapping[str, Any]) -> Path:
 
 def remove_staging(parent: Path) -> None:
   """Removes the staging folders of all builds."""
-  for folder in parent.glob(f'{_STAGING}*'):
+  for folder in files.own_folders(parent, _STAGING_FOLDER):
     shutil.rmtree(folder)
 
 

@@ -10,12 +10,14 @@ import logging as python_logging
 from pathlib import Path
 import sys
 from types import TracebackType
+from typing import Any
 
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
 
 _JAX = 'jax._src.xla_bridge'
+_BUILD = 'tensorflow_datasets.scripts.cli.build'
 _MODULE = ('scripts', 'cli', 'main.py')  # Run by `python -m`.
 # Empty, they would be ignored, or taken for the folder of the command.
 _EMPTY = {
@@ -42,6 +44,10 @@ def adapt() -> None:
   command_line.format_logs(sys.stdout)  # Where the command sends them.
   for logger in logging.get_absl_logger(), python_logging.getLogger(_JAX):
     logger.addFilter(command_line.is_wanted)
+  build: Any = sys.modules.get(_BUILD)
+  if build is not None:  # It would delete what a build is to replace.
+    make = build._make_builder
+    build._make_builder = lambda *x, **y: make(*x, **{**y, 'overwrite': False})
   for flag, remedy in _EMPTY.items():
     if f'{flag}=' in sys.argv or (flag, '') in zip(sys.argv, sys.argv[1:]):
       raise errors.DatasetError(

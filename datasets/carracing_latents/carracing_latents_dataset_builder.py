@@ -70,6 +70,7 @@ class LatentsConfig(sharded_builder.Config):
 class Builder(sharded_builder.ShardedBuilder):
   """Encodes every frame of a rollouts dataset with a trained VAE."""
 
+  KIND = latents_schema.KIND
   CODE = (
     rollouts_loader,
     schema,

@@ -163,7 +163,7 @@ class Header(json_documents.Document):
   schema_version: Literal[1, 2] = 2
   seed: Annotated[int, pydantic.Field(ge=0, lt=2**63)] | None = None
   simulator: json_documents.Name
-  packages: dict[json_documents.Name, json_documents.Name]
+  packages: dict[json_documents.Name, json_documents.Version]
   max_steps: Annotated[int, pydantic.Field(ge=1, le=schema.MAX_STEPS_LIMIT)]
   selected_from: list[_Citation] = []
   selected_by: _Flags = ''

@@ -135,6 +135,7 @@ class RolloutsConfig(sharded_builder.Config):
 class Builder(sharded_builder.ShardedBuilder):
   """Rolls out a policy in CarRacing and records every step."""
 
+  KIND = schema.KIND
   CODE = (
     action_log,
     culled_car_racing,

@@ -185,7 +185,7 @@ def spread_frames(
   batches.check_at_least(1, count=count)
   datasets = prepared_dataset.find_each(name, data_dir, schema.KIND)
   source = prepared_dataset.concatenated(
-    [x.records(split, ['observation']) for x in datasets]
+    [x.records(split, ['observation', 'length']) for x in datasets]
   )
   ends = np.cumsum([n for x in datasets for n in x.splits[split].episode_steps])
   total = int(ends[-1])
@@ -197,10 +197,14 @@ def spread_frames(
   first_segment = np.cumsum(segments) - segments
   segment, row = np.divmod(frame - starts[episode], schema.SEGMENT_STEPS)
   record = first_segment[episode] + segment
-  picked = [
-    source[index]['observation'][row[record == index]]
-    for index in np.unique(record).tolist()
-  ]
+  picked = []
+  for index in np.unique(record).tolist():
+    rows, found = row[record == index], source[index]
+    if rows.max() >= found['length']:
+      raise errors.DatasetError(
+        f'the shards of {name} are mixed up; diagnose it with tools.verify'
+      )
+    picked.append(found['observation'][rows])
   return np.concatenate(picked)
 
 
@@ -232,7 +236,8 @@ def _episodes(
   records = dataset.records(split)
   steps = dataset.splits[split].episode_steps
   ends = np.cumsum([schema.count_segments(n) for n in steps])
-  read = functools.partial(_read_episode, dataset, records, [0, *ends.tolist()])
+  bounds = [0, *ends.tolist()]
+  read = functools.partial(_read_episode, dataset, records, bounds, steps)
   return prepared_dataset.Lazy(read, range(len(ends)))
 
 
@@ -240,12 +245,15 @@ def _read_episode(
   dataset: prepared_dataset.Dataset,
   records: prepared_dataset.Records,
   bounds: Sequence[int],
+  steps: Sequence[int],
   episode_id: int,
 ) -> schema.Episode:
   segments = records[bounds[episode_id] : bounds[episode_id + 1]]
   for index, segment in enumerate(segments):
-    found = int(segment['episode_id']), int(segment['first_step'])
-    if found != (episode_id, index * schema.SEGMENT_STEPS):
+    first = index * schema.SEGMENT_STEPS
+    length = min(schema.SEGMENT_STEPS, steps[episode_id] - first)
+    wanted = {'episode_id': episode_id, 'first_step': first, 'length': length}
+    if any(segment[name] != value for name, value in wanted.items()):
       raise errors.DatasetError(
         f'segment {index} of episode {episode_id} is missing: the shards are'
         ' mixed up; diagnose it with: python -m tools.verify'

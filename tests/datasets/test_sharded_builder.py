@@ -15,6 +15,8 @@ import sys
 from apache_beam.options import pipeline_options
 from carracing_data import beam
 from carracing_data import errors
+from carracing_data import json_documents
+from carracing_data import metadata
 from carracing_data import prepared_dataset
 from carracing_data import processes
 from carracing_data import shards
@@ -281,6 +283,76 @@ def test_overwrite_builds_again(command, expected, tmp_path):
   assert_same_bytes(tmp_path, expected)
 
 
+@pytest.mark.parametrize('failure', ['lock', 'option', 'interruption'])
+def test_overwriting_keeps_the_old_dataset_until_the_new_one_is_complete(
+  failure, command, expected, tmp_path, monkeypatch
+):
+  shutil.copytree(folder(expected) / VERSION, folder(tmp_path) / VERSION)
+  arguments = [*arguments_of_build(tmp_path), '--overwrite']
+  if failure == 'lock':
+    with (folder(tmp_path) / '.lock').open('w') as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      done = command('tfds', *arguments, cwd=DATASETS)
+    assert 'another process is writing' in done.stderr
+  elif failure == 'option':
+    done = command('tfds', *arguments, '--num_shards=3', cwd=DATASETS)
+    assert 'num_shards is not supported' in done.stderr
+  else:
+    monkeypatch.setattr(shards, 'collect', lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+      make_builder(tmp_path)._build(
+        overwrite=True,
+        download_config=tfds.download.DownloadConfig(
+          download_mode=tfds.GenerateMode.REUSE_CACHE_IF_EXISTS
+        ),
+      )
+  assert_same_bytes(tmp_path, expected)
+
+
+@pytest.mark.parametrize('flags', [[], ['--overwrite']], ids=str)
+def test_build_tells_of_a_copy_with_another_name_or_damage(
+  flags, command, expected, tmp_path
+):
+  target = folder(tmp_path) / VERSION
+  for change, message in (
+    ('name', f' as carracing_rollouts/a:{VERSION}, not with'),
+    ('document', 'dataset_info.json is damaged'),
+  ):
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(folder(expected) / VERSION, target)
+    if change == 'name':
+      path = target / 'metadata.json'
+      content = json.loads(path.read_text())
+      content['name'] = content['name'].replace(CONFIG['name'], 'a')
+      json_documents.write(path, json_documents.sealed(content, metadata.SEAL))
+    else:
+      (target / 'dataset_info.json').write_text('{')
+    done = command('tfds', *arguments_of_build(tmp_path), *flags, cwd=DATASETS)
+    if flags and change == 'name':
+      assert done.status == 0, done.stderr
+      assert_same_bytes(tmp_path, expected)
+    else:
+      assert done.status == 1
+      assert message in done.stderr.splitlines()[-1]
+      assert 'Traceback' not in done.stderr
+
+
+def test_builds_remove_only_what_builds_have_made(expected, tmp_path):
+  foreign = folder(tmp_path) / f'incomplete.backup_{VERSION}'
+  foreign.mkdir(parents=True)
+  (folder(tmp_path) / '.staging-notes').write_text('notes')
+  (folder(tmp_path) / '.staging-mine').mkdir()
+  link = folder(tmp_path) / f'incomplete.ABCDEF_{VERSION}'
+  link.symlink_to(foreign)
+  killed = folder(tmp_path) / f'incomplete.GHIJKL_.building-{VERSION}'
+  killed.mkdir()
+  before = {*folder(tmp_path).iterdir()} - {killed}
+  build(tmp_path)
+  new = {folder(tmp_path) / name for name in ('.lock', VERSION)}
+  assert {*folder(tmp_path).iterdir()} == before | new
+  assert_same_bytes(tmp_path, expected)
+
+
 def test_two_builds_of_one_dataset_at_once_are_refused(tmp_path):
   folder(tmp_path).mkdir(parents=True)
   with (folder(tmp_path) / '.lock').open('w') as lock:
@@ -355,6 +427,51 @@ def test_staged_shard_that_was_damaged_is_written_again(expected, tmp_path):
   assert not (folder(tmp_path) / VERSION).exists()
   build(tmp_path)
   assert_same_bytes(tmp_path, expected)
+
+
+@pytest.mark.parametrize(
+  ('change', 'sealed'),
+  [
+    ({'num_examples': 1}, False),
+    ({'episodes': []}, False),
+    ({'name': 'another'}, True),
+    ({'record_digests': ['zz'] * 3}, True),
+    ({'episodes': [[10**30, 0.0, False]]}, False),
+    ({'episodes': [[91, 1e300, False]]}, False),
+    ({'episodes': [[91, float('nan'), False]]}, False),
+  ],
+  ids=str,
+)
+def test_edited_record_of_a_staged_shard_is_as_none(
+  change, sealed, expected, tmp_path
+):
+  record = interrupted_after_one_shard(tmp_path)
+  content = json.loads(record.read_text()) | change
+  if sealed:
+    content = json_documents.sealed(content, 'sha256')
+  record.write_text(json.dumps(content))
+  build(tmp_path)
+  assert_same_bytes(tmp_path, expected)
+
+
+def test_staged_shard_of_another_name_is_written_again(expected, tmp_path):
+  record = interrupted_after_one_shard(tmp_path)
+  for source in record, shard_of(record):
+    other = source.name.replace('00000', '00001')
+    shutil.copyfile(source, source.with_name(other))
+  build(tmp_path)
+  assert_same_bytes(tmp_path, expected)
+
+
+def test_staging_folder_that_is_a_link_is_refused(tmp_path):
+  staging = interrupted_after_one_shard(tmp_path / 'one').parent
+  link = folder(tmp_path) / staging.name
+  link.parent.mkdir(parents=True)
+  (tmp_path / 'other').mkdir()
+  link.symlink_to(tmp_path / 'other')
+  with pytest.raises(errors.UserError, match='it is a link to'):
+    build(tmp_path)
+  assert not list((tmp_path / 'other').iterdir())
 
 
 def test_damaged_record_of_a_staged_shard_is_as_none(expected, tmp_path):

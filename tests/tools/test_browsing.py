@@ -79,6 +79,23 @@ def test_a_second_run_makes_only_what_is_missing(folder, data_dir, tmp_path):
   assert not list(kept.rglob('*.tmp'))
 
 
+@pytest.mark.parametrize('damage', ['empty', 'page', 'half', 'folder'])
+def test_what_is_no_video_is_made_again(damage, folder, data_dir, tmp_path):
+  kept = shutil.copytree(folder, tmp_path / 'kept')
+  video = kept / 'videos' / 'train-1.mp4'
+  whole = video.read_bytes()
+  contents = {'empty': b'', 'page': b'<html>', 'half': whole[: len(whole) // 2]}
+  if damage == 'folder':
+    video.unlink()
+    video.mkdir()
+    with pytest.raises(errors.UserError, match='cannot write .*train-1.mp4'):
+      pages.make('carracing_rollouts/tiny', str(data_dir), kept)
+  else:
+    video.write_bytes(contents[damage])
+    pages.make('carracing_rollouts/tiny', str(data_dir), kept)
+    assert video.read_bytes() == whole
+
+
 def test_a_folder_belongs_to_one_dataset(folder, data_dir):
   name = 'carracing_rollouts/straight_ahead'
   with pytest.raises(errors.UserError, match='holds the pages of .*tiny'):

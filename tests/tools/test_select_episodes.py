@@ -3,6 +3,9 @@
 import json
 import shutil
 
+from carracing_data import errors
+from carracing_data import json_documents
+from carracing_data import metadata
 from carracing_data import prepared_dataset
 from carracing_data import verification
 from carracing_rollouts import action_log
@@ -32,6 +35,18 @@ def episodes_of(name, data_dir):
     split: list(loader.episodes(name, split=split, data_dir=data_dir))
     for split in schema.SPLITS
   }
+
+
+def test_simulator_of_other_code_is_named(own):
+  folder = own / NAME / VERSION
+  content = json.loads((folder / 'metadata.json').read_text())
+  content['config']['simulator'] = 'torcs'
+  json_documents.write(
+    folder / 'metadata.json', json_documents.sealed(content, metadata.SEAL)
+  )
+  datasets = prepared_dataset.find_all(NAME, own, schema.KIND)
+  with pytest.raises(errors.UserError, match="not 'torcs'"):
+    selection.select(datasets, selection.Criteria())
 
 
 def test_selected_episodes_become_a_dataset_that_names_its_source(

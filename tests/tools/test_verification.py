@@ -15,6 +15,7 @@ from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
 from carracing_rollouts import loader
 from carracing_rollouts import rollout
 from carracing_rollouts import schema
+from conftest import LATENTS_VERSION
 from conftest import ROLLOUTS
 from conftest import VERSION
 import numpy as np
@@ -192,6 +193,51 @@ def test_counts_that_cannot_be_are_found_without_reading(copy):
   edit(copy / 'metadata.json', change)
   with pytest.raises(errors.DatasetError, match='counts of train contradict'):
     prepared_dataset.find(str(copy), None, schema.KIND)
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    lambda c: c['splits'].pop('validation'),
+    lambda c: c['splits'].update(test=c['splits']['train']),
+    lambda c: c['splits']['train'].pop('num_terminated'),
+    lambda c: c['splits']['train'].pop('shard_lengths'),
+  ],
+)
+def test_metadata_without_what_its_version_has_are_refused(change, copy):
+  edit(copy / 'metadata.json', lambda c: (change(c), seal(c)))
+  with pytest.raises(errors.DatasetError, match='splits|counts of train'):
+    prepared_dataset.find(str(copy), None, schema.KIND)
+
+
+def test_newest_version_that_is_read_is_the_one_that_is_built():
+  for kind, built in (
+    (schema.KIND, VERSION),
+    (latents_schema.KIND, LATENTS_VERSION),
+  ):
+    assert '.'.join(map(str, kind.newest)) == built
+
+
+@pytest.mark.parametrize('version', ['0.0.0', '3.0.1', '9999.0.0'])
+def test_version_that_is_not_known_is_refused(version, copy):
+  name = f'{NAME}:{version}'
+  edit(copy / 'metadata.json', lambda c: (c.update(name=name), seal(c)))
+  with pytest.raises(errors.DatasetError, match=f'{version}, which this code'):
+    prepared_dataset.find(str(copy), None, schema.KIND)
+
+
+@pytest.mark.parametrize('steps', [[72, 70, 71], [96, 65, 65]])
+def test_lengths_of_the_metadata_are_those_of_the_records(steps, copy):
+  def change(content):
+    train = content['splits']['train']
+    train.update(episode_steps=steps, num_steps=sum(steps))
+    seal(content)
+
+  edit(copy / 'metadata.json', change)
+  with pytest.raises(errors.DatasetError, match='mixed up'):
+    [*loader.episodes(str(copy))]
+  with pytest.raises(errors.DatasetError, match='mixed up'):
+    loader.spread_frames(str(copy), split='train', count=1000)
 
 
 def test_latents_are_those_of_their_rollouts(world, tmp_path):

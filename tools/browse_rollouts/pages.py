@@ -61,6 +61,7 @@ def make(dataset: str, data_dir: str | None, output_dir: Path) -> Path:
     for split in schema.SPLITS
   }
   driven = who_drove.of_dataset(prepared)
+  files.refuse_link(output_dir / VIDEOS)
   files.claim_folder(output_dir / VIDEOS)
   with files.locked(output_dir), files.write_errors(output_dir):
     _claim(output_dir, prepared)
@@ -81,10 +82,10 @@ def _claim(output_dir: Path, prepared: prepared_dataset.Dataset) -> None:
   try:
     found = json_documents.read(path, _Subject)
   except FileNotFoundError:
-    if (output_dir / INDEX).exists():
+    names = INDEX, 'page_*.html', _TABLES, _HISTOGRAMS, _SHEET, f'{VIDEOS}/*'
+    for foreign in (x for name in names for x in output_dir.glob(name)):
       raise errors.UserError(
-        f'{output_dir / INDEX} is not a page of this program; choose another'
-        ' --output_dir'
+        f'{foreign} is not of this program; choose another --output_dir'
       ) from None
     json_documents.write(path, wanted.model_dump())
     return
@@ -112,11 +113,13 @@ def _page(index: int) -> str:
 
 
 def _make_videos(prepared: prepared_dataset.Dataset, output_dir: Path) -> None:
-  """Makes the missing videos; one that exists is complete."""
+  """Makes the missing videos, and those that are none."""
   jobs, total = [], 0
   for split in schema.SPLITS:
     ids = range(prepared.splits[split].num_episodes)
-    missing = [i for i in ids if not (output_dir / _video(split, i)).exists()]
+    missing = [
+      i for i in ids if not films.is_film(output_dir / _video(split, i))
+    ]
     total += len(ids)
     jobs += [
       functools.partial(

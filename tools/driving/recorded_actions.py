@@ -97,6 +97,7 @@ def record(
   if log is not None and len(log.actions) == num_episodes:
     if not staged.exists():
       return log
+  files.refuse_link(staged)
   with files.locked(files.claim_folder(staged)):
     # Another process may have recorded it, or was killed afterwards.
     log = find(plan, num_episodes, output)

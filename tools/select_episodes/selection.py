@@ -72,6 +72,7 @@ def select(
       a record or a log is damaged, or no episode of a split is wanted.
   """
   part, first = _slice(criteria.part), datasets[0].config
+  environment.check_simulator(first['simulator'])
   for name in 'simulator', 'max_steps':
     if len({x.config[name] for x in datasets}) > 1:
       differing = (f'{x.config[name]} of {x.full_name}' for x in datasets)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 import io
 from pathlib import Path
+import re
 
 import av
 from carracing_data import files
@@ -70,6 +71,12 @@ def save_observations(path: Path, observation: np.ndarray) -> None:
     # The bytes depend on the number of threads.
     {'preset': 'veryfast', 'threads': '1'},
   )
+
+
+def is_film(path: Path) -> bool:
+  """Returns whether a file is an MP4 as it is written here, to its end."""
+  end = path.read_bytes()[-20:] if path.is_file() else b''
+  return re.search(rb'Lavf[0-9.]+\Z', end) is not None
 
 
 def _save_mp4(
