@@ -633,6 +633,7 @@ def test_name_of_a_dataset(name, message, places):
       SELECT + '{tiny} --min_return=nan',
       'no train .*, of 3 with returns from .* and .* steps, driven by brownian',
     ),
+    (SELECT + '{tiny} --drivers=é', 'are not at most 400 ASCII characters'),
     (SELECT + '{tiny} --output=', 'a path is empty; name a file or a folder'),
     (SELECT + '{tiny} --part=1:', 'no validation episode is wanted, of 1 wit'),
     (SELECT + '{tiny} --part=1', '--part=1: it is not START:STOP or START:STO'),

@@ -8,7 +8,6 @@ after another.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-import operator
 from typing import Any, TypeVar
 
 from carracing_data import errors
@@ -22,11 +21,16 @@ Cut = Callable[[Sequence[Any], np.random.Generator], Any]
 _Arrays = TypeVar('_Arrays', bound=tuple[np.ndarray, ...])
 
 
-def check_at_least(limit: int, **values: int) -> None:
-  """Raises ValueError unless all values are integers of at least `limit`."""
+_MOST = 1_000_000  # Larger numbers are typos, and would be tried for ever.
+
+
+def check_integers(low: int, high: int = _MOST, **values: Any) -> None:
+  """Raises ValueError unless values are integers from `low` to `high`."""
   for name, value in values.items():
-    if operator.index(value) < limit:
-      raise ValueError(f'{name} is {value}, not at least {limit}')
+    if not (isinstance(value, int | np.integer) and low <= value <= high):
+      raise ValueError(
+        f'{name} is {value!r}, not an integer from {low} to {high}'
+      )
 
 
 def windows(
@@ -110,8 +114,11 @@ def shuffled(
     errors.DatasetError: there are fewer records than hosts.
     ValueError: a number is out of its range.
   """
-  check_at_least(1, batch_size=batch_size, shard_count=shard_count)
-  check_at_least(0, seed=seed, shard_index=shard_index)
+  check_integers(1, batch_size=batch_size, shard_count=shard_count)
+  check_integers(0, shard_index=shard_index, num_threads=num_threads)
+  check_integers(0, 2**63, seed=seed)
+  if num_epochs is not None:
+    check_integers(1, 2**31, num_epochs=num_epochs)
   if shard_index >= shard_count:
     raise ValueError(f'shard_index is {shard_index}, not below {shard_count}')
   if len(source) < shard_count:

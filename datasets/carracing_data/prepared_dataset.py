@@ -305,11 +305,22 @@ def _allow_open(num_files: int) -> None:
 def find_each(
   name: epath.PathLike | Sequence[epath.PathLike],
   data_dir: epath.PathLike | None,
-  kind: metadata_lib.Kind,
+  *kinds: metadata_lib.Kind,
 ) -> list[Dataset]:
-  """Finds one dataset, or several of a kind; see `find`."""
+  """Opens one dataset, or several; see `find`.
+
+  Raises:
+    errors.DatasetError: see `find`; or a dataset is named twice, or none is.
+  """
   names = [name] if isinstance(name, str | os.PathLike) else name
-  return [find(x, data_dir, kind) for x in names]
+  found = [find(x, data_dir, *kinds) for x in names]
+  if not found:
+    raise errors.DatasetError('no dataset is named')
+  folders = [x.folder.resolve() for x in found]
+  for x in found:
+    if folders.count(x.folder.resolve()) > 1:
+      raise errors.DatasetError(f'the dataset {x.full_name} is named twice')
+  return found
 
 
 def find(
@@ -335,7 +346,7 @@ def find(
     OSError: the operating system refuses the name, e.g. because of its length.
   """
   name, wanted = _without_digest(os.fspath(name))
-  folder = files.expand(name).absolute()
+  folder = files.expand(name or os.curdir).absolute()
   if not (is_folder := _is_folder(name, folder)):
     folder = _folder_of(name, data_dir)
   found, kind = metadata_lib.check_folder(folder, kinds)
@@ -362,16 +373,12 @@ def find_all(
   A folder may have a + in its name.
 
   Raises:
-    errors.DatasetError: see `find`; or a dataset is named twice.
+    errors.DatasetError: see `find_each`.
   """
   folder, _ = _without_digest(names)
-  parts = [names] if files.expand(folder).is_dir() else names.split('+')
-  found = [find(part, data_dir, *kinds) for part in parts]
-  folders = [x.folder.resolve() for x in found]
-  for x in found:
-    if folders.count(x.folder.resolve()) > 1:
-      raise errors.DatasetError(f'the dataset {x.full_name} is named twice')
-  return found
+  is_folder = files.expand(folder or os.curdir).is_dir()
+  parts = [names] if is_folder else names.split('+')
+  return find_each(parts, data_dir, *kinds)
 
 
 def _without_digest(name: str) -> tuple[str, str | None]:

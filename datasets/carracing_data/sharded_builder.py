@@ -38,7 +38,8 @@ from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core import utils
 
 _BEAM_POLL_SECONDS = 30.0
-_NEW = '.building-'  # Prefix of a dataset that is not at its place yet.
+# Prefixes of a dataset that is not at its place yet, and of the one before.
+_NEW, _OLD = '.building-', '.replaced-'
 
 tfds_command.adapt()
 
@@ -250,21 +251,28 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
     with files.locked(folder):
       if not overwrite and self._is_built():  # By another in the meantime.
         return
+      place = Path(self.data_path)
+      new, old = (folder / f'{x}{self.version}' for x in (_NEW, _OLD))
+      files.refuse_link(place)
+      if old.exists() and not place.exists():
+        old.rename(place)  # Killed between the renames below.
       self._move_partial_aside()
       # Of a build that was killed, as TFDS and the lines below name it.
-      left = rf'({_NEW}|incomplete.[A-Z0-9]{{6}}_({_NEW})?){self.version}'
+      left = (
+        rf'({_NEW}|{_OLD}|incomplete.[A-Z0-9]{{6}}_({_NEW})?){self.version}'
+      )
       for path in files.own_folders(folder, left.replace('.', r'\.')):
         shutil.rmtree(path)
-      place, new = Path(self.data_path), folder / f'{_NEW}{self.version}'
-      files.refuse_link(place)
       try:
         # Beside an old dataset, which stays until the new one is checked.
         with utils.temporary_assignment(self, '_data_dir', os.fspath(new)):
           super().download_and_prepare(**kwargs)
           metadata_lib.check_folder(new, [self.KIND])
         if place.exists():
-          shutil.rmtree(place)
+          place.rename(old)
         new.rename(place)
+        if old.exists():
+          shutil.rmtree(old)
         self.info.update_data_dir(self.data_dir)
       finally:
         for name in self._attachments():

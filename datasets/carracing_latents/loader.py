@@ -94,7 +94,7 @@ def windows(
       finite (raised when a batch is read).
     ValueError: a number is out of its range.
   """
-  batches.check_at_least(1, window_steps=window_steps)
+  batches.check_integers(1, window_steps=window_steps)
   datasets = prepared_dataset.find_each(name, data_dir, schema.KIND)
   features = ['mean', 'logvar', 'action', 'reward', 'is_terminal']
   return batches.shuffled(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from carracing_data import batches
 from carracing_data import errors
 from carracing_data import prepared_dataset
+from carracing_data import rlds_steps
 from carracing_rollouts import schema
 from etils import epath
 import grain
@@ -141,7 +142,7 @@ def windows(
     errors.DatasetError: the dataset or the split is missing.
     ValueError: a number is out of its range.
   """
-  batches.check_at_least(1, window_steps=window_steps)
+  batches.check_integers(1, window_steps=window_steps)
   return batches.shuffled(
     prepared_dataset.concatenated(
       [
@@ -182,7 +183,7 @@ def spread_frames(
     errors.DatasetError: the dataset or the split is missing.
     ValueError: the count is out of its range.
   """
-  batches.check_at_least(1, count=count)
+  batches.check_integers(1, count=count)
   datasets = prepared_dataset.find_each(name, data_dir, schema.KIND)
   source = prepared_dataset.concatenated(
     [x.records(split, ['observation', 'length']) for x in datasets]
@@ -259,7 +260,13 @@ def _read_episode(
         ' mixed up; diagnose it with: python -m tools.verify'
         f' --dataset={dataset.folder}'
       )
-  return schema.join(segments)
+  episode = schema.join(segments)
+  for problem in rlds_steps.broken_promises(vars(episode)):
+    raise errors.DatasetError(
+      f'episode {episode_id}: {problem}; diagnose it with: python -m'
+      f' tools.verify --dataset={dataset.folder}'
+    )
+  return episode
 
 
 def _windows(

@@ -329,5 +329,7 @@ def test_latents_that_are_not_finite_are_refused(world):
 
 
 def test_windows_have_steps(world):
-  with pytest.raises(ValueError, match='window_steps is 0, not at least 1'):
+  with pytest.raises(
+    ValueError, match='window_steps is 0, not an integer from 1'
+  ):
     loader.windows(NAME, batch_size=2, window_steps=0, data_dir=world.data_dir)

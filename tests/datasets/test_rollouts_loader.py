@@ -246,18 +246,22 @@ def test_episodes_end_as_sequences_do(data_dir):
 def test_a_folder_may_be_a_path(data_dir):
   folder = data_dir / 'carracing_rollouts' / 'tiny' / VERSION
   assert len(loader.episodes(folder)) == 3
-  for name in folder, [folder, folder]:
+  for name in folder, [folder]:
     assert next(iter(loader.frames(name, batch_size=2))).shape[0] == 2
 
 
 @pytest.mark.parametrize(
   ('given', 'message'),
   [
-    ({'batch_size': 0}, 'batch_size is 0, not at least 1'),
-    ({'seed': -1}, 'seed is -1, not at least 0'),
-    ({'shard_index': -1}, 'shard_index is -1, not at least 0'),
+    ({'batch_size': 0}, 'batch_size is 0, not an integer from 1'),
+    ({'batch_size': 10**9}, 'batch_size is 1000000000, not an integer from 1'),
+    ({'batch_size': 4.0}, 'batch_size is 4.0, not an integer from 1'),
+    ({'num_threads': 1.5}, 'num_threads is 1.5, not an integer from 0'),
+    ({'num_epochs': 0}, 'num_epochs is 0, not an integer from 1'),
+    ({'seed': -1}, 'seed is -1, not an integer from 0'),
+    ({'shard_index': -1}, 'shard_index is -1, not an integer from 0'),
     ({'shard_index': 2, 'shard_count': 2}, 'shard_index is 2, not below 2'),
-    ({'shard_count': 0}, 'shard_count is 0, not at least 1'),
+    ({'shard_count': 0}, 'shard_count is 0, not an integer from 1'),
   ],
 )
 def test_numbers_out_of_their_ranges_are_named(given, message, data_dir):
@@ -265,6 +269,15 @@ def test_numbers_out_of_their_ranges_are_named(given, message, data_dir):
     loader.frames(NAME, data_dir=data_dir, **{'batch_size': 2, **given})
 
 
+@pytest.mark.parametrize(
+  ('names', 'message'),
+  [([], 'no dataset is named'), ([NAME, NAME], 'tiny.* is named twice')],
+)
+def test_each_dataset_is_read_once(names, message, data_dir):
+  with pytest.raises(errors.DatasetError, match=message):
+    loader.frames(names, data_dir=data_dir, batch_size=2)
+
+
 def test_no_frames_are_no_set(data_dir):
-  with pytest.raises(ValueError, match='count is 0, not at least 1'):
+  with pytest.raises(ValueError, match='count is 0, not an integer from 1'):
     loader.spread_frames(NAME, count=0, data_dir=data_dir)

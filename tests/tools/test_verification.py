@@ -9,6 +9,7 @@ from carracing_data import json_documents
 from carracing_data import metadata
 from carracing_data import prepared_dataset
 from carracing_data import rlds_steps
+from carracing_data import shards
 from carracing_data import verification
 from carracing_latents import schema as latents_schema
 from carracing_rollouts import carracing_rollouts_dataset_builder as builder_lib
@@ -75,6 +76,22 @@ def test_reading_a_damaged_record_names_it_and_the_next_command(copy):
   flip(copy / SHARD, 1000)
   with pytest.raises(errors.DatasetError, match=r'record 3 .*tools\.verify'):
     loader.episodes(str(copy))[1]
+
+
+def test_an_episode_that_breaks_a_promise_is_not_read(copy):
+  prepared = prepared_dataset.find(str(copy))
+  shard = copy / SHARD.replace('00001', '00000')
+  segments = [prepared.records('train')[i] for i in range(3)]
+  segments[0]['reward'][3] = np.nan
+
+  def write(writer):
+    for segment in segments:
+      writer(segment)
+    return []
+
+  shards._write(shard, write, prepared.features)
+  with pytest.raises(errors.DatasetError, match='reward is not finite at step'):
+    loader.episodes(str(copy))[0]
 
 
 def test_flipped_byte_of_no_record_is_found(copy):

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-from carracing_data import errors
 from carracing_data import rlds_steps
 from carracing_rollouts import schema
 import numpy as np
@@ -39,19 +38,6 @@ def title(key: rollout_statistics.Key) -> str:
 def anchor(key: rollout_statistics.Key) -> str:
   """Returns the name of an episode in addresses."""
   return f'{key[0]}-{key[1]}'
-
-
-def check(key: rollout_statistics.Key, episode: schema.Episode) -> None:
-  """Checks an episode before it is shown.
-
-  Raises:
-    errors.DatasetError: it breaks a promise, e.g. a reward is NaN.
-  """
-  for problem in rlds_steps.broken_promises(vars(episode)):
-    raise errors.DatasetError(
-      f'episode {title(key)}: {problem}; diagnose it with python -m'
-      ' tools.verify, with the same --dataset and --data_dir'
-    )
 
 
 def show(

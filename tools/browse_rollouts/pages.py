@@ -168,7 +168,6 @@ def _write_pages(
       for key in keys[start : start + _PAGE_EPISODES]:
         split, i = key
         episode = episodes[split][i]
-        episodes_lib.check(key, episode)
         shown.append(
           episodes_lib.show(
             key,

@@ -67,11 +67,16 @@ def select(
   An episode that several datasets have is taken once.
 
   Raises:
-    errors.UserError: `part` is no slice.
+    errors.UserError: `part` is no slice, or the criteria cannot be recorded.
     errors.DatasetError: the datasets differ in their simulator or time limit,
       a record or a log is damaged, or no episode of a split is wanted.
   """
   part, first = _slice(criteria.part), datasets[0].config
+  flags = criteria.flags()
+  if len(flags) > 400 or not (flags.isascii() and flags.isprintable()):
+    raise errors.UserError(
+      'the criteria, which a log records, are not at most 400 ASCII characters'
+    )
   environment.check_simulator(first['simulator'])
   for name in 'simulator', 'max_steps':
     if len({x.config[name] for x in datasets}) > 1:
@@ -123,7 +128,7 @@ def select(
     },
     max_steps=first['max_steps'],
     selected_from=[x.citation for x in datasets],
-    selected_by=criteria.flags(),
+    selected_by=flags,
     episodes=list(episodes),
   )
   return action_log.ActionLog(header, actions)
