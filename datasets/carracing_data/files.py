@@ -47,10 +47,16 @@ def claim_folder(path: str | os.PathLike[str]) -> Path:
   """Creates a folder if it does not exist, and checks that it is writable.
 
   Raises:
-    errors.UserError: it is not writable.
+    errors.UserError: it is not writable, or a link to what is not there.
   """
   path = Path(path)
   with write_errors(path):
+    for link in (path, *path.parents):
+      if link.is_symlink() and not link.exists():
+        raise errors.UserError(
+          f'cannot write {path}: {link} is a link to {os.readlink(link)}, which'
+          ' is not there'
+        )
     path.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=path).close()
   return path
@@ -221,9 +227,14 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-  """Removes what killed processes have left in a folder; see `replace`."""
-  for path in folder.glob(f'*.{"[0-9a-f]" * 32}.tmp'):
-    path.unlink(missing_ok=True)
+  """Removes what killed processes have left in a folder; see `replace`.
+
+  Also what `shards.Job` has left, whose names do not begin with a dot.
+  """
+  for ours in '.*', '*.array_record-*-of-*':
+    for path in folder.glob(f'{ours}.{"[0-9a-f]" * 32}.tmp'):
+      if path.is_file() and not path.is_symlink():
+        path.unlink(missing_ok=True)
 
 
 def make_durable(temporary: Path, path: Path) -> None:
