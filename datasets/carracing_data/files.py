@@ -47,7 +47,7 @@ def claim_folder(path: str | os.PathLike[str]) -> Path:
   """Creates a folder if it does not exist, and checks that it is writable.
 
   Raises:
-    errors.UserError: it is not writable, or a link to what is not there.
+    errors.UserError: it is not writable.
   """
   path = Path(path)
   with write_errors(path):
@@ -227,11 +227,8 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-  """Removes what killed processes have left in a folder; see `replace`.
-
-  Also what `shards.Job` has left, whose names do not begin with a dot.
-  """
-  for ours in '.*', '*.array_record-*-of-*':
+  """Removes what killed processes have left in a folder; see `replace`."""
+  for ours in '.*', '*.array_record-*-of-*':  # The latter are of `shards.Job`.
     for path in folder.glob(f'{ours}.{"[0-9a-f]" * 32}.tmp'):
       if path.is_file() and not path.is_symlink():
         path.unlink(missing_ok=True)
