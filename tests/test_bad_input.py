@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -1343,3 +1344,56 @@ def test_more_shards_than_files_that_may_be_open(limit, tmp_path):
   else:
     done = Done(done.returncode, done.stdout, done.stderr)
     assert_one_line(done, 'Too many open files; raise the limit .*ulimit -n')
+
+
+_WAITS = """
+import sys, time
+from carracing_data import command_line
+def main(argv):
+  try:
+    print('working', flush=True)
+    time.sleep(600)
+  finally:
+    print('tidied', flush=True)
+command_line.run(main)
+"""
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_told_in_a_line(number):
+  process = subprocess.Popen(
+    [sys.executable, '-c', _WAITS],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == 'working\n'
+  process.send_signal(number)
+  printed, said = process.communicate()
+  assert process.returncode == 128 + number
+  assert said == f'Stopped by {number.name}; the same command goes on.\n'
+  assert printed == 'tidied\n'
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_imports_is_told_in_a_line(number, tmp_path):
+  program = tmp_path / 'tools' / 'slow.py'
+  program.parent.mkdir()
+  (program.parent / '__init__.py').touch()
+  program.write_text(
+    'from carracing_data import command_line\n'
+    'print("importing", flush=True)\nimport time; time.sleep(600)\n'
+  )
+  process = subprocess.Popen(
+    [sys.executable, '-m', 'tools.slow'],
+    cwd=tmp_path,
+    env={**os.environ, 'PYTHONPATH': str(DATASETS)},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == 'importing\n'
+  process.send_signal(number)
+  _, said = process.communicate()
+  assert process.returncode == 128 + number
+  assert said == f'Stopped by {number.name}; the same command goes on.\n'

@@ -58,7 +58,11 @@ def compare(workdirs: Sequence[Path]) -> str:
   alike: dict[str, dict[Any, int]] = {}  # The first run of each seed.
   for index, run in enumerate(settings):
     others = json.dumps({**run, 'seed': None}, sort_keys=True)
-    alike.setdefault(others, {}).setdefault(run.get('seed'), index)
+    group = alike.setdefault(others, {})
+    # A copy with an edited config is no other seed.
+    counted = {metrics[i].weights_sha256 for i in group.values()}
+    if metrics[index].weights_sha256 not in counted:
+      group.setdefault(run.get('seed'), index)
   for of_seed in alike.values():
     if len(indices := [*of_seed.values()]) > 1:
       first = {**settings[indices[0]], 'seed': ''}

@@ -21,6 +21,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 from trainers import devices
 from trainers import run_documents
+from trainers import run_folder
 
 _RECORD = 'record.json'  # In each checkpoint's folder; written last.
 _SHOWN = 3  # Maximum number of differences in an error message.
@@ -38,11 +39,15 @@ class _Record(json_documents.Document):
     processes: number of processes that divide the data.
     structure: dtype and shape of every array, by its path in the items.
     files: size and digest of every file, by path in the checkpoint's folder.
+    step, config, sources: those of the run; None: by earlier code.
   """
 
   processes: int
   structure: dict[str, str]
   files: dict[str, _File]
+  step: int | None = None
+  config: run_documents.Config | None = None
+  sources: dict[str, run_documents.Source] = {}
 
 
 class Checkpoints:
@@ -53,8 +58,9 @@ class Checkpoints:
   record is damaged. Any other problem raises an error and changes no files.
   """
 
-  def __init__(self, folder: str | os.PathLike[str]):
-    self._folder = Path(folder).absolute()
+  def __init__(self, run: run_folder.RunFolder):
+    self._run = run
+    self._folder = Path(run.workdir, 'checkpoints').absolute()
     self._checkpointer = ocp.training.Checkpointer(
       self._folder,
       preservation_policy=ocp.training.preservation_policies.LatestN(2),
@@ -80,7 +86,7 @@ class Checkpoints:
       checkpoint.
 
     Raises:
-      run_documents.RunError: the checkpoints belong to a different model or
+      run_documents.RunError: the checkpoints belong to a different run or
         number of processes, cannot be read, or none of them is good.
     """
     structure = _structure(items)
@@ -102,6 +108,9 @@ class Checkpoints:
     record = {
       'processes': jax.process_count(),
       'structure': _structure(items),
+      'step': step,
+      'config': self._run.config.model_dump(),
+      'sources': self._run.run.model_dump()['sources'],
     }
     self._saving = self._executor.submit(self._record, step, response, record)
 
@@ -159,10 +168,13 @@ class Checkpoints:
     steps = {checkpoint.step for checkpoint in self._checkpointer.checkpoints}
     chosen, defects = 0, {}
     for step in sorted(steps, reverse=True):
+      # Orbax deletes the oldest: what is not ours is put aside before.
+      if chosen and os.path.lexists(self._folder / str(step) / _RECORD):
+        continue
       if (defect := self._defect(step, structure)) is None:
         chosen = step
-        break
-      defects[step] = defect
+      else:
+        defects[step] = defect
     # Each save waits for the previous one, so an interruption leaves at most
     # one unfinished checkpoint.
     kinds = [kind for kind, _ in defects.values()]
@@ -205,12 +217,23 @@ class Checkpoints:
           return 'damaged', f'{name} has the wrong size'
         if digests.of_file(folder / name) != expected.sha256:
           return 'damaged', f'{name} has changed'
+      if record.step not in (None, step):
+        return 'damaged', f'it was saved after step {record.step}'
     except errors.DocumentError as error:
       return 'damaged', str(error)
     except (FileNotFoundError, NotADirectoryError) as error:
       if Path(error.filename).name == _RECORD:
         return 'unfinished', f'it has no {_RECORD}, which is written last'
       return 'damaged', f'{error.filename} is missing'
+    here = self._run.config, self._run.run
+    there = run_documents.Run(sources=record.sources, starts=[])
+    if record.config and (
+      found := run_folder.compare(*here, record.config.root, there)
+    ):
+      raise run_documents.RunError(
+        f'{folder} was saved by another run ({"; ".join(found[:_SHOWN])});'
+        ' restore the checkpoints of this one, or choose another --workdir'
+      )
     if record.processes != jax.process_count():
       raise run_documents.RunError(
         f'{folder} was saved by {record.processes} processes, each with'

@@ -7,7 +7,6 @@ import difflib
 import os
 from pathlib import Path
 import runpy
-import signal
 import socket
 import sys
 import traceback
@@ -99,8 +98,8 @@ def run(
   def main(argv: Sequence[str]) -> None:
     del argv
     # A KeyboardInterrupt would be lost if it were raised in a callback of JAX.
-    # The loop handles the signal by itself.
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    # The loop handles signals by itself.
+    command_line.handle_signals(command_line.end_at_once)
     if wandb_project.value:
       extras.check('wandb')
     values = [flag.value for flag in inputs]

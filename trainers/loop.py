@@ -153,9 +153,7 @@ def train_and_evaluate(
       logging.info('%s is finished; there is nothing left to do.', workdir)
       return
     with (
-      contextlib.closing(
-        checkpoints.Checkpoints(workdir / 'checkpoints')
-      ) as saved,
+      contextlib.closing(checkpoints.Checkpoints(run)) as saved,
       contextlib.closing(make_learner()) as learner,
     ):
       best = Best(learner.params)

@@ -7,7 +7,11 @@ from typing import Annotated, Any, TypeVar
 from carracing_data import errors
 from carracing_data import files
 from carracing_data import json_documents
+from etils import epy
 import pydantic
+
+with epy.lazy_imports():  # It takes seconds.
+  from models import weights
 
 CURVES = 'metrics.jsonl'
 # Hyperparameters of V and M that earlier code had and left unused.
@@ -86,7 +90,7 @@ class Metrics(json_documents.Document):
   """
 
   num_steps: int
-  step: int
+  step: Annotated[int, pydantic.Field(ge=0)]
   validation: dict[str, _Float32]
   weights_sha256: json_documents.Sha256
 
@@ -181,7 +185,23 @@ def finished_metrics(workdir: Path) -> Metrics:
       f'{workdir} holds no finished run: of {wanted} steps it has finished'
       f' {steps}; run its command again to continue'
     )
+  if (workdir / 'weights').exists():
+    check_weights(workdir, metrics)
   return metrics
+
+
+def check_weights(workdir: Path, metrics: Metrics) -> None:
+  """Raises UserError unless metrics are those of the exported weights."""
+  folder = workdir / 'weights'
+  described = weights.describe(folder)  # Which is sealed.
+  told = {**described.training, 'weights_sha256': described.weights_sha256}
+  wanted = metrics.model_dump(exclude={'num_steps'})
+  if found := differences({x: told.get(x) for x in wanted}, wanted):
+    raise RunError(
+      f'{folder} does not hold the weights that metrics.json describes'
+      f' ({"; ".join(found)}); delete both and rerun the same command to export'
+      ' them again from a checkpoint'
+    )
 
 
 def as_today(config: Mapping[str, Any], model: str) -> dict[str, Any]:

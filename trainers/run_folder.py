@@ -146,7 +146,8 @@ def opened(
       files.claim_folder(workdir)
       stack.enter_context(files.locked(workdir))
       for name in 'agent', 'checkpoints', 'pictures', 'weights':
-        if os.path.lexists(workdir / name):
+        files.refuse_link(workdir / name)
+        if (workdir / name).exists():
           files.claim_folder(workdir / name)
       files.remove_temporary(workdir)  # Left by a killed process.
       run = _compared(workdir, config, run)
@@ -290,26 +291,35 @@ def _compared(
           f'{workdir / name} is missing, so the origin of the results is'
           ' unknown; restore it, or choose another --workdir'
         )
+  found = config.model_dump() if documents[0] is None else documents[0].root
+  there = run if documents[1] is None else documents[1]
+  if texts := compare(config, run, found, there):
+    raise run_documents.RunError(
+      f'{workdir} holds a run with a different config ({"; ".join(texts)});'
+      ' choose another --workdir or delete that folder'
+    )
+  return there
+
+
+def compare(
+  config: base.RunConfig,
+  run: run_documents.Run,
+  found: Mapping[str, Any],
+  there: run_documents.Run,
+) -> list[str]:
+  """Describes where another run, its config and sources, differs from one."""
   wanted = config.model_dump()
-  found = wanted if documents[0] is None else documents[0].root
   found = run_documents.as_today(found, run.model)
   may_differ = () if wanted.get('cosine_decay') else ('num_steps',)
   differences = run_documents.differences(found, wanted, may_differ)
-  there = run if documents[1] is None else documents[1]
   for role in sorted({*there.sources, *run.sources}):
     one, other = there.sources.get(role), run.sources.get(role)
     # The same content may have another name, for instance a later version.
     if not (one and other and one.sha256 == other.sha256):
       contents = (x.model_dump() if x else {} for x in (one, other))
-      found = run_documents.differences(*contents)
-      differences += [f'{role} {x}' for x in found]
-  if differences:
-    raise run_documents.RunError(
-      f'{workdir} holds a run with a different config'
-      f' ({"; ".join(differences)}); choose another --workdir or'
-      ' delete that folder'
-    )
-  return there
+      texts = run_documents.differences(*contents)
+      differences += [f'{role} {x}' for x in texts]
+  return differences
 
 
 def _has_results(workdir: Path) -> bool:
@@ -329,10 +339,9 @@ def _is_finished(workdir: Path, config: base.RunConfig) -> bool:
   if not folder.exists():
     logging.info('%s is missing; it is exported again.', folder)
     return False
-  problem = f'{folder} does not hold the weights that metrics.json describes'
   try:
-    if weights.describe(folder).weights_sha256 == metrics.weights_sha256:
-      return True
+    run_documents.check_weights(workdir, metrics)
+    return True
   except weights.WeightsError as error:
     problem = str(error).partition(';')[0]  # Without its remedy.
   raise run_documents.RunError(

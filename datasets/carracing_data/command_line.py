@@ -12,7 +12,9 @@ import logging as python_logging
 import os
 from pathlib import Path
 import re
+import signal
 import sys
+import types
 from typing import Any, NoReturn, TextIO
 import unicodedata
 
@@ -133,6 +135,7 @@ def run(
     if len(argv) > 1 and not takes_arguments:
       exit_with_usage(errors.UserError(f'unexpected argument {argv[1]!r}'))
     set_up_logging()
+    handle_signals(_interrupt)
     try:
       with _reader_may_leave():
         main(argv)
@@ -141,8 +144,10 @@ def run(
       if line := line_of(error):
         sys.exit(line)
       raise
-    except KeyboardInterrupt:
-      sys.exit(130)
+    except KeyboardInterrupt as error:
+      sys.exit(_say_stopped(*error.args))
+    finally:
+      handle_signals(end_at_once)
 
   def parse(argv: Sequence[str]) -> list[str]:
     with _reader_may_leave():
@@ -157,6 +162,38 @@ def run(
         sys.exit(0)
 
   app.run(guarded, flags_parser=parse)
+
+
+def handle_signals(handler: Callable[[int, Any], None]) -> None:
+  """Sets what stops this process, but what it ignores: `nohup`, `&`."""
+  for number in signal.SIGINT, signal.SIGTERM:
+    if signal.getsignal(number) != signal.SIG_IGN:
+      signal.signal(number, handler)
+
+
+def end_at_once(number: int = signal.SIGINT, _: Any = None) -> NoReturn:
+  """Handles a signal where an exception would show a stack, or be lost."""
+  os._exit(_say_stopped(number))
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> NoReturn:
+  """Handles a signal so that what is open is closed and removed."""
+  while frame is not None:
+    if frame.f_code.co_filename == '<frozen importlib._bootstrap>':
+      end_at_once(number)  # Libraries of C crash while they are imported.
+    frame = frame.f_back
+  # A pipeline, and whoever stops both, may send another one.
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  raise KeyboardInterrupt(number)
+
+
+def _say_stopped(number: int = signal.SIGINT) -> int:
+  """Says which signal has stopped the process; returns the exit status."""
+  clear = CLEAR if on_terminal(sys.stderr) else ''
+  line = f'Stopped by {signal.Signals(number).name}; the same command goes on.'
+  with contextlib.suppress(OSError):  # `print` may be at work already.
+    os.write(sys.stderr.fileno(), f'{clear}{line}\n'.encode())
+  return 128 + number
 
 
 def line_of(error: BaseException) -> str | None:
@@ -244,8 +281,9 @@ def stop_in_callbacks(message: str = '') -> None:
     if not isinstance(unraisable.exc_value, KeyboardInterrupt):
       previous(unraisable)
       return
-    if message:
-      print(message, file=sys.stderr, flush=True)
+    if not message:
+      end_at_once(*unraisable.exc_value.args)
+    print(message, file=sys.stderr, flush=True)
     os._exit(130)
 
   sys.unraisablehook = hook
@@ -312,3 +350,9 @@ def is_wanted(record: python_logging.LogRecord) -> bool:
     return record.levelno >= python_logging.ERROR
   ours = any(path.is_relative_to(_PROJECT / room) for room in _ROOMS)
   return ours or record.levelno > python_logging.INFO
+
+
+# While a program imports the rest.
+_main = sys.modules['__main__'].__spec__
+if _main is not None and _main.name.startswith(('tools.', 'trainers.')):
+  handle_signals(end_at_once)

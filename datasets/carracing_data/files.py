@@ -51,6 +51,12 @@ def claim_folder(path: str | os.PathLike[str]) -> Path:
   """
   path = Path(path)
   with write_errors(path):
+    for link in (path, *path.parents):
+      if link.is_symlink() and not link.exists():
+        raise errors.UserError(
+          f'cannot write {path}: {link} is a link to {os.readlink(link)}, which'
+          ' is not there'
+        )
     path.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=path).close()
   return path
@@ -222,8 +228,10 @@ def replace_text(path: Path, text: str) -> None:
 
 def remove_temporary(folder: Path) -> None:
   """Removes what killed processes have left in a folder; see `replace`."""
-  for path in folder.glob(f'*.{"[0-9a-f]" * 32}.tmp'):
-    path.unlink(missing_ok=True)
+  for ours in '.*', '*.array_record-*-of-*':  # The latter are of `shards.Job`.
+    for path in folder.glob(f'{ours}.{"[0-9a-f]" * 32}.tmp'):
+      if path.is_file() and not path.is_symlink():
+        path.unlink(missing_ok=True)
 
 
 def own_folders(parent: Path, pattern: str) -> list[Path]:

@@ -51,11 +51,28 @@ def test_nothing_is_written_through_a_link(exists, tmp_path):
 
 
 def test_temporary_files_of_others_are_kept(tmp_path):
-  for name in '.notes.tmp', 'thesis.tmp', f'.run.json.{"0a" * 16}.tmp':
+  unique = '0a' * 16
+  shard = f'a-train.array_record-00000-of-00001.{unique}.tmp'
+  for name in f'.run.json.{unique}.tmp', shard:
     (tmp_path / name).touch()
+  theirs = {'.notes.tmp', 'thesis.tmp', f'backup.{unique}.tmp'}
+  for name in theirs:
+    (tmp_path / name).touch()
+  folder = tmp_path / f'.folder.{unique}.tmp'
+  folder.mkdir()
   files.remove_temporary(tmp_path)
   left = {path.name for path in tmp_path.iterdir()}
-  assert left == {'.notes.tmp', 'thesis.tmp'}
+  assert left == {*theirs, folder.name}
+
+
+def test_link_to_what_is_not_there_is_told(tmp_path):
+  link = tmp_path / 'link'
+  link.symlink_to('nowhere')
+  message = 'cannot write .*: .*link is a link to nowhere, which is not there'
+  for folder in link, link / 'inside':
+    with pytest.raises(errors.UserError, match=message):
+      files.claim_folder(folder)
+  assert not (tmp_path / 'nowhere').exists()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 
 from carracing_data import errors
 from carracing_rollouts import action_log
@@ -318,6 +319,7 @@ def test_interrupted_stage_saves_before_the_pipeline_ends(command, tmp_path):
     (signal.SIGINT, os.killpg),  # As a terminal does, to the whole group.
     (signal.SIGTERM, os.killpg),  # As clusters do.
     (signal.SIGTERM, os.kill),
+    (signal.SIGINT, os.kill),  # As cron jobs and Docker may.
   ):
     process = command.start(
       'tools.demo', f'--output_dir={tmp_path}',
@@ -333,10 +335,46 @@ def test_interrupted_stage_saves_before_the_pipeline_ends(command, tmp_path):
     send(process.pid, number)
     _, said = process.communicate()
     assert process.returncode == 128 + number, said
-    [step] = re.findall(rf'Stopped by {number.name} after step (\d+)', said)
+    # A stage that was sent no signal is sent SIGTERM.
+    [step] = re.findall(r'Stopped by \w+ after step (\d+)', said)
     assert last == 0 or f'Continuing from step {last}' in said
     assert int(step) > last
     last = int(step)
-    assert said.endswith('Stopped; the same command continues from here.\n')
+    assert said.endswith(
+      f'Stopped by {number.name}; the same command goes on.\n'
+    )
     assert (tmp_path / 'vae' / 'checkpoints' / step).exists()
     assert stamp_of(tmp_path, 'vae')['outputs'] == {}
+
+
+_STAGE = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+_PIPELINE = f"""
+import sys
+from carracing_data import command_line
+from tools.pipelines import stages
+command_line.run(lambda _: stages.execute([sys.executable, '-c', {_STAGE!r}]))
+"""
+
+
+def test_stopped_pipeline_leaves_no_stage_behind():
+  process = subprocess.Popen(
+    [sys.executable, '-c', _PIPELINE],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  stage = int(process.stdout.readline())
+  for _ in range(2):  # The stage ignores the first.
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(0.3)
+  _, said = process.communicate()
+  assert process.returncode == 130, said
+  assert said == 'Stopped by SIGINT; the same command goes on.\n'
+  with pytest.raises(ProcessLookupError):
+    os.kill(stage, 0)

@@ -176,6 +176,13 @@ def cut(path):
     (lambda checkpoint: cut(largest_file(checkpoint)), 'has the wrong size'),
     (lambda checkpoint: largest_file(checkpoint).unlink(), 'is missing'),
     (lambda checkpoint: cut(checkpoint / 'record.json'), 'Invalid JSON'),
+    (
+      lambda checkpoint: (
+        shutil.rmtree(checkpoint),
+        shutil.copytree(checkpoint.with_name(str(BEFORE_LAST)), checkpoint),
+      ),
+      f'it was saved after step {BEFORE_LAST}',
+    ),
   ],
 )
 def test_damaged_checkpoint_is_put_aside_for_an_older_one(
@@ -200,6 +207,32 @@ def test_checkpoint_that_was_not_finished_is_not_used(
   assert f'checkpoint of step {LAST} is unfinished' in done.stderr
   assert f'Continuing from step {BEFORE_LAST}' in done.stderr
   assert_equal_runs(interrupted, uninterrupted['train_mdn_rnn'])
+
+
+def test_numbered_folder_of_a_user_is_not_deleted(
+  command, world, uninterrupted, interrupted
+):
+  theirs = interrupted / 'checkpoints' / '1'
+  theirs.mkdir()
+  (theirs / 'thesis.txt').write_text('a thesis')
+  shutil.rmtree(interrupted / 'checkpoints' / str(LAST))
+  done = run(command, world, interrupted)
+  assert 'checkpoint of step 1 is unfinished' in done.stderr
+  assert f'Continuing from step {BEFORE_LAST}' in done.stderr
+  assert (interrupted / 'unfinished_checkpoint_1' / 'thesis.txt').exists()
+  assert_equal_runs(interrupted, uninterrupted['train_mdn_rnn'])
+
+
+def test_checkpoints_of_earlier_code_are_continued(world, extensible, tmp_path):
+  config = extensible
+  for path in (tmp_path / 'checkpoints').glob('*/record.json'):
+    record = json.loads(path.read_text())
+    for key in 'step', 'config', 'sources':
+      del record[key]
+    path.write_text(json.dumps(record))
+  config.num_steps = 7
+  train_vae.train(config, tmp_path, str(world.data_dir))
+  assert json.loads((tmp_path / 'metrics.json').read_text())['num_steps'] == 7
 
 
 def snapshot(folder):
@@ -268,6 +301,26 @@ def pretend_older_code(checkpoints):
   path.write_text(json.dumps(record))
 
 
+def swap_for_another_seed(checkpoints):
+  # As if the whole folder had been copied from that run.
+  for path in checkpoints.glob('*/record.json'):
+    record = json.loads(path.read_text())
+    record['config']['seed'] = 1
+    path.write_text(json.dumps(record))
+
+
+def swap_for_other_data(checkpoints):
+  path = checkpoints / str(LAST) / 'record.json'
+  record = json.loads(path.read_text())
+  record['sources']['dataset']['sha256']['train'] = '0' * 64
+  path.write_text(json.dumps(record))
+
+
+def link_pictures(checkpoints):
+  (checkpoints.parent / 'elsewhere').mkdir()
+  (checkpoints.parent / 'pictures').symlink_to('elsewhere')
+
+
 def make_unreadable(checkpoints):
   # Permissions do not stop root from reading.
   path = checkpoints / str(LAST) / 'record.json'
@@ -290,6 +343,9 @@ def damage_metrics(checkpoints):
       r"different model .*bias.* is 'float32\[7\]' there and",
     ),
     (pretend_older_code, 'an older version of this project; check that out'),
+    (swap_for_another_seed, 'saved by another run .*seed is 1 there and 0 he'),
+    (swap_for_other_data, 'saved by another run .*dataset sha256 is'),
+    (link_pictures, 'pictures: it is a link to elsewhere; delete the link'),
     (make_unreadable, 'cannot read .*record.json'),
     (make_file_unreadable, 'cannot use .*symbolic links'),
     (forget_both, 'no checkpoint .* is good .*written last'),
@@ -364,6 +420,27 @@ def test_weights_of_another_run_are_not_taken_for_its_own(
   assert done.status == 1
   assert 'model.safetensors is damaged' in done.stderr
   assert f'Delete {finished}/weights and rerun the same command' in done.stderr
+
+
+@pytest.mark.parametrize(
+  ('key', 'value', 'message'),
+  [
+    ('step', 1, 'step is .* there and 1 here.*delete both'),
+    ('step', -1, 'step: Input should be greater than or equal to 0'),
+    ('validation', {}, 'validation is .*delete both'),
+    ('weights_sha256', '0' * 64, 'weights_sha256 is .*delete both'),
+  ],
+)
+def test_edited_metrics_are_not_believed(
+  key, value, message, command, world, finished
+):
+  path = finished / 'metrics.json'
+  metrics = json.loads(path.read_text())
+  path.write_text(json.dumps({**metrics, key: value}))
+  done = run(command, world, finished)
+  assert done.status == 1 and re.search(message, done.stderr), done.stderr
+  with pytest.raises(run_documents.RunError, match=message):
+    run_documents.finished_metrics(finished)
 
 
 @pytest.fixture

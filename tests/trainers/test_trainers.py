@@ -265,6 +265,11 @@ def test_runs_are_compared_side_by_side(world, tmp_path):
   path.write_text(json.dumps({**content, **unused}))
   [*_, last] = compare_runs.compare([b, c]).splitlines()
   assert 'mean ± sd of 2 seeds' in last
+  copy = shutil.copytree(c, tmp_path / 'copy')
+  other = json.loads((copy / 'config.json').read_text()) | {'seed': 2}
+  (copy / 'config.json').write_text(json.dumps(other))
+  [*_, last] = compare_runs.compare([b, c, copy]).splitlines()
+  assert 'mean ± sd of 2 seeds' in last  # The same weights count once.
   # As it is while a finished run is trained on.
   path.write_text(json.dumps({**content, 'num_steps': 99}))
   with pytest.raises(

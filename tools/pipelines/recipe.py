@@ -128,7 +128,8 @@ def summary(
   rows = []
   for number in range(settings.rounds + 1):
     folder = pipeline.folder / _here(number)
-    v = run_documents.read_metrics(folder / 'vae')
+    vae = folder / 'vae'
+    v = run_documents.finished_metrics(vae) if vae.exists() else None
     m = run_documents.finished_metrics(folder / 'mdn_rnn').validation
     c = _selection(pipeline, number)
     rows.append(

@@ -14,7 +14,6 @@ import os
 from pathlib import Path
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -32,7 +31,7 @@ from models import weights
 Execute = Callable[[Sequence[str]], None]
 ROOT = Path(__file__).parents[2]
 _STAMPS = 'stages'
-_STOPPED = 'Stopped; the same command continues from here.'
+_PATIENCE = 2  # Seconds until a command is stopped that was sent no signal.
 
 
 class Stamp(json_documents.Document):
@@ -244,7 +243,7 @@ def execute(command: Sequence[str]) -> None:
 
   Raises:
     errors.UserError: it failed.
-    SystemExit: this process received SIGTERM, and so the command.
+    KeyboardInterrupt: this process was stopped, and so the command.
   """
   programs = Path(sys.executable).parent
   environment = {
@@ -253,24 +252,17 @@ def execute(command: Sequence[str]) -> None:
     'TF_CPP_MIN_LOG_LEVEL': '3',  # Silences TensorFlow.
   }
   process = subprocess.Popen(command, cwd=ROOT, env=environment)
-  signals = []
-
-  def stop(number: int, _: Any) -> None:
-    signals.append(number)
-    process.send_signal(number)
-
-  before = signal.signal(signal.SIGTERM, stop)
   try:
     status = process.wait()
-  except KeyboardInterrupt:  # The terminal sends it to the command, too.
+  except KeyboardInterrupt:  # A terminal sends it to the command, too.
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(_PATIENCE)
+    process.terminate()
     process.wait()
-    logging.info(_STOPPED)
     raise
   finally:
-    signal.signal(signal.SIGTERM, before)
-  if signals:
-    logging.info(_STOPPED)
-    sys.exit(128 + signal.SIGTERM)
+    process.kill()  # If the wait was interrupted again.
+    process.wait()
   if status:
     raise errors.UserError(
       f'the command above failed with exit status {status}; once'
