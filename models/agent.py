@@ -196,8 +196,11 @@ def _load(folder: str | os.PathLike[str]) -> Agent:
     weights.load(paths[name], name) for name in ('controller', 'vae', 'mdn_rnn')
   )
   model = world_model.combined(v, m)
-  for name, part in ('vae', v), ('mdn_rnn', m):
-    if c.training.get(f'{name}_sha256') != part.sha256:
+  for name, part, fits in (
+    ('vae', v, c.model.latent_size == v.model.latent_size),
+    ('mdn_rnn', m, c.model.hidden_size in (0, m.model.hidden_size)),
+  ):
+    if c.training.get(f'{name}_sha256') != part.sha256 or not fits:
       raise weights.WeightsError(
         f'{c.folder} was trained with another {name} than {part.folder}; copy'
         ' the whole folder of the agent again, or train a controller with:'

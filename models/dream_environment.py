@@ -349,11 +349,15 @@ def checked_actions(actions: Any, size: int) -> np.ndarray:
   Raises:
     error.InvalidAction: they have another shape, or one is NaN or infinite.
   """
-  x = np.asarray(actions, np.float32)
   shape = (size, rlds_steps.ACTION_SIZE)
+  try:
+    x = np.asarray(actions).astype(np.float32, casting='same_kind')
+  except (TypeError, ValueError):  # Strings, lists of different lengths, ...
+    x = np.empty(0)
   if x.shape != shape or not np.isfinite(x).all():
+    shown = str(np.asarray(actions, object).tolist())[:200]
     raise error.InvalidAction(
-      f'actions are finite numbers {list(shape)}, not {x.tolist()}'
+      f'actions are finite numbers {list(shape)}, not {shown}'
     )
   return np.clip(x, rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH)
 

@@ -156,6 +156,7 @@ def load(folder: str | os.PathLike[str]) -> StartStates:
   path = os.path.join(folder, weights.START_STATES)
   arrays = weights.arrays(m.start_states, path)
   try:
+    assert all(x.dtype in (np.float16, np.float32) for x in arrays.values())
     states = StartStates(**{k: np.float32(x) for k, x in arrays.items()})
     assert all(
       x.shape == (len(states.mean), sizes[name]) and np.isfinite(x).all()

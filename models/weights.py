@@ -293,7 +293,7 @@ def arrays(content: bytes, source: str) -> dict[str, np.ndarray]:
   """
   try:
     return safetensors.numpy.load(content)
-  except safetensors.SafetensorError as error:
+  except (safetensors.SafetensorError, ValueError) as error:
     raise WeightsError(f'{source} is damaged ({error})') from None
   except KeyError as error:
     dtype = {'BF16': 'bfloat16'}.get(error.args[0], error.args[0])

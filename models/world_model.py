@@ -101,7 +101,10 @@ def combined(v: weights.Weights, m: weights.Weights) -> WorldModel:
   Raises:
     weights.WeightsError: M was trained on the latents of another VAE.
   """
-  if m.training.get('vae_sha256') != v.sha256:
+  if (m.training.get('vae_sha256'), m.model.latent_size) != (
+    v.sha256,
+    v.model.latent_size,
+  ):
     raise weights.WeightsError(
       f'{m.folder} was trained on the latents of another VAE than {v.folder};'
       ' pass the folder of that VAE, or build carracing_latents with this one'

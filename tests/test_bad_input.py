@@ -632,7 +632,7 @@ def test_name_of_a_dataset(name, message, places):
     (SELECT + '{tiny} --drivers=agent*', 'no train episode is wanted, of 3 w'),
     (
       SELECT + '{tiny} --min_return=nan',
-      'no train .*, of 3 with returns from .* and .* steps, driven by brownian',
+      'no train .*, of 3 with returns from .* and .* steps, driven by random_policy',
     ),
     (SELECT + '{tiny} --drivers=é', 'are not at most 400 ASCII characters'),
     (SELECT + '{tiny} --output=', 'a path is empty; name a file or a folder'),
@@ -754,7 +754,7 @@ def test_name_of_a_dataset(name, message, places):
     (PAGE + '--agent={tmp}/none', 'no exported weights of a controller in '),
     (PAGE + '--output={tmp}', 'it is not a regular file'),
     (PAGE + '--output={tmp}/file/x.html', 'cannot write .*file'),
-    (PAGE + '--output=', 'it is not a regular file'),
+    (PAGE + '--output=', 'a path is empty; name a file or a folder'),
     ('tools.lineage', 'name one folder of a pipeline, a run, an agent'),
     ('tools.lineage {tmp}/none', 'there is no folder .*/none$'),
     ('tools.lineage {tmp}/empty', 'empty holds no run, no agent and no we'),

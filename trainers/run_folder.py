@@ -352,9 +352,11 @@ def _is_finished(workdir: Path, config: base.RunConfig) -> bool:
 
 def _start() -> run_documents.Start:
   """Describes this process, its machine and its code."""
+  command = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
   return run_documents.Start(
     time=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    command=shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+    # JSON holds no other bytes.
+    command=command.encode('utf-8', 'surrogateescape').decode(errors='replace'),
     git_revision=_git_revision(),
     host=platform.node(),
     platform=platform.platform(),

@@ -105,7 +105,14 @@ def locked(folder: Path) -> Iterator[None]:
   with contextlib.ExitStack() as stack:
     refuse_link(folder / _LOCK)
     with write_errors(folder / _LOCK):
-      lock = stack.enter_context((folder / _LOCK).open('a'))
+      # A FIFO would wait for a reader.
+      lock = stack.enter_context(
+        open(
+          folder / _LOCK,
+          'ab',
+          opener=lambda path, mode: os.open(path, mode | os.O_NONBLOCK, 0o666),
+        )
+      )
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
@@ -228,10 +235,9 @@ def replace_text(path: Path, text: str) -> None:
 
 def remove_temporary(folder: Path) -> None:
   """Removes what killed processes have left in a folder; see `replace`."""
-  for ours in '.*', '*.array_record-*-of-*':  # The latter are of `shards.Job`.
-    for path in folder.glob(f'{ours}.{"[0-9a-f]" * 32}.tmp'):
-      if path.is_file() and not path.is_symlink():
-        path.unlink(missing_ok=True)
+  for path in folder.glob(f'.*.{"[0-9a-f]" * 32}.tmp'):
+    if path.is_file() and not path.is_symlink():
+      path.unlink(missing_ok=True)
 
 
 def own_folders(parent: Path, pattern: str) -> list[Path]:

@@ -153,7 +153,7 @@ class Job:
   def __call__(self) -> None:
     if self.result() is not None:
       return
-    temporary = self.path.with_name(f'{self.name}.{uuid.uuid4().hex}.tmp')
+    temporary = self.path.with_name(f'.{self.name}.{uuid.uuid4().hex}.tmp')
     try:
       written = _write(temporary, self.shard, self.features)
       with files.write_errors(self.path):

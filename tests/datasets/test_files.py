@@ -19,6 +19,13 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
   assert pipe.is_fifo()
 
 
+def test_a_lock_that_is_no_file_is_told_at_once(tmp_path):
+  os.mkfifo(tmp_path / '.lock')
+  with pytest.raises(errors.UserError, match='cannot write .*lock: No such de'):
+    with files.locked(tmp_path):
+      pass
+
+
 @pytest.mark.parametrize('kind', ['pipe', 'device'])
 def test_what_may_never_end_is_not_read(kind, tmp_path):
   path = tmp_path / 'file'
@@ -52,9 +59,7 @@ def test_nothing_is_written_through_a_link(exists, tmp_path):
 
 def test_temporary_files_of_others_are_kept(tmp_path):
   unique = '0a' * 16
-  shard = f'a-train.array_record-00000-of-00001.{unique}.tmp'
-  for name in f'.run.json.{unique}.tmp', shard:
-    (tmp_path / name).touch()
+  (tmp_path / f'.run.json.{unique}.tmp').touch()
   theirs = {'.notes.tmp', 'thesis.tmp', f'backup.{unique}.tmp'}
   for name in theirs:
     (tmp_path / name).touch()

@@ -86,6 +86,13 @@ def test_a_controller_of_z_alone_ignores_h(world, frames, tmp_path):
   assert np.ptp(action[:, :2], axis=0).all()
 
 
+@pytest.mark.parametrize('hidden_size', [128, 512])
+def test_a_controller_of_another_size_is_refused(hidden_size, world, tmp_path):
+  conftest.save_agent(tmp_path / 'agent', world, hidden_size=hidden_size)
+  with pytest.raises(weights.WeightsError, match='with another mdn_rnn than'):
+    agent.load(tmp_path / 'agent')
+
+
 def test_actions_of_other_episodes_are_refused(agent_folder, frames):
   driver = agent.load(agent_folder)
   carry = driver.initial_carry(range(3))

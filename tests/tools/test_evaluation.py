@@ -1,4 +1,5 @@
 import functools
+import io
 import itertools
 import re
 import signal
@@ -112,7 +113,7 @@ def test_more_tracks_extend_an_evaluation(expected, agent_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'damage', ['empty', 'text', 'half', 'edited', 'other tracks']
+  'damage', ['empty', 'text', 'half', 'edited', 'other tracks', 'other rewards']
 )
 def test_only_intact_results_are_reused(damage, tmp_path):
   class Stopped(Exception):
@@ -145,6 +146,12 @@ def test_only_intact_results_are_reused(damage, tmp_path):
     content[len(content) // 2] ^= 1
   elif damage == 'other tracks':
     content = other.read_bytes()
+  elif damage == 'other rewards':
+    with np.load(file) as archive:
+      stored = {**archive, 'reward': archive['reward'] + 1}
+    with io.BytesIO() as edited:
+      np.savez_compressed(edited, **stored)
+      content = edited.getvalue()
   else:
     content = b'{' if damage == 'text' else b''
   file.write_bytes(content)
@@ -154,6 +161,22 @@ def test_only_intact_results_are_reused(damage, tmp_path):
     found.drives
     == evaluate_policy('brownian', tmp_path / 'other', 10, max_steps=20).drives
   )
+
+
+@pytest.mark.parametrize('foreign', ['link', 'folder'])
+def test_what_others_have_there_is_kept(foreign, tmp_path):
+  theirs, staged = tmp_path / 'theirs', tmp_path / 'out' / '.unfinished'
+  theirs.mkdir()
+  staged.parent.mkdir()
+  if foreign == 'link':
+    staged.symlink_to(theirs)
+  else:
+    staged.mkdir()
+    (staged / 'thesis').touch()
+  with pytest.raises(errors.UserError, match='is a link|not of this program'):
+    evaluate_policy('brownian', tmp_path / 'out', 1, max_steps=5)
+  assert not any(theirs.iterdir())
+  assert foreign == 'link' or (staged / 'thesis').exists()
 
 
 def test_killed_evaluation_continues_to_the_same_results(command, tmp_path):

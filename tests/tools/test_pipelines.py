@@ -245,7 +245,7 @@ def test_demo_goes_the_whole_way_and_its_agent_drives_what_a_round_learns(
 
 
 def test_rounds_of_dreams_train_on_what_the_last_c_drives(
-  tmp_path, command, execute
+  tmp_path, command, execute, monkeypatch
 ):
   first = dream_rounds.SETTINGS.model_copy(
     update={**TINY, 'rounds': 0, 'seed': 3, 'controller_steps': 1}
@@ -259,15 +259,17 @@ def test_rounds_of_dreams_train_on_what_the_last_c_drives(
   assert f'is {tmp_path}/controller; on development tracks: ' in summary
 
   # It is the best C on selection tracks that drives the development tracks.
-  path = tmp_path / 'controller' / 'metrics.json'
-  content = json.loads(path.read_text())
-  for score, best in (-1e6, tmp_path / 'round_1'), (1e6, tmp_path):
-    content['validation']['score'] = score
-    path.write_text(json.dumps(content))
+  selection = recipe._selection
+  for best, folder in (1, tmp_path / 'round_1'), (0, tmp_path):
+    monkeypatch.setattr(
+      recipe,
+      '_selection',
+      lambda *x, best=best: {**selection(*x), 'score': float(x[1] == best)},
+    )
     summary = make(settings)
     assert re.search(r'^\| 1 \| kept \| .* ± ', summary, re.MULTILINE)
-    assert f'is {best}/controller; on development tracks: ' in summary
-    assert ' over 1 track ' in summary and (best / 'score').exists()
+    assert f'is {folder}/controller; on development tracks: ' in summary
+    assert ' over 1 track ' in summary and (folder / 'score').exists()
   found = find.lineage(tmp_path, str(tmp_path / 'data'), [])
   assert found.newest == tmp_path / 'round_1' / 'controller'
   assert len(found.evaluations) == 1  # That of its own C.

@@ -79,7 +79,7 @@ def test_reading_a_damaged_record_names_it_and_the_next_command(copy):
 
 
 def test_an_episode_that_breaks_a_promise_is_not_read(copy):
-  prepared = prepared_dataset.find(str(copy))
+  prepared = prepared_dataset.find(str(copy), None, schema.KIND)
   shard = copy / SHARD.replace('00001', '00000')
   segments = [prepared.records('train')[i] for i in range(3)]
   segments[0]['reward'][3] = np.nan

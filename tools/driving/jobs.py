@@ -6,10 +6,11 @@ named by all that shapes its content, and is safe to repeat. So work that is
 interrupted goes on, and loses only the jobs under way.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import importlib.metadata
+import io
 import os
 from pathlib import Path
 import sys
@@ -184,21 +185,23 @@ class Job:
   def result(self) -> list[Driven] | None:
     """Returns what was driven; None if it is missing, damaged or foreign."""
     try:
-      with np.load(self.path) as archive:
-        digest, num_steps, terminated, *fields = (
-          archive[name]
-          for name in ('digest', 'num_steps', 'terminated', *_FIELDS)
-        )
-      parts = [np.split(field, np.cumsum(num_steps)[:-1]) for field in fields]
-      driven = [
-        Driven(*of_one, terminated=bool(end))
-        for end, *of_one in zip(terminated, *parts, strict=True)
-      ]
+      with np.load(io.BytesIO(files.read_bytes(self.path))) as archive:
+        stored = {name: archive[name] for name in archive.files}
+      if stored.pop('digest') != self._digest(stored):
+        return None
+      cuts = np.cumsum(stored.pop('num_steps'))[:-1]
+      terminated = stored.pop('terminated')
+      parts = [np.split(stored[name], cuts) for name in _FIELDS]
     except Exception:  # What NumPy raises depends on the damage.
       return None
-    lengths = [{len(x) for x in of_one[:-1]} for of_one in driven]
-    whole = lengths == [{n} for n in num_steps.tolist()]
-    return driven if whole and digest == self.path.stem else None
+    return [
+      Driven(*of_one, terminated=bool(end))
+      for end, *of_one in zip(terminated, *parts, strict=True)
+    ]
+
+  def _digest(self, stored: Mapping[str, np.ndarray]) -> str:
+    """Returns a digest of what is stored, and of whose it is."""
+    return f'{self.path.stem} {digests.of_record(stored)}'
 
   def __call__(self) -> None:
     if self.result() is not None:
@@ -215,21 +218,17 @@ class Job:
       [x.driver.interventions for x in self.drives],
     )
 
-    fields: Any = {
+    stored: dict[str, Any] = {
       name: np.concatenate([getattr(x, name) for x in driven])
       for name in _FIELDS
     }
+    stored['num_steps'] = np.array([len(x.action) for x in driven])
+    stored['terminated'] = np.array([x.terminated for x in driven])
 
     def save(path: Path) -> None:
       # Given a file, NumPy does not append a suffix to its name.
       with path.open('wb') as file:
-        np.savez_compressed(
-          file,
-          digest=self.path.stem,
-          num_steps=[len(x.action) for x in driven],
-          terminated=[x.terminated for x in driven],
-          **fields,
-        )
+        np.savez_compressed(file, digest=self._digest(stored), **stored)
 
     files.replace(self.path, save)
 

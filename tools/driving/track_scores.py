@@ -6,6 +6,7 @@ be extended by more tracks.
 """
 
 from collections.abc import Sequence
+import itertools
 import os
 from pathlib import Path
 import shutil
@@ -16,6 +17,7 @@ from carracing_data import files
 from carracing_data import json_documents
 from carracing_rollouts import action_log
 from carracing_rollouts import environment
+from carracing_rollouts import schema
 from carracing_rollouts import scores
 from carracing_rollouts import tracks as tracks_lib
 from models import agent
@@ -43,6 +45,12 @@ class Scored(json_documents.Document):
   agent: dict[str, json_documents.Sha256] | None
   policy: str | None
 
+  @pydantic.model_validator(mode='after')
+  def _check_one(self) -> 'Scored':
+    if bool(self.agent) == bool(self.policy):
+      raise ValueError('it names not one driver, an agent or a policy')
+    return self
+
 
 class Subject(json_documents.Document):
   """What an evaluation is of.
@@ -56,7 +64,7 @@ class Subject(json_documents.Document):
 
   driver: Scored
   tracks: str
-  max_steps: int
+  max_steps: int = pydantic.Field(ge=1, le=schema.MAX_STEPS_LIMIT)
   packages: dict[str, str]
 
 
@@ -72,7 +80,7 @@ class TrackScore(json_documents.Document):
 
   seed: int
   return_: float = pydantic.Field(alias='return', le=1000)  # 1000 is a lap's.
-  steps: int = pydantic.Field(ge=1)
+  steps: int = pydantic.Field(ge=1, le=schema.MAX_STEPS_LIMIT)
   completed: bool
 
 
@@ -154,7 +162,12 @@ def evaluate(
     known = [] if found is None else found.drives
     if len(known) < episodes:
       staged = folder / _STAGING
+      files.refuse_link(staged)
       staged.mkdir(exist_ok=True)
+      if any(staged.iterdir()) and not (staged / _SUBJECT).exists():
+        raise EvaluationError(
+          f'{staged} is not of this program; choose another --output_dir'
+        )
       _claim(staged / _SUBJECT, subject)
       seeds = tracks_lib.SETS[tracks][len(known) : episodes]
       drives = [
@@ -166,7 +179,10 @@ def evaluate(
       driven = jobs.run(
         [drives], agent_folder, staged, execute, 'evaluation', episodes
       )
-      known = [*known, *map(_score, seeds, driven)]
+      known = [
+        *known,
+        *itertools.starmap(_score, zip(seeds, driven, strict=True)),
+      ]
     save(folder, _sealed(subject, known))
     shutil.rmtree(folder / _STAGING, ignore_errors=True)
     return read(folder / FILE)
