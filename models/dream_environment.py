@@ -355,7 +355,7 @@ def checked_actions(actions: Any, size: int) -> np.ndarray:
   except (TypeError, ValueError):  # Strings, lists of different lengths, ...
     x = np.empty(0)
   if x.shape != shape or not np.isfinite(x).all():
-    shown = str(np.asarray(actions, object).tolist())[:200]
+    shown = ' '.join(str(actions).split())[:200]
     raise error.InvalidAction(
       f'actions are finite numbers {list(shape)}, not {shown}'
     )

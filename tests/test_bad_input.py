@@ -632,9 +632,9 @@ def test_name_of_a_dataset(name, message, places):
     (SELECT + '{tiny} --drivers=agent*', 'no train episode is wanted, of 3 w'),
     (
       SELECT + '{tiny} --min_return=nan',
-      'no train .*, of 3 with returns from .* and .* steps, driven by random_policy',
+      'no train .*, of 3 with returns from .* and .* steps, driven by rand',
     ),
-    (SELECT + '{tiny} --drivers=é', 'are not at most 400 ASCII characters'),
+    (SELECT + '{tiny} --drivers=é', 'must be at most 400 ASCII'),
     (SELECT + '{tiny} --output=', 'a path is empty; name a file or a folder'),
     (SELECT + '{tiny} --part=1:', 'no validation episode is wanted, of 1 wit'),
     (SELECT + '{tiny} --part=1', '--part=1: it is not START:STOP or START:STO'),
@@ -1371,23 +1371,19 @@ def test_a_signal_is_told_in_a_line(number):
   process.send_signal(number)
   printed, said = process.communicate()
   assert process.returncode == 128 + number
-  assert said == f'Stopped by {number.name}; the same command goes on.\n'
+  assert said == f'Stopped by {number.name}; {command_line.CONTINUE}.\n'
   assert printed == 'tidied\n'
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_imports_is_told_in_a_line(number, tmp_path):
-  program = tmp_path / 'tools' / 'slow.py'
-  program.parent.mkdir()
-  (program.parent / '__init__.py').touch()
-  program.write_text(
-    'from carracing_data import command_line\n'
+  (tmp_path / 'etils.py').write_text(
     'print("importing", flush=True)\nimport time; time.sleep(600)\n'
   )
   process = subprocess.Popen(
-    [sys.executable, '-m', 'tools.slow'],
-    cwd=tmp_path,
-    env={**os.environ, 'PYTHONPATH': str(DATASETS)},
+    [sys.executable, '-m', 'tools.datasets'],
+    cwd=PROJECT,
+    env={**os.environ, 'PYTHONPATH': f'{tmp_path}:{DATASETS}'},
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -1396,4 +1392,27 @@ def test_a_signal_to_imports_is_told_in_a_line(number, tmp_path):
   process.send_signal(number)
   _, said = process.communicate()
   assert process.returncode == 128 + number
-  assert said == f'Stopped by {number.name}; the same command goes on.\n'
+  assert said == f'Stopped by {number.name}; {command_line.CONTINUE}.\n'
+
+
+def test_programs_of_others_keep_their_signals(tmp_path):
+  program = tmp_path / 'tools' / 'mine.py'
+  program.parent.mkdir()
+  program.write_text(
+    'import signal\nfrom carracing_data import command_line\n'
+    'for number in signal.SIGINT, signal.SIGTERM:\n'
+    '  assert signal.getsignal(number) is not command_line.end_at_once\n'
+  )
+  for arguments in (
+    ['-m', 'tools.mine'],
+    ['-m', 'pdb', '-c', 'c', 'tools/mine.py'],
+  ):
+    subprocess.run(
+      [sys.executable, *arguments],
+      cwd=tmp_path,
+      env={**os.environ, 'PYTHONPATH': str(DATASETS)},
+      input='q\n',
+      text=True,
+      timeout=60,
+      check=True,
+    )

@@ -304,4 +304,6 @@ class _Interruption(contextlib.AbstractContextManager):
 
   def _restore(self) -> None:
     for number, handler in self._previous.items():
-      signal.signal(number, handler)
+      # What a pipeline sends while the last checkpoint is being written.
+      if self._received is None or number != signal.SIGTERM:
+        signal.signal(number, handler)

@@ -14,6 +14,7 @@ from pathlib import Path
 import re
 import signal
 import sys
+import threading
 import types
 from typing import Any, NoReturn, TextIO
 import unicodedata
@@ -27,6 +28,7 @@ from carracing_data import extras
 # A flag belongs to the module that calls one of the functions below.
 flags.disclaim_key_flags()
 
+CONTINUE = 'run the same command again to continue'
 _PROJECT = Path(__file__).parents[2]
 _ROOMS = ('datasets', 'models', 'tools', 'trainers')
 # They turn the direction of writing.
@@ -165,7 +167,7 @@ def run(
 
 
 def handle_signals(handler: Callable[[int, Any], None]) -> None:
-  """Sets what stops this process, but what it ignores: `nohup`, `&`."""
+  """Sets what stops this process, but for what it ignores, as after `&`."""
   for number in signal.SIGINT, signal.SIGTERM:
     if signal.getsignal(number) != signal.SIG_IGN:
       signal.signal(number, handler)
@@ -190,7 +192,7 @@ def _interrupt(number: int, frame: types.FrameType | None) -> NoReturn:
 def _say_stopped(number: int = signal.SIGINT) -> int:
   """Says which signal has stopped the process; returns the exit status."""
   clear = CLEAR if on_terminal(sys.stderr) else ''
-  line = f'Stopped by {signal.Signals(number).name}; the same command goes on.'
+  line = f'Stopped by {signal.Signals(number).name}; {CONTINUE}.'
   with contextlib.suppress(OSError):  # `print` may be at work already.
     os.write(sys.stderr.fileno(), f'{clear}{line}\n'.encode())
   return 128 + number
@@ -352,7 +354,14 @@ def is_wanted(record: python_logging.LogRecord) -> bool:
   return ours or record.levelno > python_logging.INFO
 
 
-# While a program imports the rest.
-_main = sys.modules['__main__'].__spec__
-if _main is not None and _main.name.startswith(('tools.', 'trainers.')):
+# While a program of this project imports the rest.
+_main = getattr(sys.modules['__main__'], '__spec__', None)
+if (
+  _main is not None
+  and threading.current_thread() is threading.main_thread()
+  and any(
+    Path(_main.origin or '').is_relative_to(_PROJECT / room)
+    for room in ('tools', 'trainers')
+  )
+):
   handle_signals(end_at_once)

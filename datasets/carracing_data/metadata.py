@@ -55,7 +55,7 @@ class Kind(NamedTuple):
     features: the features of a record, by name.
     broken_promises: checks the decoded records of a split, in order; adds each
       episode to the totals, and yields each problem of the record read last.
-    newest: newest version that this code knows.
+    version: the version that this code builds; it reads those before.
     attachments: config → digests of the files besides the shards, by name.
   """
 
@@ -66,7 +66,7 @@ class Kind(NamedTuple):
   broken_promises: Callable[
     [Iterable[Mapping[str, Any]], rlds_steps.Totals], Iterator[str]
   ]
-  newest: tuple[int, int, int]
+  version: str
   attachments: Callable[[Mapping[str, Any]], Mapping[str, str]] = lambda _: {}
 
 
@@ -183,15 +183,21 @@ def check_folder(
       f'{folder} is a {metadata.dataset} dataset, but {wanted} is needed here'
     )
   if kind is not None:
-    version = tuple(map(int, metadata.name.rpartition(':')[2].split('.')))
-    if not (1, 0, 0) <= version <= kind.newest:
+    major, ours = (
+      int(x.partition('.')[0])
+      for x in (metadata.name.rpartition(':')[2], kind.version)
+    )
+    if not 1 <= major <= ours:
       raise errors.DatasetError(
         f'{path} names {metadata.name}, which this code cannot read; update it'
       )
     _check_counts(path, metadata, kind)
-    json_documents.parse(
-      json.dumps(metadata.config), kind.config, f'{path}: config'
-    )
+    try:
+      json_documents.parse(
+        json.dumps(metadata.config), kind.config, f'{path}: config'
+      )
+    except errors.DocumentError as error:
+      raise errors.DatasetError(str(error)) from None
     shards = {x for split in metadata.splits for x in metadata.shards(split)}
     attached = kind.attachments(metadata.config)
     if {

@@ -12,6 +12,7 @@ import functools
 import importlib.metadata
 import os
 from pathlib import Path
+import re
 import shlex
 import shutil
 import sys
@@ -249,19 +250,19 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
   def _build(self, overwrite: bool, **kwargs: Any) -> None:
     folder = files.claim_folder(Path(self.data_path).parent)
     with files.locked(folder):
-      if not overwrite and self._is_built():  # By another in the meantime.
-        return
       place = Path(self.data_path)
       new, old = (folder / f'{x}{self.version}' for x in (_NEW, _OLD))
       files.refuse_link(place)
       if old.exists() and not place.exists():
         old.rename(place)  # Killed between the renames below.
+      if not overwrite and self._is_built():  # By another in the meantime.
+        return
       self._move_partial_aside()
       # Of a build that was killed, as TFDS and the lines below name it.
-      left = (
-        rf'({_NEW}|{_OLD}|incomplete.[A-Z0-9]{{6}}_({_NEW})?){self.version}'
-      )
-      for path in files.own_folders(folder, left.replace('.', r'\.')):
+      ours = f'{re.escape(_NEW)}|{re.escape(_OLD)}'
+      left = rf'({ours}|incomplete\.[A-Z0-9]{{6}}_({ours})?)'
+      version = re.escape(str(self.version))
+      for path in files.own_folders(folder, left + version):
         shutil.rmtree(path)
       try:
         # Beside an old dataset, which stays until the new one is checked.
@@ -271,9 +272,9 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         if place.exists():
           place.rename(old)
         new.rename(place)
-        if old.exists():
-          shutil.rmtree(old)
+        files.sync(folder)
         self.info.update_data_dir(self.data_dir)
+        shutil.rmtree(old, ignore_errors=True)
       finally:
         for name in self._attachments():
           self._attachment_path(name).unlink(missing_ok=True)
@@ -419,7 +420,8 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
       files.sync(path)
       sha256[name] = digests.of_bytes(content)
     self.info.set_splits(tfds.core.SplitDict(split_infos))
-    self.info.metadata.keys()  # Loaded later, the old would replace these.
+    # Now: loaded later, the metadata of before would replace the new ones.
+    self.info.metadata.keys()
     self.info.metadata.update(
       json_documents.sealed(
         {

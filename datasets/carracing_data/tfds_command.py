@@ -26,7 +26,7 @@ _EMPTY = {
   ),
   '--data_dir': 'name a folder',
 }
-_INTERRUPTED = 'Interrupted; run the same command again to continue.'
+_INTERRUPTED = f'Interrupted; {command_line.CONTINUE}.'
 
 
 def adapt() -> None:

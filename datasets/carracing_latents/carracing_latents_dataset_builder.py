@@ -80,7 +80,7 @@ class Builder(sharded_builder.ShardedBuilder):
     weights,
     world_model,
   )
-  VERSION = tfds.core.Version('2.0.0')
+  VERSION = tfds.core.Version(latents_schema.KIND.version)
   RELEASE_NOTES = {
     '2.0.0': 'Interventions, as in the rollouts.',
     '1.0.2': 'The metadata names the platform; the records are those of 1.0.1.',

@@ -73,5 +73,5 @@ KIND = metadata.Kind(
     'is_terminal': metadata.Feature('bool', (None,)),
   },
   broken_promises,
-  (2, 0, 0),
+  '2.0.0',
 )

@@ -148,7 +148,7 @@ class Builder(sharded_builder.ShardedBuilder):
     tracks,
     rlds_steps,
   )
-  VERSION = tfds.core.Version('3.0.0')
+  VERSION = tfds.core.Version(schema.KIND.version)
   RELEASE_NOTES = {
     '3.0.0': 'Interventions of up to 300 steps: other random draws.',
     '2.0.0': 'Interventions; no track is in two splits: other episodes.',

@@ -6,6 +6,7 @@ import functools
 import json
 import multiprocessing
 import operator
+import os
 from pathlib import Path
 import shutil
 import signal
@@ -450,7 +451,10 @@ def test_edited_record_of_a_staged_shard_is_as_none(
   if sealed:
     content = json_documents.sealed(content, 'sha256')
   record.write_text(json.dumps(content))
+  os.utime(shard_of(record), (0, 0))
   build(tmp_path)
+  files = (folder(tmp_path) / VERSION).iterdir()
+  assert all(file.stat().st_mtime for file in files)  # It is not that one.
   assert_same_bytes(tmp_path, expected)
 
 
@@ -460,6 +464,17 @@ def test_staged_shard_of_another_name_is_written_again(expected, tmp_path):
     other = source.name.replace('00000', '00001')
     shutil.copyfile(source, source.with_name(other))
   build(tmp_path)
+  assert_same_bytes(tmp_path, expected)
+
+
+def test_a_dataset_that_was_to_be_replaced_is_put_back(expected, tmp_path):
+  shutil.copytree(folder(expected), folder(tmp_path))
+  place = folder(tmp_path) / VERSION
+  before = place.stat().st_ino
+  # As a kill between the two renames leaves it.
+  place.rename(place.with_name(f'.replaced-{VERSION}'))
+  build(tmp_path)
+  assert place.stat().st_ino == before
   assert_same_bytes(tmp_path, expected)
 
 

@@ -300,8 +300,10 @@ def test_m_without_what_dreams_need(world, tmp_path):
 @pytest.mark.parametrize(
   ('action', 'message'),
   [
-    (np.zeros(2), r'numbers \[1, 3\], not \[\[0.0, 0.0\]\]'),
+    (np.zeros(2), r'numbers \[1, 3\], not \[array'),
     (0.5, r'numbers \[1, 3\], not \[0.5\]'),
+    ('gas', r"numbers \[1, 3\], not \['gas'\]"),
+    ([[0, 0, 0], [0]], r'numbers \[1, 3\], not \[\[\['),
     ([0, np.nan, 0], 'finite .* nan'),
     ([0, np.inf, 0], 'finite .* inf'),
   ],

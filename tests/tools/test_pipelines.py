@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+from carracing_data import command_line
 from carracing_data import errors
 from carracing_rollouts import action_log
 from carracing_rollouts import rollout
@@ -343,7 +344,7 @@ def test_interrupted_stage_saves_before_the_pipeline_ends(command, tmp_path):
     assert int(step) > last
     last = int(step)
     assert said.endswith(
-      f'Stopped by {number.name}; the same command goes on.\n'
+      f'Stopped by {number.name}; {command_line.CONTINUE}.\n'
     )
     assert (tmp_path / 'vae' / 'checkpoints' / step).exists()
     assert stamp_of(tmp_path, 'vae')['outputs'] == {}
@@ -377,6 +378,6 @@ def test_stopped_pipeline_leaves_no_stage_behind():
       process.wait(0.3)
   _, said = process.communicate()
   assert process.returncode == 130, said
-  assert said == 'Stopped by SIGINT; the same command goes on.\n'
+  assert said == f'Stopped by SIGINT; {command_line.CONTINUE}.\n'
   with pytest.raises(ProcessLookupError):
     os.kill(stage, 0)

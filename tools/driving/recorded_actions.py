@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+import re
 import shlex
 import shutil
 
@@ -228,7 +229,8 @@ def describe(log: action_log.ActionLog, path: Path) -> Iterator[str]:
       f'{title}: {len(values)} episodes,'
       f' return {np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}'
     )
-  config = {'name': path.stem, 'policy': 'recorded', 'actions': str(path)}
+  name = re.sub(r'[^A-Za-z0-9_.-]', '_', path.stem)
+  config = {'name': name, 'policy': 'recorded', 'actions': str(path)}
   yield (
     f'{path}: {path.stat().st_size / 1e6:.2f} MB; to build a dataset of it:'
     ' tfds build datasets/carracing_rollouts --config'

@@ -48,7 +48,7 @@ class Scored(json_documents.Document):
   @pydantic.model_validator(mode='after')
   def _check_one(self) -> 'Scored':
     if bool(self.agent) == bool(self.policy):
-      raise ValueError('it names not one driver, an agent or a policy')
+      raise ValueError('it must name an agent or a policy, and not both')
     return self
 
 
@@ -164,6 +164,7 @@ def evaluate(
       staged = folder / _STAGING
       files.refuse_link(staged)
       staged.mkdir(exist_ok=True)
+      files.remove_temporary(staged)
       if any(staged.iterdir()) and not (staged / _SUBJECT).exists():
         raise EvaluationError(
           f'{staged} is not of this program; choose another --output_dir'

@@ -75,7 +75,7 @@ def select(
   flags = criteria.flags()
   if len(flags) > 400 or not (flags.isascii() and flags.isprintable()):
     raise errors.UserError(
-      'the criteria, which a log records, are not at most 400 ASCII characters'
+      'the criteria, which a log records, must be at most 400 ASCII characters'
     )
   environment.check_simulator(first['simulator'])
   for name in 'simulator', 'max_steps':

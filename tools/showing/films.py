@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import io
+import os
 from pathlib import Path
 import re
 
@@ -75,8 +76,11 @@ def save_observations(path: Path, observation: np.ndarray) -> None:
 
 def is_film(path: Path) -> bool:
   """Returns whether a file is an MP4 as it is written here, to its end."""
-  end = path.read_bytes()[-20:] if path.is_file() else b''
-  return re.search(rb'Lavf[0-9.]+\Z', end) is not None
+  if not path.is_file():
+    return False
+  with path.open('rb') as file:
+    file.seek(-min(20, path.stat().st_size), os.SEEK_END)
+    return re.search(rb'Lavf[0-9.]+\Z', file.read()) is not None
 
 
 def _save_mp4(
