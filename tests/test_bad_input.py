@@ -1398,6 +1398,7 @@ def test_a_signal_to_imports_is_told_in_a_line(number, tmp_path):
 def test_programs_of_others_keep_their_signals(tmp_path):
   program = tmp_path / 'tools' / 'mine.py'
   program.parent.mkdir()
+  (program.parent / '__init__.py').touch()
   program.write_text(
     'import signal\nfrom carracing_data import command_line\n'
     'for number in signal.SIGINT, signal.SIGTERM:\n'

@@ -122,7 +122,8 @@ def test_the_examples_from_pytorch_run(data_dir, tmp_path):
   ):
     code = code.replace(large, small)
   code += """
-assert observation.shape[1:] == (33, 64, 64, 3) and action.shape[1:] == (32, 3)
+assert batch.observation.shape[1:] == (33, 64, 64, 3)
+assert batch.action.shape[1:] == (32, 3)
 assert x.max() <= 1 and len(episode.reward) == 71
 assert len(returns) == 1 and -90 < returns[0] < 90
 """
