@@ -114,7 +114,8 @@ class Job:
   def _record_path(self) -> Path:
     return Path(self.staging, self.name + RECORD)
 
-  def _sealed(self, written: WrittenShard) -> dict[str, Any]:
+  def sealed(self, written: WrittenShard) -> dict[str, Any]:
+    """Returns the content of the record of this shard."""
     name = '/'.join(self.path.parts[-2:])
     return json_documents.sealed(
       written.model_dump() | {'name': name}, 'sha256'
@@ -126,7 +127,7 @@ class Job:
       written = json_documents.read(self._record_path, WrittenShard)
     except (FileNotFoundError, errors.DocumentError):
       return None
-    intact = written.model_dump() == self._sealed(written)
+    intact = written.model_dump() == self.sealed(written)
     # The shard itself may have been deleted by hand.
     return written if intact and self.path.exists() else None
 
@@ -158,7 +159,7 @@ class Job:
       written = _write(temporary, self.shard, self.features)
       with files.write_errors(self.path):
         files.make_durable(temporary, self.path)
-      json_documents.write(self._record_path, self._sealed(written))
+      json_documents.write(self._record_path, self.sealed(written))
     finally:
       temporary.unlink(missing_ok=True)
 

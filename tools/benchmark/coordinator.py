@@ -8,6 +8,7 @@ metadata.
 """
 
 from collections.abc import Sequence
+import json
 from pathlib import Path
 import resource
 import tempfile
@@ -43,13 +44,10 @@ def _write_records(jobs: Sequence[shards.Job], num_episodes: int) -> None:
     record_digests=[digests.of_bytes(b'record')] * num_records,
     episodes=[rlds_steps.Summary(_STEPS, 1.0, False)] * num_episodes,
   )
-  first = jobs[0].path.with_name(jobs[0].name + shards.RECORD)
-  json_documents.write(first, written.model_dump())
-  text = first.read_text(encoding='utf-8')
   for job in progress.each(jobs, 'fake records', 'shards'):
     job.path.touch()
     job.path.with_name(job.name + shards.RECORD).write_text(
-      text, encoding='utf-8'
+      json.dumps(job.sealed(written)), encoding='utf-8'
     )
 
 
