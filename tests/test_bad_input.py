@@ -1359,20 +1359,27 @@ command_line.run(main)
 """
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_told_in_a_line(number):
+def stopped_in_a_line(number, arguments, printed, **options):
+  """Stops Python once it has printed something; returns what it prints then."""
   process = subprocess.Popen(
-    [sys.executable, '-c', _WAITS],
+    [sys.executable, *arguments],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
+    **options,
   )
-  assert process.stdout.readline() == 'working\n'
+  assert process.stdout.readline() == printed
   process.send_signal(number)
-  printed, said = process.communicate()
+  rest, said = process.communicate()
   assert process.returncode == 128 + number
   assert said == f'Stopped by {number.name}; {command_line.CONTINUE}.\n'
-  assert printed == 'tidied\n'
+  return rest
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_told_in_a_line(number):
+  rest = stopped_in_a_line(number, ['-c', _WAITS], 'working\n')
+  assert rest == 'tidied\n'
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
@@ -1380,19 +1387,13 @@ def test_a_signal_to_imports_is_told_in_a_line(number, tmp_path):
   (tmp_path / 'etils.py').write_text(
     'print("importing", flush=True)\nimport time; time.sleep(600)\n'
   )
-  process = subprocess.Popen(
-    [sys.executable, '-m', 'tools.datasets'],
+  stopped_in_a_line(
+    number,
+    ['-m', 'tools.datasets'],
+    'importing\n',
     cwd=PROJECT,
     env={**os.environ, 'PYTHONPATH': f'{tmp_path}:{DATASETS}'},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
   )
-  assert process.stdout.readline() == 'importing\n'
-  process.send_signal(number)
-  _, said = process.communicate()
-  assert process.returncode == 128 + number
-  assert said == f'Stopped by {number.name}; {command_line.CONTINUE}.\n'
 
 
 def test_programs_of_others_keep_their_signals(tmp_path):

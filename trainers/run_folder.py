@@ -154,11 +154,8 @@ def opened(
       if not (finished := _is_finished(workdir, config)):
         for name in 'agent', 'weights':
           weights.check_replaceable(workdir / name)
-      else:
-        found = run_documents.read_config(workdir)
-        if found is not None and found.root.get('num_steps') != (
-          config.num_steps
-        ):
+      elif found := run_documents.read_config(workdir):
+        if found.root.get('num_steps') != config.num_steps:
           # Of an extension that was given up.
           json_documents.write(workdir / 'config.json', config.model_dump())
       return finished

@@ -19,8 +19,6 @@ Cut = Callable[[Sequence[Any], np.random.Generator], Any]
 
 
 _Arrays = TypeVar('_Arrays', bound=tuple[np.ndarray, ...])
-
-
 _MOST = 1_000_000  # Larger numbers are typos, and would be tried for ever.
 
 
