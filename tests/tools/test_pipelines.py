@@ -320,9 +320,7 @@ def test_interrupted_stage_saves_before_the_pipeline_ends(command, tmp_path):
   last = 0
   for number, send in (
     (signal.SIGINT, os.killpg),  # As a terminal does, to the whole group.
-    (signal.SIGTERM, os.killpg),  # As clusters do.
-    (signal.SIGTERM, os.kill),
-    (signal.SIGINT, os.kill),  # As cron jobs and Docker may.
+    (signal.SIGTERM, os.kill),  # As Docker does.
   ):
     process = command.start(
       'tools.demo', f'--output_dir={tmp_path}',

@@ -55,22 +55,6 @@ def arguments_of(trainer, data_dir, workdir):
   ]
 
 
-def start(trainer, data_dir, workdir, *flags):
-  """Starts a trainer as a user would."""
-  module, arguments = arguments_of(trainer, data_dir, workdir)
-  return subprocess.Popen(
-    [sys.executable, '-m', module, *arguments, *flags],
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def finish(process):
-  _, said = process.communicate()
-  assert process.returncode == 0, said
-  return said
-
-
 def assert_equal_runs(found, expected):
   name = Path('weights/model.safetensors')
   a = safetensors.numpy.load_file(found / name)
@@ -127,7 +111,12 @@ def test_stopped_run_equals_uninterrupted_run(
   workdir = tmp_path / trainer
   module, arguments = arguments_of(trainer, world.data_dir, workdir)
   if number == signal.SIGKILL:
-    process = start(trainer, world.data_dir, workdir)
+    # As a user starts it.
+    process = subprocess.Popen(
+      [sys.executable, '-m', module, *arguments],
+      stderr=subprocess.PIPE,
+      text=True,
+    )
   else:
     process = command.start(module, *arguments)
   step = STEPS[trainer] // 2
@@ -586,16 +575,16 @@ def test_eight_devices_give_the_losses_of_one(
   assert losses == pytest.approx(of_one, rel=1e-4)
 
 
-def run_two_processes(world, workdir):
+def run_two_processes(command, world, workdir):
   """Returns the output of each process."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
+  module, arguments = arguments_of('train_mdn_rnn', world.data_dir, workdir)
   processes = [
-    start(
-      'train_mdn_rnn',
-      world.data_dir,
-      workdir,
+    command.start(
+      module,
+      *arguments,
       '--distributed',
       f'--coordinator=localhost:{port}',
       '--num_processes=2',
@@ -606,12 +595,14 @@ def run_two_processes(world, workdir):
     )
     for process_id in range(2)
   ]
-  return [finish(process) for process in processes]
+  said = [process.communicate()[1] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], said
+  return said
 
 
-def test_two_processes_give_one_run(world, uninterrupted, tmp_path):
+def test_two_processes_give_one_run(command, world, uninterrupted, tmp_path):
   workdir = tmp_path / 'train_mdn_rnn'
-  run_two_processes(world, workdir)
+  run_two_processes(command, world, workdir)
   run = json.loads((workdir / 'run.json').read_text())
   assert [s['processes'] for s in run['starts']] == [2]
   assert len(list(workdir.glob('events.out.tfevents.*'))) == 1
@@ -626,7 +617,7 @@ def test_two_processes_give_one_run(world, uninterrupted, tmp_path):
   (workdir / 'metrics.json').unlink()
   shutil.rmtree(workdir / 'weights')
   flip(largest_file(workdir / 'checkpoints' / '8'))
-  for said in run_two_processes(world, workdir):
+  for said in run_two_processes(command, world, workdir):
     assert 'Continuing from step 4' in said
   assert json.loads((workdir / 'metrics.json').read_text()) == metrics
 
