@@ -72,45 +72,55 @@ class Agent:
       observation: uint8 [B, 64, 64, 3], 0..255.
       carry: carry from `initial_carry` or the previous call.
       imposed: what is done instead, float32 [B, 3], NaN where nothing is.
-      change: changes the actions, float32 [B, 3], before M sees them; the
-        results are clipped to the range of the actions.
+      change: changes the actions, float32 [B, 3], before M sees them. What it
+        returns, and what is imposed, is clipped to the range of the actions.
 
     Returns:
       The actions, float32 [B, 3] (steering −1..1, gas 0..1, brake 0..1), and
       the next carry, in which M has seen them.
 
     Raises:
-      ValueError: the observation, the carry or the actions have another shape,
-        or the observation another dtype.
+      ValueError: the observation, the carry or the actions have another shape
+        or dtype, or changed actions are NaN.
       errors.UserError: actions are NaN.
     """
     rlds_steps.check_frames(observation)
     size = len(observation)
     assert self.model.m is not None
-    shapes = [np.shape(x) for x in carry]
-    if shapes != [(size, self.model.m.hidden_size)] * 2:
+    carry = jax.tree.map(np.asarray, carry)
+    found = [f'{x.dtype}{list(x.shape)}' for x in carry]
+    if (
+      found != [expected := f'float32[{size}, {self.model.m.hidden_size}]'] * 2
+    ):
       raise ValueError(
-        f'the carry has the shapes {shapes}, not twice'
-        f' {(size, self.model.m.hidden_size)}; begin with initial_carry'
+        f'the carry is {" and ".join(found)}, not twice {expected}; begin with'
+        ' initial_carry'
       )
     chosen = [_choose(self, *part) for part in _parts((observation, carry))]
     action, z = _joined(chosen, size)
-    if change is not None:
-      low, high = rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
-      action = np.clip(change(action), low, high).astype(np.float32)
     if np.isnan(action).any():
       raise errors.UserError(
         'the agent chose actions that are NaN: its weights are too large, or'
         ' the carry is NaN; copy the agent again from its source'
       )
-    for actions in (action,) if imposed is None else (action, imposed):
-      if actions.shape != (size, controller.ACTION_SIZE):
-        raise ValueError(f'actions are {list(actions.shape)}, not [{size}, 3]')
+    if change is not None:
+      action = _actions(change(action), size)
+      if np.isnan(action).any():
+        raise ValueError('the changed actions are NaN')
     if imposed is not None:
+      imposed = _actions(imposed, size)
       action = np.where(np.isnan(imposed), action, imposed)
     state: Any = (z, carry)
     moved = [_move(self, *part) for part in _parts((state, action))]
     return action, _joined(moved, size)
+
+
+def _actions(given: Any, size: int) -> np.ndarray:
+  """Returns actions within their range, float32 [B, 3]; NaN stays."""
+  actions = np.asarray(given, np.float32)
+  if actions.shape != (size, controller.ACTION_SIZE):
+    raise ValueError(f'actions are {list(actions.shape)}, not [{size}, 3]')
+  return np.clip(actions, rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH)
 
 
 def _parts(arrays: Any) -> list[Any]:

@@ -88,7 +88,7 @@ class CarRacingDreams(vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         together, or have no start states.
     """
     _check_choice('observation', observation, ['latent', 'pixels'])
-    _check_render_mode(self, render_mode)
+    check_render_mode(self, render_mode)
     _check_number('num_envs', num_envs, numbers.Integral, 1, _MAX_DREAMS)
     if max_episode_steps is not None:
       limit = np.iinfo(np.int32).max
@@ -265,7 +265,7 @@ class CarRacingDream(gymnasium.Env[np.ndarray, np.ndarray]):
       error.Error: an argument is invalid.
       weights.WeightsError: see there.
     """
-    _check_render_mode(self, render_mode)
+    check_render_mode(self, render_mode)
     self._dreams = CarRacingDreams(
       1, observation, max_episode_steps=None, **arguments
     )
@@ -382,7 +382,7 @@ def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
     raise error.Error(f'{name} is {value!r}, not one of {[*choices]}')
 
 
-def _check_render_mode(env: Any, render_mode: Any) -> None:
+def check_render_mode(env: Any, render_mode: Any) -> None:
   modes = env.metadata['render_modes']
   _check_choice('render_mode', render_mode, [None, *modes])
 

@@ -49,7 +49,9 @@ class CarRacingLatent(gymnasium.Env[np.ndarray, np.ndarray]):
     Raises:
       weights.WeightsError: weights are missing or damaged, or do not belong
         together.
+      error.Error: there is no such mode.
     """
+    dream_environment.check_render_mode(self, render_mode)
     self._game: Any = car_racing.CarRacing(render_mode=render_mode)
     self.render_mode = render_mode
     self.action_space = spaces.Box(

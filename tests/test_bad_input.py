@@ -20,11 +20,14 @@ from carracing_data import command_line
 from carracing_data import errors
 from carracing_data import json_documents
 from carracing_data import prepared_dataset
+from carracing_latents import loader as latents_loader
+from carracing_rollouts import action_log
 from carracing_rollouts import (
   carracing_rollouts_dataset_builder as rollouts_builder,
 )
 from carracing_rollouts import loader
 from conftest import Done
+from conftest import LATENTS_VERSION
 from conftest import PROJECT
 from conftest import tiny_controller_config
 from conftest import tiny_vae_config
@@ -215,7 +218,7 @@ def test_rollouts_config(config, message, command, tmp_path):
   [
     ('{"name": "x", "latent_size": 0}', 'latent_size: '),
     ('{"name": "x", "vae": 3}', 'vae: '),
-    (r'{"name": "x", "vae": "/a\u0000b"}', 'cannot read'),
+    (r'{"name": "x", "vae": "/a\u0000b"}', 'no path: it contains a NUL'),
     (r'{"name": "x", "vae": "/a\nb"}', 'no exported weights'),
     ('{"name": "x", "vae": "/none"}', r'no exported weights .*train_vae'),
     ('{"name": "x", "vae": "gs://b/vae"}', 'gs://b/vae is an address'),
@@ -328,9 +331,14 @@ DREAMING = (
     ('trainers.train_vae', '^Error: --workdir is required$'),
     (TRAIN['vae'] + '--speed=3', "Unknown command line flag 'speed'"),
     (TRAIN['vae'] + 'surplus', "unexpected argument 'surplus'"),
-    (TRAIN['vae'] + '--config=', '--config=: there is no such file'),
-    (TRAIN['vae'] + '--config={tmp}', 'there is no such file'),
-    (TRAIN['vae'] + '--config={tmp}/none.py', 'there is no such file'),
+    (TRAIN['vae'] + '--config=', '--config=: it is no file'),
+    (TRAIN['vae'] + '--config={tmp}', 'it is no file'),
+    (TRAIN['vae'] + '--config={tmp}/none.py', 'it is no file'),
+    (TRAIN['vae'] + '--flagfile={tmp}/none', '^Error: Unable to open flagf'),
+    (
+      TRAIN['vae'] + '--workdir={data}/carracing_rollouts/tiny/' + VERSION,
+      'holds a dataset; choose another --workdir',
+    ),
     (TRAIN['vae'] + '--config={tmp}/file', 'fails: SyntaxError'),
     (TRAIN['vae'] + '--config={kept}/syntax.py', 'fails: .*line 1'),
     (TRAIN['vae'] + '--config={kept}/nothing.py', 'must define get_config'),
@@ -676,6 +684,11 @@ def test_name_of_a_dataset(name, message, places):
     (FIDELITY + '--mdn_rnn=gs://b/x', 'gs://b/x is an address'),
     (FIDELITY + '--output_dir=gs://b/x', 'gs://b/x is an address'),
     (PAGE + '--output=gs://b/x', 'gs://b/x is an address'),
+    (REPORT + '--output={tmp}/file', 'it holds something else; name another'),
+    (
+      'tools.export_page --output={tmp}/file',
+      'it holds something else; name another f',
+    ),
     (REPORT + '--output=gs://b/x', 'gs://b/x is an address'),
     ('tools.report gs://b/x', 'gs://b/x is an address'),
     ('tools.report {agent} --search=gs://b/x', 'gs://b/x is an address'),
@@ -879,6 +892,7 @@ RECORD = 'tools.record --output={tmp}/out/log.npz '
       'noise_share: there is no noise',
     ),
     ('--policy=expert', "a policy is one of .*, not 'expert'"),
+    ('--policy=uniform --interventions=0_1', '=0_1: numbers are digits'),
     ('--policy=uniform --interventions=x', "=x: could not .* float: 'x'"),
     ('--policy=uniform --interventions=0,2', 'interventions: .* to 1, not 2'),
     ('--agent={agent} --interventions=-1', 'interventions: .* to 0, not -1'),
@@ -984,6 +998,10 @@ def test_memory_that_jax_lacks_is_told_in_a_line():
   [
     ({'JAX_PLATFORMS': 'cuda'}, DREAM, 'JAX cannot use JAX_PLATFORMS=cuda '),
     ({'JAX_PLATFORMS': 'x'}, DREAM, 'cannot use .*=x .*; unset it, or install'),
+    ({'JAX_ENABLE_X64': 'maybe'}, DREAM, "value 'maybe' .*; unset the vari"),
+    ({'JAX_NUM_CPU_DEVICES': 'x'}, DREAM, 'flag jax_num_cpu_.*; unset the va'),
+    ({'JAX_NUM_CPU_DEVICES': '0'}, DREAM, 'cannot use JAX_NUM_CPU_DEVICES=0 '),
+    ({'XLA_FLAGS': '--xla_cpu_enable_fast_math'}, DREAM, 'FLAGS turns fast m'),
     ({'PYTHONIOENCODING': 'ascii'}, 'tools.lineage {vae}', None),
     ({'MPLBACKEND': 'x'}, VIEW, None),
   ],
@@ -1009,6 +1027,27 @@ def test_name_that_is_not_utf_8(command, places):
     command('tools.report', str(folder)),
     r'^.{,200}ct.udcffrl.{,200} is not in UTF-8; rena',
   )
+
+
+def test_log_has_no_control_characters(command, places):
+  folder = places['tmp'] / 'a\x1b[2Jb' / 'weights'
+  folder.mkdir(parents=True)
+  (folder / weights.FILE).touch()
+  (folder / 'config.json').write_text('{')
+  done = command(
+    'tools.lineage', str(places['agent']), f'--search={places["tmp"]}'
+  )
+  assert 'a\ufffd[2Jb' in done.stderr and '\x1b' not in done.stderr
+
+
+@pytest.mark.parametrize('closed', ['2>&-', '>&- 2>&-', '<&- >&- 2>&-'])
+def test_streams_may_be_closed(closed, tmp_path):
+  line = (
+    f'{sys.executable} -m tools.record --policy=uniform --simulator=sketched'
+    f' --episodes=2 --max_steps=5 --output={tmp_path}/log.npz {closed}'
+  )
+  assert subprocess.run(['bash', '-c', line], cwd=PROJECT).returncode == 0
+  assert len(action_log.read(tmp_path / 'log.npz').actions) == 2
 
 
 def test_line_has_no_control_characters():
@@ -1061,6 +1100,10 @@ def set_path(content, path, value):
     ('metadata.json', ['splits', 'train', 'shard_lengths'], None),
     ('metadata.json', ['name'], 'carracing_rollouts/tiny:0.0.0'),
     ('metadata.json', ['name'], 'carracing_rollouts/tiny:9999.0.0'),
+    ('metadata.json', ['splits', 'train', 'num_terminated'], 2**39),
+    ('metadata.json', ['splits', 'train', 'return_min'], 900.0),
+    ('metadata.json', ['splits', 'train', 'return_mean'], 1e308),
+    ('metadata.json', ['splits', 'train', 'return_std'], -5.0),
     ('metadata.json', ['packages', 'numpy'], '2.4.6 (patched)'),
     ('dataset_info.json', ['splits', 0, 'numBytes'], '-5'),
   ],
@@ -1083,6 +1126,19 @@ def test_edited_document_of_a_dataset(file, path, value, places):
       loader.episodes(str(folder))
   else:  # Nothing that this project reads relies on it.
     assert len(loader.episodes(str(folder))) == 3
+
+
+@pytest.mark.parametrize('size', ['1', '16', '32.9', True, float('inf')])
+def test_edited_size_of_latents(size, places):
+  source = places['data'] / 'carracing_latents' / 'tiny' / LATENTS_VERSION
+  folder = copy_of(source, 'features.json', places['tmp'] / 'edited')
+  content = json.loads((source / 'features.json').read_text())
+  for name in 'mean', 'logvar':
+    tensor = content['featuresDict']['features'][name]['tensor']
+    tensor['shape']['dimensions'][-1] = size
+  (folder / 'features.json').write_text(json.dumps(content))
+  with error_of_one_line('has no latent_size|differ in their number of steps'):
+    latents_loader.episodes(str(folder))[0]
 
 
 @pytest.mark.parametrize('content', JUNK, ids=repr)
@@ -1205,6 +1261,7 @@ def test_evaluation_that_contradicts_itself(path, value, message, tmp_path):
   [
     ('jax_enable_x64', True),
     ('jax_default_prng_impl', 'rbg'),
+    ('jax_random_seed_offset', 1),
     ('jax_threefry_partitionable', False),
     ('jax_numpy_dtype_promotion', 'strict'),
   ],

@@ -14,7 +14,6 @@ from pathlib import Path
 from absl import logging
 from carracing_data import command_line
 from carracing_data import errors
-from carracing_data import files
 from etils import epy
 
 with epy.lazy_imports():
@@ -23,7 +22,6 @@ with epy.lazy_imports():
   from carracing_latents import schema as latents_schema
   from carracing_rollouts import schema as rollouts_schema
   from carracing_rollouts import who_drove
-  from tensorflow_datasets.core import constants
   from tools.showing import markdown
 
 _DATA_DIR = command_line.data_dir_flag()
@@ -35,8 +33,7 @@ def rows(root: Path) -> Iterator[list[str]]:
 
   A dataset that cannot be used has the reason in place of who drove.
   """
-  for path in sorted(root.glob(f'*/*/*/{metadata.FILE}')):
-    folder = path.parent
+  for folder in _folders(root, 3):
     try:
       yield _row(
         prepared_dataset.find(
@@ -46,6 +43,23 @@ def rows(root: Path) -> Iterator[list[str]]:
     except (errors.UserError, OSError) as error:
       name = folder.relative_to(root).as_posix()
       yield [name, *[''] * (len(_HEAD) - 2), str(error)]
+
+
+def _folders(folder: Path, levels: int) -> Iterator[Path]:
+  """Yields the folders of datasets, and what may not be looked into."""
+  try:
+    if not levels:
+      (folder / metadata.FILE).lstat()
+      yield folder
+      return
+    inside = sorted(folder.iterdir())
+  except (FileNotFoundError, NotADirectoryError):
+    return
+  except OSError:
+    yield folder
+    return
+  for path in inside:
+    yield from _folders(path, levels - 1)
 
 
 def _row(prepared: prepared_dataset.Dataset) -> list[str]:
@@ -70,7 +84,7 @@ def _row(prepared: prepared_dataset.Dataset) -> list[str]:
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  root = files.expand(_DATA_DIR.value or constants.get_default_data_dir())
+  root = prepared_dataset.data_directory(_DATA_DIR.value)
   logging.info('Listing the datasets in %s.', root)
   if not root.is_dir():
     raise errors.UserError(f'there is no data directory {root}')

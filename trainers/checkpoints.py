@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 import re
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 from absl import logging
 from carracing_data import digests
@@ -19,12 +19,20 @@ from carracing_data import files
 from carracing_data import json_documents
 import jax
 from orbax.checkpoint import v1 as ocp
+import pydantic
 from trainers import devices
 from trainers import run_documents
 from trainers import run_folder
 
 _RECORD = 'record.json'  # In each checkpoint's folder; written last.
 _SHOWN = 3  # Maximum number of differences in an error message.
+
+
+# Path of a file in a folder.
+_Inside = Annotated[
+  str,
+  pydantic.StringConstraints(pattern=r'^\.?\w[\w.-]*(/\.?\w[\w.-]*)*$'),
+]
 
 
 class _File(json_documents.Document):
@@ -44,7 +52,7 @@ class _Record(json_documents.Document):
 
   processes: int
   structure: dict[str, str]
-  files: dict[str, _File]
+  files: Annotated[dict[_Inside, _File], pydantic.Field(min_length=1)]
   step: int | None = None
   config: run_documents.Config | None = None
   sources: dict[str, run_documents.Source] = {}

@@ -125,7 +125,10 @@ def define_config(
   config: ml_collections.ConfigDict, description: str
 ) -> flags.FlagHolder[ml_collections.ConfigDict]:
   """Defines `--config`, whose `--config.KEY=VALUE` changes a config."""
-  flag = config_flags.DEFINE_config_dict('config', config, description)
+  try:  # It reads the command line.
+    flag = config_flags.DEFINE_config_dict('config', config, description)
+  except flags.Error as error:
+    command_line.exit_with_usage(error)
   # ml_collections registers its flag for this module, not for the binary.
   flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS['config'])
   return flag
@@ -171,7 +174,7 @@ def _load(
 
 def _run(file: str) -> ml_collections.ConfigDict:
   if not Path(file).is_file():
-    raise errors.UserError(f'--config={file}: there is no such file')
+    raise errors.UserError(f'--config={file}: it is no file')
   try:
     get_config: Any = runpy.run_path(file).get('get_config')
     config = get_config() if callable(get_config) else None

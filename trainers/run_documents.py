@@ -182,7 +182,8 @@ def finished_metrics(workdir: Path) -> Metrics:
   steps = metrics.num_steps
   if config is not None and (wanted := config.root.get('num_steps')) != steps:
     raise RunError(
-      f'{workdir} holds no finished run: of {wanted} steps it has finished'
+      f'{workdir} holds no finished run: of {str(wanted)[:20]} steps it has'
+      ' finished'
       f' {steps}; run its command again to continue'
     )
   if (workdir / 'weights').exists():
@@ -196,9 +197,11 @@ def check_weights(workdir: Path, metrics: Metrics) -> None:
   described = weights.describe(folder)  # Which is sealed.
   told = {**described.training, 'weights_sha256': described.weights_sha256}
   wanted = metrics.model_dump(exclude={'num_steps'})
+  if run := read_run(workdir):
+    wanted['sources'] = run.model_dump()['sources']
   if found := differences({x: told.get(x) for x in wanted}, wanted):
     raise RunError(
-      f'{folder} does not hold the weights that metrics.json describes'
+      f'{folder} does not hold the weights that the run describes'
       f' ({"; ".join(found)}); delete both and rerun the same command to export'
       ' them again from a checkpoint'
     )

@@ -34,6 +34,7 @@ from absl import logging
 from carracing_data import digests
 from carracing_data import files
 from carracing_data import json_documents
+from carracing_data import metadata
 from carracing_data import prepared_dataset
 from clu import parameter_overview
 import imageio.v3 as imageio
@@ -143,12 +144,18 @@ def opened(
 
     def claim() -> int:
       nonlocal run
+      if (workdir / metadata.INFO_FILE).exists():
+        raise run_documents.RunError(
+          f'{workdir} holds a dataset; choose another --workdir'
+        )
       files.claim_folder(workdir)
       stack.enter_context(files.locked(workdir))
       for name in 'agent', 'checkpoints', 'pictures', 'weights':
         files.refuse_link(workdir / name)
         if (workdir / name).exists():
           files.claim_folder(workdir / name)
+      for path in workdir.glob('checkpoints/*'):
+        files.refuse_link(path)  # Orbax deletes the oldest, and links badly.
       files.remove_temporary(workdir)  # Left by a killed process.
       run = _compared(workdir, config, run)
       if not (finished := _is_finished(workdir, config)):

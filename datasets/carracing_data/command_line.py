@@ -36,6 +36,8 @@ _BIDIRECTIONAL = 'LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI'
 CLEAR = '\r\x1b[K'  # Erases the current line of a terminal.
 # What absl says.
 _REQUIRED = re.compile(r'flag (--\w+)=None: .* must have a value .*')
+# What JAX says when it is imported.
+_OF_JAX = re.compile(r" for (?:JAX flag|environment '?JAX)")
 TIME = '%H:%M:%S'  # In front of a line in a log.
 _ADVICE = {
   errno.EACCES: 'check its permissions',
@@ -127,9 +129,7 @@ def run(
 
   `main` takes the program name and, if it takes any, positional arguments.
   """
-  # None if the caller closed them, as some job runners do.
-  sys.stdout = sys.stdout or open(os.devnull, 'w', encoding='utf-8')
-  sys.stderr = sys.stderr or open(os.devnull, 'w', encoding='utf-8')
+  open_streams()
   say_in_any_encoding()
   stop_in_callbacks()
 
@@ -140,6 +140,7 @@ def run(
     handle_signals(_interrupt)
     try:
       with _reader_may_leave():
+        _check_folder()
         main(argv)
         sys.stdout.flush()  # Fails here rather than at the exit.
     except Exception as error:
@@ -164,6 +165,16 @@ def run(
         sys.exit(0)
 
   app.run(guarded, flags_parser=parse)
+
+
+def _check_folder() -> None:
+  """Raises UserError if the folder that the program runs in was deleted."""
+  try:
+    os.getcwd()
+  except FileNotFoundError:
+    raise errors.UserError(
+      'the folder that this runs in was deleted; go to another one'
+    ) from None
 
 
 def handle_signals(handler: Callable[[int, Any], None]) -> None:
@@ -220,6 +231,8 @@ def line_of(error: BaseException) -> str | None:
   elif isinstance(error, UnicodeEncodeError) and 'surrogates' in text:
     near = error.object[max(0, error.start - 40) : error.end + 40]
     reason = f'the name in {near!r} is not in UTF-8; rename it'
+  elif isinstance(error, ValueError) and _OF_JAX.search(text):
+    reason = f'{text}; unset the variable'
   elif isinstance(error, RuntimeError | AssertionError) and (
     problem := _problem_of_jax()
   ):
@@ -231,15 +244,15 @@ def line_of(error: BaseException) -> str | None:
 
 def _problem_of_jax() -> str | None:
   """Returns why JAX cannot start, which it tells in many ways; or None."""
-  platforms = os.environ.get('JAX_PLATFORMS')
-  if not platforms or 'jax' not in sys.modules:
+  given = [f'{k}={v}' for k, v in os.environ.items() if k.startswith('JAX_')]
+  if not given or 'jax' not in sys.modules:
     return None
   try:
     sys.modules['jax'].devices()
   except Exception as error:
     reason = (str(error).splitlines() or ['it is not there'])[0]
     return (
-      f'JAX cannot use JAX_PLATFORMS={platforms} ({reason}); unset it, or'
+      f'JAX cannot use {", ".join(sorted(given))} ({reason}); unset it, or'
       ' install JAX for it (docs/SCALE.md)'
     )
   return None
@@ -254,6 +267,18 @@ def printable(text: str) -> str:
     else x
     for x in text
   )
+
+
+def open_streams() -> None:
+  """Opens those standard streams that the caller closed, as job runners do.
+
+  Or else files would take their numbers, into which libraries write.
+  """
+  while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+    os.set_inheritable(number, True)
+  os.close(number)
+  sys.stdout = sys.stdout or open(os.devnull, 'w', encoding='utf-8')
+  sys.stderr = sys.stderr or open(os.devnull, 'w', encoding='utf-8')
 
 
 def say_in_any_encoding() -> None:
@@ -313,7 +338,8 @@ def exit_with_usage(error: Exception) -> NoReturn:
   spec = sys.modules['__main__'].__spec__
   name = None if spec is None else spec.name.removesuffix('.__main__')
   command = sys.argv[0] if name is None else f'python -m {name}'
-  message = _REQUIRED.sub(r'\1 is required', str(error).replace('\n', ' '))
+  text = str(error).replace('\n', ' ').removeprefix('ERROR:: ')
+  message = _REQUIRED.sub(r'\1 is required', text)
   sys.exit(f'Error: {message}\nSee {command} --help')
 
 
@@ -333,9 +359,19 @@ def set_up_logging() -> None:
 def format_logs(stream: TextIO) -> None:
   """Shows messages in a stream as lines with a time, below updated lines."""
   clear = CLEAR if on_terminal(stream) else ''
-  logging.get_absl_handler().setFormatter(
-    python_logging.Formatter(f'{clear}%(asctime)s %(message)s', TIME)
-  )
+  logging.get_absl_handler().setFormatter(_Lines(clear))
+
+
+class _Lines(python_logging.Formatter):
+  """Formats messages; names of foreign files cannot control the terminal."""
+
+  def __init__(self, clear: str):
+    super().__init__(f'{clear}%(asctime)s %(message)s', TIME)
+
+  def format(self, record: python_logging.LogRecord) -> str:
+    lines = record.getMessage().split('\n')
+    record.msg, record.args = '\n'.join(map(printable, lines)), None
+    return super().format(record)
 
 
 def on_terminal(stream: TextIO) -> bool:

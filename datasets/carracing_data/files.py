@@ -21,6 +21,7 @@ _POINTER = b'version https://git-lfs.github.com/spec/'  # Of Git LFS.
 # those that have no locks.
 _NO_SYNC = errno.EINVAL, errno.EBADF, errno.ENOTSUP
 _NO_LOCKS = errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP
+_RANDOM = '[0-9a-f]{32}'  # In the name of what is not complete.
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
@@ -32,6 +33,8 @@ def expand(path: str | os.PathLike[str]) -> Path:
   """
   if not os.fspath(path):
     raise errors.UserError('a path is empty; name a file or a folder')
+  if '\0' in os.fspath(path):
+    raise errors.UserError(f'{os.fspath(path)!r} is no path: it contains a NUL')
   if _ADDRESS.match(os.fspath(path)):
     raise errors.UserError(
       f'{path} is an address, not a path; copy what is there to this machine,'
@@ -62,11 +65,12 @@ def claim_folder(path: str | os.PathLike[str]) -> Path:
   return path
 
 
-def claim_file(path: str | os.PathLike[str]) -> Path:
+def claim_file(path: str | os.PathLike[str], begins: bytes = b'') -> Path:
   """Checks that a file can be written, and creates its folder.
 
   Args:
     path: file that may exist.
+    begins: what it begins with if it exists, or else it is something else.
 
   Returns:
     The file, which may be replaced.
@@ -80,6 +84,10 @@ def claim_file(path: str | os.PathLike[str]) -> Path:
     unusable = path.exists() and not path.is_file()
   if unusable:
     raise errors.UserError(f'cannot write {path}: it is not a regular file')
+  if begins and path.exists() and not read_bytes(path).startswith(begins):
+    raise errors.UserError(
+      f'cannot write {path}: it holds something else; name another file'
+    )
   claim_folder(path.parent)
   return path
 
@@ -209,14 +217,15 @@ def new_folder(path: Path) -> Iterator[Path]:
     errors.UserError: `path` exists or cannot be written, or another process is
       writing next to it.
   """
-  unfinished = path.with_name(f'.{path.name}.unfinished')
+  pattern = rf'\.{re.escape(path.name)}\.{_RANDOM}\.tmp'
+  unfinished = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
   with locked(claim_folder(path.parent)), write_errors(path):
     if os.path.lexists(path):
       raise errors.UserError(
         f'{path} already exists; choose another --output_dir or delete it'
       )
-    if unfinished.exists():
-      shutil.rmtree(unfinished)
+    for left in own_folders(path.parent, pattern):
+      shutil.rmtree(left)
     unfinished.mkdir()
     try:
       yield unfinished
@@ -235,9 +244,25 @@ def replace_text(path: Path, text: str) -> None:
 
 def remove_temporary(folder: Path) -> None:
   """Removes what killed processes have left in a folder; see `replace`."""
-  for path in folder.glob(f'.*.{"[0-9a-f]" * 32}.tmp'):
-    if path.is_file() and not path.is_symlink():
-      path.unlink(missing_ok=True)
+  _remove_files(folder, rf'\..*\.{_RANDOM}\.tmp')
+
+
+def remove_staging(folder: Path, pattern: str) -> None:
+  """Removes the files of a pattern in a folder, then the folder if it is empty.
+
+  A lock and what `remove_temporary` removes are removed, too.
+  """
+  remove_temporary(folder)
+  _remove_files(folder, rf'\.lock|{pattern}')
+  with contextlib.suppress(OSError):
+    folder.rmdir()
+
+
+def _remove_files(folder: Path, pattern: str) -> None:
+  for path in folder.iterdir():
+    if re.fullmatch(pattern, path.name) and path.is_file():
+      if not path.is_symlink():
+        path.unlink(missing_ok=True)
 
 
 def own_folders(parent: Path, pattern: str) -> list[Path]:

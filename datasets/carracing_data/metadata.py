@@ -17,6 +17,8 @@ from carracing_data import rlds_steps
 import pydantic
 
 _Count = Annotated[int, pydantic.Field(ge=0, lt=2**40)]
+_MOST = 1e6  # Of a return; larger ones are damage, and unreadable.
+_ROUNDING = 0.01  # Of a mean of float32.
 _Split = Annotated[
   str, pydantic.StringConstraints(pattern='^(train|validation)$')
 ]
@@ -226,6 +228,10 @@ def _check_counts(path: Path, metadata: Metadata, kind: Kind) -> None:
       or min(steps) < 2
       or len(steps) != split.num_episodes
       or sum(steps) != split.num_steps
+      or (split.num_terminated or 0) > len(steps)
+      or not -_MOST <= split.return_min <= split.return_mean + _ROUNDING
+      or not split.return_mean - _ROUNDING <= split.return_max <= _MOST
+      or not 0 <= split.return_std <= _MOST
       or (
         None in (lengths, split.num_terminated)
         and not metadata.name.endswith(':1.0.0')

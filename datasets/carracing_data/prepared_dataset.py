@@ -114,7 +114,12 @@ class Records(Sequence[Any]):
     index = range(len(self))[index]
     processes.refuse_fork('ArrayRecord')
     try:
-      return self._features.deserialize_example_np(self._serialized[index])
+      record: Any = self._features.deserialize_example_np(
+        self._serialized[index]
+      )
+      if len({len(x) for x in record.values() if np.ndim(x)}) > 1:
+        raise ValueError('its features differ in their number of steps')
+      return record
     except UNREADABLE as error:
       for shard in self._folder.glob(f'*-{self._split}.array_record-*'):
         files.check_readable(shard)
@@ -235,7 +240,10 @@ class Dataset:
           try:
             content = json.loads(text)
             tensor = content['featuresDict']['features'][name]['tensor']
-            sizes[size] = int(tensor['shape']['dimensions'][axis])
+            written = tensor['shape']['dimensions'][axis]
+            if not re.fullmatch('[1-9][0-9]{0,5}', written):
+              raise ValueError
+            sizes[size] = int(written)
           except (IndexError, KeyError, RecursionError, TypeError, ValueError):
             raise errors.DatasetError(
               f'{path} is damaged: it has no {size}; copy the dataset again'
@@ -267,6 +275,7 @@ class Dataset:
     decoded = self.features
     if features is not None:
       decoded = tfds.features.FeaturesDict({x: decoded[x] for x in features})
+    os.fspath(self.folder).encode()  # ArrayRecord opens UTF-8 alone.
     shards: list[Any] = [
       os.fspath(self.folder / name) for name in self.metadata.shards(split)
     ]
@@ -409,6 +418,17 @@ def _is_folder(name: str, path: Path) -> bool:
   return name.startswith(('/', '~', '..')) or len(Path(name).parts) > 2
 
 
+def data_directory(given: epath.PathLike | None) -> Path:
+  """Returns a data directory, by default TFDS's.
+
+  Raises:
+    errors.UserError: see `files.expand`.
+  """
+  if given is None:  # Set to nothing, the variable is as good as unset.
+    given = constants.get_default_data_dir() or '~/tensorflow_datasets'
+  return files.expand(given)
+
+
 def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
   """Returns the folder of the dataset with a given name."""
   match = _FULL_NAME.fullmatch(name)
@@ -419,7 +439,7 @@ def _folder_of(name: str, data_dir: epath.PathLike | None) -> Path:
       ' a prepared dataset'
     )
   dataset, config, version = match.groups()
-  root = files.expand(data_dir or constants.get_default_data_dir())
+  root = data_directory(data_dir)
   folder = root / dataset / (config or 'default')
   found = []
   with contextlib.suppress(FileNotFoundError, NotADirectoryError):

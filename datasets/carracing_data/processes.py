@@ -154,6 +154,7 @@ def _start_worker() -> None:
 
   What it does, its parent has said, and each worker would say it again.
   """
+  command_line.open_streams()
   flags.FLAGS.mark_as_parsed()  # Otherwise absl complains of that.
   command_line.set_up_logging()
   logging.set_verbosity(logging.WARNING)

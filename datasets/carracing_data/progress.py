@@ -92,7 +92,8 @@ class Progress(contextlib.AbstractContextManager):
     else:
       # Not logged: it is also shown to programs that do not set up logging.
       line = f'{time.strftime(command_line.TIME)} {self.line()}\n'
-    print(line, end='', file=self._stream, flush=True)
+    with contextlib.suppress(OSError):  # A full disk stops the work, not this.
+      print(line, end='', file=self._stream, flush=True)
 
   def line(self) -> str:
     """Returns the line; the time left is that of the work alone."""

@@ -10,6 +10,7 @@ import functools
 import math
 import os
 from pathlib import Path
+import re
 
 from absl import logging
 from carracing_data import errors
@@ -27,9 +28,11 @@ _LOWERED = '/jax/core/compile/jaxpr_to_mlir_module_duration'
 _SETTINGS = {
   'jax_enable_x64': False,
   'jax_default_prng_impl': 'threefry2x32',
+  'jax_random_seed_offset': 0,
   'jax_threefry_partitionable': True,
   'jax_numpy_dtype_promotion': 'standard',
 }
+_FAST_MATH = re.compile(r'enable_fast_(?:min_max|math)\b(?!=(?:0|f|false)\b)')
 
 
 @functools.cache  # Once in a process.
@@ -53,6 +56,10 @@ def check_settings() -> None:
         f'{name} is not {usual!r}, which changes results; unset'
         f' {name.upper()}, or call jax.config.update({name!r}, {usual!r})'
       )
+  if _FAST_MATH.search(os.environ.get('XLA_FLAGS', '')):
+    raise errors.UserError(
+      'XLA_FLAGS turns fast math on, which changes results; take it out'
+    )
 
 
 def use_cpu() -> None:
@@ -109,9 +116,13 @@ def _keep_compiled_programs() -> None:
   the cores it is compiled on, but JAX's key of a program does not name them: on
   two cores, a program of one core would be found, and stay on one.
   """
-  cache = jax.config.values['jax_compilation_cache_dir'] or os.path.join(
-    os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache', 'carracing/jax'
-  )
+  cache = jax.config.values['jax_compilation_cache_dir']
+  if not cache:
+    try:
+      caches = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    except RuntimeError:  # A container's user may have no home.
+      return
+    cache = os.path.join(caches, 'carracing/jax')
   jax.config.update(
     'jax_compilation_cache_dir',
     os.path.join(cache, f'{processes.num_cores()}_cores'),

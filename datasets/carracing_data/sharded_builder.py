@@ -34,7 +34,6 @@ from carracing_data import tfds_command
 from etils import epath
 import pydantic
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import constants
 from tensorflow_datasets.core import dataset_builder
 from tensorflow_datasets.core import utils
 
@@ -166,7 +165,7 @@ class ShardedBuilder(dataset_builder.FileReaderBuilder, abc.ABC):
         f'{self.name} is written in array_record only, not in {file_format}'
       )
     given = kwargs.get('data_dir')
-    data_dir = files.expand(given or constants.get_default_data_dir())
+    data_dir = prepared_dataset.data_directory(given)
     if given is not None:
       kwargs['data_dir'] = os.fspath(data_dir)
     super().__init__(

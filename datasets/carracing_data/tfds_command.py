@@ -38,6 +38,7 @@ def adapt() -> None:
   if not is_running():
     return
   _show_in_a_line()
+  command_line.open_streams()
   command_line.say_in_any_encoding()
   python_logging.raiseExceptions = False  # A full disk is told once.
   command_line.stop_in_callbacks(_INTERRUPTED)

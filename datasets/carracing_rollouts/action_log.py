@@ -367,7 +367,12 @@ def _check_episodes(log: ActionLog, source: str) -> None:
   """Raises LogError if an episode contradicts the header or the game."""
   max_steps = log.header.max_steps
   low, high = rlds_steps.ACTION_LOW, rlds_steps.ACTION_HIGH
-  pairs = zip(log.header.episodes, log.actions, strict=True)
+  counts = [episode.num_steps for episode in log.header.episodes]
+  if [np.shape(x) for x in log.actions] != [(n, 3) for n in counts]:
+    raise LogError(
+      f'{source} is damaged: the actions of its episodes are not [num_steps, 3]'
+    )
+  pairs = zip(log.header.episodes, log.actions)
   for index, (episode, actions) in enumerate(pairs):
     steps = episode.num_steps
     if steps > max_steps or (steps < max_steps and not episode.terminated):

@@ -57,6 +57,27 @@ def test_nothing_is_written_through_a_link(exists, tmp_path):
   assert target.exists() == exists
 
 
+def test_a_file_that_holds_something_else_is_kept(tmp_path):
+  path = tmp_path / 'file'
+  for content in b'', b'<!doctype html>old':
+    path.write_bytes(content)
+    if content:
+      assert files.claim_file(path, b'<!doctype html>') == path
+      continue
+    with pytest.raises(errors.UserError, match='it holds something else; name'):
+      files.claim_file(path, b'<!doctype html>')
+
+
+def test_unfinished_folders_of_others_are_kept(tmp_path):
+  theirs, ours = tmp_path / '.new.unfinished', tmp_path / f'.new.{"0" * 32}.tmp'
+  for folder in theirs, ours:
+    folder.mkdir()
+    (folder / 'thesis').touch()
+  with files.new_folder(tmp_path / 'new') as unfinished:
+    (unfinished / 'file').touch()
+  assert (theirs / 'thesis').exists() and not ours.exists()
+
+
 def test_temporary_files_of_others_are_kept(tmp_path):
   unique = '0a' * 16
   (tmp_path / f'.run.json.{unique}.tmp').touch()

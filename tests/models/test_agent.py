@@ -137,7 +137,7 @@ def test_parts_of_different_agents_are_refused(agent_folder, tmp_path):
   [
     ((2, 64, 64, 3), np.float32, 2, r'float32\[2, 64, 64, 3\], not uint8'),
     ((64, 64, 3), np.uint8, 64, r'are uint8\[64, 64, 3\], not uint8'),
-    ((2, 64, 64, 3), np.uint8, 3, r'carry has .* not twice \(2, 256\)'),
+    ((2, 64, 64, 3), np.uint8, 3, r'carry is .* not twice float32\[2, 256\]'),
   ],
 )
 def test_wrong_observations(agent_folder, shape, dtype, cars, message):
@@ -153,10 +153,21 @@ def test_wrong_arguments_are_named(agent_folder, frames):
   small = np.zeros((8, 4), np.float32)
   for arguments, message in (
     ((frames[0].tolist(), carry), r'frames are list\[\], not uint8'),
-    ((frames[0], (small, small)), r'carry has .* not twice \(8, 256\)'),
+    ((frames[0], [x > 0 for x in carry]), r'carry is bool\[8, 256\] and'),
+    ((frames[0], carry, None, lambda x: x + np.nan), 'changed actions are NaN'),
+    ((frames[0], (small, small)), r'carry is .* not twice float32\[8, 256\]'),
   ):
     with pytest.raises(ValueError, match=message):
       driver(*arguments)
+
+
+def test_what_is_imposed_is_within_the_range(agent_folder, frames):
+  driver = agent.load(agent_folder)
+  carry = driver.initial_carry(range(1))
+  action, _ = driver(frames[0, :1], carry, [[np.inf, -1, np.nan]])
+  assert action.dtype == np.float32
+  np.testing.assert_array_equal(action[0, :2], [1, 0])
+  assert 0 <= action[0, 2] <= 1
 
 
 def test_actions_that_are_nan_are_an_error(agent_folder, frames):

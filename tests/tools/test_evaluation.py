@@ -179,6 +179,16 @@ def test_what_others_have_there_is_kept(foreign, tmp_path):
   assert foreign == 'link' or (staged / 'thesis').exists()
 
 
+def test_what_others_have_there_is_kept_at_the_end(tmp_path):
+  staged = tmp_path / '.unfinished'
+  evaluate_policy('brownian', tmp_path, 1, max_steps=5)
+  staged.mkdir()
+  (staged / 'thesis').touch()
+  (tmp_path / 'histogram.png').unlink()
+  evaluate_policy('brownian', tmp_path, 1, max_steps=5)
+  assert (staged / 'thesis').exists()
+
+
 def test_killed_evaluation_continues_to_the_same_results(command, tmp_path):
   def arguments(output_dir):
     # In 1,000 steps of the stock game, as a user runs it.

@@ -213,7 +213,7 @@ def test_exports_of_the_same_inputs_are_the_same_bytes(
 
 
 def test_what_an_interrupted_export_left_is_removed(data_dir, tmp_path):
-  left = tmp_path / '.carracing_rollouts-tiny.unfinished' / 'data'
+  left = tmp_path / f'.carracing_rollouts-tiny.{"0" * 32}.tmp' / 'data'
   left.mkdir(parents=True)
   (left / 'train-00007-of-00009.parquet').write_text('half')
   folder = hub_datasets.export(TINY, tmp_path, str(data_dir))

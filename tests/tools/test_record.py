@@ -586,6 +586,22 @@ def test_episodes_that_cannot_be_read_are_not_written(log_file, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('rows', [0, 1])
+def test_actions_of_another_length_are_not_written(rows, log_file, tmp_path):
+  log = action_log.read(log_file)
+  actions = [log.actions[0][:rows], *log.actions[1:]]
+  with pytest.raises(action_log.LogError, match=r'are not \[num_steps, 3\]'):
+    action_log.write(tmp_path / 'log.npz', log._replace(actions=actions))
+
+
+def test_what_others_have_beside_a_log_is_kept(tmp_path):
+  thesis = tmp_path / '.log.npz.unfinished' / 'thesis'
+  thesis.parent.mkdir()
+  thesis.touch()
+  recorded_actions.record(make_plan(), 2, tmp_path / 'log.npz', run_all)
+  assert [x.name for x in thesis.parent.iterdir()] == ['thesis']
+
+
 def test_other_files_are_refused(log_file, tmp_path):
   content = log_file.read_bytes()
   array = tmp_path / 'array.npy'

@@ -305,6 +305,18 @@ def swap_for_other_data(checkpoints):
   path.write_text(json.dumps(record))
 
 
+def link_checkpoint(checkpoints):
+  moved = (checkpoints / str(LAST)).rename(checkpoints.parent / 'moved')
+  (checkpoints / str(LAST)).symlink_to(moved)
+
+
+def name_another_file(checkpoints):
+  for path in checkpoints.glob('*/record.json'):
+    record = json.loads(path.read_text())
+    record['files']['/dev/zero'] = {'num_bytes': 0, 'sha256': '0' * 64}
+    path.write_text(json.dumps(record))
+
+
 def link_pictures(checkpoints):
   (checkpoints.parent / 'elsewhere').mkdir()
   (checkpoints.parent / 'pictures').symlink_to('elsewhere')
@@ -334,6 +346,8 @@ def damage_metrics(checkpoints):
     (pretend_older_code, 'an older version of this project; check that out'),
     (swap_for_another_seed, 'saved by another run .*seed is 1 there and 0 he'),
     (swap_for_other_data, 'saved by another run .*dataset sha256 is'),
+    (link_checkpoint, f'checkpoints/{LAST}: it is a link to .*moved; delete'),
+    (name_another_file, 'no checkpoint .* is good .*files./dev/zero'),
     (link_pictures, 'pictures: it is a link to elsewhere; delete the link'),
     (make_unreadable, 'cannot read .*record.json'),
     (make_file_unreadable, 'cannot use .*symbolic links'),
@@ -429,6 +443,15 @@ def test_edited_metrics_are_not_believed(
   done = run(command, world, finished)
   assert done.status == 1 and re.search(message, done.stderr), done.stderr
   with pytest.raises(run_documents.RunError, match=message):
+    run_documents.finished_metrics(finished)
+
+
+def test_results_of_a_run_on_other_data_are_not_believed(finished):
+  path = finished / 'run.json'
+  content = json.loads(path.read_text())
+  content['sources']['dataset']['sha256']['train'] = '0' * 64
+  path.write_text(json.dumps(content))
+  with pytest.raises(run_documents.RunError, match='sources is .* delete both'):
     run_documents.finished_metrics(finished)
 
 

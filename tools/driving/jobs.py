@@ -45,6 +45,7 @@ from tools.driving import probes
 
 # About 10 s of work. Each track of a larger batch takes as long.
 _DRIVES_PER_JOB = 8
+FILES = r'[0-9a-f]{64}\.npz'  # Names of results, as a regular expression.
 _PACKAGES = ('numpy', 'opencv-python-headless')
 _PACKAGES_OF_AGENTS = ('flax', 'jax', 'jaxlib')
 # Results of other code are redone, not mixed with those of this one.

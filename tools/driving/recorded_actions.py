@@ -13,7 +13,6 @@ import os
 from pathlib import Path
 import re
 import shlex
-import shutil
 
 from carracing_data import errors
 from carracing_data import files
@@ -105,7 +104,7 @@ def record(
     if log is None or len(log.actions) < num_episodes:
       log = _record(plan, num_episodes, log, output, staged, execute)
       action_log.write(output, log)
-    shutil.rmtree(staged, ignore_errors=True)  # The log is complete.
+    files.remove_staging(staged, jobs.FILES)  # The log is complete.
   return log
 
 

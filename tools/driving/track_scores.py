@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import itertools
 import os
 from pathlib import Path
-import shutil
 from typing import Any
 
 from carracing_data import errors
@@ -185,7 +184,8 @@ def evaluate(
         *itertools.starmap(_score, zip(seeds, driven, strict=True)),
       ]
     save(folder, _sealed(subject, known))
-    shutil.rmtree(folder / _STAGING, ignore_errors=True)
+    if (folder / _STAGING).is_dir():
+      files.remove_staging(folder / _STAGING, rf'{_SUBJECT}|{jobs.FILES}')
     return read(folder / FILE)
 
 

@@ -30,6 +30,7 @@ with epy.lazy_imports():
   from models import world_model
   import numpy as np
   from tools.export import float16
+  from tools.showing import webpages
 
 _AGENT = command_line.agent_flag()
 _OUTPUT = flags.DEFINE_string('output', 'dream.html', 'Output file.')
@@ -58,7 +59,7 @@ def export(folder: Path, output: Path) -> None:
     errors.UserError: the file cannot be written.
   """
   model = json.dumps(_model(folder))
-  output = files.claim_file(output)
+  output = files.claim_file(output, webpages.BEGINS)
   sources = {
     name: (_SOURCES / name).read_text(encoding='utf-8') for name in _FILES
   }

@@ -142,7 +142,7 @@ def _newest(folder: Path) -> Path | None:
 
   Runs of C with a score come before others: a pipeline scores the one it chose.
   """
-  if any(os.path.exists(folder / file) for file in _FILES):
+  if any((folder / file).exists() for file in _FILES):
     return folder
   scored = {_controller(x) for _, x in _read_evaluations([folder])}
   best = None

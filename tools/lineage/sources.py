@@ -33,6 +33,7 @@ from trainers import run_documents
 _Document = TypeVar('_Document')
 ROUNDED = 'rounded to float16'  # A fact of published weights.
 UNFINISHED = 'not finished'
+_NO_WEIGHTS = 'finished, but its weights are not here'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,13 +122,15 @@ class Finder:
     """
     folder = files.expand(name)
     for inside in ('', 'controller', 'agent/controller', 'weights'):
-      if os.path.exists(folder / inside / weights.FILE):
+      if (folder / inside / weights.FILE).exists():
         return self._of_weights(folder / inside)
     if (run := run_documents.read_run(folder)) is not None:
       return Artefact(
         kind=run.model,
         name=_name(run.model),
-        facts=[UNFINISHED],
+        facts=[
+          _NO_WEIGHTS if (folder / 'metrics.json').exists() else UNFINISHED
+        ],
         sources=list(self._sources(_Training(sources=run.sources))),
       )
     return self._of_dataset(name, None)

@@ -95,6 +95,8 @@ class Pipeline:
       errors.UserError: the command failed, or an input is damaged.
     """
     path = self.folder / _STAMPS / f'{name}.json'
+    for folder in self.folder / _STAMPS, path.parent:
+      files.refuse_link(folder)
     files.claim_folder(path.parent)
     earlier = _read(path)
     stamp = Stamp(

@@ -33,7 +33,9 @@ def make(
     errors.UserError: the folder holds no work, or the file cannot be written.
   """
   lineage = find.lineage(folder, data_dir, search)
-  output = files.claim_file(folder / FILE if output is None else output)
+  output = files.claim_file(
+    folder / FILE if output is None else output, webpages.BEGINS
+  )
   sections = [
     (title, blocks.until_error(shown)) for title, shown in _sections(lineage)
   ]

@@ -17,6 +17,7 @@ from matplotlib import figure
 import numpy as np
 from PIL import Image
 
+BEGINS = b'<!doctype html>'
 _BASE = Path(__file__).parent / 'templates'
 _SALT = 'carracing'  # Makes the identifiers in an SVG the same every time.
 
@@ -40,7 +41,7 @@ def save(path: Path, template: Path, **values: Any) -> None:
     lstrip_blocks=True,
   )
   html = environment.get_template(template.name).render(**values)
-  path = files.claim_file(path)
+  path = files.claim_file(path, BEGINS)
   files.replace(path, lambda file: file.write_bytes(html.encode()))
 
 
