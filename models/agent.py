@@ -87,15 +87,18 @@ class Agent:
     rlds_steps.check_frames(observation)
     size = len(observation)
     assert self.model.m is not None
-    carry = jax.tree.map(np.asarray, carry)
-    found = [f'{x.dtype}{list(x.shape)}' for x in carry]
-    if (
-      found != [expected := f'float32[{size}, {self.model.m.hidden_size}]'] * 2
-    ):
+    parts = [
+      x.astype(np.float32, copy=False) if x.dtype.kind == 'f' else x
+      for x in map(np.asarray, carry)
+    ]
+    found = [f'{x.dtype}{list(x.shape)}' for x in parts]
+    expected = f'float32[{size}, {self.model.m.hidden_size}]'
+    if found != [expected] * 2:
       raise ValueError(
         f'the carry is {" and ".join(found)}, not twice {expected}; begin with'
         ' initial_carry'
       )
+    carry = parts[0], parts[1]
     chosen = [_choose(self, *part) for part in _parts((observation, carry))]
     action, z = _joined(chosen, size)
     if np.isnan(action).any():

@@ -104,6 +104,8 @@ def places(world, agent_folder, kept, tmp_path):
   """Values of the placeholders `{...}` in the rows below."""
   (tmp_path / 'file').write_text('a file')
   (tmp_path / 'empty').mkdir()
+  (tmp_path / 'text').mkdir()
+  (tmp_path / 'text' / 'croissant.json').write_text('a thesis')
   return {
     'tmp': tmp_path,
     'kept': kept,
@@ -331,9 +333,9 @@ DREAMING = (
     ('trainers.train_vae', '^Error: --workdir is required$'),
     (TRAIN['vae'] + '--speed=3', "Unknown command line flag 'speed'"),
     (TRAIN['vae'] + 'surplus', "unexpected argument 'surplus'"),
-    (TRAIN['vae'] + '--config=', '--config=: it is no file'),
-    (TRAIN['vae'] + '--config={tmp}', 'it is no file'),
-    (TRAIN['vae'] + '--config={tmp}/none.py', 'it is no file'),
+    (TRAIN['vae'] + '--config=', '--config=: there is no such file'),
+    (TRAIN['vae'] + '--config={tmp}', 'there is no such file'),
+    (TRAIN['vae'] + '--config={tmp}/none.py', 'there is no such file'),
     (TRAIN['vae'] + '--flagfile={tmp}/none', '^Error: Unable to open flagf'),
     (
       TRAIN['vae'] + '--workdir={data}/carracing_rollouts/tiny/' + VERSION,
@@ -684,6 +686,10 @@ def test_name_of_a_dataset(name, message, places):
     (FIDELITY + '--mdn_rnn=gs://b/x', 'gs://b/x is an address'),
     (FIDELITY + '--output_dir=gs://b/x', 'gs://b/x is an address'),
     (PAGE + '--output=gs://b/x', 'gs://b/x is an address'),
+    (
+      EXPORT + '--format=croissant {tiny} --output_dir={tmp}/text',
+      'croissant.json: it holds something else; name another',
+    ),
     (REPORT + '--output={tmp}/file', 'it holds something else; name another'),
     (
       'tools.export_page --output={tmp}/file',
@@ -892,7 +898,7 @@ RECORD = 'tools.record --output={tmp}/out/log.npz '
       'noise_share: there is no noise',
     ),
     ('--policy=expert', "a policy is one of .*, not 'expert'"),
-    ('--policy=uniform --interventions=0_1', '=0_1: numbers are digits'),
+    ('--policy=uniform --interventions=0_1', "=0_1: '0_1' is no number"),
     ('--policy=uniform --interventions=x', "=x: could not .* float: 'x'"),
     ('--policy=uniform --interventions=0,2', 'interventions: .* to 1, not 2'),
     ('--agent={agent} --interventions=-1', 'interventions: .* to 0, not -1'),

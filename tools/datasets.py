@@ -33,16 +33,14 @@ def rows(root: Path) -> Iterator[list[str]]:
 
   A dataset that cannot be used has the reason in place of who drove.
   """
-  for folder in _folders(root, 3):
+  kinds = latents_schema.KIND, rollouts_schema.KIND
+  for folder in (y for x in kinds for y in _folders(root / x.name, 2)):
     try:
-      yield _row(
-        prepared_dataset.find(
-          folder, None, rollouts_schema.KIND, latents_schema.KIND
-        )
-      )
+      yield _row(prepared_dataset.find(folder, None, *kinds))
     except (errors.UserError, OSError) as error:
       name = folder.relative_to(root).as_posix()
-      yield [name, *[''] * (len(_HEAD) - 2), str(error)]
+      reason = command_line.line_of(error) or str(error)
+      yield [name, *[''] * (len(_HEAD) - 2), reason.removeprefix('Error: ')]
 
 
 def _folders(folder: Path, levels: int) -> Iterator[Path]:

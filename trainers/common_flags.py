@@ -174,7 +174,7 @@ def _load(
 
 def _run(file: str) -> ml_collections.ConfigDict:
   if not Path(file).is_file():
-    raise errors.UserError(f'--config={file}: it is no file')
+    raise errors.UserError(f'--config={file}: there is no such file')
   try:
     get_config: Any = runpy.run_path(file).get('get_config')
     config = get_config() if callable(get_config) else None

@@ -197,13 +197,22 @@ def check_weights(workdir: Path, metrics: Metrics) -> None:
   described = weights.describe(folder)  # Which is sealed.
   told = {**described.training, 'weights_sha256': described.weights_sha256}
   wanted = metrics.model_dump(exclude={'num_steps'})
-  if run := read_run(workdir):
-    wanted['sources'] = run.model_dump()['sources']
-  if found := differences({x: told.get(x) for x in wanted}, wanted):
+  found = differences({x: told.get(x) for x in wanted}, wanted)
+  run = read_run(workdir)
+  if run and 'sources' in told:  # Weights of earlier code name none.
+    sources = run.model_dump()['sources']
+    found += [
+      f'it was trained with another {role}'
+      for role in sorted({*sources, *told['sources']})
+      # The same content may have another name.
+      if (sources.get(role) or {}).get('sha256')
+      != (told['sources'].get(role) or {}).get('sha256')
+    ]
+  if found:
     raise RunError(
       f'{folder} does not hold the weights that the run describes'
-      f' ({"; ".join(found)}); delete both and rerun the same command to export'
-      ' them again from a checkpoint'
+      f' ({"; ".join(found)}); delete it and {workdir / "metrics.json"}, and'
+      ' rerun the same command to export them again from a checkpoint'
     )
 
 

@@ -154,13 +154,13 @@ def opened(
         files.refuse_link(workdir / name)
         if (workdir / name).exists():
           files.claim_folder(workdir / name)
-      for path in workdir.glob('checkpoints/*'):
-        files.refuse_link(path)  # Orbax deletes the oldest, and links badly.
       files.remove_temporary(workdir)  # Left by a killed process.
       run = _compared(workdir, config, run)
       if not (finished := _is_finished(workdir, config)):
         for name in 'agent', 'weights':
           weights.check_replaceable(workdir / name)
+        for path in workdir.glob('checkpoints/[0-9]*'):
+          files.refuse_link(path)  # Orbax cannot delete links.
       elif found := run_documents.read_config(workdir):
         if found.root.get('num_steps') != config.num_steps:
           # Of an extension that was given up.

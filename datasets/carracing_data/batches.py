@@ -25,8 +25,8 @@ _MOST = 1_000_000  # Larger numbers are typos, and would be tried for ever.
 def check_integers(low: int, high: int = _MOST, **values: Any) -> None:
   """Raises ValueError unless values are integers from `low` to `high`."""
   for name, value in values.items():
-    is_integer = isinstance(value, int | np.integer) and value is not True
-    if not (is_integer and low <= value <= high):
+    is_integer = isinstance(value, int | np.integer)
+    if isinstance(value, bool) or not (is_integer and low <= value <= high):
       raise ValueError(
         f'{name} is {value!r}, not an integer from {low} to {high}'
       )

@@ -36,6 +36,7 @@ _BIDIRECTIONAL = 'LRE', 'RLE', 'LRO', 'RLO', 'PDF', 'LRI', 'RLI', 'FSI', 'PDI'
 CLEAR = '\r\x1b[K'  # Erases the current line of a terminal.
 # What absl says.
 _REQUIRED = re.compile(r'flag (--\w+)=None: .* must have a value .*')
+_DEVICES = 'JAX_PLATFORMS', 'JAX_NUM_CPU_DEVICES'
 # What JAX says when it is imported.
 _OF_JAX = re.compile(r" for (?:JAX flag|environment '?JAX)")
 TIME = '%H:%M:%S'  # In front of a line in a log.
@@ -244,16 +245,16 @@ def line_of(error: BaseException) -> str | None:
 
 def _problem_of_jax() -> str | None:
   """Returns why JAX cannot start, which it tells in many ways; or None."""
-  given = [f'{k}={v}' for k, v in os.environ.items() if k.startswith('JAX_')]
-  if not given or 'jax' not in sys.modules:
+  names = [x for x in _DEVICES if x in os.environ]
+  if not names or 'jax' not in sys.modules:
     return None
   try:
     sys.modules['jax'].devices()
   except Exception as error:
     reason = (str(error).splitlines() or ['it is not there'])[0]
     return (
-      f'JAX cannot use {", ".join(sorted(given))} ({reason}); unset it, or'
-      ' install JAX for it (docs/SCALE.md)'
+      f'JAX cannot use {" ".join(f"{x}={os.environ[x]}" for x in names)}'
+      f' ({reason}); unset it, or install JAX for it (docs/SCALE.md)'
     )
   return None
 
@@ -366,12 +367,12 @@ class _Lines(python_logging.Formatter):
   """Formats messages; names of foreign files cannot control the terminal."""
 
   def __init__(self, clear: str):
-    super().__init__(f'{clear}%(asctime)s %(message)s', TIME)
+    super().__init__('%(asctime)s %(message)s', TIME)
+    self._clear = clear
 
   def format(self, record: python_logging.LogRecord) -> str:
-    lines = record.getMessage().split('\n')
-    record.msg, record.args = '\n'.join(map(printable, lines)), None
-    return super().format(record)
+    lines = super().format(record).split('\n')
+    return self._clear + '\n'.join(map(printable, lines))
 
 
 def on_terminal(stream: TextIO) -> bool:

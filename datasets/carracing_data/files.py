@@ -70,7 +70,8 @@ def claim_file(path: str | os.PathLike[str], begins: bytes = b'') -> Path:
 
   Args:
     path: file that may exist.
-    begins: what it begins with if it exists, or else it is something else.
+    begins: what it begins with, in small letters, if it is not empty; or else
+      it is something else.
 
   Returns:
     The file, which may be replaced.
@@ -84,10 +85,13 @@ def claim_file(path: str | os.PathLike[str], begins: bytes = b'') -> Path:
     unusable = path.exists() and not path.is_file()
   if unusable:
     raise errors.UserError(f'cannot write {path}: it is not a regular file')
-  if begins and path.exists() and not read_bytes(path).startswith(begins):
-    raise errors.UserError(
-      f'cannot write {path}: it holds something else; name another file'
-    )
+  if begins and path.exists():
+    with write_errors(path), path.open('rb') as file:
+      found = file.read(len(begins))
+    if found.lower() not in (b'', begins):
+      raise errors.UserError(
+        f'cannot write {path}: it holds something else; name another file'
+      )
   claim_folder(path.parent)
   return path
 
@@ -258,8 +262,18 @@ def remove_staging(folder: Path, pattern: str) -> None:
     folder.rmdir()
 
 
+def foreign(folder: Path, pattern: str) -> list[Path]:
+  """Returns what is in a folder that neither we nor the system put there.
+
+  The pattern is that of our own files.
+  """
+  # macOS and NFS leave files of their own.
+  ours = rf'\.lock|{pattern}|\.DS_Store.*|\.nfs.*|\..*\.{_RANDOM}\.tmp'
+  return [x for x in folder.glob('*') if not re.fullmatch(ours, x.name)]
+
+
 def _remove_files(folder: Path, pattern: str) -> None:
-  for path in folder.iterdir():
+  for path in folder.glob('*'):
     if re.fullmatch(pattern, path.name) and path.is_file():
       if not path.is_symlink():
         path.unlink(missing_ok=True)

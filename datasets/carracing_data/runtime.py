@@ -32,7 +32,9 @@ _SETTINGS = {
   'jax_threefry_partitionable': True,
   'jax_numpy_dtype_promotion': 'standard',
 }
-_FAST_MATH = re.compile(r'enable_fast_(?:min_max|math)\b(?!=(?:0|f|false)\b)')
+_FAST_MATH = re.compile(
+  r'enable_fast_(?:min_max|math)\b(?!=\W?(?:0|f|false)\b)', re.IGNORECASE
+)
 
 
 @functools.cache  # Once in a process.

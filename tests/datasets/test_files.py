@@ -59,13 +59,12 @@ def test_nothing_is_written_through_a_link(exists, tmp_path):
 
 def test_a_file_that_holds_something_else_is_kept(tmp_path):
   path = tmp_path / 'file'
-  for content in b'', b'<!doctype html>old':
+  for content in b'', b'<!DOCTYPE html>old':
     path.write_bytes(content)
-    if content:
-      assert files.claim_file(path, b'<!doctype html>') == path
-      continue
-    with pytest.raises(errors.UserError, match='it holds something else; name'):
-      files.claim_file(path, b'<!doctype html>')
+    assert files.claim_file(path, b'<!doctype html>') == path
+  path.write_bytes(b'A thesis')
+  with pytest.raises(errors.UserError, match='it holds something else; name'):
+    files.claim_file(path, b'<!doctype html>')
 
 
 def test_unfinished_folders_of_others_are_kept(tmp_path):

@@ -164,7 +164,8 @@ def test_wrong_arguments_are_named(agent_folder, frames):
 def test_what_is_imposed_is_within_the_range(agent_folder, frames):
   driver = agent.load(agent_folder)
   carry = driver.initial_carry(range(1))
-  action, _ = driver(frames[0, :1], carry, [[np.inf, -1, np.nan]])
+  doubles = [x.astype(float).tolist() for x in carry]  # As from JSON.
+  action, _ = driver(frames[0, :1], doubles, [[np.inf, -1, np.nan]])
   assert action.dtype == np.float32
   np.testing.assert_array_equal(action[0, :2], [1, 0])
   assert 0 <= action[0, 2] <= 1

@@ -186,7 +186,10 @@ def test_what_others_have_there_is_kept_at_the_end(tmp_path):
   (staged / 'thesis').touch()
   (tmp_path / 'histogram.png').unlink()
   evaluate_policy('brownian', tmp_path, 1, max_steps=5)
-  assert (staged / 'thesis').exists()
+  assert [x.name for x in staged.iterdir()] == ['thesis']
+  # What the system leaves is in nobody's way.
+  (staged / 'thesis').rename(staged / '.DS_Store')
+  assert len(evaluate_policy('brownian', tmp_path, 2, max_steps=5).drives) == 2
 
 
 def test_killed_evaluation_continues_to_the_same_results(command, tmp_path):

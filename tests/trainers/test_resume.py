@@ -428,10 +428,10 @@ def test_weights_of_another_run_are_not_taken_for_its_own(
 @pytest.mark.parametrize(
   ('key', 'value', 'message'),
   [
-    ('step', 1, 'step is .* there and 1 here.*delete both'),
+    ('step', 1, 'step is .* there and 1 here.*delete it'),
     ('step', -1, 'step: Input should be greater than or equal to 0'),
-    ('validation', {}, 'validation is .*delete both'),
-    ('weights_sha256', '0' * 64, 'weights_sha256 is .*delete both'),
+    ('validation', {}, 'validation is .*delete it'),
+    ('weights_sha256', '0' * 64, 'weights_sha256 is .*delete it'),
   ],
 )
 def test_edited_metrics_are_not_believed(
@@ -449,9 +449,15 @@ def test_edited_metrics_are_not_believed(
 def test_results_of_a_run_on_other_data_are_not_believed(finished):
   path = finished / 'run.json'
   content = json.loads(path.read_text())
-  content['sources']['dataset']['sha256']['train'] = '0' * 64
+  source = content['sources']['dataset']
+  source['name'] = 'carracing_latents/another_name:9.0.0'
   path.write_text(json.dumps(content))
-  with pytest.raises(run_documents.RunError, match='sources is .* delete both'):
+  run_documents.finished_metrics(finished)
+  source['sha256']['train'] = '0' * 64
+  path.write_text(json.dumps(content))
+  with pytest.raises(
+    run_documents.RunError, match='trained with another dataset.*; delete it'
+  ):
     run_documents.finished_metrics(finished)
 
 

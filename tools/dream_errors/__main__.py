@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
   runtime.prepare()
   output = None
   if _OUTPUT.value is not None:
-    output = files.claim_file(files.expand(_OUTPUT.value))
+    output = files.claim_file(files.expand(_OUTPUT.value), b'{')
   model = world_model.load(_VAE.value, _MDN_RNN.value)
   measured = accuracy.measure(
     model, _DATASET.value, _DATA_DIR.value, jax.random.key(_SEED.value)

@@ -80,7 +80,7 @@ class Disturbances(NamedTuple):
 def _numbers(name: str, given: str) -> list[float]:
   try:
     if '_' in given or not given.isascii():  # Python would take 0_1 for 1.
-      raise ValueError('numbers are digits with a point')
+      raise ValueError(f'{given[:80]!r} is no number')
     return [float(x) for x in given.split(',')]
   except ValueError as error:
     raise errors.UserError(f'--{name}={given[:80]}: {error}') from None

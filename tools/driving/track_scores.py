@@ -164,7 +164,7 @@ def evaluate(
       files.refuse_link(staged)
       staged.mkdir(exist_ok=True)
       files.remove_temporary(staged)
-      if any(staged.iterdir()) and not (staged / _SUBJECT).exists():
+      if files.foreign(staged, rf'{_SUBJECT}|{jobs.FILES}'):
         raise EvaluationError(
           f'{staged} is not of this program; choose another --output_dir'
         )
@@ -184,8 +184,7 @@ def evaluate(
         *itertools.starmap(_score, zip(seeds, driven, strict=True)),
       ]
     save(folder, _sealed(subject, known))
-    if (folder / _STAGING).is_dir():
-      files.remove_staging(folder / _STAGING, rf'{_SUBJECT}|{jobs.FILES}')
+    files.remove_staging(folder / _STAGING, rf'{_SUBJECT}|{jobs.FILES}')
     return read(folder / FILE)
 
 

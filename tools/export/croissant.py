@@ -48,7 +48,7 @@ def export(name: str, output_dir: Path, data_dir: str | None = None) -> None:
   prepared = prepared_dataset.find(
     name, data_dir, latents_schema.KIND, rollouts_schema.KIND
   )
-  path = files.claim_file(output_dir / 'croissant.json')
+  path = files.claim_file(output_dir / 'croissant.json', b'{')
   json_documents.write(path, _description(prepared))
   logging.info('Saved %s', path)
 

@@ -125,12 +125,14 @@ class Finder:
       if (folder / inside / weights.FILE).exists():
         return self._of_weights(folder / inside)
     if (run := run_documents.read_run(folder)) is not None:
+      state = UNFINISHED
+      with contextlib.suppress(errors.UserError):
+        run_documents.finished_metrics(folder)
+        state = _NO_WEIGHTS
       return Artefact(
         kind=run.model,
         name=_name(run.model),
-        facts=[
-          _NO_WEIGHTS if (folder / 'metrics.json').exists() else UNFINISHED
-        ],
+        facts=[state],
         sources=list(self._sources(_Training(sources=run.sources))),
       )
     return self._of_dataset(name, None)
