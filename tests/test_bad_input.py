@@ -1046,6 +1046,26 @@ def test_log_has_no_control_characters(command, places):
   assert 'a\ufffd[2Jb' in done.stderr and '\x1b' not in done.stderr
 
 
+_THREAD = """
+import threading
+from carracing_data import command_line
+def write():
+  open('/dev/full', 'wb', buffering=0).write(b'x')
+def main(_):
+  thread = threading.Thread(target=write)
+  thread.start()
+  thread.join()
+command_line.run(main)
+"""
+
+
+def test_what_ends_a_thread_is_told_in_a_line():
+  done = subprocess.run(
+    [sys.executable, '-c', _THREAD], capture_output=True, text=True, cwd=PROJECT
+  )
+  assert done.stderr == 'Warning: cannot write: No space left on device\n'
+
+
 @pytest.mark.parametrize('closed', ['2>&-', '>&- 2>&-', '<&- >&- 2>&-'])
 def test_streams_may_be_closed(closed, tmp_path):
   line = (

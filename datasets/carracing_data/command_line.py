@@ -133,6 +133,7 @@ def run(
   open_streams()
   say_in_any_encoding()
   stop_in_callbacks()
+  threading.excepthook = _show_in_thread
 
   def guarded(argv: Sequence[str]) -> None:
     if len(argv) > 1 and not takes_arguments:
@@ -176,6 +177,15 @@ def _check_folder() -> None:
     raise errors.UserError(
       'the folder that this runs in was deleted; go to another one'
     ) from None
+
+
+def _show_in_thread(arguments: threading.ExceptHookArgs) -> None:
+  """Shows what ends a thread, such as TensorBoard's on a full disk."""
+  error = arguments.exc_value
+  if error is not None and (line := line_of(error)):
+    print(line.replace('Error', 'Warning', 1), file=sys.stderr)
+  else:
+    threading.__excepthook__(arguments)
 
 
 def handle_signals(handler: Callable[[int, Any], None]) -> None:
