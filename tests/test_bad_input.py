@@ -495,6 +495,7 @@ def test_trainers(line, message, command, places):
     ('controller', 'initial_temperature=0.0', 'temperature: '),
     ('controller', 'initial_temperature=2.0', 'temperature: '),
     ('controller', 'target_entropy=nan', 'target_entropy: '),
+    ('controller', 'last_target_entropy=-101.0', 'last_target_entropy: '),
     ('controller', 'target_ema_decay=2.0', 'target_ema_decay'),
     ('controller', 'ema_decay=-0.1', 'ema_decay: '),
     ('controller_evolution', 'initial_deviation=1e300', 'initial_deviation: '),

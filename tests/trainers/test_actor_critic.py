@@ -125,6 +125,32 @@ def test_exploration_noise_is_standard_normal_with_memory():
   assert np.corrcoef(last, one_before)[0, 1] == pytest.approx(0.8, abs=0.05)
 
 
+def transitions():
+  """Returns two random transitions; the second one fails."""
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+  return replay_buffer.Batch(
+    draw(2, 4), draw(2, 6), draw(2, 3), draw(2), np.array([0.9, 0.0]),
+    draw(2, 4), draw(2, 6), np.ones(2),
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize('falls', [False, True])
+def test_target_of_the_entropy_moves_with_the_learning_rate(falls):
+  config = config_with(
+    cosine_decay=falls, target_entropy=-100.0, last_target_entropy=100.0
+  )
+  state = actor_critic.create(config, 4, 6)
+  for done in 0.25, 0.75:  # Of the updates of the run.
+    steps = config.num_steps - config.warmup_steps
+    updates = int(done * steps * config.updates_per_step)
+    after, _ = actor_critic.update_once(
+      config, state.replace(updates=jnp.array(updates)), transitions()
+    )
+    rises = after.log_entropy_weight > state.log_entropy_weight
+    assert rises == (falls and done > 0.5)
+
+
 @pytest.mark.parametrize('privileged', [False, True])
 def test_target_of_the_critics(privileged):
   config = config_with(privileged_critics=privileged, reward_scale=0.1)
@@ -138,13 +164,8 @@ def test_target_of_the_critics(privileged):
   state = actor_critic.standardise(
     state, np.random.default_rng(1).normal(3, 2, (9, 4))
   )
-  rng = np.random.default_rng(0)
-  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-  batch = replay_buffer.Batch(
-    draw(2, 4), draw(2, 6), draw(2, 3), draw(2), np.array([0.9, 0.0]),
-    draw(2, 4), draw(2, 6), np.ones(2),
-  )  # fmt: skip
-  noise = draw(2, 3)
+  batch = transitions()
+  noise = np.float32(np.random.default_rng(2).normal(size=(2, 3)))
   found = actor_critic.critic_target(config, state, batch, noise)
 
   mean, std = map(np.asarray, state.moments)

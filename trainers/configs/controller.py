@@ -70,10 +70,10 @@ class Config(ControllerConfig):
 
   grass_penalty: Bounded = 2.0
   """Per step with all four wheels on grass."""
-  speed_penalty: Bounded = 1.2
+  speed_penalty: Bounded = 0.5
   """Per step at speed 100, with its square."""
-  missed_penalty: Bounded = 3.0
-  """Per tile left behind untouched."""
+  missed_penalty: Bounded = 30.0
+  """Per tile left behind untouched: without it the lap does not end."""
   reward_scale: Bounded = 0.1
 
   privileged_critics: bool = True
@@ -89,18 +89,22 @@ class Config(ControllerConfig):
   """Of n-step returns."""
   learning_rate: base.LearningRate = 3e-4
   cosine_decay: bool = True
-  """The learning rate falls to 0; what is there then is exported."""
+  """The learning rate falls to 0, and the target of the entropy to the last;
+  what is there then is exported."""
   initial_temperature: EntropyWeight = 0.1
   """Weight of the entropy."""
   target_entropy: TargetEntropy = -3.0
+  """Of the actions before they are scaled, nats, at first."""
+  last_target_entropy: TargetEntropy = -7.0
+  """After three quarters of the run: what is exported drives without noise."""
   target_ema_decay: base.Share = 0.995
   """Of the averages of the critics, the targets."""
   ema_decay: base.Share = 0.999
   """Of the exported average of the actor."""
-  num_steps: base.Steps = 600
-  """307,200 steps of driving, 75,520 updates."""
+  num_steps: base.Steps = 1200
+  """614,400 steps of driving, 152,320 updates."""
 
-  eval_every_steps: base.Steps = 100
+  eval_every_steps: base.Steps = 200
   checkpoint_every_steps: base.Steps = 50
 
   @pydantic.model_validator(mode='after')

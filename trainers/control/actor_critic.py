@@ -145,7 +145,7 @@ def update_once(
   updates, of_actor = optimizer.update(gradients, of_actor)
   actor = optax.apply_updates(state.actor, updates)
   # Raises the weight if entropy is missing.
-  gradient = -(log_prob + config.target_entropy)
+  gradient = -(log_prob + _target_entropy(config)(state.updates))
   update, of_weight = optimizer.update(gradient, of_weight)
   log_weight = (
     state.log_entropy_weight + _ENTROPY_WEIGHT_LEARNING_RATE_FACTOR * update
@@ -196,9 +196,24 @@ def _learning_rate(config: controller_config.Config) -> optax.Schedule:
   """Returns the learning rate by number of updates."""
   if not config.cosine_decay:
     return optax.constant_schedule(config.learning_rate)
+  return optax.cosine_decay_schedule(config.learning_rate, _updates(config))
+
+
+def _target_entropy(config: controller_config.Config) -> optax.Schedule:
+  """Returns the target of the entropy by number of updates, nats."""
+  if not config.cosine_decay:
+    return optax.constant_schedule(config.target_entropy)
+  return optax.linear_schedule(
+    config.target_entropy,
+    config.last_target_entropy,
+    _updates(config) * 3 // 4,
+  )
+
+
+def _updates(config: controller_config.Config) -> int:
+  """Returns the number of updates of a run."""
   steps = max(config.num_steps - config.warmup_steps, 1)
-  updates = steps * config.updates_per_step
-  return optax.cosine_decay_schedule(config.learning_rate, updates)
+  return steps * config.updates_per_step
 
 
 def _optimizer(
