@@ -383,6 +383,7 @@ def _check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
 
 
 def check_render_mode(env: Any, render_mode: Any) -> None:
+  """Raises gymnasium's Error unless the mode is one of an environment's."""
   modes = env.metadata['render_modes']
   _check_choice('render_mode', render_mode, [None, *modes])
 

@@ -213,9 +213,7 @@ def check_replaceable(folder: Path) -> None:
     path = folder.with_name(folder.name + ending)
     files.refuse_link(path)
     for other in path.rglob('*'):
-      # macOS and NFS leave files of their own.
-      by_system = other.name.startswith(('.DS_Store', '.nfs'))
-      if other.relative_to(path) not in ours and not by_system:
+      if other.relative_to(path) not in ours and not files.of_system(other):
         raise errors.UserError(
           f'weights would replace {path}, but {other} is not one of their'
           ' files; move that elsewhere, or choose another folder'

@@ -183,8 +183,7 @@ def finished_metrics(workdir: Path) -> Metrics:
   if config is not None and (wanted := config.root.get('num_steps')) != steps:
     raise RunError(
       f'{workdir} holds no finished run: of {str(wanted)[:20]} steps it has'
-      ' finished'
-      f' {steps}; run its command again to continue'
+      f' finished {steps}; run its command again to continue'
     )
   if (workdir / 'weights').exists():
     check_weights(workdir, metrics)
@@ -203,10 +202,7 @@ def check_weights(workdir: Path, metrics: Metrics) -> None:
     sources = run.model_dump()['sources']
     found += [
       f'it was trained with another {role}'
-      for role in sorted({*sources, *told['sources']})
-      # The same content may have another name.
-      if (sources.get(role) or {}).get('sha256')
-      != (told['sources'].get(role) or {}).get('sha256')
+      for role in other_sources(told['sources'], sources)
     ]
   if found:
     raise RunError(
@@ -214,6 +210,20 @@ def check_weights(workdir: Path, metrics: Metrics) -> None:
       f' ({"; ".join(found)}); delete it and {workdir / "metrics.json"}, and'
       ' rerun the same command to export them again from a checkpoint'
     )
+
+
+def other_sources(
+  found: Mapping[str, Any], wanted: Mapping[str, Any]
+) -> list[str]:
+  """Returns the roles of sources, as in JSON, that differ in content.
+
+  The same content may have another name, for instance a later version.
+  """
+  one, other = (
+    {role: source['sha256'] for role, source in x.items()}
+    for x in (found, wanted)
+  )
+  return sorted(x for x in {*one, *other} if one.get(x) != other.get(x))
 
 
 def as_today(config: Mapping[str, Any], model: str) -> dict[str, Any]:

@@ -323,13 +323,11 @@ def compare(
   found = run_documents.as_today(found, run.model)
   may_differ = () if wanted.get('cosine_decay') else ('num_steps',)
   differences = run_documents.differences(found, wanted, may_differ)
-  for role in sorted({*there.sources, *run.sources}):
-    one, other = there.sources.get(role), run.sources.get(role)
-    # The same content may have another name, for instance a later version.
-    if not (one and other and one.sha256 == other.sha256):
-      contents = (x.model_dump() if x else {} for x in (one, other))
-      texts = run_documents.differences(*contents)
-      differences += [f'{role} {x}' for x in texts]
+  sources = [x.model_dump()['sources'] for x in (there, run)]
+  for role in run_documents.other_sources(*sources):
+    contents = (x.get(role, {}) for x in sources)
+    texts = run_documents.differences(*contents)
+    differences += [f'{role} {x}' for x in texts]
   return differences
 
 

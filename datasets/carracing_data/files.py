@@ -267,9 +267,17 @@ def foreign(folder: Path, pattern: str) -> list[Path]:
 
   The pattern is that of our own files.
   """
-  # macOS and NFS leave files of their own.
-  ours = rf'\.lock|{pattern}|\.DS_Store.*|\.nfs.*|\..*\.{_RANDOM}\.tmp'
-  return [x for x in folder.glob('*') if not re.fullmatch(ours, x.name)]
+  ours = rf'\.lock|{pattern}|\..*\.{_RANDOM}\.tmp'
+  return [
+    x
+    for x in folder.glob('*')
+    if not (re.fullmatch(ours, x.name) or of_system(x))
+  ]
+
+
+def of_system(path: Path) -> bool:
+  """Returns whether a file is one that macOS or NFS leaves in any folder."""
+  return path.name.startswith(('.DS_Store', '.nfs'))
 
 
 def _remove_files(folder: Path, pattern: str) -> None:
