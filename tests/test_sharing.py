@@ -28,6 +28,7 @@ from models import agent
 from models import weights
 import pytest
 from tools.export import rlds_datasets
+from tools.lineage import artefacts
 from tools.lineage import sources
 from trainers import run_folder
 from trainers import train_mdn_rnn
@@ -173,7 +174,7 @@ def test_what_was_made_from_a_citation_is_what_is_made_from_a_name(
   finder = sources.Finder(str(world.data_dir), [])
   tree = finder.of(cited)
   assert tree == finder.of(NAME)
-  assert next(sources.lines(tree)).startswith(cited.replace('@', ' @'))
+  assert next(artefacts.lines(tree)).startswith(cited.replace('@', ' @'))
 
 
 def test_forged_metadata_do_not_pass_as_the_cited_dataset(

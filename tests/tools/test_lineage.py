@@ -19,6 +19,7 @@ from models import agent
 from models import weights
 import pytest
 from tools.driving import recorded_actions
+from tools.lineage import artefacts
 from tools.lineage import sources
 
 
@@ -45,7 +46,7 @@ def test_m_comes_from_latents_v_and_rollouts(world):
   assert '"max_steps": 70' in str(rollouts.command)
   # A run, and text for people: every artefact once.
   assert finder.of(str(world.mdn_rnn.parent)) == tree
-  text = '\n'.join(sources.lines(tree))
+  text = '\n'.join(artefacts.lines(tree))
   assert text.count(str(world.vae)) == 2  # And in the command of the latents.
   assert text.count('see above') == 1
   assert f'V (vae) @{str(v.digest)[:12]}' in text
@@ -199,7 +200,7 @@ def test_control_characters_do_not_reach_the_terminal(world, tmp_path):
   params = weights.load(world.vae, 'vae').variables['params']
   folder, training = tmp_path / 'weights', {'command': 'a\n\x1b[31mb'}
   weights.save(folder, 'vae', {'latent_size': 32}, params, training)
-  lines = [*sources.lines(sources.Finder(None, []).of(str(folder)))]
+  lines = [*artefacts.lines(sources.Finder(None, []).of(str(folder)))]
   assert all(line.isprintable() for line in lines)
   assert any('again: a' in line for line in lines)
 
@@ -213,7 +214,7 @@ def test_weights_that_name_themselves_end(world, tmp_path):
   weights.save(folder, 'vae', {'latent_size': 32}, params, training)
   tree = sources.Finder(None, [tmp_path]).of(str(folder))
   assert tree.path == str(folder)
-  assert len(list(sources.lines(tree))) > 1
+  assert len(list(artefacts.lines(tree))) > 1
 
 
 def test_agent_names_its_world_model(agent_folder):

@@ -18,8 +18,8 @@ from etils import epy
 from tools.lineage import search_flags
 
 with epy.lazy_imports():
+  from tools.lineage import artefacts
   from tools.lineage import find
-  from tools.lineage import sources
 
 _FLAGS = search_flags.Flags()
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     )
   logging.info('Tracing %s.', argv[1])
   artefact = find.artefact(argv[1], *_FLAGS.values())
-  print('\n'.join(sources.lines(artefact)))
+  print('\n'.join(artefacts.lines(artefact)))
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ from models import agent
 from models import weights
 from tools.dream_fidelity import documents
 from tools.driving import track_scores
+from tools.lineage import artefacts
 from tools.lineage import sources
 from tools.pipelines import settings
 from trainers import run_documents
@@ -45,17 +46,17 @@ class Lineage(NamedTuple):
 
   folder: Path
   newest: Path
-  artefact: sources.Artefact
-  parts: Mapping[str, sources.Artefact]
+  artefact: artefacts.Artefact
+  parts: Mapping[str, artefacts.Artefact]
   runs: Mapping[str, Path]
-  rollouts: Sequence[sources.Artefact]
+  rollouts: Sequence[artefacts.Artefact]
   evaluations: Sequence[track_scores.Evaluation]
   fidelities: Sequence[documents.Fidelity]
 
 
 def artefact(
   name: str, data_dir: str | None, search: Sequence[Path]
-) -> sources.Artefact:
+) -> artefacts.Artefact:
   """Finds what a folder or a dataset was made from.
 
   Its name is that of a folder or of a dataset, see `prepared_dataset.find`; the
@@ -193,26 +194,28 @@ def _data_dir(folder: Path) -> str | None:
   return None
 
 
-def _parts(found: sources.Artefact) -> dict[str, sources.Artefact]:
+def _parts(found: artefacts.Artefact) -> dict[str, artefacts.Artefact]:
   """Returns C, M and V, as far as they are among an artefact's sources."""
   parts = {found.kind: found}
   for name in reversed(agent.PARTS[: agent.PARTS.index(found.kind)]):
     # M's own V is a source of its data.
-    for source in [*found.sources, *sources.walk(found)]:
+    for source in [*found.sources, *artefacts.walk(found)]:
       if source.kind == name:
         parts.setdefault(name, source)
-    unknown = sources.Artefact(kind=name, name=f'an unknown {name}')
+    unknown = artefacts.Artefact(kind=name, name=f'an unknown {name}')
     parts.setdefault(name, unknown)
   return parts
 
 
-def _digests(part: sources.Artefact) -> list[str]:
+def _digests(part: artefacts.Artefact) -> list[str]:
   """Returns the digests of weights, and of what was rounded to them."""
-  rounded = part.sources[:1] if sources.ROUNDED in part.facts else []
+  rounded = part.sources[:1] if artefacts.ROUNDED in part.facts else []
   return [x.digest for x in [part, *rounded] if x.digest is not None]
 
 
-def _rollouts(parts: Mapping[str, sources.Artefact]) -> list[sources.Artefact]:
+def _rollouts(
+  parts: Mapping[str, artefacts.Artefact],
+) -> list[artefacts.Artefact]:
   """Returns the rollouts that V and M were trained on, each once."""
   waiting = [parts[name] for name in ('vae', 'mdn_rnn') if name in parts]
   found = {}
@@ -226,7 +229,7 @@ def _rollouts(parts: Mapping[str, sources.Artefact]) -> list[sources.Artefact]:
 
 
 def _evaluations(
-  root: Path, folders: Iterable[Path], parts: Mapping[str, sources.Artefact]
+  root: Path, folders: Iterable[Path], parts: Mapping[str, artefacts.Artefact]
 ) -> Iterator[track_scores.Evaluation]:
   """Yields scores of this C, and of policies below `root`."""
   c = parts['controller'].digest if 'controller' in parts else None
@@ -240,7 +243,7 @@ def _evaluations(
 
 
 def _fidelities(
-  folders: Iterable[Path], parts: Mapping[str, sources.Artefact]
+  folders: Iterable[Path], parts: Mapping[str, artefacts.Artefact]
 ) -> Iterator[documents.Fidelity]:
   """Yields how well dreams of this M rank drivers."""
   digests = _digests(parts['mdn_rnn']) if 'mdn_rnn' in parts else []

@@ -16,7 +16,6 @@ import shlex
 from typing import Any, TypeVar
 
 from absl import logging
-from carracing_data import command_line
 from carracing_data import digests
 from carracing_data import errors
 from carracing_data import files
@@ -28,53 +27,11 @@ from carracing_rollouts import schema
 from models import agent
 from models import weights
 import pydantic
+from tools.lineage import artefacts
 from trainers import run_documents
 
 _Document = TypeVar('_Document')
-ROUNDED = 'rounded to float16'  # A fact of published weights.
-UNFINISHED = 'not finished'
 _NO_WEIGHTS = 'finished, but its weights are not here'
-
-
-@dataclasses.dataclass(frozen=True)
-class Artefact:
-  """Weights, a dataset, an action log or a driver, and what it was made from.
-
-  Attributes:
-    kind: `vae`, `mdn_rnn`, `controller`, `carracing_rollouts`,
-      `carracing_latents`, `action_log`, `policy` or `person`.
-    name: name for people.
-    digest: SHA-256 of the content, or its beginning; None for drivers without
-      weights.
-    path: folder or file that holds this very content here; None: not found.
-    facts: what else is known, in short words.
-    command: what makes it again; None: unknown, or it cannot be made again.
-    sources: what it was made from.
-  """
-
-  kind: str
-  name: str
-  digest: str | None = None
-  path: str | None = None
-  facts: list[str] = dataclasses.field(default_factory=list)
-  command: str | None = None
-  sources: list['Artefact'] = dataclasses.field(default_factory=list)
-
-  @property
-  def title(self) -> str:
-    """Its name and the beginning of its digest."""
-    if self.digest is None:
-      return self.name
-    return f'{self.name} @{self.digest[: digests.SHORT]}'
-
-  @property
-  def again(self) -> str:
-    """How it is made again; empty if that is not known."""
-    if self.command is not None:
-      return f'again: {self.command}'
-    if self.kind == 'action_log':
-      return 'cannot be made again: keep the file'
-    return ''
 
 
 class _Training(pydantic.BaseModel):
@@ -103,7 +60,7 @@ class Finder:
     self._data_dir = data_dir
     self._weights: dict[str, Path] = {}
     self._rounded: dict[tuple[str, str], Path] = {}
-    self._known: dict[str, Artefact] = {}
+    self._known: dict[str, artefacts.Artefact] = {}
     for path, described in read_below(search, weights.FILE, weights.describe):
       self._weights.setdefault(described.weights_sha256, path)
       # Rounded weights stand for those that others name as their source.
@@ -111,7 +68,7 @@ class Finder:
       if isinstance(original, str):
         self._rounded.setdefault((described.model, original), path)
 
-  def of(self, name: str) -> Artefact:
+  def of(self, name: str) -> artefacts.Artefact:
     """Returns the tree of a folder of weights, an agent, a run or a dataset.
 
     Args:
@@ -125,11 +82,11 @@ class Finder:
       if (folder / inside / weights.FILE).exists():
         return self._of_weights(folder / inside)
     if (run := run_documents.read_run(folder)) is not None:
-      state = UNFINISHED
+      state = artefacts.UNFINISHED
       with contextlib.suppress(errors.UserError):
         run_documents.finished_metrics(folder)
         state = _NO_WEIGHTS
-      return Artefact(
+      return artefacts.Artefact(
         kind=run.model,
         name=_name(run.model),
         facts=[state],
@@ -137,7 +94,7 @@ class Finder:
       )
     return self._of_dataset(name, None)
 
-  def _of_weights(self, folder: Path) -> Artefact:
+  def _of_weights(self, folder: Path) -> artefacts.Artefact:
     described = weights.describe(folder)
     sha256 = described.weights_sha256
     if sha256 in self._known:
@@ -148,7 +105,7 @@ class Finder:
       raise errors.DocumentError(
         f'{folder} is damaged: training: {json_documents.explain(error)}'
       ) from None
-    found = Artefact(
+    found = artefacts.Artefact(
       kind=described.model,
       name=_name(described.model),
       digest=sha256,
@@ -164,14 +121,14 @@ class Finder:
       original = self._original(found, training, training.rounded_from)
       # The command is that of the original weights.
       found = dataclasses.replace(
-        found, facts=[ROUNDED], command=None, sources=[original]
+        found, facts=[artefacts.ROUNDED], command=None, sources=[original]
       )
     self._known[sha256] = found
     return found
 
   def _original(
-    self, rounded: Artefact, training: _Training, sha256: str
-  ) -> Artefact:
+    self, rounded: artefacts.Artefact, training: _Training, sha256: str
+  ) -> artefacts.Artefact:
     """Returns the weights that were rounded, as far as they are known."""
     if sha256 in self._weights:
       return self._of_weights(self._weights[sha256])
@@ -182,7 +139,7 @@ class Finder:
       sources=list(self._sources(training)),
     )
 
-  def _sources(self, training: _Training) -> Iterator[Artefact]:
+  def _sources(self, training: _Training) -> Iterator[artefacts.Artefact]:
     """Yields the sources of a run by role, so M before V."""
     for _, source in sorted(training.sources.items()):
       if 'weights' not in source.sha256:
@@ -190,15 +147,15 @@ class Finder:
       elif source.name in agent.NAMES:
         yield self._weights_with(source.name, source.sha256['weights'])
 
-  def _weights_with(self, kind: str, sha256: str) -> Artefact:
+  def _weights_with(self, kind: str, sha256: str) -> artefacts.Artefact:
     path = self._weights.get(sha256, self._rounded.get((kind, sha256)))
     if path is not None:
       return self._of_weights(path)
-    return Artefact(kind=kind, name=_name(kind), digest=sha256)
+    return artefacts.Artefact(kind=kind, name=_name(kind), digest=sha256)
 
   def _of_dataset(
     self, name: str, wanted: Mapping[str, str] | None
-  ) -> Artefact:
+  ) -> artefacts.Artefact:
     """Returns the tree of a dataset.
 
     Args:
@@ -210,10 +167,12 @@ class Finder:
       self._known[key] = self._new_dataset(name, wanted)
     return self._known[key]
 
-  def _cited(self, citation: str) -> Artefact:
+  def _cited(self, citation: str) -> artefacts.Artefact:
     """Returns the tree of a dataset from which episodes were selected."""
     name, _, digest = citation.partition('@')
-    cited = Artefact(kind=name.partition('/')[0], name=name, digest=digest)
+    cited = artefacts.Artefact(
+      kind=name.partition('/')[0], name=name, digest=digest
+    )
     key = json_documents.digest([citation])
     if key not in self._known:
       self._known[key] = cited  # A forged log may cite its own dataset.
@@ -223,7 +182,7 @@ class Finder:
 
   def _new_dataset(
     self, name: str, wanted: Mapping[str, str] | None
-  ) -> Artefact:
+  ) -> artefacts.Artefact:
     facts = []
     try:
       prepared = prepared_dataset.find(
@@ -235,14 +194,16 @@ class Finder:
     except (errors.UserError, OSError):
       if wanted is None:
         raise
-    return Artefact(
+    return artefacts.Artefact(
       kind=name.partition('/')[0],
       name=name,
       digest=digests.of_dataset(wanted),
       facts=facts,
     )
 
-  def _found_dataset(self, prepared: prepared_dataset.Dataset) -> Artefact:
+  def _found_dataset(
+    self, prepared: prepared_dataset.Dataset
+  ) -> artefacts.Artefact:
     config, splits = prepared.config, prepared.splits.values()
     folder = prepared.folder
     keys: dict[str, Any] | None = {'name': prepared.config_name}
@@ -270,7 +231,7 @@ class Finder:
       imposed = config.get('interventions') and config['num_episodes']
       if prepared.version < ('3.0.0' if imposed else '2.0.0'):
         keys = None  # This code would draw other interventions, or tracks.
-    return Artefact(
+    return artefacts.Artefact(
       kind=prepared.name,
       name=prepared.full_name,
       digest=prepared.digest,
@@ -285,16 +246,18 @@ class Finder:
 
   def _drivers(
     self, folder: Path, config: Mapping[str, Any]
-  ) -> Iterator[Artefact]:
+  ) -> Iterator[artefacts.Artefact]:
     """Yields who drove the episodes of a rollouts dataset."""
     if config['policy'] != schema.RECORDED:
       facts = [f'seed {config["seed"]}']
       if probability := config.get('interventions'):
         facts.append(f'interventions {probability:g}')
-      yield Artefact(kind='policy', name=config['policy'], facts=facts)
+      yield artefacts.Artefact(
+        kind='policy', name=config['policy'], facts=facts
+      )
     if 'actions_sha256' not in config:
       return
-    found = Artefact(
+    found = artefacts.Artefact(
       kind='action_log', name='action log', digest=config['actions_sha256']
     )
     try:
@@ -313,7 +276,9 @@ class Finder:
       ],
     )
 
-  def _logged_drivers(self, log: action_log.ActionLog) -> Iterator[Artefact]:
+  def _logged_drivers(
+    self, log: action_log.ActionLog
+  ) -> Iterator[artefacts.Artefact]:
     """Yields the drivers of a log, whatever disturbed them."""
     groups: dict[str, list[action_log.LoggedEpisode]] = {}
     for episode in log.header.episodes:
@@ -336,7 +301,7 @@ class Finder:
         facts.append(f'interventions {listed}')
       if driver.weights_sha256 is None:
         kind = 'person' if driver.name == 'keyboard' else 'policy'
-        yield Artefact(kind=kind, name=driver.name, facts=facts)
+        yield artefacts.Artefact(kind=kind, name=driver.name, facts=facts)
         continue
       sha256 = driver.weights_sha256.model_dump()
       c = self._weights_with('controller', sha256['controller'])
@@ -346,55 +311,14 @@ class Finder:
       # A C that was trained on has the earlier one among its sources.
       found = [x.digest for x in c.sources if x.kind != c.kind]
       if found != [x.digest for x in others]:
-        c = Artefact(kind=c.kind, name=c.name, digest=c.digest, sources=others)
+        c = artefacts.Artefact(
+          kind=c.kind, name=c.name, digest=c.digest, sources=others
+        )
       yield dataclasses.replace(c, facts=[*facts, *c.facts])
 
 
 def _name(part: str) -> str:
   return f'{agent.NAMES[part]} ({part})'
-
-
-def walk(artefact: Artefact) -> Iterator[Artefact]:
-  """Yields an artefact and all of its sources, each once."""
-  seen = set()
-  waiting = [artefact]
-  while waiting:
-    artefact = waiting.pop(0)
-    key = artefact.digest or (artefact.name, *artefact.facts)
-    if key in seen:
-      continue
-    seen.add(key)
-    yield artefact
-    waiting = [*artefact.sources, *waiting]
-
-
-def lines(artefact: Artefact) -> Iterator[str]:
-  """Yields the lines of a tree, for people."""
-  yield from map(command_line.printable, _lines(artefact, '', '', set()))
-
-
-def _lines(
-  artefact: Artefact, first: str, rest: str, shown: set[str]
-) -> Iterator[str]:
-  head = ', '.join([artefact.title, *artefact.facts])
-  if artefact.digest in shown and artefact.sources:
-    yield f'{first}{head}: see above'
-    return
-  yield first + head
-  if artefact.digest is not None:
-    shown.add(artefact.digest)
-    stem = rest + ('│ ' if artefact.sources else '  ')
-    yield f'{stem}{artefact.path or "not found here"}'
-    if artefact.again:
-      yield f'{stem}{artefact.again}'
-  for i, source in enumerate(artefact.sources):
-    last = i == len(artefact.sources) - 1
-    yield from _lines(
-      source,
-      rest + ('└─ ' if last else '├─ '),
-      rest + ('   ' if last else '│  '),
-      shown,
-    )
 
 
 def _selection(header: action_log.Header) -> str | None:

@@ -8,7 +8,7 @@ import markupsafe
 from matplotlib import axes as axes_lib
 from matplotlib import figure
 import numpy as np
-from tools.lineage import sources
+from tools.lineage import artefacts
 from tools.showing import pictures
 from tools.showing import webpages
 
@@ -75,7 +75,7 @@ class Artefacts(NamedTuple):
   """A lineage: artefacts, and where they are."""
 
   kind = 'artefacts'
-  items: Sequence[tuple[sources.Artefact, str]]
+  items: Sequence[tuple[artefacts.Artefact, str]]
 
 
 Block = Text | Heading | Table | Pictures | Artefacts

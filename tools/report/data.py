@@ -6,8 +6,8 @@ from carracing_data import errors
 from carracing_data import prepared_dataset
 from carracing_rollouts import schema
 import numpy as np
+from tools.lineage import artefacts
 from tools.lineage import find
-from tools.lineage import sources
 from tools.report import blocks
 from tools.showing import rollout_statistics
 from tools.showing import webpages
@@ -50,7 +50,7 @@ def shown(lineage: find.Lineage) -> list[str]:
   return list(dict.fromkeys([*here[:1], *here[-1:]]))
 
 
-def _missing(found: sources.Artefact) -> blocks.Text:
+def _missing(found: artefacts.Artefact) -> blocks.Text:
   facts = ''.join(f', {fact}' for fact in found.facts)
   return blocks.Text(
     f'{found.name} is not found here{facts}; --data_dir says where to look.'

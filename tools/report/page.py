@@ -7,8 +7,8 @@ from pathlib import Path
 
 from carracing_data import files
 from carracing_rollouts import scores
+from tools.lineage import artefacts
 from tools.lineage import find
-from tools.lineage import sources
 from tools.report import blocks
 from tools.report import data
 from tools.report import models
@@ -123,7 +123,7 @@ def _lineage(lineage: find.Lineage) -> Iterator[blocks.Block]:
   yield blocks.Artefacts(
     [
       (found, _place(lineage, found.path))
-      for found in sources.walk(lineage.artefact)
+      for found in artefacts.walk(lineage.artefact)
       # Drivers without weights are named by what they drove.
       if found is lineage.artefact or found.digest is not None
     ]

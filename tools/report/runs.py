@@ -7,6 +7,7 @@ from carracing_rollouts import scores
 from models import agent
 from models import weights
 from tools.driving import track_scores
+from tools.lineage import artefacts
 from tools.lineage import find
 from tools.lineage import sources
 from tools.report import blocks
@@ -40,7 +41,7 @@ def training(lineage: find.Lineage, part: str) -> Iterator[blocks.Block]:
   if found.path is None:
     yield blocks.Text(
       f'The run of {found.name} is not finished: there are no weights yet.'
-      if sources.UNFINISHED in found.facts
+      if artefacts.UNFINISHED in found.facts
       else f'The weights of {found.name} are not found here.'
     )
     return
