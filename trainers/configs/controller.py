@@ -101,10 +101,10 @@ class Config(ControllerConfig):
   """Of the averages of the critics, the targets."""
   ema_decay: base.Share = 0.999
   """Of the exported average of the actor."""
-  num_steps: base.Steps = 1200
-  """614,400 steps of driving, 152,320 updates."""
+  num_steps: base.Steps = 2000
+  """1,024,000 steps of driving, 254,720 updates."""
 
-  eval_every_steps: base.Steps = 200
+  eval_every_steps: base.Steps = 500
   checkpoint_every_steps: base.Steps = 50
 
   @pydantic.model_validator(mode='after')
