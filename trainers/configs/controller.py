@@ -67,6 +67,8 @@ class Config(ControllerConfig):
   """Of the other starts: standard deviation of the offset, metres."""
   start_angle: Bounded = 0.25
   """Of the other starts: standard deviation of the angle, radians."""
+  retry_share: base.Share = 0.5
+  """Share of failed episodes that are tried again shortly before the place."""
 
   grass_penalty: Bounded = 2.0
   """Per step with all four wheels on grass."""

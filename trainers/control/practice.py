@@ -2,8 +2,9 @@
 
 The game, its physics and its rewards are the simulator's. Three things serve
 learning. An episode that gets stuck ends early. The next one starts at a random
-place of the same track, so that all of it is seen, and slightly off the line,
-so that the car learns to recover. The reward is shaped with penalties.
+place of the same track, so that all of it is seen, or shortly before the place
+where the last one failed, and slightly off the line, so that the car learns to
+recover. The reward is shaped with penalties.
 """
 
 import enum
@@ -18,6 +19,8 @@ from trainers.control import privileged_observations
 
 # A new track is drawn after this number of steps, even without a whole lap.
 _MAX_TRACK_STEPS = 2000
+# Where a failed episode is tried again: tiles before its last progress.
+_MIN_TILES_BEFORE, _MAX_TILES_BEFORE = 15, 50
 
 
 class Outcome(enum.IntEnum):
@@ -44,6 +47,8 @@ class Rules(NamedTuple):
     start_offset: standard deviation of the distance from the centre line at
       other starts, in metres.
     start_angle: standard deviation of the angle to it, in radians.
+    retry_share: share of failed episodes after which the next one starts
+      shortly before the place.
   """
 
   simulator: str
@@ -54,6 +59,7 @@ class Rules(NamedTuple):
   start_share: float = 1.0
   start_offset: float = 0.0
   start_angle: float = 0.0
+  retry_share: float = 0.0
 
 
 class Result(NamedTuple):
@@ -204,10 +210,16 @@ class Car:
     num_steps = self._track_steps + self._steps
     if outcome == Outcome.COMPLETED or num_steps > _MAX_TRACK_STEPS:
       return self._enter(tracks.training(rng))
-    if rng.random() < self._rules.start_share:
+    num_tiles = len(self._game.track)
+    if outcome == Outcome.FAILED and rng.random() < self._rules.retry_share:
+      before = rng.integers(_MIN_TILES_BEFORE, _MAX_TILES_BEFORE)
+      tile = max((self._observer.passed - before) % num_tiles, 1)
+    elif rng.random() < self._rules.start_share:
       return self.respawn(0)
+    else:
+      tile = rng.integers(1, num_tiles)
     return self.respawn(
-      int(rng.integers(1, len(self._game.track))),
+      int(tile),
       rng.normal() * self._rules.start_offset,
       rng.normal() * self._rules.start_angle,
     )

@@ -25,14 +25,18 @@ _FAR = 30.0  # Metres.
 
 
 class Observer:
-  """Describes the state of a car, and remembers where on the track it is."""
+  """Describes the state of a car, and remembers where on the track it is.
+
+  Attributes:
+    passed: index of the last tile that it has left behind.
+  """
 
   def __init__(self, game: car_racing.CarRacing):
     """Takes a game at the start of an episode."""
     self._game: Any = game
     # Direction (radians) and position (metres) of each tile, [tiles, 3].
     self._track = np.array([tile[1:] for tile in game.track])
-    self._nearest = self._passed = self._find_nearest(None)
+    self._nearest = self.passed = self._find_nearest(None)
 
   def advance(self) -> int:
     """Follows the car after a step.
@@ -42,11 +46,11 @@ class Observer:
     """
     self._nearest = self._find_nearest(self._nearest)
     num_tiles = len(self._track)
-    newly_passed = (self._nearest - _BEHIND - self._passed) % num_tiles
+    newly_passed = (self._nearest - _BEHIND - self.passed) % num_tiles
     if newly_passed > num_tiles // 2:  # Not ahead of the last one.
       return 0
-    passed = [(self._passed + 1 + i) % num_tiles for i in range(newly_passed)]
-    self._passed = (self._passed + newly_passed) % num_tiles
+    passed = [(self.passed + 1 + i) % num_tiles for i in range(newly_passed)]
+    self.passed = (self.passed + newly_passed) % num_tiles
     missed = sum(not self._game.road[i].road_visited for i in passed)
     return min(missed, _MOST_MISSED)
 
