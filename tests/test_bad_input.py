@@ -476,6 +476,7 @@ def test_trainers(line, message, command, places):
     ('controller', 'start_share=1.5', 'start_share: '),
     ('controller', 'start_offset=-1.0', 'start_offset: '),
     ('controller', 'start_angle=nan', 'start_angle: '),
+    ('controller', 'retry_share=1.5', 'retry_share: '),
     ('controller', 'grass_penalty=-1.0', 'grass_penalty: '),
     ('controller', 'speed_penalty=inf', 'speed_penalty: '),
     ('controller', 'missed_penalty=nan', 'missed_penalty: '),

@@ -51,10 +51,10 @@ def faults_of_calls():
 
 def faults_of_a_call(work):
   """Returns the median over some calls."""
-  for _ in range(5):
+  for _ in range(3):
     work()
   faults = []
-  for _ in range(9):
+  for _ in range(5):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     work()
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

@@ -60,6 +60,23 @@ def test_a_car_that_is_stuck_begins_again_elsewhere_on_the_track(car):
   assert len(starts) > 1
 
 
+def test_a_failed_episode_is_tried_again_shortly_before_the_place():
+  rules = RULES._replace(retry_share=1.0, start_offset=0.0, start_angle=0.0)
+  car = practice.Car(rules)
+  car.practise(np.random.default_rng(0))
+  brake = np.array([0, 0, 1], np.float32)
+  car.respawn(200)
+  places = [200]
+  for _ in range(3):
+    for _ in range(RULES.stuck_steps):
+      result = car.step(brake)
+    assert result.outcome == practice.Outcome.FAILED
+    places.append(car._observer.passed)
+  distances = -np.diff(places)
+  assert all(15 <= distances) and all(distances < 50), places
+  car.close()
+
+
 def test_leaving_the_field_fails_without_its_own_reward(car):
   car.drive(1)
   car._game.car.hull.position = (car_racing.PLAYFIELD, 0)
