@@ -11,11 +11,8 @@ def of_drivers(
   head = ['driver']
   for world in 'game', 'dream':
     head += [f'{world}: reward per step', f'{world}: sum']
-  names = sorted(
-    found.game, key=lambda name: found.game[name].reward_per_step, reverse=True
-  )
   rows = []
-  for name in names:
+  for name in _from_best(found):
     row = [name.replace('_', ' ')]
     for world in found.game, found.dream:
       of_driver = world[name]
@@ -44,26 +41,24 @@ def summary(found: documents.Fidelity) -> str:
 
 
 def plot(found: documents.Fidelity) -> figure.Figure:
-  """Draws the drivers: rewards in the game and in dreams."""
-  plot = figure.Figure(figsize=(6, 6), layout='constrained', dpi=150)
+  """Draws the drivers, numbered from the best: rewards in game and dreams."""
+  plot = figure.Figure(figsize=(8, 6), layout='constrained', dpi=150)
   axes = plot.subplots()
-  for name, game in found.game.items():
-    dreamt = found.dream[name]
+  for number, name in enumerate(_from_best(found), 1):
+    game, dreamt = found.game[name], found.dream[name]
     axes.errorbar(
       game.reward_per_step,
       dreamt.reward_per_step,
       xerr=game.standard_error,
       yerr=dreamt.standard_error,
-      fmt='o',
+      marker=f'${number}$',
+      linestyle='none',
+      markersize=4 + 4 * len(str(number)),
       color='C0',
+      ecolor='lightgrey',
+      label=name.replace('_', ' '),
     )
-    axes.annotate(
-      name.replace('_', ' '),
-      (game.reward_per_step, dreamt.reward_per_step),
-      xytext=(6, 4),
-      textcoords='offset points',
-      fontsize=8,
-    )
+  plot.legend(loc='outside right upper', frameon=False)
   rewards = [
     x.reward_per_step
     for world in (found.game, found.dream)
@@ -78,3 +73,9 @@ def plot(found: documents.Fidelity) -> figure.Figure:
     f' linear {found.pearson.value:.2f}'
   )
   return plot
+
+
+def _from_best(found: documents.Fidelity) -> list[str]:
+  """Returns the names of the drivers by their rewards in the game."""
+  rewards = {name: x.reward_per_step for name, x in found.game.items()}
+  return sorted(rewards, key=rewards.__getitem__, reverse=True)
