@@ -1,5 +1,7 @@
 """Cars practise on the simulator's own games, whoever steps them."""
 
+import contextlib
+
 from carracing_rollouts import tracks
 import gymnasium
 from gymnasium.envs.box2d import car_racing
@@ -62,19 +64,19 @@ def test_a_car_that_is_stuck_begins_again_elsewhere_on_the_track(car):
 
 def test_a_failed_episode_is_tried_again_shortly_before_the_place():
   rules = RULES._replace(retry_share=1.0, start_offset=0.0, start_angle=0.0)
-  car = practice.Car(rules)
-  car.practise(np.random.default_rng(0))
   brake = np.array([0, 0, 1], np.float32)
-  car.respawn(200)
-  places = [200]
-  for _ in range(3):
-    for _ in range(RULES.stuck_steps):
-      result = car.step(brake)
-    assert result.outcome == practice.Outcome.FAILED
-    places.append(car._observer.passed)
-  distances = -np.diff(places)
-  assert all(15 <= distances) and all(distances < 50), places
-  car.close()
+  with contextlib.closing(practice.Car(rules)) as car:
+    car.practise(np.random.default_rng(0))
+    places = [40]
+    car.respawn(*places)
+    for _ in range(3):  # Beyond the start of the track.
+      for _ in range(RULES.stuck_steps):
+        result = car.step(brake)
+      assert result.outcome == practice.Outcome.FAILED
+      places.append(car._observer.passed)
+    distances = -np.diff(places) % len(car._game.track)
+    assert np.all((15 <= distances) & (distances < 50)), places
+    assert places != sorted(places, reverse=True)
 
 
 def test_leaving_the_field_fails_without_its_own_reward(car):

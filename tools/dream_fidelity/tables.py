@@ -1,5 +1,6 @@
 """A comparison of dreams with the game → a table, a line and a picture."""
 
+from matplotlib import colormaps
 from matplotlib import figure
 from tools.dream_fidelity import documents
 
@@ -44,19 +45,20 @@ def plot(found: documents.Fidelity) -> figure.Figure:
   """Draws the drivers, numbered from the best: rewards in game and dreams."""
   plot = figure.Figure(figsize=(8, 6), layout='constrained', dpi=150)
   axes = plot.subplots()
+  colors = colormaps['tab20']
   for number, name in enumerate(_from_best(found), 1):
     game, dreamt = found.game[name], found.dream[name]
+    point = game.reward_per_step, dreamt.reward_per_step
     axes.errorbar(
-      game.reward_per_step,
-      dreamt.reward_per_step,
+      *point,
       xerr=game.standard_error,
       yerr=dreamt.standard_error,
-      marker=f'${number}$',
-      linestyle='none',
-      markersize=4 + 4 * len(str(number)),
-      color='C0',
-      ecolor='lightgrey',
-      label=name.replace('_', ' '),
+      fmt='.',
+      color=colors(number % colors.N),
+      label=f'{number} {name.replace("_", " ")}',
+    )
+    axes.annotate(
+      str(number), point, xytext=(3, 3), textcoords='offset points', fontsize=8
     )
   plot.legend(loc='outside right upper', frameon=False)
   rewards = [

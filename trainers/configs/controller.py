@@ -62,13 +62,14 @@ class Config(ControllerConfig):
   warmup_steps: base.Steps = 10
   """Without learning, to standardise the features."""
   start_share: base.Share = 0.3
-  """Share of episodes that start at the start of the track."""
+  """Share of episodes that start at the start of the track, retries aside."""
   start_offset: Bounded = 3.0
   """Of the other starts: standard deviation of the offset, metres."""
   start_angle: Bounded = 0.25
   """Of the other starts: standard deviation of the angle, radians."""
   retry_share: base.Share = 0.5
-  """Share of failed episodes that are tried again shortly before the place."""
+  """Share of failed episodes that are tried again: the next one starts shortly
+  before the place where it failed."""
 
   grass_penalty: Bounded = 2.0
   """Per step with all four wheels on grass."""
@@ -106,7 +107,6 @@ class Config(ControllerConfig):
   num_steps: base.Steps = 2000
   """1,024,000 steps of driving, 254,720 updates."""
 
-  eval_every_steps: base.Steps = 500
   checkpoint_every_steps: base.Steps = 50
 
   @pydantic.model_validator(mode='after')

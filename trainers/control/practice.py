@@ -3,7 +3,7 @@
 The game, its physics and its rewards are the simulator's. Three things serve
 learning. An episode that gets stuck ends early. The next one starts at a random
 place of the same track, so that all of it is seen, or shortly before the place
-where the last one failed, and slightly off the line, so that the car learns to
+where this one failed, and slightly off the line, so that the car learns to
 recover. The reward is shaped with penalties.
 """
 
@@ -19,8 +19,9 @@ from trainers.control import privileged_observations
 
 # A new track is drawn after this number of steps, even without a whole lap.
 _MAX_TRACK_STEPS = 2000
-# Where a failed episode is tried again: tiles before its last progress.
-_MIN_TILES_BEFORE, _MAX_TILES_BEFORE = 15, 50
+# A failed episode is tried again so many tiles before where it got to: at least
+# the first, less than the second.
+_TILES_BEFORE = 15, 50
 
 
 class Outcome(enum.IntEnum):
@@ -43,12 +44,13 @@ class Rules(NamedTuple):
     speed_penalty: subtracted per step at a speed of 100, and with its square.
     missed_penalty: subtracted per tile that the car left behind untouched. A
       lap ends only when all tiles are touched.
-    start_share: share of new starts that are at the start of the track.
+    start_share: share of the other starts on the same track that are at its
+      start; `retry_share` comes first.
     start_offset: standard deviation of the distance from the centre line at
       other starts, in metres.
     start_angle: standard deviation of the angle to it, in radians.
-    retry_share: share of failed episodes after which the next one starts
-      shortly before the place.
+    retry_share: share of failed episodes that are tried again: the next one
+      starts shortly before the place where it failed.
   """
 
   simulator: str
@@ -211,8 +213,9 @@ class Car:
     if outcome == Outcome.COMPLETED or num_steps > _MAX_TRACK_STEPS:
       return self._enter(tracks.training(rng))
     num_tiles = len(self._game.track)
-    if outcome == Outcome.FAILED and rng.random() < self._rules.retry_share:
-      before = rng.integers(_MIN_TILES_BEFORE, _MAX_TILES_BEFORE)
+    retry_share = self._rules.retry_share if outcome == Outcome.FAILED else 0.0
+    if retry_share and rng.random() < retry_share:
+      before = rng.integers(*_TILES_BEFORE)
       tile = max((self._observer.passed - before) % num_tiles, 1)
     elif rng.random() < self._rules.start_share:
       return self.respawn(0)

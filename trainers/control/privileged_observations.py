@@ -28,7 +28,7 @@ class Observer:
   """Describes the state of a car, and remembers where on the track it is.
 
   Attributes:
-    passed: index of the last tile that it has left behind.
+    passed: index of the tile up to which it has left the track behind.
   """
 
   def __init__(self, game: car_racing.CarRacing):
