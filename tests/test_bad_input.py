@@ -815,6 +815,7 @@ def test_name_of_a_dataset(name, message, places):
     (ROUNDS + '--config.num_tracks=10001', 'num_tracks: .* 10000, not 10001'),
     (ROUNDS + '--config.interventions=0,2', 'interventions: .* to 1, not 2'),
     (ROUNDS + '--config.random_interventions=-1', 'random_inter.*, not -1'),
+    (ROUNDS + '--config.speed_penalty=nan', 'speed_penalty: '),
     (FIDELITY + '--drivers=x', 'drivers=x'),
     (FIDELITY + '--num_tracks=1', 'num_tracks=1'),
     (FIDELITY + '--max_steps=60', 'max_steps=60'),

@@ -28,6 +28,7 @@ SETTINGS = settings_lib.Settings(
   vae_steps=1500,
   mdn_rnn_steps=800,
   controller_steps=400,
+  speed_penalty=1.2,
   selection_tracks=16,
   num_tracks=16,
 )

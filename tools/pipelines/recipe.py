@@ -41,6 +41,7 @@ def train_and_score(
     here = _here(number)
     train_on = s.dreams and number > 0
     initial_c = {'initial_weights': agent / 'controller'} if train_on else {}
+    penalty = {} if s.dreams else {'speed_penalty': s.speed_penalty}
     rollouts.append(_rollouts(pipeline, s, number, agent))
     if not train_on:
       vae = pipeline.train(
@@ -78,6 +79,7 @@ def train_and_score(
       num_steps=s.controller_steps,
       selection_tracks=s.selection_tracks,
       seed=_seed(s, number),
+      **penalty,
     )
   # A later C is not always a better one.
   best = max(

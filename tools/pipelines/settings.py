@@ -18,6 +18,7 @@ from etils import epy
 import pydantic
 from trainers import common_flags
 from trainers.configs import base
+from trainers.configs import controller
 
 with epy.lazy_imports():
   from carracing_rollouts import action_log
@@ -65,6 +66,9 @@ class Settings(json_documents.Document):
   """Training steps of M in a round."""
   controller_steps: base.Steps = 600
   """Training steps of C, at first and in a round."""
+  speed_penalty: controller.Bounded = controller.Config().speed_penalty
+  """Penalty per step at speed 100, where C learns in the simulator; a short
+  training needs a higher one."""
   selection_tracks: Annotated[
     int, pydantic.Field(ge=16, le=992, multiple_of=16)
   ] = 32
