@@ -60,7 +60,7 @@ def test_the_animation_shows_the_agent(agent_folder, tmp_path, monkeypatch):
   shipped = PROJECT / figures.ANIMATION
   assert shipped.stat().st_size <= 3e6
   with Image.open(shipped) as picture:
-    assert picture.n_frames == 200
+    assert picture.n_frames == 166
 
 
 @pytest.mark.parametrize(
