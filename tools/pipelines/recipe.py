@@ -37,11 +37,13 @@ def train_and_score(
   s = settings
   rollouts, latents, suffix = [], [], ''  # Names; latents of the newest V.
   vae = mdn_rnn = agent = Path()  # Folders of the newest ones.
+  method: dict[str, Any] = {'config_file': 'controller_dream'}  # How C learns.
+  if not s.dreams:
+    method = {'config_file': 'controller', 'speed_penalty': s.speed_penalty}
   for number in range(s.rounds + 1):
     here = _here(number)
     train_on = s.dreams and number > 0
     initial_c = {'initial_weights': agent / 'controller'} if train_on else {}
-    penalty = {} if s.dreams else {'speed_penalty': s.speed_penalty}
     rollouts.append(_rollouts(pipeline, s, number, agent))
     if not train_on:
       vae = pipeline.train(
@@ -75,11 +77,10 @@ def train_and_score(
       f'{here}controller',
       f'C learns to drive in {"dreams" if s.dreams else "the simulator"}',
       {'vae': vae, 'mdn_rnn': mdn_rnn, **initial_c},
-      config_file='controller_dream' if s.dreams else 'controller',
       num_steps=s.controller_steps,
       selection_tracks=s.selection_tracks,
       seed=_seed(s, number),
-      **penalty,
+      **method,
     )
   # A later C is not always a better one.
   best = max(
