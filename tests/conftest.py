@@ -367,6 +367,10 @@ def drive_from_poses(stock, ours):
     yield stock.step(action)[:-1], ours.step(action)[:-1]
 
 
+# Trainings of any length share one compiled step.
+CONSTANT_LEARNING_RATE = {'cosine_decay': False, 'warmup_steps': 0}
+
+
 def tiny_vae_config() -> ml_collections.ConfigDict:
   config = vae_config.get_config()
   config.update(
@@ -377,6 +381,7 @@ def tiny_vae_config() -> ml_collections.ConfigDict:
     eval_every_steps=3,
     eval_frames=40,
     checkpoint_every_steps=3,
+    **CONSTANT_LEARNING_RATE,
   )
   return config
 
@@ -391,6 +396,7 @@ def tiny_mdn_rnn_config() -> ml_collections.ConfigDict:
     log_every_steps=2,
     eval_every_steps=3,
     checkpoint_every_steps=3,
+    **CONSTANT_LEARNING_RATE,
   )
   return config
 

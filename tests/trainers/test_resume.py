@@ -465,7 +465,6 @@ def test_results_of_a_run_on_other_data_are_not_believed(finished):
 def extensible(world, tmp_path_factory, tmp_path):
   """The config and a copy of a finished run that can be made longer."""
   config = tiny_vae_config()
-  config.cosine_decay = False
   run = made_once(
     tmp_path_factory,
     'extensible',

@@ -132,7 +132,7 @@ def test_no_change_baseline_and_floor_are_expectations():
 
 def exploding(config):
   """A run that is finite in the first step alone."""
-  config.update(learning_rate=1.0, warmup_steps=0, cosine_decay=False)
+  config.learning_rate = 1.0
   return config
 
 
@@ -156,8 +156,6 @@ def worsening(config):
   config.update(
     learning_rate=2e-3,
     kl_weight=0.0,
-    warmup_steps=0,
-    cosine_decay=False,
     num_steps=3,
     eval_every_steps=1,
     checkpoint_every_steps=1,
@@ -471,13 +469,13 @@ def test_first_steps_are_golden(name):
   rng = np.random.default_rng(0)
   if name == 'vae':
     config, key = tiny_vae_config(), 'loss'
-    config.warmup_steps = 0
+    config.cosine_decay = True
     state = train_vae.create_train_state(config)
     step = functools.partial(train_vae.train_step, config)
     batch = rng.integers(0, 256, (16, 64, 64, 3), np.uint8)
   else:
     config, key = tiny_mdn_rnn_config(), 'nll'
-    config.warmup_steps = 0
+    config.cosine_decay = True
     state = train_mdn_rnn.create_train_state(config, 32)
     step = functools.partial(train_mdn_rnn.train_step, config)
     inputs = rng.standard_normal((4, 24, 35), np.float32)
