@@ -256,6 +256,8 @@ def test_an_update_follows_its_formulas(dreams):
 
 def test_gas_costs_its_square_and_grass_its_share(dreams):
   dream_world, states = dreams
+  grass_params = grass_probe.create(C.latent_size, 0)  # Differs from z to z.
+  dream_world = dream_world._replace(grass_params=grass_params)
   state = dream_actor_critic.create(config_with(), 288, 544)
   start = start_states.draw(states, 4, jax.random.key(1))
   bias = state.actor['mean']['bias'].at[1].set(30.0)  # Full gas.
