@@ -141,10 +141,11 @@ def test_target_of_the_entropy_moves_with_the_learning_rate(falls):
     cosine_decay=falls, target_entropy=-100.0, last_target_entropy=100.0
   )
   state = actor_critic.create(config, 4, 6)
+  update_once = jax.jit(actor_critic.update_once, static_argnums=0)
   for done in 0.25, 0.75:  # Of the updates of the run.
     steps = config.num_steps - config.warmup_steps
     updates = int(done * steps * config.updates_per_step)
-    after, _ = actor_critic.update_once(
+    after, _ = update_once(
       config, state.replace(updates=jnp.array(updates)), transitions()
     )
     rises = after.log_entropy_weight > state.log_entropy_weight
