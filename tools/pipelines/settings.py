@@ -64,7 +64,7 @@ class Settings(json_documents.Document):
   """Training steps of M on random episodes."""
   later_mdn_rnn_steps: base.Steps = 4000
   """Training steps of M in a round."""
-  controller_steps: base.Steps = 600
+  controller_steps: base.Steps = controller.Config().num_steps
   """Training steps of C, at first and in a round."""
   speed_penalty: controller.Bounded = controller.Config().speed_penalty
   """Penalty per step at speed 100, where C learns in the simulator; a short
