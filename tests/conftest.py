@@ -367,7 +367,7 @@ def drive_from_poses(stock, ours):
     yield stock.step(action)[:-1], ours.step(action)[:-1]
 
 
-# Trainings of any length share one compiled step.
+# With it trainings of any length share one compiled step.
 CONSTANT_LEARNING_RATE = {'cosine_decay': False, 'warmup_steps': 0}
 
 

@@ -6,10 +6,9 @@ At first V and M are trained on episodes of a random policy, and C on them in
 the simulator. Then this agent drives, with and without noise and interventions,
 and is recorded; V, M and C are trained once more, on random and recorded
 episodes. The C with the better score on selection tracks drives the development
-tracks. --config.rounds=0 makes the first agent alone, in half of the time.
-Prints each command that it runs. The same command skips finished stages and
-continues an interrupted one; with more --config.rounds it goes on from the last
-one.
+tracks. --config.rounds=0 makes the first agent alone. Prints each command that
+it runs. The same command skips finished stages and continues an interrupted
+one; with more --config.rounds it goes on from the last one.
 """
 
 from tools.pipelines import settings

@@ -35,8 +35,8 @@ TINY = {
   'selection_tracks': 16,
   'num_tracks': 1,
 }
-# What pipelines leave at its default. V and M share compiled steps with other
-# tests; fewer cars drive whole laps.
+# Flags that are added to the commands of pipelines: V shares its compiled step
+# with other tests, and fewer laps are driven.
 SMALL = {
   'trainers.train_vae': {
     'batch_size': 16,

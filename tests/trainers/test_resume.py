@@ -384,6 +384,12 @@ def test_finished_run_says_so(command, world, finished):
   assert snapshot(finished) == before
 
 
+def test_a_cosine_is_not_continued_on_a_longer_one(command, world, finished):
+  done = run(command, world, finished, f'--config.num_steps={LAST + 1}')
+  assert done.status == 1
+  assert f'num_steps is {LAST} there and {LAST + 1} here' in done.stderr
+
+
 def test_finished_run_without_checkpoints_keeps_its_weights(
   command, world, finished
 ):

@@ -24,6 +24,7 @@ import safetensors.numpy
 from tensorboard.backend.event_processing import plugin_event_accumulator
 from tools import compare_runs
 from trainers import mdn_rnn_evaluation
+from trainers import optimizer
 from trainers import run_documents
 from trainers import train_mdn_rnn
 from trainers import train_vae
@@ -454,6 +455,27 @@ def test_masked_steps_do_not_count(world):
     np.testing.assert_allclose(x, y, atol=1e-7)
   a, b = (float(m.compute()['nll']) for m in metrics)
   assert a == pytest.approx(b, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('cosine_decay', 'num_steps', 'expected'),
+  [
+    (True, 110, {0: 0, 5: 0.1, 10: 0.2, 60: 0.1, 110: 0}),
+    (False, 110, {0: 0, 5: 0.1, 10: 0.2, 60: 0.2, 110: 0.2}),
+    (True, 8, {0: 0, 4: 0.2, 6: 0.1, 8: 0}),  # Warms up for half of the run.
+    (False, 1, {0: 0.2}),
+  ],
+)
+def test_learning_rate_warms_up_and_falls(cosine_decay, num_steps, expected):
+  config = tiny_vae_config()
+  config.update(
+    learning_rate=0.2,
+    warmup_steps=10,
+    cosine_decay=cosine_decay,
+    num_steps=num_steps,
+  )
+  found = {step: optimizer.learning_rate(config)(step) for step in expected}
+  assert found == pytest.approx(expected, abs=1e-6)
 
 
 # Loss and norm of the gradient in the first and the third step.
