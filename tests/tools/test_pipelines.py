@@ -43,7 +43,7 @@ SMALL = {
     'eval_frames': 40,
     **CONSTANT_LEARNING_RATE,
   },
-  'trainers.train_mdn_rnn': {'batch_size': 4, **CONSTANT_LEARNING_RATE},
+  'trainers.train_mdn_rnn': {'batch_size': 4},
   'trainers.train_controller': {'num_cars': 2, 'selection_tracks': 2},
 }
 
