@@ -212,6 +212,6 @@ KIND = metadata.Kind(
     'is_terminal': metadata.Feature('bool', (SEGMENT_STEPS,)),
   },
   broken_promises,
-  '3.0.0',
+  '4.0.0',
   _attachments,
 )

@@ -4,8 +4,9 @@ Seeds and actions flow in; frames that are close to Gymnasium's flow out, and
 everything else (tracks, physics, rewards, ends of episodes) is Gymnasium's own.
 
 Gymnasium draws 1000×800 pixels and shrinks them to 96×96. Here OpenCV draws the
-polygons in view straight onto a canvas of 192×168 pixels and halves it. A
-frame has no dashboard: the rows below the world stay black.
+polygons in view straight onto a canvas of 384×336 pixels and halves it twice.
+The car, which is small and shows its speed by its wheels alone, is drawn twice
+as fine. A frame has no dashboard: the rows below the world stay black.
 """
 
 import cmath
@@ -22,18 +23,36 @@ from gymnasium.envs.box2d import car_racing
 import numpy as np
 
 _SIDE, _ROWS = car_racing.STATE_W, rlds_steps.FRAME_ROWS
-# A canvas of twice these sides comes closer (0.15 instead of 0.33 levels of
-# 0..255), but the caches hold it less well: a step takes 1.3 times as long.
-_WIDTH, _HEIGHT = 2 * _SIDE, 2 * _ROWS
-# Places on the canvas are given in these fractions of a pixel.
+# Pixels of a canvas along each side of a pixel of the frame, powers of two.
+_GROUND_FINENESS, _CAR_FINENESS = 4, 8
+# Places on a canvas are given in these fractions of a pixel.
 _FRACTION_BITS = 4
 _FRACTIONS = 1 << _FRACTION_BITS
-# Fractions of a canvas pixel per pixel of Gymnasium's 1000×800 window, whose
-# upper 700 rows show the world and whose y axis points up.
-_SCALE = _FRACTIONS * np.array([_WIDTH / 1000, -_HEIGHT / 700])
-# Where the car is on the canvas. OpenCV counts from the centre of the first
-# pixel; one half is added so that cutting to integers rounds.
-_CAR = np.array([500, 600]) * abs(_SCALE) - _FRACTIONS / 2 + 0.5
+# From Gymnasium's 1000×800 window, whose upper 700 rows show the world and
+# whose y axis points up, to the frame.
+_SCALE = np.array([_SIDE / 1000, -_ROWS / 700])
+_GROUND_SCALE = _GROUND_FINENESS * _FRACTIONS * _SCALE
+_CAR_SCALE = _CAR_FINENESS * _FRACTIONS * _SCALE
+# Where the car is in the frame, column and row, and the part that it may cover.
+_CAR = np.array([500, 600]) * abs(_SCALE)
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 54, 64, 80
+
+
+def _on_canvas(column_row: np.ndarray, fineness: int) -> np.ndarray:
+  """Returns where a place of the frame is on a canvas.
+
+  OpenCV counts from the centre of the first pixel; one half is added so that
+  cutting to integers rounds.
+  """
+  return fineness * _FRACTIONS * column_row - _FRACTIONS / 2 + 0.5
+
+
+_CAR_ON_GROUND = _on_canvas(_CAR, _GROUND_FINENESS)
+_CAR_ON_CANVAS = _on_canvas(_CAR - (_LEFT, _TOP), _CAR_FINENESS)
+_CAR_CANVAS_SIZE = (
+  _CAR_FINENESS * (_RIGHT - _LEFT),
+  _CAR_FINENESS * (_BOTTOM - _TOP),
+)
 # From the car to the middle of the view and from there to a corner, in pixels
 # of the window.
 _AHEAD = 250
@@ -55,10 +74,13 @@ _SHOWN: dict[int, Color] = {
   255: (253, 253, 253),
   0: (253, 0, 0),
 }
-_EMPTY_CANVAS = np.full((_HEIGHT, _WIDTH, 3), _BACKGROUND, np.uint8)
+_EMPTY_CANVAS = np.full(
+  (_GROUND_FINENESS * _ROWS, _GROUND_FINENESS * _SIDE, 3), _BACKGROUND, np.uint8
+)
 # OpenCV's polygons reach half a pixel of the canvas too far on each side,
-# Gymnasium's half a pixel of the window. The difference, in metres.
-_EXCESS = 0.5 * (1000 / _WIDTH - 1) / (car_racing.ZOOM * car_racing.SCALE)
+# Gymnasium's half a pixel of the window. The difference, in pixels of the
+# window; the car's is 0.15.
+_EXCESS = 0.5 * (1000 / (_GROUND_FINENESS * _SIDE) - 1)
 
 _WHEELS = [complex(*p) * car_dynamics.SIZE for p in car_dynamics.WHEELPOS]
 _WHEEL_WIDTH = car_dynamics.WHEEL_W * car_dynamics.SIZE
@@ -80,13 +102,12 @@ class SketchedCarRacing(car_racing.CarRacing):
       assert self.road is not None
       corners, colors = zip(*self.road_poly)
       grass = culled_car_racing.grass_corners()
-      self._corners = np.concatenate([grass, corners])  # [P, 4, 2], metres.
-      centers = self._corners.mean(1, keepdims=True)
-      arms = self._corners - centers
-      lengths = np.hypot(arms[..., :1], arms[..., 1:])
-      self._corners -= _EXCESS / lengths * arms
-      self._x, self._y = centers[:, 0].T.copy()
-      self._reach = lengths.max((1, 2))
+      polygons = np.concatenate([grass, corners])  # [P, 4, 2], metres.
+      self._centers = polygons.mean(1, keepdims=True)
+      self._arms = polygons - self._centers
+      self._lengths = np.hypot(self._arms[..., :1], self._arms[..., 1:])
+      self._x, self._y = self._centers[:, 0].T.copy()
+      self._reach = self._lengths.max((1, 2))
       self._colors = np.array([(102, 230, 102)] * len(grass) + [*colors], float)
       # The game changes the colours of tiles in place; now it does so here.
       rows = {id(color): i for i, color in enumerate(colors, len(grass))}
@@ -107,25 +128,28 @@ class SketchedCarRacing(car_racing.CarRacing):
     zoom = culled_car_racing.pixels_per_metre(self.t)
     angle = self.car.hull.angle
     x, y = self.car.hull.position
-    canvas = self._draw_ground(zoom, angle, x, y)
-    _draw_car(canvas, zoom, angle, self.car.wheels)
+    ground = self._draw_ground(zoom, angle, x, y)
     frame = np.zeros((_SIDE, _SIDE, 3), np.uint8)
-    # OpenCV has fast code for halving alone, in integers.
-    cv2.resize(
-      canvas, (_SIDE, _ROWS), dst=frame[:_ROWS], interpolation=cv2.INTER_AREA
+    _shrink(ground, frame[:_ROWS])
+    canvas = cv2.resize(
+      _around_car(ground, _GROUND_FINENESS),
+      _CAR_CANVAS_SIZE,
+      interpolation=cv2.INTER_NEAREST,
     )
+    _draw_car(canvas, zoom, angle, self.car.wheels)
+    _shrink(canvas, _around_car(frame, 1))
     return frame
 
   def _draw_ground(
     self, zoom: float, angle: float, x: float, y: float
   ) -> np.ndarray:
-    """Returns a canvas with all but the car, uint8 [168, 192, 3]."""
+    """Returns a canvas with all but the car, uint8 [336, 384, 3]."""
     sin, cos = math.sin(angle), math.cos(angle)
-    scale_x, scale_y = (zoom * _SCALE).tolist()
+    scale_x, scale_y = (zoom * _GROUND_SCALE).tolist()
     # Displacement on the canvas per metre along x and y.
     along_x = np.array([scale_x * cos, -scale_y * sin])
     along_y = np.array([scale_x * sin, scale_y * cos])
-    origin = _CAR - x * along_x - y * along_y
+    origin = _CAR_ON_GROUND - x * along_x - y * along_y
 
     def project(corners: np.ndarray) -> np.ndarray:
       columns_rows = corners[..., :1] * along_x + corners[..., 1:] * along_y
@@ -141,13 +165,17 @@ class SketchedCarRacing(car_racing.CarRacing):
 
     distance_x, distance_y = self._x - middle_x, self._y - middle_y
     reach = self._reach + radius
+    excess = _EXCESS / zoom
     near = np.flatnonzero(
-      distance_x * distance_x + distance_y * distance_y < reach * reach
+      (distance_x * distance_x + distance_y * distance_y < reach * reach)
+      & (self._reach > excess)
     )
+    inward = np.minimum(excess / self._lengths[near], 1)
+    corners = self._centers[near] + (1 - inward) * self._arms[near]
     # One call for each colour.
     batches = {green: [] for green in _SHOWN}
     greens = self._colors[near, 1].tolist()
-    for green, polygon in zip(greens, project(self._corners[near])):
+    for green, polygon in zip(greens, project(corners)):
       batches[int(green)].append(polygon)
     for green, batch in batches.items():
       if batch:
@@ -177,7 +205,7 @@ def _draw_car(
       )
       stripes.append((left + front, right + front, right + back, left + back))
   corners = np.array(tyres + stripes).view(np.float64).reshape(-1, 4, 2)
-  polygons = (corners * (zoom * _SCALE) + _CAR).astype(np.int32)
+  polygons = (corners * (zoom * _CAR_SCALE) + _CAR_ON_CANVAS).astype(np.int32)
   _fill(canvas, polygons[: len(tyres)], _WHEEL_COLOR)
   if stripes:
     _fill(canvas, polygons[len(tyres) :], _STRIPE_COLOR)
@@ -188,11 +216,30 @@ def _draw_car(
 @functools.lru_cache(maxsize=128)  # The zoom changes in the first second only.
 def _hull(zoom: float) -> list[list[np.ndarray]]:
   """Returns the hull's polygons on the canvas, each int32 [corners, 2]."""
-  scale = zoom * car_dynamics.SIZE * _SCALE
+  scale = zoom * car_dynamics.SIZE * _CAR_SCALE
   return [
-    [(np.array(polygon) * scale + _CAR).astype(np.int32) for polygon in batch]
+    [
+      (np.array(polygon) * scale + _CAR_ON_CANVAS).astype(np.int32)
+      for polygon in batch
+    ]
     for batch in _HULL
   ]
+
+
+def _around_car(canvas: np.ndarray, fineness: int) -> np.ndarray:
+  """Returns a view of the part of a canvas that the car may cover."""
+  rows = slice(_TOP * fineness, _BOTTOM * fineness)
+  return canvas[rows, _LEFT * fineness : _RIGHT * fineness]
+
+
+def _shrink(canvas: np.ndarray, frame: np.ndarray) -> None:
+  """Writes a canvas to the part of a frame that it covers."""
+  rows, columns = frame.shape[:2]
+  # OpenCV has fast code for halving alone, in integers.
+  while len(canvas) > 2 * rows:
+    size = canvas.shape[1] // 2, len(canvas) // 2
+    canvas = cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)
+  cv2.resize(canvas, (columns, rows), dst=frame, interpolation=cv2.INTER_AREA)
 
 
 def _fill(

@@ -17,17 +17,17 @@ import tensorflow_datasets as tfds
 
 # Digests by dataset version, simulator and policy.
 GOLDEN = {
-  ('3.0.0', 'gymnasium', 'brownian'): (
+  ('4.0.0', 'gymnasium', 'brownian'): (
     '0654b2b44e6abcad1735ab5f4493f9c4b363c4b7696a47ff7f20913dd99aa0e1'
   ),
-  ('3.0.0', 'gymnasium', 'random_policy'): (
+  ('4.0.0', 'gymnasium', 'random_policy'): (
     '6b76cd0f462863f4af429781b869aeda234e59184803c0c7a54a8347bc9fe8ca'
   ),
-  ('3.0.0', 'gymnasium', 'uniform'): (
+  ('4.0.0', 'gymnasium', 'uniform'): (
     '29f30be549485ff68327aaaaeb222987f449b1aaa1037af9637cab246660e3ca'
   ),
-  ('3.0.0', 'sketched', 'random_policy'): (
-    '4c16ca12da13919fade440b64e18bd52fdb07be1ec19aa645a8bb0b2a2191af4'
+  ('4.0.0', 'sketched', 'random_policy'): (
+    '74e51d95960895c8260eb01891a3b0573233ec61d0c8f0e96a1985982731bcc2'
   ),
 }
 GYMNASIUM = '1.4.0'

@@ -229,8 +229,11 @@ class Finder:
       if config['policy'] == schema.RECORDED:
         del keys['num_episodes']
       imposed = config.get('interventions') and config['num_episodes']
-      if prepared.version < ('3.0.0' if imposed else '2.0.0'):
-        keys = None  # This code would draw other interventions, or tracks.
+      same_since = '3.0.0' if imposed else '2.0.0'
+      if config['simulator'] == 'sketched':
+        same_since = '4.0.0'
+      if prepared.version < same_since:
+        keys = None  # This code would draw other tracks, actions or frames.
     return artefacts.Artefact(
       kind=prepared.name,
       name=prepared.full_name,

@@ -2,8 +2,8 @@ r"""Verifies a prepared dataset, or compares two datasets.
 
   python -m tools.verify --dataset=carracing_rollouts
   python -m tools.verify --dataset=carracing_rollouts \
-      --compare=/their/data/carracing_rollouts/default/3.0.0
-  python -m tools.verify --dataset=/shared/carracing_rollouts/default/3.0.0 \
+      --compare=/their/data/carracing_rollouts/default/4.0.0
+  python -m tools.verify --dataset=/shared/carracing_rollouts/default/4.0.0 \
       --expect=DIGEST
 
 Reads the whole dataset and checks its digests, structure and values; with
