@@ -472,6 +472,7 @@ def test_trainers(line, message, command, places):
     ('controller', 'drive_steps=0', 'drive_steps: '),
     ('controller', 'stuck_steps=-1', 'stuck_steps: '),
     ('controller', 'noise_correlation=1.0', 'noise_correl'),
+    ('controller', 'deterministic_share=1.5', 'deterministic_share: '),
     ('controller', 'warmup_steps=0', 'warmup_steps: '),
     ('controller', 'start_share=1.5', 'start_share: '),
     ('controller', 'start_offset=-1.0', 'start_offset: '),

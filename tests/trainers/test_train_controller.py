@@ -22,6 +22,9 @@ import psutil
 import pytest
 from trainers import run_documents
 from trainers import train_controller
+from trainers.configs import controller as controller_config
+from trainers.control import actor_critic
+from trainers.control import actor_critic_learner
 from trainers.control import evolution_learner
 
 CONFIGS = {
@@ -188,6 +191,30 @@ def test_a_dying_car_is_reported(command, world, tmp_path):
   assert process.returncode == 1
   assert 'Error: a simulator process ended unexpectedly' in said
   assert 'Traceback' not in said
+
+
+def test_some_cars_practise_as_what_is_exported_drives(world):
+  config = controller_config.Config(
+    **{**tiny_controller_config(), 'deterministic_share': 0.6}
+  )
+  model = world_model.load(world.vae, world.mdn_rnn)
+  learner = actor_critic_learner.ActorCriticLearner(
+    config, model, controller.Controller()
+  )
+  learner.begin(0)
+  steps = config.warmup_steps + 1
+  for step in range(1, steps):
+    learner.take_step(step)
+  acting = actor_critic.acting(learner._state)
+  learner.take_step(steps)
+  learner.close()
+  rows = slice(config.warmup_steps * config.drive_steps, None)
+  buffer = learner.saved['learner']['buffer']
+  features = buffer.features[rows][: config.drive_steps]
+  actions = buffer.action[rows][: config.drive_steps]
+  exported = actor_critic.act(acting, features, 0.0)
+  difference = np.abs(actions - exported).max((0, 2))
+  assert (difference < 0.01).tolist() == [True, True, False]
 
 
 def test_evolution_follows_the_best_candidates(world):

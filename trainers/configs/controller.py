@@ -59,6 +59,9 @@ class Config(ControllerConfig):
   """Steps without a new tile that end an episode."""
   noise_correlation: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.8
   """Of exploration noise, over a step."""
+  deterministic_share: base.Share = 0.5
+  """Share of cars without it, which drive as what is exported does. With noise
+  a car never stands still for long; without it, it may for ever."""
   warmup_steps: base.Steps = 10
   """Without learning, to standardise the features."""
   start_share: base.Share = 0.3

@@ -93,13 +93,18 @@ class Drivers:
     choose: Choose,
     params: Any,
     correlation: float,
-    scale: float,
+    scale: float | np.ndarray,
     rng: np.random.Generator,
   ) -> Decision:
-    """Chooses actions with noise of the standard deviation `scale`.
+    """Chooses actions with noise.
 
-    The correlation is that with the noise of the step before; see
-    `continue_noise`.
+    Args:
+      choose: function that chooses actions.
+      params: first argument of `choose`.
+      correlation: that with the noise of the step before; see
+        `continue_noise`.
+      scale: standard deviation of the noise, of all cars or [B, 1].
+      rng: source of the random draws.
     """
     self._noise = continue_noise(self._noise, correlation, rng)
     return self.decide(choose, params, scale * self._noise)
