@@ -150,7 +150,10 @@ class Builder(sharded_builder.ShardedBuilder):
   )
   VERSION = tfds.core.Version(schema.KIND.version)
   RELEASE_NOTES = {
-    '4.0.0': 'The simulator `sketched` draws the car as Gymnasium does.',
+    '4.0.0': (
+      'Frames of `sketched` are closer to those of `gymnasium`, whose data are'
+      ' unchanged.'
+    ),
     '3.0.0': 'Interventions of up to 300 steps: other random draws.',
     '2.0.0': 'Interventions; no track is in two splits: other episodes.',
     '1.1.0': 'Configs with an action log; the data of others are unchanged.',

@@ -58,7 +58,8 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
     self.exports_last: bool = config.cosine_decay
     self.examples_per_step: int = config.num_cars * config.drive_steps  # Steps.
     num_deterministic = round(config.deterministic_share * config.num_cars)
-    self._has_noise = np.arange(config.num_cars)[:, None] >= num_deterministic
+    self._noise_scale = np.ones((config.num_cars, 1))
+    self._noise_scale[:num_deterministic] = 0
     self._environment_steps = 0
     self._state = _to_learning_device(
       actor_critic.create(config, num_features, privileged_observations.SIZE)
@@ -130,7 +131,7 @@ class ActorCriticLearner(controller_learner.ControllerLearner):
     """Drives `drive_steps` steps and writes them to the buffer."""
     config, views, buffer = self._config, self.fleet.views, self._buffer
     rng = np.random.default_rng([config.seed, _NOISE, step])
-    correlation, scale = config.noise_correlation, self._has_noise
+    correlation, scale = config.noise_correlation, self._noise_scale
     if step <= config.warmup_steps:
       correlation = driving.WARMUP_CORRELATION
       # The standard deviation is multiplied by that of the initial actor.
