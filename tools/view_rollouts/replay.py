@@ -49,9 +49,11 @@ def replay(
   if not all(same):
     logging.warning(
       'The replay differs from the recording from step %d on, so its frames are'
-      ' left out. Recorded with %s; installed: %s.',
+      ' left out. Recorded as %s with %s; here: %s with %s.',
       same.index(False),
+      dataset.version,
       dataset.metadata.packages,
+      schema.KIND.version,
       rollout.versions(simulator),
     )
     return None
