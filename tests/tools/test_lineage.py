@@ -1,5 +1,6 @@
 """Lineage: what weights and datasets were made from, by content."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -89,6 +90,33 @@ def test_a_dataset_of_version_1_is_not_said_to_be_built_again(version_1):
   found = finder.of('carracing_rollouts/kept')
   assert found.name.endswith(':1.1.0') and found.command is None
   assert [x.kind for x in found.sources] == ['policy']
+
+
+@pytest.mark.parametrize(
+  ('version', 'simulator', 'interventions', 'same'),
+  [
+    ('4.0.0', 'sketched', 0.0, True),
+    ('3.0.0', 'sketched', 0.0, False),
+    ('3.0.0', 'gymnasium', 0.02, True),
+    ('2.0.0', 'gymnasium', 0.02, False),
+    ('2.0.0', 'gymnasium', 0.0, True),
+    ('1.1.0', 'gymnasium', 0.0, False),
+  ],
+)
+def test_only_what_would_be_the_same_is_said_to_be_built_again(
+  version, simulator, interventions, same, world
+):
+  dataset = prepared_dataset.find('carracing_rollouts/tiny', world.data_dir)
+  drawn = {'simulator': simulator, 'interventions': interventions}
+  metadata = dataset.metadata.model_copy(
+    update={
+      'name': f'carracing_rollouts/tiny:{version}',
+      'config': dataset.config | drawn,
+    }
+  )
+  old = dataclasses.replace(dataset, metadata=metadata)
+  found = sources.Finder(str(world.data_dir), [])._found_dataset(old)
+  assert (found.command is not None) == same
 
 
 @pytest.fixture
