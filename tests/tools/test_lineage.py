@@ -76,6 +76,16 @@ def test_what_is_not_here_is_said(world, tmp_path):
   assert latents.facts == ['another one of this name is here']
 
 
+def test_the_same_content_is_found_under_a_later_version(world):
+  tiny = prepared_dataset.find('carracing_rollouts/tiny', world.data_dir)
+  finder = sources.Finder(str(world.data_dir), [])
+  earlier = 'carracing_rollouts/tiny:3.0.0'
+  found = finder._of_dataset(earlier, tiny.content_digests)
+  assert (found.name, found.path) == (tiny.full_name, str(tiny.folder))
+  others = dict.fromkeys(tiny.content_digests, 64 * '0')
+  assert finder._of_dataset(earlier, others).path is None
+
+
 def test_a_copy_of_any_name_has_a_lineage(world, tmp_path):
   original = world.data_dir / 'carracing_rollouts' / 'tiny' / VERSION
   copy = shutil.copytree(original, tmp_path / 'copy')
@@ -230,7 +240,7 @@ def test_control_characters_do_not_reach_the_terminal(world, tmp_path):
   weights.save(folder, 'vae', {'latent_size': 32}, params, training)
   lines = [*artefacts.lines(sources.Finder(None, []).of(str(folder)))]
   assert all(line.isprintable() for line in lines)
-  assert any('again: a' in line for line in lines)
+  assert any('again, with its code: a' in line for line in lines)
 
 
 def test_weights_that_name_themselves_end(world, tmp_path):

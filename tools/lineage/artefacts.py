@@ -5,6 +5,7 @@ import dataclasses
 
 from carracing_data import command_line
 from carracing_data import digests
+from models import agent
 
 ROUNDED = 'rounded to float16'  # A fact of published weights.
 UNFINISHED = 'not finished'
@@ -45,7 +46,9 @@ class Artefact:
   def again(self) -> str:
     """How it is made again; empty if that is not known."""
     if self.command is not None:
-      return f'again: {self.command}'
+      # Defaults of a later version may differ; builds tell whether they do.
+      with_its = ', with its code' if self.kind in agent.PARTS else ''
+      return f'again{with_its}: {self.command}'
     if self.kind == 'action_log':
       return 'cannot be made again: keep the file'
     return ''

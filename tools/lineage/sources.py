@@ -184,16 +184,19 @@ class Finder:
     self, name: str, wanted: Mapping[str, str] | None
   ) -> artefacts.Artefact:
     facts = []
-    try:
-      prepared = prepared_dataset.find(
-        name, self._data_dir, schema.KIND, latents_schema.KIND
-      )
+    # A later version may hold the same content.
+    for candidate in dict.fromkeys([name, name.partition(':')[0]]):
+      try:
+        prepared = prepared_dataset.find(
+          candidate, self._data_dir, schema.KIND, latents_schema.KIND
+        )
+      except (errors.UserError, OSError):
+        if wanted is None:
+          raise
+        continue
       if wanted is None or prepared.content_digests == wanted:
         return self._found_dataset(prepared)
-      facts.append('another one of this name is here')
-    except (errors.UserError, OSError):
-      if wanted is None:
-        raise
+      facts = ['another one of this name is here']
     return artefacts.Artefact(
       kind=name.partition('/')[0],
       name=name,

@@ -60,8 +60,9 @@ class Config(ControllerConfig):
   noise_correlation: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.8
   """Of exploration noise, over a step."""
   deterministic_share: base.Share = 0.5
-  """Share of cars that practise without exploration noise, as C drives later.
-  Noise moves a car that stands still: with it alone, C learns no way on."""
+  """Share of cars, rounded to a whole car, that practise without exploration
+  noise, as C drives later. Noise moves a car that stands still: with it alone,
+  C learns no way on."""
   warmup_steps: base.Steps = 10
   """Without learning, to standardise the features."""
   start_share: base.Share = 0.3
