@@ -111,7 +111,12 @@ class Environments:
 
     Returns:
       The transitions of these episodes.
+
+    Raises:
+      ValueError: an action is not finite; Box2D would complete the lap.
     """
+    if not np.isfinite(action).all():
+      raise ValueError('an action is not finite')
     frame, reward, terminated, truncated, _ = zip(
       *[self._environments[i].step(a) for i, a in zip(ids, action, strict=True)]
     )

@@ -61,6 +61,16 @@ def test_closed_environments_leave_nothing_behind(environments_class):
   assert tile() is None
 
 
+@on_both
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_actions_that_are_not_finite_are_refused(environments_class, value):
+  environments = environments_class([0], max_steps=3)
+  environments.reset()
+  with pytest.raises(ValueError, match='an action is not finite'):
+    environments.step(np.array([0]), np.array([[0, value, 0]], np.float32))
+  environments.close()
+
+
 def test_truncates_after_max_steps():
   played = rollout.play(
     environment.Environments([0], max_steps=3),
