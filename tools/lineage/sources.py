@@ -197,6 +197,7 @@ class Finder:
       if wanted is None or prepared.content_digests == wanted:
         return self._found_dataset(prepared)
       facts = ['another one of this name is here']
+    assert wanted is not None  # A name alone is found, or ends in an error.
     return artefacts.Artefact(
       kind=name.partition('/')[0],
       name=name,
