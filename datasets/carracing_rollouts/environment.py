@@ -113,7 +113,7 @@ class Environments:
       The transitions of these episodes.
 
     Raises:
-      ValueError: an action is not finite; Box2D would complete the lap.
+      ValueError: an action is not finite; NaN would complete the lap.
     """
     if not np.isfinite(action).all():
       raise ValueError('an action is not finite')

@@ -46,7 +46,7 @@ class Artefact:
   def again(self) -> str:
     """How it is made again; empty if that is not known."""
     if self.command is not None:
-      # Defaults of a later version may differ; builds tell whether they do.
+      # Defaults of a run may have changed since.
       with_its = ', with its code' if self.kind in agent.PARTS else ''
       return f'again{with_its}: {self.command}'
     if self.kind == 'action_log':

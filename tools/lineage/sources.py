@@ -184,7 +184,7 @@ class Finder:
     self, name: str, wanted: Mapping[str, str] | None
   ) -> artefacts.Artefact:
     facts = []
-    # A later version may hold the same content.
+    # The newest version may hold the same content.
     for candidate in dict.fromkeys([name, name.partition(':')[0]]):
       try:
         prepared = prepared_dataset.find(
@@ -196,7 +196,8 @@ class Finder:
         continue
       if wanted is None or prepared.content_digests == wanted:
         return self._found_dataset(prepared)
-      facts = ['another one of this name is here']
+      if candidate == name:
+        facts.append('another one of this name is here')
     assert wanted is not None  # A name alone is found, or ends in an error.
     return artefacts.Artefact(
       kind=name.partition('/')[0],
