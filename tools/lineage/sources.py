@@ -183,27 +183,27 @@ class Finder:
   def _new_dataset(
     self, name: str, wanted: Mapping[str, str] | None
   ) -> artefacts.Artefact:
+    if wanted is None:
+      return self._found_dataset(self._prepared(name))
     facts = []
     # The newest version may hold the same content.
     for candidate in dict.fromkeys([name, name.partition(':')[0]]):
-      try:
-        prepared = prepared_dataset.find(
-          candidate, self._data_dir, schema.KIND, latents_schema.KIND
-        )
-      except (errors.UserError, OSError):
-        if wanted is None:
-          raise
-        continue
-      if wanted is None or prepared.content_digests == wanted:
-        return self._found_dataset(prepared)
-      if candidate == name:
-        facts.append('another one of this name is here')
-    assert wanted is not None  # A name alone is found, or ends in an error.
+      with contextlib.suppress(errors.UserError, OSError):  # It is not here.
+        prepared = self._prepared(candidate)
+        if prepared.content_digests == wanted:
+          return self._found_dataset(prepared)
+        if candidate == name:
+          facts.append('another one of this name is here')
     return artefacts.Artefact(
       kind=name.partition('/')[0],
       name=name,
       digest=digests.of_dataset(wanted),
       facts=facts,
+    )
+
+  def _prepared(self, name: str) -> prepared_dataset.Dataset:
+    return prepared_dataset.find(
+      name, self._data_dir, schema.KIND, latents_schema.KIND
     )
 
   def _found_dataset(
